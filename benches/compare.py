@@ -1,0 +1,509 @@
+"""Ours and its peers at the same job, side by side.
+
+The job: read a repo and visit the key and the length of every record, in key order. Each contender
+does it in a process of its own, turn by turn (A B C A B C ...), so that a slow minute of the
+machine is everybody's; what each has counted is compared. The programs of other languages lie in
+`upstream` and are built first. Whatever cannot be had is named as skipped, with the reason.
+
+    python benches/compare.py
+    python benches/compare.py --files midsize shuffled:50000 --only 'ours*' 'Rust 0.2.2*'
+    python benches/compare.py --json report.json --plot report.png
+    python benches/compare.py --from report.json --plot report.png
+
+A file is the path of a CAR; `little` or `midsize` of the shared ones; a made one, `ORDER:RECORDS`;
+or `small:REPOS`, that many small repos, read one after the other by one process.
+"""
+
+import argparse
+import functools
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeAlias
+
+import anyio
+
+BENCHES = Path(__file__).resolve().parent
+SOURCES = BENCHES.parent / "src"
+SHARED_CARS = BENCHES.parents[1] / "shared" / "cars"
+
+FILES = [
+    *("little", "midsize", "shuffled:11585", "export:11585", "shuffled:300000", "export:300000"),
+    "small:1000",
+]
+PLOT_FILES = ["shuffled:1000", "shuffled:3500", "shuffled:35000", "shuffled:100000"]
+SMALL_RECORDS = 20
+
+
+class UnavailableError(Exception):
+    """What is asked for cannot be had here; the message says why."""
+
+
+# --- Contenders ------------------------------------------------------------------------------
+
+Find: TypeAlias = Callable[[bool], list[str]]
+"""Finds the command of a program, after building it if told so. Raises `UnavailableError`."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to do the job.
+
+    Attributes:
+        name: How it is called in the report.
+        find: Finds its program.
+        options: What its program is called with, after the files.
+        verifies: Whether it checks the bytes of every record against their CID.
+        rival: Which of ours does the same, to be compared with.
+    """
+
+    name: str
+    find: Find
+    options: tuple[str, ...] = ()
+    verifies: bool = True
+    rival: str = "ours memory"
+
+
+def contenders() -> Iterator[Contender]:
+    modes = {"memory": (), "disk raw": ("--disk", "--raw"), "disk processed": ("--disk",)}
+
+    ours = script("ours.py", needs="repo_stream")
+    for mode, options in modes.items():
+        yield Contender(f"ours {mode}", ours, options, rival=f"ours {mode}")
+    yield Contender("ours memory unverified", ours, ("--unverified",), verifies=False)
+
+    libipld = script("with_libipld.py", needs="libipld")
+    yield Contender("libipld + walk", libipld, verifies=False)
+    yield Contender("libipld + walk, collector off", libipld, ("--no-gc",), verifies=False)
+    atproto = script("with_atproto.py", needs="atproto")
+    yield Contender("atproto SDK's CAR + walk", atproto, verifies=False)
+    yield Contender("atmst", script("with_atmst.py", needs="atmst"))
+
+    # Of the newer crate's examples, that which goes through disk brings an allocator of its own.
+    cargo = ("cargo", "build", "--release", "--locked", "--target-dir", "target")
+    older = upstream("rust022", "release/rust022", cargo)
+    newer = upstream("rust05", "release/rust05", cargo)
+    mimalloc = upstream("rust05", "release/mimalloc", cargo)
+    buffers = {"8K": ("--buffer", str(1 << 13)), "1M": ("--buffer", str(1 << 20))}
+    for mode, options in modes.items():
+        for reads, buffer in buffers.items():
+            name = f"Rust 0.2.2 {mode} {reads}"
+            yield Contender(name, older, (*options, *buffer), verifies=False, rival=f"ours {mode}")
+    for mode, options in modes.items():
+        for reads, buffer in buffers.items():
+            name = f"Rust 0.5.0-alpha.10 {mode} {reads}"
+            program = mimalloc if "--disk" in options else newer
+            yield Contender(name, program, (*options, *buffer), rival=f"ours {mode}")
+    yield Contender("Rust 0.5.0-alpha.10 memory 1M mimalloc", mimalloc, buffers["1M"])
+
+    go = ("go", "build", "-trimpath", "-buildvcs=false", "-o", "target/indigo", ".")
+    yield Contender("indigo (Go)", upstream("indigo", "indigo", go))
+
+
+def script(name: str, needs: str) -> Find:
+    """A program in `contenders` that needs a Python module."""
+
+    def find(_build: bool) -> list[str]:
+        if find_spec(needs) is None:
+            raise UnavailableError(f"{needs} is not installed")
+        return [sys.executable, str(BENCHES / "contenders" / name)]
+
+    return find
+
+
+def upstream(name: str, program: str, command: tuple[str, ...]) -> Find:
+    """A program that a command builds in a folder of `upstream`."""
+    folder = BENCHES / "upstream" / name
+
+    def find(build: bool) -> list[str]:
+        has_tool = shutil.which(command[0]) is not None
+        if build and has_tool:
+            note(f"building {name}")
+            built = run(command, cwd=folder)
+            if built.returncode != 0:
+                raise UnavailableError(f"does not build: {reason_in(built.stderr)}")
+        binary = folder / "target" / program
+        if not binary.exists():
+            raise UnavailableError("not built" if has_tool else f"no {command[0]} here")
+        return [str(binary)]
+
+    return find
+
+
+@functools.cache  # contenders that share a program share its build, and its failure
+def command_of(find: Find, build: bool) -> list[str] | UnavailableError:
+    try:
+        return find(build)
+    except UnavailableError as error:
+        return error
+
+
+# --- Files -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """The files that one process reads, and how they are called in the report."""
+
+    name: str
+    paths: list[Path]
+
+
+def job_of(name: str, cache: Path) -> Job:
+    """Find or make the files of a job. Raises `UnavailableError`."""
+    kind, _, number = name.partition(":")
+    if number.isdecimal():
+        if kind == "small":
+            seeds = range(int(number))
+            return Job(name, [made(SMALL_RECORDS, "shuffled", seed, cache) for seed in seeds])
+        return Job(name, [made(int(number), kind, 0, cache)])
+    for path in Path(name), SHARED_CARS / f"{name}.car":
+        if path.is_file():
+            return Job(path.stem, [path])
+    raise UnavailableError("no such file")
+
+
+def made(records: int, order: str, seed: int, cache: Path) -> Path:
+    """The path of a made repo, which is made once."""
+    path = cache / f"{order}-{records}-{seed}.car"
+    if not path.exists():
+        try:
+            from repo_stream.testing import made_car  # noqa: PLC0415 - ours is one of many here
+
+            cache.mkdir(parents=True, exist_ok=True)
+            anyio.run(write, path, made_car(records, order=order, seed=seed))
+        except (ImportError, ValueError) as error:
+            raise UnavailableError(f"cannot be made: {error}") from None
+    return path
+
+
+async def write(path: Path, pieces: AsyncIterable[bytes]) -> None:
+    part = path.with_suffix(".part")
+    async with await anyio.open_file(part, "wb") as file:
+        async for piece in pieces:
+            await file.write(piece)
+    part.replace(path)
+
+
+# --- Runs ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Entry:
+    """One contender at one job: its turns, or why it takes no more."""
+
+    contender: Contender
+    command: list[str]
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    failure: str = ""
+    skipped: str = ""
+
+    def take_turn(self, timeout: float) -> None:
+        """Do the job once more, in a process of its own."""
+        if self.failure or self.skipped:
+            return
+        with tempfile.TemporaryDirectory() as scratch:  # gone even if the contender is killed
+            environment = os.environ | {"PYTHONPATH": str(SOURCES), "TMPDIR": scratch}
+            try:
+                ran = run(self.command, timeout=timeout, env=environment)
+            except subprocess.TimeoutExpired:
+                self.failure = f"took longer than {timeout:g} s"
+                return
+        if ran.returncode != 0:
+            self.failure = ran.stderr.strip().rpartition("\n")[2] or f"exit code {ran.returncode}"
+            return
+        seen = json.loads(ran.stdout)
+        if "--disk" in self.contender.options and not seen["spilled"]:
+            self.skipped = "fits in 16 MiB"
+        else:
+            self.runs.append(seen)
+
+    def result(self) -> dict[str, Any]:
+        """What the report says of it."""
+        facts = {
+            "contender": self.contender.name,
+            "rival": self.contender.rival,
+            "verifies": self.contender.verifies,
+        }
+        if self.failure:
+            return facts | {"failure": self.failure}
+        seconds = [seen["seconds"] for seen in self.runs]
+        counted = ("version", "records", "key_bytes", "record_bytes")
+        return (
+            facts
+            | {name: self.runs[-1][name] for name in counted}
+            | {"median": median(seconds), "seconds": seconds}
+            | {"growth_kib": max(seen["growth_kib"] for seen in self.runs)}
+        )
+
+
+def compare(
+    job: Job, commands: dict[Contender, list[str]], rounds: int, timeout: float
+) -> dict[str, Any]:
+    """Let all contenders do one job, turn by turn."""
+    for path in job.paths:
+        path.read_bytes()  # from here on it lies in the system's cache
+    paths = [str(path) for path in job.paths]
+    entries = [
+        Entry(contender, [*command, *paths, *contender.options])
+        for contender, command in commands.items()
+    ]
+    for turn in range(rounds):
+        note(f"{job.name}: round {turn + 1} of {rounds}")
+        for entry in entries:
+            entry.take_turn(timeout)
+    results = [entry.result() for entry in entries if not entry.skipped]
+    medians = {result["contender"]: result.get("median") for result in results}
+    for result in results:
+        if "median" in result and (rival := medians.get(result["rival"])):
+            result["ratio"] = result["median"] / rival
+    return {
+        "job": job.name,
+        "files": len(job.paths),
+        "bytes": sum(path.stat().st_size for path in job.paths),
+        "results": results,
+        "disagreements": disagreements(results),
+        "skipped": {entry.contender.name: entry.skipped for entry in entries if entry.skipped},
+    }
+
+
+def disagreements(results: list[dict[str, Any]]) -> list[str]:
+    """Name what the contenders do not agree on; one that cannot know a sum has no say in it."""
+    found = []
+    for what in ("records", "key_bytes", "record_bytes"):
+        said: dict[int, list[str]] = {}
+        for result in results:
+            if (value := result.get(what)) is not None:
+                said.setdefault(value, []).append(result["contender"])
+        if len(said) > 1:
+            claims = (f"{value:,} ({', '.join(names)})" for value, names in said.items())
+            found.append(f"{what}: {' or '.join(claims)}")
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        _, _, model = cpuinfo.read_text().partition("model name")
+        cpu = model.partition("\n")[0].strip("\t :") or cpu
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+    }
+
+
+# --- Reports ---------------------------------------------------------------------------------
+
+
+def table(report: dict[str, Any], width: int = 110) -> Iterator[str]:
+    """The report as people read it, line by line."""
+    yield "{cpu}, {cores} cores, {system}, {python}".format(**report["machine"])
+    yield f"rounds: {report['rounds']}, turn by turn; grows: at most; 8K, 1M: the crate's reads"
+    yield "x ours: time against ours doing the same, in memory and verified, or through disk"
+    for job in report["jobs"]:
+        records = max((result.get("records", 0) for result in job["results"]), default=0)
+        files = f" in {job['files']:,} files" if job["files"] > 1 else ""
+        yield ""
+        yield f"{job['job']}: {records:,} records, {job['bytes'] / 1e6:.2f} MB{files}"
+        yield (
+            f"{'contender':<40}{'verifies':<9}{'median s (min-max)':>26}"
+            f"{'records/s':>11}{'MB/s':>7}{'grows MiB':>10}{'x ours':>7}"
+        )
+        for result in job["results"]:
+            yield row(result, job["bytes"])[:width]
+        yield from skipped(job["skipped"], width)
+        yield from (f"DISAGREEMENT on {what}" for what in job["disagreements"])
+    if report["skipped"]:
+        yield ""
+        yield from skipped(report["skipped"], width)
+
+
+def row(result: dict[str, Any], size: int) -> str:
+    name = f"{result['contender']:<40}"
+    if "failure" in result:
+        return f"{name}failed: {result['failure']}"
+    middle, low, high = (f(result["seconds"]) for f in (median, min, max))
+    spread = f"{middle:#.3g} ({low:#.3g}-{high:#.3g})"
+    ratio = f"{result['ratio']:.2f}" if "ratio" in result else "-"
+    return (
+        f"{name}{'yes' if result['verifies'] else 'no':<9}{spread:>26}"
+        f"{result['records'] / middle:>11,.0f}{size / 1e6 / middle:>7.0f}"
+        f"{result['growth_kib'] / 1024:>10.1f}{ratio:>7}"
+    )
+
+
+def skipped(reasons: dict[str, str], width: int) -> Iterator[str]:
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        yield from textwrap.wrap(
+            f"skipped, {reason}: {'; '.join(names)}", width, subsequent_indent="    "
+        )
+
+
+# Contender -> its colour and line in the plot: blue is ours, dashes go through disk.
+LINES = {
+    "ours memory": ("#1257b8", "-"),
+    "ours disk processed": ("#1257b8", "--"),
+    "libipld + walk": ("#2a9d5c", "-"),
+    "atproto SDK's CAR + walk": ("#8bbf56", "-"),
+    "atmst": ("#0f7173", "-"),
+    "Rust 0.2.2 memory 8K": ("#f0a03c", "-"),
+    "Rust 0.2.2 memory 1M": ("#c8553d", "-"),
+    "Rust 0.2.2 disk processed 1M": ("#c8553d", "--"),
+    "Rust 0.5.0-alpha.10 memory 1M": ("#8c2f39", "-"),
+    "Rust 0.5.0-alpha.10 disk processed 1M": ("#8c2f39", "--"),
+    "indigo (Go)": ("#777777", "-"),
+}
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """Draw time and memory growth against the size of the repo, from the shuffled made ones."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - only for whoever plots
+
+    jobs = [job for job in report["jobs"] if job["job"].startswith("shuffled:")]
+    jobs.sort(key=lambda job: job["bytes"])
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    time, memory = figure.subplots(1, 2)
+    for name, (colour, line) in LINES.items():
+        points = [
+            (job["bytes"] / 1e6, result["median"], max(result["growth_kib"] / 1024, 0.1))
+            for job in jobs
+            for result in job["results"]
+            if result["contender"] == name and "median" in result
+        ]
+        if points:
+            sizes, seconds, growths = zip(*points, strict=True)
+            style = {"color": colour, "linestyle": line, "marker": "s" if line == "--" else "o"}
+            style["markersize"] = 4
+            style["linewidth"] = 2.6 if name.startswith("ours") else 1.3
+            time.loglog(sizes, seconds, label=name, **style)
+            memory.loglog(sizes, growths, **style)
+    for axes, label in (time, "seconds"), (memory, "peak memory growth, MiB"):
+        axes.set_xlabel("CAR file, MB")
+        axes.set_title(label, loc="left")
+        axes.grid(which="major", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        for axis in axes.xaxis, axes.yaxis:
+            axis.set_major_formatter("{x:g}")
+    figure.legend(loc="outside right center", frameon=False)
+    figure.suptitle("Every record of one repo in key order", x=0.01, ha="left", weight="bold")
+    figure.supxlabel(
+        "{cpu}, {cores} cores, {system}, {python}".format(**report["machine"]), fontsize=8
+    )
+    figure.savefig(path, dpi=130)
+
+
+# --- Command line ----------------------------------------------------------------------------
+
+
+def main() -> int:
+    options = arguments()
+    sys.path.insert(0, str(SOURCES))
+    if options.plot and find_spec("matplotlib") is None:
+        print("--plot needs matplotlib, which is not installed", file=sys.stderr)
+        return 2
+    report = json.loads(options.source.read_text()) if options.source else measured(options)
+    print("\n".join(table(report)))
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    if options.plot:
+        plot(report, options.plot)
+    failed = any(
+        result["contender"].startswith("ours") and "failure" in result
+        for job in report["jobs"]
+        for result in job["results"]
+    )
+    return int(failed or any(job["disagreements"] for job in report["jobs"]))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--files", nargs="+", metavar="FILE", help=f"by default {' '.join(FILES)}")
+    add("--only", nargs="+", metavar="NAME", default=["*"], help="contenders; may have wildcards")
+    add("--skip", nargs="+", metavar="NAME", default=[])
+    add("--rounds", type=int, default=5)
+    add("--timeout", type=float, default=600, metavar="SECONDS", help="for one turn")
+    add(
+        "--cache",
+        type=Path,
+        default=Path(tempfile.gettempdir(), "repo-stream-bench"),
+        metavar="DIR",
+        help="where the made files are kept",
+    )
+    add("--no-build", dest="build", action="store_false", help="take upstreams as they are built")
+    add("--json", type=Path, metavar="OUT")
+    add("--plot", type=Path, metavar="OUT.png", help="needs matplotlib")
+    add("--from", type=Path, dest="source", metavar="JSON", help="measure nothing, show this one")
+    options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error("--rounds: at least one")
+    return options
+
+
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what the options ask for."""
+    omitted = {}
+    commands = {}
+    for contender in contenders():
+        if not matches(contender.name, options.only) or matches(contender.name, options.skip):
+            continue
+        command = command_of(contender.find, options.build)
+        if isinstance(command, UnavailableError):
+            omitted[contender.name] = str(command)
+        else:
+            commands[contender] = command
+    jobs = []
+    for name in options.files or [*FILES, *(PLOT_FILES if options.plot else ())]:
+        try:
+            job = job_of(name, options.cache)
+        except UnavailableError as error:
+            omitted[name] = str(error)
+        else:
+            jobs.append(compare(job, commands, options.rounds, options.timeout))
+    return {"machine": machine(), "rounds": options.rounds, "jobs": jobs, "skipped": omitted}
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name.lower(), pattern.lower()) for pattern in patterns)
+
+
+def run(command: Iterable[str], **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
+    return subprocess.run([*command], capture_output=True, text=True, check=False, **options)
+
+
+def reason_in(complaint: str) -> str:
+    """The line of a compiler's complaint that says most."""
+    lines = [line.strip() for line in complaint.splitlines() if line.strip()]
+    for sign in "cannot find", "unable to find", "error":
+        for line in lines:
+            if sign in line:
+                return line
+    return lines[-1] if lines else "it did not say why"
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

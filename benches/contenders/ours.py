@@ -1,0 +1,54 @@
+"""`repo_stream` as it lies in this tree: FILE... [--disk] [--raw] [--unverified].
+
+Without `--disk` everything stays in memory; with it a repo over 16 MiB goes through disk.
+`--raw` keeps the records' bytes, not only their lengths.
+"""
+
+import argparse
+import sys
+from typing import Any
+
+import anyio
+from measure import Gauge, Tally
+
+from repo_stream import DiskBuilder, DiskDriver, Driver, DriverBuilder, MemDriver
+
+
+async def main(options: argparse.Namespace) -> None:
+    gauge, tally = Gauge(), Tally(record_bytes=0)
+    builder: DriverBuilder[Any] = DriverBuilder()
+    builder = builder.with_mem_limit_mb(16 if options.disk else 4096)
+    builder = builder.with_cid_verification(not options.unverified)
+    if not options.raw:
+        builder = builder.with_block_processor(len)
+    for file in options.files:
+        match await builder.load_car(file):
+            case Driver.Memory(_, in_memory):
+                await count(in_memory, options.raw, tally)
+            case Driver.Disk(paused) if options.disk:
+                async with DiskBuilder().open() as store:
+                    _, on_disk = await paused.finish_loading(store)
+                    await count(on_disk, options.raw, tally)
+                    await on_disk.reset_store()
+                tally.spilled += 1
+            case _:
+                sys.exit("does not fit in memory")
+    gauge.report("atproto-repo-stream", tally)
+
+
+async def count(driver: MemDriver[Any] | DiskDriver[Any], raw: bool, tally: Tally) -> None:
+    records = key_bytes = record_bytes = 0
+    while chunk := await driver.next_chunk(256):
+        records += len(chunk)
+        for key, value in chunk:
+            key_bytes += len(key)  # a key is ASCII
+            record_bytes += len(value) if raw else value
+    tally.add(records, key_bytes, record_bytes)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    for flag in ("--disk", "--raw", "--unverified"):
+        parser.add_argument(flag, action="store_true")
+    anyio.run(main, parser.parse_args())

@@ -1,0 +1,196 @@
+"""CIDs: 36 raw bytes where the work is done, `Cid` where people read them.
+
+Every block that the tree can name has a CID of one shape, here called ordinary: CIDv1, DAG-CBOR,
+SHA-256 (https://atproto.com/specs/data-model#link-and-cid-formats). Its first four bytes are always
+`ORDINARY_PREFIX`, so the hot loops compare bytes and never parse. Any other CID that a CAR may carry
+takes the general way, with `multiformats` for the parts that only people look at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b32encode
+from collections.abc import Callable
+from functools import cached_property
+
+from repo_stream.errors import InvalidCid
+
+__all__ = ["DAG_CBOR", "ORDINARY_PREFIX", "Cid", "ordinary", "read_cid", "verify"]
+
+DAG_CBOR = 0x71
+DAG_PB = 0x70
+SHA2_256 = 0x12
+
+#: CIDv1, codec dag-cbor, hash sha2-256, digest of 32 bytes.
+ORDINARY_PREFIX = b"\x01\x71\x12\x20"
+ORDINARY_LENGTH = 36
+
+_MAX_DIGEST_BYTES = 128
+
+
+class Cid(bytes):
+    """A CID: its binary form as `bytes`, and its parts and text for people.
+
+    It compares, hashes and pickles as the bytes that it is, so it can be looked up in a `dict` of
+    raw CIDs and written to a file as it stands.
+
+    Example:
+        >>> cid = Cid.parse("bafyreiclp443lavogvhj3d2ob2cxbfuscni2k5jk7bebjzg7khl3esabwq")
+        >>> len(cid), cid.version, cid.codec, cid.is_ordinary
+        (36, 1, 113, True)
+
+    See https://github.com/multiformats/cid for the format.
+    """
+
+    @classmethod
+    def parse(cls, text: str) -> Cid:
+        """Read a CID from its text, in any multibase.
+
+        Raises:
+            InvalidCid: where the text is not a CID.
+        """
+        from multiformats import CID  # noqa: PLC0415 - 75 ms that most programs never need
+
+        try:
+            raw = bytes(CID.decode(text))
+        except Exception as error:
+            # multiformats raises whatever its parts raise: KeyError, ValueError, its own.
+            raise InvalidCid(f"{text!r} is not a CID: {error}") from error
+        cid = cls(raw)
+        if read_cid(raw, 0, len(raw)) != len(raw):
+            raise InvalidCid(f"{text!r} is not a CID")
+        return cid
+
+    @classmethod
+    def of(cls, data: bytes) -> Cid:
+        """Name a DAG-CBOR block: the CID that its bytes have."""
+        return cls(ordinary(data))
+
+    @cached_property
+    def _parts(self) -> tuple[int, int, int, bytes]:
+        if self.is_ordinary:
+            return 1, DAG_CBOR, SHA2_256, self[4:]
+        if read_cid(self, 0, len(self)) != len(self):
+            raise InvalidCid(f"{bytes(self).hex()} is not a CID")
+        if self[0] == SHA2_256:
+            return 0, DAG_PB, SHA2_256, self[2:]
+        codec, at = _varint(self, 1)
+        function, at = _varint(self, at)
+        length, at = _varint(self, at)
+        return 1, codec, function, self[at : at + length]
+
+    @property
+    def is_ordinary(self) -> bool:
+        """Whether it is a CIDv1 of DAG-CBOR with SHA-256, the only kind that a tree may name."""
+        return len(self) == ORDINARY_LENGTH and self.startswith(ORDINARY_PREFIX)
+
+    @property
+    def version(self) -> int:
+        """0 or 1."""
+        return self._parts[0]
+
+    @property
+    def codec(self) -> int:
+        """The multicodec of the content, such as 0x71 for dag-cbor and 0x55 for raw."""
+        return self._parts[1]
+
+    @property
+    def hash_function(self) -> int:
+        """The multihash code, such as 0x12 for sha2-256."""
+        return self._parts[2]
+
+    @property
+    def digest(self) -> bytes:
+        """The hash itself, 32 bytes for an ordinary CID."""
+        return self._parts[3]
+
+    def __str__(self) -> str:
+        """The text that people exchange: base32 for CIDv1, base58btc for CIDv0."""
+        if self.is_ordinary:
+            # multiformats takes 140 us for this, and a listing prints hundreds of thousands.
+            return "b" + b32encode(self).decode().lower().rstrip("=")
+        from multiformats import multibase  # noqa: PLC0415 - 75 ms that most programs never need
+
+        if self[:1] == b"\x12":
+            return multibase.encode(bytes(self), "base58btc")[1:]
+        return multibase.encode(bytes(self), "base32")
+
+    def __repr__(self) -> str:
+        return f"Cid({str(self)!r})"
+
+
+def ordinary(data: bytes) -> bytes:
+    """Name a DAG-CBOR block: its CID as 36 raw bytes."""
+    return ORDINARY_PREFIX + hashlib.sha256(data).digest()
+
+
+def read_cid(buffer: bytes, start: int, end: int) -> int:
+    """Find where the binary CID that starts at `start` ends.
+
+    Args:
+        buffer: what holds it.
+        start: its first byte.
+        end: where it must be over.
+
+    Returns:
+        The index just after it.
+
+    Raises:
+        InvalidCid: where there is none, or it reaches beyond `end`.
+    """
+    if buffer[start : start + 2] == b"\x12\x20":  # CIDv0 is a bare SHA-256 multihash
+        at, length = start + 2, 32
+    else:
+        version, at = _varint(buffer, start)
+        if version != 1:
+            raise InvalidCid(f"CID version {version} is not known")
+        _codec, at = _varint(buffer, at)
+        _function, at = _varint(buffer, at)
+        length, at = _varint(buffer, at)
+        if length > _MAX_DIGEST_BYTES:
+            raise InvalidCid(f"a digest of {length} bytes is over {_MAX_DIGEST_BYTES}")
+    if at + length > end:
+        raise InvalidCid("the CID reaches beyond its end")
+    return at + length
+
+
+def _varint(buffer: bytes, start: int) -> tuple[int, int]:
+    value = 0
+    for count, byte in enumerate(buffer[start : start + 9]):
+        value |= (byte & 0x7F) << (7 * count)
+        if byte < 0x80:
+            if byte == 0 and count > 0:
+                raise InvalidCid("a varint in the CID is not minimal")
+            return value, start + count + 1
+    raise InvalidCid("a varint in the CID does not end")
+
+
+def _identity(data: bytes) -> bytes:
+    return data
+
+
+def _hashlib(name: str, **options: int) -> Callable[[bytes], bytes]:
+    return lambda data: hashlib.new(name, data, **options).digest()
+
+
+# The multihash functions that the standard library can compute.
+_HASHES: dict[int, Callable[[bytes], bytes]] = {
+    0x00: _identity,
+    SHA2_256: _hashlib("sha256"),
+    0x13: _hashlib("sha512"),
+    0x14: _hashlib("sha3_512"),
+    0x16: _hashlib("sha3_256"),
+    0x20: _hashlib("sha384"),
+    0xB220: lambda data: hashlib.blake2b(data, digest_size=32).digest(),
+}
+
+
+def verify(cid: Cid, data: bytes) -> bool | None:
+    """Check that `data` has the hash that `cid` claims.
+
+    Returns:
+        Whether it does; `None` where the hash function is not one that can be computed here. Such
+        a block is passed on to those who asked for blocks, and the walk never asks for it.
+    """
+    function = _HASHES.get(cid.hash_function)
+    return None if function is None else function(data) == cid.digest

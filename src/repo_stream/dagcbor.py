@@ -1,0 +1,234 @@
+"""CBOR, in both kinds that the library speaks; nothing else here calls `cbor2`.
+
+*Strict DAG-CBOR* is what a CAR header and a commit are written in. `cbor2` is more liberal than that
+(it takes trailing bytes, unsorted keys, long forms of short numbers, and every tag), so a block is
+decoded, its types are checked, and then it is encoded again: only the same bytes are canonical.
+
+*Spilled values* are results of a block processor on their way through the disk store. They need to
+come back equal, tuples included, which CBOR alone would turn into lists.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Final
+from uuid import UUID
+
+import cbor2
+
+from repo_stream.cid import Cid, read_cid
+from repo_stream.errors import InvalidCid, InvalidDagCbor
+
+__all__ = ["decode", "dump_value", "encode", "load_value", "size_of"]
+
+_CID_TAG = 42
+# From the range that the registry leaves to whoever comes first; it never leaves the disk store.
+_TUPLE_TAG = 27001
+
+_MAX_NESTING = 128
+
+
+# --- Strict DAG-CBOR ----------------------------------------------------------------------------
+
+
+def decode(data: bytes) -> object:
+    """Decode one block of canonical DAG-CBOR, links as `Cid`.
+
+    Floats are refused: the data model of atproto has none.
+
+    Raises:
+        InvalidDagCbor: where the bytes are anything else, trailing bytes included.
+    """
+    try:
+        value = cbor2.loads(
+            data,
+            max_depth=_MAX_NESTING,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            semantic_decoders=_STRICT_TAGS,
+            tag_hook=_refuse_tag,
+        )
+    except cbor2.CBORError as error:
+        raise InvalidDagCbor(f"not DAG-CBOR: {_innermost(error)}") from error
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise InvalidDagCbor(f"not DAG-CBOR: {error}") from error
+    _require_data_model(value)
+    if encode(value) != data:
+        raise InvalidDagCbor("not in canonical form, or followed by other bytes")
+    return value
+
+
+def encode(value: object) -> bytes:
+    """Encode a value of the data model as canonical DAG-CBOR.
+
+    Raises:
+        InvalidDagCbor: where the value has no such form.
+    """
+    try:
+        return cbor2.dumps(value, canonical=True, encoders=_STRICT_ENCODERS)
+    except (cbor2.CBOREncodeError, ValueError) as error:
+        raise InvalidDagCbor(f"cannot be written as DAG-CBOR: {error}") from error
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _link(value: Any, _immutable: bool = False) -> Cid:  # noqa: ANN401, FBT001, FBT002 - cbor2's hook
+    if not isinstance(value, bytes) or value[:1] != b"\0":
+        raise InvalidCid("a link is not a byte string that starts with zero")
+    if read_cid(value, 1, len(value)) != len(value):
+        raise InvalidCid("a link has bytes after its CID")
+    return Cid(value[1:])
+
+
+def _refuse(_value: Any, _immutable: bool = False) -> object:  # noqa: ANN401, FBT001, FBT002 - cbor2's hook
+    raise InvalidDagCbor("a tag other than 42 (link) is used")
+
+
+def _refuse_tag(_tag: cbor2.CBORTag, _immutable: bool) -> object:  # noqa: FBT001 - cbor2's hook
+    raise InvalidDagCbor("a tag other than 42 (link) is used")
+
+
+# cbor2 decodes these by itself, so that `tag_hook` never sees them; the tests try all the others.
+_TAGS_OF_CBOR2: Final = (
+    *(0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100),
+    *(256, 258, 260, 261, 1004, 43000, 55799),
+)
+_STRICT_TAGS: Final[Mapping[int, Any]] = {
+    **dict.fromkeys(_TAGS_OF_CBOR2, _refuse),
+    _CID_TAG: _link,
+}
+
+
+def _encode_link(encoder: cbor2.CBOREncoder, cid: Cid) -> None:
+    encoder.encode_semantic(_CID_TAG, b"\0" + bytes(cid))
+
+
+def _encode_tuple(encoder: cbor2.CBOREncoder, value: tuple[object, ...]) -> None:
+    encoder.encode_semantic(_TUPLE_TAG, list(value))
+
+
+_STRICT_ENCODERS: Final[Mapping[type, Any]] = {Cid: _encode_link}
+
+_DATA_MODEL: Final = frozenset({type(None), bool, int, str, bytes, Cid})
+
+
+def _require_data_model(value: object) -> None:
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        kind = type(item)
+        if kind is dict:
+            if not all(type(key) is str for key in item):  # type: ignore[attr-defined]  # a dict
+                raise InvalidDagCbor("a map has a key that is not a text")
+            waiting.extend(item.values())  # type: ignore[attr-defined]  # a dict
+        elif kind is list:
+            waiting.extend(item)  # type: ignore[call-overload]  # a list
+        elif kind not in _DATA_MODEL:
+            raise InvalidDagCbor(f"a {kind.__name__} has no place in the atproto data model")
+
+
+# --- Spilled values -----------------------------------------------------------------------------
+
+_SCALARS: Final = frozenset(
+    {type(None), bool, int, float, complex, str, bytes, Cid, date, datetime, Decimal, Fraction, UUID}
+)
+_SEQUENCES: Final = frozenset({list, tuple, set, frozenset})
+
+_SPILL_ENCODERS: Final[Mapping[type, Any]] = {Cid: _encode_link, tuple: _encode_tuple}
+_SPILL_TAGS: Final[Mapping[int, Callable[[Any, bool], Any]]] = {
+    _CID_TAG: _link,
+    _TUPLE_TAG: lambda value, _immutable: tuple(value),
+}
+
+
+def dump_value(value: object) -> bytes:
+    """Encode a processor's result for the disk store, so that it comes back equal.
+
+    It can be built from `None`, `bool`, `int`, `float`, `complex`, `str`, `bytes`, `Cid`, `date`,
+    `datetime` with a time zone, `Decimal`, `Fraction`, `UUID`, `list`, `tuple`, `dict`, `set` and
+    `frozenset`.
+
+    Raises:
+        TypeError: where another type is in it; the message names the type.
+        ValueError: where a value has no form in CBOR, such as a `datetime` without time zone.
+    """
+    if type(value) not in _SCALARS:
+        _require_spillable(value)
+    try:
+        return cbor2.dumps(value, encoders=_SPILL_ENCODERS)
+    except cbor2.CBOREncodeError as error:
+        raise ValueError(f"a {type(value).__name__} cannot be written as CBOR: {error}") from error
+
+
+def load_value(data: bytes) -> Any:  # noqa: ANN401 - whatever `dump_value` was given
+    """Decode what `dump_value` wrote.
+
+    Raises:
+        ValueError: where the bytes are anything else.
+    """
+    try:
+        return cbor2.loads(data, semantic_decoders=_SPILL_TAGS)
+    except cbor2.CBORError as error:
+        raise ValueError(f"a stored value cannot be read back: {error}") from error
+
+
+def _require_spillable(value: object) -> None:
+    waiting: list[Any] = [value]
+    seen: set[int] = set()
+    while waiting:
+        item = waiting.pop()
+        kind: type = type(item)
+        if kind in _SCALARS:
+            continue
+        if id(item) in seen:
+            continue  # shared, or a cycle, which cbor2 names by itself
+        seen.add(id(item))
+        if kind is dict:
+            waiting.extend(item)
+            waiting.extend(item.values())
+        elif kind in _SEQUENCES:
+            waiting.extend(item)
+        else:
+            raise TypeError(f"a {kind.__qualname__} would not come back as one from CBOR")
+
+
+def size_of(value: object) -> int:
+    """Estimate what a value costs in memory, in bytes, everything in it included.
+
+    A `bool`, `None` and an `int` below 257 cost nothing: there is one of each in the process.
+    """
+    kind = type(value)
+    if kind is int:
+        return 0 if -6 < value < 257 else 32  # type: ignore[operator]  # an int
+    if kind is bytes or kind is str:
+        return _allocated(sys.getsizeof(value))
+    total = 0
+    waiting: list[Any] = [value]
+    seen: set[int] = set()
+    while waiting:
+        item = waiting.pop()
+        if item is None or item is True or item is False or id(item) in seen:
+            continue
+        seen.add(id(item))
+        total += _allocated(sys.getsizeof(item))
+        if isinstance(item, dict):
+            waiting.extend(item)
+            waiting.extend(item.values())
+        elif isinstance(item, (list, tuple, set, frozenset)):
+            waiting.extend(item)
+        elif hasattr(item, "__dict__"):
+            waiting.append(vars(item))
+    return total
+
+
+def _allocated(size: int) -> int:
+    """Round up as the allocators do: to 16 bytes, and malloc's 8 more over 512."""
+    return size + 15 & ~15 if size <= 512 else size + 23 & ~15

@@ -1,0 +1,642 @@
+"""Blocks on disk, in SQLite: where a repo goes that does not fit in memory.
+
+Three rooms, from the outside in: `DiskBuilder` and `DiskStore`, what callers see; `_Database`, which
+speaks SQL through `aiosqlite` and gives every failure its name; and `_Loop`, which runs it on
+whatever event loop there is. `aiosqlite` knows asyncio only, so under trio it runs in an asyncio loop
+on a thread of its own.
+
+A store is scratch space. Its table holds one repo at a time, without an index while it is filled: the
+index is built once afterwards, which takes a fifth of the time of keeping it. Writing happens in one
+transaction with its journal in memory; a crash can leave the file damaged, and then it is refused as
+`StoreCorrupt` and can be deleted.
+
+Every operation runs to its end before a cancellation gets through, so that a store is always in a
+known state: empty, being filled, or sealed and ready to read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import stat
+import sys
+import warnings
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Thread
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import anyio.to_thread
+from anyio.abc import BlockingPortal
+
+from repo_stream.car import Block
+from repo_stream.errors import (
+    DiskError,
+    DiskFull,
+    DiskIOError,
+    ForeignFile,
+    MaxSizeExceeded,
+    StoreClosed,
+    StoreCorrupt,
+    StoreGone,
+    StoreLocked,
+    StoreReadOnly,
+    StoreUnavailable,
+)
+from repo_stream.limits import MIB
+
+if TYPE_CHECKING:
+    import aiosqlite
+
+__all__ = ["DiskBuilder", "DiskStore", "Row"]
+
+R = TypeVar("R")
+
+#: A stored block: its raw CID, its bytes, and whether they are a processed value.
+Row = tuple[bytes, bytes, int]
+
+#: What a store's file says it is, where SQLite keeps room for it (`PRAGMA application_id`).
+APPLICATION_ID: Final = 0x52_53_50_59  # "RSPY"
+
+_MAGIC: Final = b"SQLite format 3\0"
+_HEADER_BYTES: Final = 100
+_APPLICATION_ID_AT: Final = 68
+
+# Of 100, 250 and 1,000 rows a statement all take 1.2 us a row; one row a statement takes twice that.
+_ROWS_PER_INSERT: Final = 250
+_INSERT: Final = {
+    processed: f"INSERT INTO blocks VALUES (?,?,{processed})" for processed in (0, 1)
+}
+_BULK_INSERT: Final = {
+    processed: insert + f",(?,?,{processed})" * (_ROWS_PER_INSERT - 1)
+    for processed, insert in _INSERT.items()
+}
+_SELECT_SMALL: Final = (
+    "SELECT key, iif(length(val) > 4096, NULL, val), processed FROM blocks WHERE key IN ({})"
+)
+_SELECT_ANY: Final = "SELECT key, val, processed FROM blocks WHERE key = ?"
+_LARGE_BYTES: Final = 2 * MIB
+_CREATE: Final = "CREATE TABLE blocks (key BLOB NOT NULL, val BLOB NOT NULL, processed INT NOT NULL)"
+
+
+# --- What callers see ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DiskBuilder:
+    """How a disk store is to be opened.
+
+    Args:
+        cache_size_mb: the most that SQLite may keep in memory, in MiB. Little is as good as much;
+            a driver with a low memory limit takes less of it.
+        max_stored_mb: the most that the keys and values of one repo may add up to, in MiB. The file
+            takes about a tenth more.
+
+    Example:
+        >>> async def example():
+        ...     async with DiskBuilder(max_stored_mb=1024).open() as store:
+        ...         ...  # hand it to NeedDisk.finish_loading
+    """
+
+    cache_size_mb: int = 32
+    max_stored_mb: int = 10 * 1024
+
+    def __post_init__(self) -> None:
+        if self.cache_size_mb < 1:
+            raise ValueError(f"cache_size_mb must be at least 1, not {self.cache_size_mb}")
+        if self.max_stored_mb < 0:
+            raise ValueError(f"max_stored_mb must not be negative, not {self.max_stored_mb}")
+
+    def with_cache_size_mb(self, cache_size_mb: int) -> DiskBuilder:
+        """Give a builder with another cache size, in MiB."""
+        return replace(self, cache_size_mb=cache_size_mb)
+
+    def with_max_stored_mb(self, max_stored_mb: int) -> DiskBuilder:
+        """Give a builder with another bound on what is stored, in MiB."""
+        return replace(self, max_stored_mb=max_stored_mb)
+
+    def open(self, path: str | os.PathLike[str] | None = None) -> Opening:
+        """Open a store: `await` it, or use it with `async with`, which also closes it.
+
+        Args:
+            path: its file, made where there is none. An existing file must be empty or a store's
+                own; what a store's file held is gone. Without a path the store is a temporary file,
+                in the directory that SQLite uses for those (`SQLITE_TMPDIR`, `TMPDIR`, else
+                `/var/tmp` or `/tmp`); it has no name there and is gone with the store, even after
+                a crash.
+
+        Raises:
+            ForeignFile: where the file is anything else. It has not been touched.
+            StoreLocked: where another store has it in use.
+            StoreReadOnly, StoreUnavailable: where it cannot be opened or written.
+            StoreCorrupt: where it was a store's own and is damaged.
+        """
+        return Opening(self, Path(path) if path is not None else None)
+
+
+class Opening:
+    """A store about to be opened, by `await` or by `async with`."""
+
+    def __init__(self, builder: DiskBuilder, path: Path | None) -> None:
+        self._builder = builder
+        self._path = path
+        self._store: DiskStore | None = None
+
+    def __await__(self) -> Generator[Any, Any, DiskStore]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> DiskStore:
+        self._store = await self._open()
+        return self._store
+
+    async def __aexit__(self, *_error: object) -> None:
+        if self._store is not None:
+            await self._store.aclose()
+
+    async def _open(self) -> DiskStore:
+        database = await _Database.open(self._path)
+        store = DiskStore(database, self._builder)
+        try:
+            await store.reset()
+        except BaseException:
+            await store.aclose()
+            raise
+        return store
+
+
+class DiskStore:
+    """A place on disk for the blocks of one repo at a time. `DiskBuilder.open` makes it.
+
+    Hand it to `NeedDisk.finish_loading`. Afterwards `DiskDriver.reset_store` gives it back, empty, for
+    the next repo. Whatever error or cancellation ends a load, the store can be reset or used again.
+
+    Two tasks in one store at a time get `anyio.BusyResourceError`.
+    """
+
+    def __init__(self, database: _Database, builder: DiskBuilder) -> None:
+        self._database = database
+        self._builder = builder
+        self._guard = anyio.ResourceGuard("using the disk store")
+        self._stored = 0
+        self._lease = 0
+
+    @property
+    def path(self) -> Path | None:
+        """The store's file, or `None` for a temporary one."""
+        return self._database.path
+
+    @property
+    def stored(self) -> int:
+        """What is stored at present: bytes of keys and values."""
+        return self._stored
+
+    @property
+    def closed(self) -> bool:
+        """Whether the store has been closed."""
+        return self._database.closed
+
+    async def reset(self) -> DiskStore:
+        """Empty the store and give the disk space back, for the next repo.
+
+        A driver that still walks in it gets `StoreClosed` from then on.
+
+        Returns:
+            The store itself.
+
+        Raises:
+            StoreClosed: where it has been closed.
+            DiskError: where the file cannot be written; see its leaves.
+        """
+        with self._guard:
+            self._lease += 1
+            self._stored = 0
+            await self._database.run(_reset)
+        return self
+
+    async def aclose(self) -> None:
+        """Close the store. A temporary file is gone with it. Closing twice does nothing more."""
+        with self._guard:
+            self._lease += 1
+            await self._database.aclose()
+
+    async def __aenter__(self) -> DiskStore:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.aclose()
+
+    # What drivers use: begin, put, put, ..., seal, then fetch, fetch, ...
+
+    async def begin(self, cache_bytes: int) -> int:
+        """Make the store ready to be filled.
+
+        Args:
+            cache_bytes: what SQLite may keep in memory, unless the builder allows less.
+
+        Returns:
+            The lease, to be shown with every further call; the next `begin` or `reset` ends it.
+        """
+        with self._guard:
+            self._lease += 1
+            lease = self._lease
+            self._stored = 0
+            cache_kib = min(self._builder.cache_size_mb * MIB, cache_bytes) // 1024
+            await self._database.run(_reset)
+            await self._database.run(_begin, max(cache_kib, 256))
+        return lease
+
+    async def put(self, lease: int, raw: Sequence[Block], processed: Sequence[Block]) -> None:
+        """Store blocks.
+
+        Raises:
+            MaxSizeExceeded: where they are more than may be stored.
+        """
+        with self._guard:
+            self._check(lease)
+            for rows in (raw, processed):
+                self._stored += sum([len(key) + len(value) for key, value in rows])
+            if self._stored > self._builder.max_stored_mb * MIB:
+                raise MaxSizeExceeded(
+                    path=self.path, max_stored_mb=self._builder.max_stored_mb
+                )
+            await self._database.run(_put, raw, processed)
+
+    async def seal(self, lease: int) -> None:
+        """Finish the filling: drop all but the latest of blocks with the same CID, and index them."""
+        with self._guard:
+            self._check(lease)
+            await self._database.run(_seal)
+
+    async def fetch(self, lease: int, cids: Sequence[bytes]) -> list[Row]:
+        """Read the blocks of these CIDs, in no order, as far as they are there.
+
+        Of large ones only the first few come, so that an answer stays within some MiB.
+        """
+        with self._guard:
+            self._check(lease)
+            return await self._database.run(_fetch, cids)
+
+    async def abandon(self) -> None:
+        """Undo an unfinished filling, whatever happens meanwhile."""
+        with anyio.CancelScope(shield=True):
+            try:
+                await self.reset()
+            except DiskError:
+                # The error that led here is the one to hear of. What is wrong with the file will
+                # show again when the store is used.
+                pass
+
+    def _check(self, lease: int) -> None:
+        if lease != self._lease:
+            raise StoreClosed("it was reset, closed or given to another repo", path=self.path)
+
+
+# --- SQL ----------------------------------------------------------------------------------------
+#
+# These run inside the loop that `aiosqlite` lives in, one at a time.
+
+
+async def _prepare(connection: aiosqlite.Connection) -> None:
+    for pragma in (
+        "locking_mode=EXCLUSIVE",
+        "synchronous=OFF",
+        f"application_id={APPLICATION_ID}",
+    ):
+        await connection.execute_fetchall(f"PRAGMA {pragma}")
+
+
+async def _reset(connection: aiosqlite.Connection) -> None:
+    if connection.in_transaction:
+        await connection.rollback()
+    # A journal in memory would hold the whole table that is dropped: 145 MB for a repo of 117.
+    for statement in (
+        "PRAGMA journal_mode=OFF",
+        "DROP TABLE IF EXISTS blocks",
+        "VACUUM",
+        "PRAGMA journal_mode=MEMORY",
+        _CREATE,
+    ):
+        await connection.execute_fetchall(statement)
+
+
+async def _begin(connection: aiosqlite.Connection, cache_kib: int) -> None:
+    await connection.execute_fetchall(f"PRAGMA cache_size=-{cache_kib}")
+    await connection.execute_fetchall("BEGIN")
+
+
+async def _put(
+    connection: aiosqlite.Connection, raw: Sequence[Block], processed: Sequence[Block]
+) -> None:
+    for kind, rows in enumerate((raw, processed)):
+        flat = [item for row in rows for item in row]
+        bulk = len(rows) - len(rows) % _ROWS_PER_INSERT
+        width = 2 * _ROWS_PER_INSERT
+        if bulk:
+            cuts = (flat[at : at + width] for at in range(0, 2 * bulk, width))
+            await _close(await connection.executemany(_BULK_INSERT[kind], cuts))
+        if bulk < len(rows):
+            await _close(await connection.executemany(_INSERT[kind], rows[bulk:]))
+
+
+async def _close(cursor: aiosqlite.Cursor) -> None:
+    await cursor.close()
+
+
+async def _seal(connection: aiosqlite.Connection) -> None:
+    index = "INDEX blocks_by_key ON blocks (key, processed)"
+    try:
+        await connection.execute_fetchall(f"CREATE UNIQUE {index}")
+    except sqlite3.IntegrityError:
+        # Exports do contain blocks twice, and a hostile one can contain a block a million times.
+        await connection.execute_fetchall(f"CREATE {index}")
+        await connection.execute_fetchall(
+            "DELETE FROM blocks WHERE rowid NOT IN "
+            "(SELECT max(rowid) FROM blocks GROUP BY key, processed)"
+        )
+    await connection.commit()
+
+
+async def _fetch(connection: aiosqlite.Connection, cids: Sequence[bytes]) -> list[Row]:
+    marks = ",".join("?" * len(cids))
+    rows: list[Row] = await _rows(connection, _SELECT_SMALL.format(marks), cids)
+    small = [row for row in rows if row[1] is not None]
+    if len(small) == len(rows):
+        return rows
+    # A thousand blocks of 2 MiB would be too many: large ones come one by one, the nearest first.
+    large = {key for key, value, _processed in rows if value is None}
+    room = _LARGE_BYTES
+    for cid in cids:
+        if cid in large and room > 0:
+            found = await _rows(connection, _SELECT_ANY, [cid])
+            small += found
+            room -= sum([len(row[1]) for row in found])
+    return small
+
+
+async def _rows(
+    connection: aiosqlite.Connection, query: str, cids: Sequence[bytes]
+) -> list[Row]:
+    # Plain tuples, as no row factory is set.
+    return list(await connection.execute_fetchall(query, cids))  # type: ignore[arg-type]
+
+
+# --- The database -------------------------------------------------------------------------------
+
+
+class _Database:
+    """One SQLite file, opened through `aiosqlite`; errors are `DiskError` leaves."""
+
+    def __init__(
+        self, path: Path | None, loop: _Loop, connection: aiosqlite.Connection
+    ) -> None:
+        self.path = path
+        self._loop = loop
+        self._connection: aiosqlite.Connection | None = connection
+        self._identity = _identity(path) if path is not None else None
+
+    @classmethod
+    async def open(cls, path: Path | None) -> _Database:
+        if path is not None:
+            await anyio.to_thread.run_sync(_refuse_foreign, path)
+        await anyio.lowlevel.checkpoint()
+        with anyio.CancelScope(shield=True):
+            loop = await _open_loop()
+            try:
+                connection = await loop.run(_connect, path)
+            except BaseException as error:
+                await loop.aclose()
+                if isinstance(error, sqlite3.Error):
+                    raise _named(error, path) from error
+                raise
+            database = cls(path, loop, connection)
+        return database
+
+    @property
+    def closed(self) -> bool:
+        return self._connection is None
+
+    async def run(
+        self, operation: Callable[..., Coroutine[Any, Any, R]], *arguments: object
+    ) -> R:
+        """Run an operation to its end, then let a cancellation through."""
+        connection = self._connection
+        if connection is None:
+            raise StoreClosed("it has been closed", path=self.path)
+        self._check_file()
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        try:
+            return await self._loop.run(operation, connection, *arguments)
+        except sqlite3.Error as error:
+            raise _named(error, self.path) from error
+
+    async def aclose(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._loop.run(_disconnect, connection)
+            except sqlite3.Error as error:
+                raise _named(error, self.path) from error
+            finally:
+                await self._loop.aclose()
+
+    def _check_file(self) -> None:
+        """SQLite goes on writing to a file that was deleted; nobody would ever see it."""
+        if self.path is None:
+            return
+        try:
+            same = _identity(self.path) == self._identity
+        except OSError as error:
+            raise StoreGone("its file is gone; open a new store", path=self.path) from error
+        if not same:
+            raise StoreGone("its file was replaced; open a new store", path=self.path)
+
+    def __del__(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        self._connection = None
+        warnings.warn(
+            f"a disk store ({self.path or 'temporary'}) was not closed; use `async with` or aclose()",
+            ResourceWarning,
+            stacklevel=2,
+            source=self,
+        )
+        self._loop.forget(connection)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Look at what the path holds, without SQLite, which would touch it."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        _refuse_leftovers(path)
+        return
+    except OSError as error:
+        raise StoreUnavailable(f"cannot be opened: {error.strerror}", path=path) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise StoreUnavailable("is not a regular file", path=path)
+    if status.st_size == 0:
+        _refuse_leftovers(path)
+        return
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except OSError as error:
+        raise StoreUnavailable(f"cannot be read: {error.strerror}", path=path) from error
+    found = header[_APPLICATION_ID_AT : _APPLICATION_ID_AT + 4]
+    if not header.startswith(_MAGIC) or found != APPLICATION_ID.to_bytes(4, "big"):
+        raise ForeignFile(
+            "the file there was not made by a disk store, and has not been touched; "
+            "choose another path",
+            path=path,
+        )
+
+
+def _refuse_leftovers(path: Path) -> None:
+    """SQLite would take these for the new file's own."""
+    for suffix in ("-journal", "-wal"):
+        if path.with_name(path.name + suffix).exists():
+            raise ForeignFile(
+                f"there is a {path.name}{suffix} of another database beside it; choose another path",
+                path=path,
+            )
+
+
+async def _connect(path: Path | None) -> aiosqlite.Connection:
+    import aiosqlite  # noqa: PLC0415 - 60 ms that repos which stay in memory never need
+
+    target = str(path) if path is not None else ""  # SQLite's name for a temporary file
+
+    # aiosqlite's worker thread would keep a forgotten store's interpreter alive for ever. A thread
+    # is a daemon where its maker is one, and then the interpreter does not wait for it.
+    connection = await _in_daemon_thread(
+        lambda: aiosqlite.connect(target, isolation_level=None, timeout=0)
+    )
+    await connection
+    try:
+        await _prepare(connection)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+async def _in_daemon_thread(make: Callable[[], R]) -> R:
+    made: list[R] = []
+    thread = Thread(target=lambda: made.append(make()), daemon=True)
+    thread.start()
+    thread.join()
+    return made[0]
+
+
+async def _disconnect(connection: aiosqlite.Connection) -> None:
+    await connection.close()
+
+
+# By SQLite's primary result code.
+_NAMES: Final[dict[int, tuple[type[DiskError], str]]] = {
+    sqlite3.SQLITE_BUSY: (StoreLocked, "another store has it in use"),
+    sqlite3.SQLITE_LOCKED: (StoreLocked, "another store has it in use"),
+    sqlite3.SQLITE_READONLY: (StoreReadOnly, "it may not be written"),
+    sqlite3.SQLITE_PERM: (StoreReadOnly, "it may not be written"),
+    sqlite3.SQLITE_CANTOPEN: (StoreUnavailable, "it cannot be opened; is its directory there?"),
+    sqlite3.SQLITE_CORRUPT: (StoreCorrupt, "it is damaged; delete it and load the repo again"),
+    sqlite3.SQLITE_NOTADB: (StoreCorrupt, "it is damaged; delete it and load the repo again"),
+    sqlite3.SQLITE_FULL: (DiskFull, "no room is left on its disk"),
+    sqlite3.SQLITE_IOERR: (DiskIOError, "the system failed to read or write it"),
+}
+
+
+def _named(error: sqlite3.Error, path: Path | None) -> DiskError:
+    code = getattr(error, "sqlite_errorcode", None)
+    kind, message = _NAMES.get((code or 0) & 0xFF, (DiskError, "SQLite failed"))
+    return kind(f"{message} ({error})", path=path)
+
+
+# --- The loop -----------------------------------------------------------------------------------
+
+
+class _Loop:
+    """The running event loop, where it is asyncio's."""
+
+    async def run(
+        self, operation: Callable[..., Coroutine[Any, Any, R]], *arguments: Any  # noqa: ANN401 - passed on
+    ) -> R:
+        """Run `operation`; a cancellation waits until it is over."""
+        task = asyncio.ensure_future(operation(*arguments))
+        with anyio.CancelScope(shield=True):
+            try:
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                # Not one of anyio's, which the scope holds off: somebody cancelled the task itself.
+                while not task.done():
+                    try:
+                        await asyncio.wait([task])
+                    except asyncio.CancelledError:
+                        continue
+                raise
+
+    async def aclose(self) -> None:
+        """Release what it holds."""
+
+    def forget(self, connection: aiosqlite.Connection) -> None:
+        """Release the connection of a store that nobody closed, without waiting."""
+        # `stop` takes the running loop's future where it finds a loop; in a new thread it does not.
+        _start_quietly(connection.stop)
+
+
+class _PortalLoop(_Loop):
+    """An asyncio loop on a thread of its own, for trio."""
+
+    def __init__(
+        self, portal: BlockingPortal, context: AbstractContextManager[BlockingPortal]
+    ) -> None:
+        self._portal = portal
+        self._context = context
+
+    async def run(
+        self, operation: Callable[..., Coroutine[Any, Any, R]], *arguments: Any  # noqa: ANN401 - passed on
+    ) -> R:
+        return await anyio.to_thread.run_sync(self._portal.call, operation, *arguments)
+
+    async def aclose(self) -> None:
+        await anyio.to_thread.run_sync(self._context.__exit__, None, None, None)
+
+    def forget(self, connection: aiosqlite.Connection) -> None:
+        def release() -> None:
+            connection.stop()
+            self._context.__exit__(None, None, None)
+
+        _start_quietly(release)
+
+
+async def _open_loop() -> _Loop:
+    if not _in_trio():
+        return _Loop()
+    context = anyio.from_thread.start_blocking_portal("asyncio")
+    return _PortalLoop(await anyio.to_thread.run_sync(context.__enter__), context)
+
+
+def _in_trio() -> bool:
+    trio = sys.modules.get("trio")
+    return trio is not None and bool(trio.lowlevel.in_trio_task())
+
+
+def _start_quietly(work: Callable[[], object]) -> None:
+    # An interpreter that goes down takes the threads with it, and starts no new ones.
+    if not sys.is_finalizing():
+        Thread(target=work, daemon=True).start()

@@ -1,0 +1,743 @@
+"""Where everything meets: a source is loaded, in memory or on disk, and walked.
+
+`DriverBuilder.load_car` reads a CAR until it is over or the memory limit is reached. What it gives is
+a `Driver.Memory`, ready to walk, or a `Driver.Disk`, which goes on once the caller has said where. Both
+end in a driver with the same methods; the two differ in one thing only, which is what they do when the
+walker asks for blocks that are not at hand.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, overload
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from repo_stream.car import Block
+from repo_stream.cid import Cid
+from repo_stream.disk import DiskStore, Row
+from repo_stream.errors import (
+    BadRoot,
+    MissingCommit,
+    MissingRoot,
+    ProcessError,
+    RepoStreamError,
+    StoreClosed,
+)
+from repo_stream.limits import MIB, Limits
+from repo_stream.memory import MemoryStore
+from repo_stream.mst import Commit
+from repo_stream.process import Processor, noop
+from repo_stream.reader import CarReader
+from repo_stream.source import Source
+from repo_stream.walk import Blocks, Taken, Walker
+
+__all__ = ["DiskDriver", "Driver", "DriverBuilder", "MemDriver", "NeedDisk", "Output"]
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+_DEFAULT_CHUNK: Final = 256
+# Work between two looks at the clock, in blocks or records, and how long it may go on, in seconds,
+# before other tasks get their turn.
+_SLICE: Final = 512
+_TURN: Final = 0.010
+
+# Blocks fetched from disk with one query: 256 take 1.3 times as long, 4,000 no less.
+_FETCH: Final = 1000
+
+
+class Output(NamedTuple, Generic[T]):
+    """One record of a repo.
+
+    Attributes:
+        rkey: its full path in the repo, `collection/record-key`.
+        cid: the CID of its block.
+        data: what the processor made of it.
+    """
+
+    rkey: str
+    cid: Cid
+    data: T
+
+
+# --- Building -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, init=False)
+class DriverBuilder(Generic[T]):
+    """How repos are to be read. It never changes, so one serves any number of them.
+
+    Args:
+        mem_limit_mb: how much memory a repo may take before it has to go to disk, in MiB; Python's
+            own objects are counted. 0 sends every repo to disk.
+        block_processor: what to make of each record: a function of its bytes, or a `Processor`. The
+            default, `noop`, leaves them as they are.
+        verify_cids: check every block against its CID.
+        limits: bounds on what strangers may send.
+
+    Example:
+        >>> builder = DriverBuilder().with_mem_limit_mb(10).with_block_processor(len)
+        >>> async def total(source: Source) -> int:
+        ...     match await builder.load_car(source):
+        ...         case Driver.Memory(commit, driver):
+        ...             return sum([size async for rkey, size in driver])
+        ...         case Driver.Disk(paused):
+        ...             async with DiskBuilder().open() as store:
+        ...                 commit, on_disk = await paused.finish_loading(store)
+        ...                 return sum([size async for rkey, size in on_disk])
+    """
+
+    mem_limit_mb: float
+    block_processor: Processor[T]
+    verify_cids: bool
+    limits: Limits
+
+    @overload
+    def __init__(
+        self: DriverBuilder[bytes],
+        *,
+        mem_limit_mb: float = ...,
+        verify_cids: bool = ...,
+        limits: Limits = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        *,
+        mem_limit_mb: float = ...,
+        block_processor: Processor[T] | Callable[[bytes], T],
+        verify_cids: bool = ...,
+        limits: Limits = ...,
+    ) -> None: ...
+    def __init__(
+        self,
+        *,
+        mem_limit_mb: float = 16,
+        block_processor: Any = noop,
+        verify_cids: bool = True,
+        limits: Limits | None = None,
+    ) -> None:
+        if not mem_limit_mb >= 0:
+            raise ValueError(f"mem_limit_mb must not be negative, not {mem_limit_mb}")
+        if not isinstance(block_processor, Processor):
+            if not callable(block_processor):
+                raise TypeError(f"a block processor is called, and {block_processor!r} cannot be")
+            block_processor = Processor(block_processor)
+        for name, value in (
+            ("mem_limit_mb", mem_limit_mb),
+            ("block_processor", block_processor),
+            ("verify_cids", verify_cids),
+            ("limits", limits if limits is not None else Limits()),
+        ):
+            object.__setattr__(self, name, value)
+
+    def with_mem_limit_mb(self, mem_limit_mb: float) -> DriverBuilder[T]:
+        """Give a builder with another memory limit, in MiB."""
+        return DriverBuilder(
+            mem_limit_mb=mem_limit_mb,
+            block_processor=self.block_processor,
+            verify_cids=self.verify_cids,
+            limits=self.limits,
+        )
+
+    def with_block_processor(
+        self, block_processor: Processor[U] | Callable[[bytes], U]
+    ) -> DriverBuilder[U]:
+        """Give a builder whose drivers give out what `block_processor` makes of each record.
+
+        It is called for every block that may be a record, needed or not, in any order, and never
+        with a node of the tree. What it raises matters once the walk reaches the record.
+        """
+        return DriverBuilder(
+            mem_limit_mb=self.mem_limit_mb,
+            block_processor=block_processor,
+            verify_cids=self.verify_cids,
+            limits=self.limits,
+        )
+
+    def with_cid_verification(self, verify_cids: bool) -> DriverBuilder[T]:  # noqa: FBT001 - it is the whole message
+        """Give a builder that checks blocks against their CIDs, or does not.
+
+        Without the check, whoever wrote the file can put any bytes under any CID.
+        """
+        return DriverBuilder(
+            mem_limit_mb=self.mem_limit_mb,
+            block_processor=self.block_processor,
+            verify_cids=verify_cids,
+            limits=self.limits,
+        )
+
+    def with_limits(self, limits: Limits) -> DriverBuilder[T]:
+        """Give a builder with other bounds on what is read."""
+        return DriverBuilder(
+            mem_limit_mb=self.mem_limit_mb,
+            block_processor=self.block_processor,
+            verify_cids=self.verify_cids,
+            limits=limits,
+        )
+
+    async def load_car(self, source: Source) -> Driver.Memory[T] | Driver.Disk[T]:
+        """Read a CAR until it is over, or until the memory limit is reached.
+
+        Args:
+            source: a path, bytes, an object with async `read(n)` or `receive(n)`, or an async
+                iterable of bytes. It stays the caller's to close. Of a repo that goes to disk it has
+                to stay open until `finish_loading` is done; it has been read as far as the limit.
+
+        Returns:
+            `Driver.Memory(commit, driver)` where everything fit, else `Driver.Disk(paused)`.
+
+        Raises:
+            CarError, CidMismatch, LimitExceeded: where the file cannot be read.
+            CommitError: where its commit is missing or not valid.
+            TypeError: where the source is none.
+        """
+        piece_size = int(min(max(self.mem_limit_mb * MIB / 32, MIB / 16), MIB))
+        reader = await CarReader.open(
+            source, limits=self.limits, verify_cids=self.verify_cids, piece_size=piece_size
+        )
+        try:
+            loading = _Loading(self, reader)
+            whole = await loading.fill(int(self.mem_limit_mb * MIB))
+            if whole:
+                return Driver.Memory(loading.commit_found(), MemDriver(loading))
+        except BaseException:
+            await reader.aclose()
+            raise
+        return Driver.Disk(NeedDisk(loading))
+
+
+class Driver:
+    """The two outcomes of `DriverBuilder.load_car`, made for `match`."""
+
+    @dataclass(frozen=True)
+    class Memory(Generic[T]):
+        """Everything fit: the repo is in memory and ready to walk.
+
+        Attributes:
+            commit: the repo's commit. Its signature has not been checked.
+            driver: walks the repo.
+        """
+
+        commit: Commit
+        driver: MemDriver[T]
+
+    @dataclass(frozen=True)
+    class Disk(Generic[T]):
+        """The memory limit was reached, and the rest of the file has not been read.
+
+        Attributes:
+            paused: goes on once it has a store.
+        """
+
+        paused: NeedDisk[T]
+
+
+# --- Loading ------------------------------------------------------------------------------------
+
+
+class _Turn:
+    """Says when a task has worked for long enough without letting others."""
+
+    def __init__(self) -> None:
+        self._began = perf_counter()
+
+    async def pause_if_over(self) -> None:
+        if perf_counter() - self._began > _TURN:
+            await checkpoint()
+            self._began = perf_counter()
+
+    def restart(self) -> None:
+        self._began = perf_counter()
+
+
+class _Loading(Generic[T]):
+    """A CAR on its way in: the commit is picked out, everything else goes to a memory store."""
+
+    def __init__(self, builder: DriverBuilder[T], reader: CarReader) -> None:
+        roots = reader.header.roots
+        if not roots:
+            raise MissingRoot
+        if not roots[0].is_ordinary:
+            raise BadRoot(cid=roots[0])
+        self.builder = builder
+        self.store: MemoryStore[T] = MemoryStore(builder.block_processor)
+        self.commit: Commit | None = None
+        self._root = roots[0]
+        self._reader = reader
+        self._turn = _Turn()
+
+    async def fill(self, limit: int) -> bool:
+        """Read on until the store costs `limit` bytes, or the file is over, which it returns."""
+        store = self.store
+        while store.size < limit:
+            blocks = await self._reader.next_blocks()
+            if blocks is None:
+                return True
+            if self.commit is None:
+                self._pick_commit(blocks)
+            for at in range(0, len(blocks), _SLICE):
+                store.add(blocks[at : at + _SLICE])
+                await self._turn.pause_if_over()
+        return False
+
+    def _pick_commit(self, blocks: list[Block]) -> None:
+        """Take the commit out of the blocks: it is no record, and the processor must not see it."""
+        for at, (cid, data) in enumerate(blocks):
+            if cid == self._root:
+                self.commit = Commit.decode(data, self._root)
+                self.store.keep_raw(cid, data)
+                del blocks[at]
+                return
+
+    def commit_found(self) -> Commit:
+        """Give the commit, now that the file is over."""
+        if self.commit is None:
+            raise MissingCommit(cid=self._root)
+        return self.commit
+
+    def walker(self) -> Walker[T]:
+        builder = self.builder
+        return Walker(self.commit_found().data, builder.block_processor.process, builder.limits)
+
+    async def aclose(self) -> None:
+        await self._reader.aclose()
+
+
+class NeedDisk(Generic[T]):
+    """A repo that reached the memory limit, waiting for a disk store.
+
+    It holds what has been read so far. Where it is not going to be finished, `aclose` it, or use it
+    with `async with`, so that a file opened for a path is closed.
+
+    Attributes:
+        commit: the repo's commit, where it has been read already; most files start with it.
+    """
+
+    def __init__(self, loading: _Loading[T]) -> None:
+        self._loading: _Loading[T] | None = loading
+        self.commit = loading.commit
+
+    async def finish_loading(self, store: DiskStore) -> tuple[Commit, DiskDriver[T]]:
+        """Put what is in memory into `store`, and the rest of the file after it.
+
+        Once only. Whatever goes wrong, a cancellation included, the store is empty and usable
+        afterwards, and the source has been read as far as it came.
+
+        Args:
+            store: an open store. It stays the caller's to close, and must stay open for the walk.
+
+        Returns:
+            The commit, and the driver to walk the repo with.
+
+        Raises:
+            CarError, CidMismatch, LimitExceeded: where the file cannot be read.
+            CommitError: where its commit is missing or not valid.
+            ProcessError: where a result of the processor cannot be stored.
+            DiskError: where the store fails; see its leaves, `MaxSizeExceeded` among them.
+            RuntimeError: where it was called before.
+        """
+        loading, self._loading = self._loading, None
+        if loading is None:
+            raise RuntimeError("this repo has been loaded, or closed, already")
+        try:
+            lease = await store.begin(int(loading.builder.mem_limit_mb * MIB / 8))
+            try:
+                spill = _Spill(store, lease, loading)
+                await spill.run()
+                self.commit = loading.commit_found()
+                return self.commit, DiskDriver(loading, store, lease)
+            except BaseException:
+                await store.abandon()
+                raise
+        finally:
+            await loading.aclose()
+
+    async def aclose(self) -> None:
+        """Let go of what has been read; close the file where it was given as a path."""
+        loading, self._loading = self._loading, None
+        if loading is not None:
+            await loading.aclose()
+
+    async def __aenter__(self) -> NeedDisk[T]:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.aclose()
+
+
+class _Spill(Generic[T]):
+    """The way of the blocks from memory to disk."""
+
+    def __init__(self, store: DiskStore, lease: int, loading: _Loading[T]) -> None:
+        self._store = store
+        self._lease = lease
+        self._loading = loading
+        self._processor = loading.builder.block_processor
+
+    async def run(self) -> None:
+        await self._drain()
+        # From here on the memory store is a buffer of one write.
+        over = False
+        while not over:
+            over = await self._loading.fill(_WRITE_BYTES)
+            await self._drain()
+        await self._store.seal(self._lease)
+
+    async def _drain(self) -> None:
+        memory = self._loading.store
+        while True:
+            raw, processed = memory.drain(_WRITE_BLOCKS)
+            if not raw and not processed:
+                return
+            await self._store.put(self._lease, raw, self._dumped(processed))
+
+    def _dumped(self, results: Sequence[tuple[bytes, T]]) -> list[Block]:
+        dumps = self._processor.dumps
+        rows: list[Block] = []
+        for cid, value in results:
+            try:
+                rows.append((cid, dumps(value)))
+            except Exception as error:
+                raise _cannot_spill(cid, value, error) from error
+        return rows
+
+
+_WRITE_BYTES: Final = MIB
+_WRITE_BLOCKS: Final = 4000
+
+
+def _cannot_spill(cid: bytes, value: object, error: Exception) -> ProcessError:
+    return ProcessError(
+        f"the processor's result, a {type(value).__qualname__}, cannot be stored on disk: {error}; "
+        "return plain values, or give Processor(..., dumps=..., loads=...)",
+        rkey=None,
+        cid=Cid(cid),
+    )
+
+
+# --- Walking ------------------------------------------------------------------------------------
+
+
+class _Walking(Generic[T]):
+    """What all drivers share: chunks from a walker, errors that stick, records that are not lost."""
+
+    def __init__(self, loading: _Loading[T], blocks: Blocks[T]) -> None:
+        self._walker = loading.walker()
+        self._blocks = blocks
+        self._guard = anyio.ResourceGuard("walking this repo")
+        self._turn = _Turn()
+        self._error: RepoStreamError | None = None
+        # Records that have been taken from the walker, and how many of them have been given out.
+        # They outlast a cancelled call and a loop that was left.
+        self._ahead: Taken[T] = Taken([], [], [])
+        self._given = 0
+
+    async def next_chunk(self, n: int = _DEFAULT_CHUNK) -> list[tuple[str, T]] | None:
+        """Give the next records, in key order, as pairs of key and result.
+
+        Args:
+            n: the most to give. Fewer come only at the end, and before an error.
+
+        Returns:
+            Pairs `(rkey, value)`; `None` at the end, and ever after. Two keys that name one record
+            share one result.
+
+        Raises:
+            ValueError: where `n` is less than 1.
+            NodeError: where the tree breaks a rule; see its leaves.
+            MissingBlock: where the file does not hold a block that the tree names.
+            ProcessError: where the processor failed on a record.
+            LimitExceeded: where a key or a node is over its limit.
+            DiskError: where the store fails.
+            anyio.BusyResourceError: where another task is waiting for records of this driver.
+
+            Records before an error come first, and every call after it raises it again.
+        """
+        taken = await self._next(n)
+        return None if taken is None else list(zip(taken.rkeys, taken.values, strict=True))
+
+    async def next_outputs(self, n: int = _DEFAULT_CHUNK) -> list[Output[T]] | None:
+        """Do what `next_chunk` does, with the CID of each record beside it."""
+        taken = await self._next(n)
+        if taken is None:
+            return None
+        return [
+            Output(rkey, Cid(cid), value) for rkey, cid, value in zip(*taken, strict=True)
+        ]
+
+    def __aiter__(self) -> AsyncIterator[tuple[str, T]]:
+        return self
+
+    async def __anext__(self) -> tuple[str, T]:
+        """Give the next record as a pair of key and result."""
+        at = await self._next_index()
+        return self._ahead.rkeys[at], self._ahead.values[at]
+
+    def outputs(self) -> AsyncIterator[Output[T]]:
+        """Iterate over what is left, as `Output`."""
+        return _Outputs(self)
+
+    async def _next_index(self) -> int:
+        """Say which record of `_ahead` comes next, filling it where it is used up."""
+        at = self._given
+        if at == len(self._ahead.rkeys):
+            taken = await self._next(_DEFAULT_CHUNK)
+            if taken is None:
+                raise StopAsyncIteration
+            self._ahead, at = taken, 0
+        self._given = at + 1
+        return at
+
+    async def _next(self, n: int) -> Taken[T] | None:
+        if n < 1:
+            raise ValueError(f"a chunk has at least 1 record, not {n}")
+        with self._guard:
+            await self._turn.pause_if_over()
+            if self._given == len(self._ahead.rkeys):
+                self._ahead, self._given = Taken([], [], []), 0
+            ahead = self._ahead
+            while (left := n - (len(ahead.rkeys) - self._given)) > 0:
+                if not await self._advance(ahead, min(left, _SLICE)):
+                    break
+                if left > _SLICE:
+                    await self._turn.pause_if_over()
+            return self._give(n)
+
+    async def _advance(self, ahead: Taken[T], n: int) -> bool:
+        """Take up to `n` records more; say whether there may be others."""
+        if self._error is not None:
+            return False
+        try:
+            taken = self._walker.take(self._blocks, n)
+            if not taken.rkeys:
+                if self._walker.done:
+                    return False
+                await self._supply()
+        except RepoStreamError as error:
+            self._error = error
+            return False
+        for column, more in zip(ahead, taken, strict=True):
+            column += more
+        return True
+
+    def _give(self, n: int) -> Taken[T] | None:
+        ahead, at = self._ahead, self._given
+        if at == len(ahead.rkeys):
+            if self._error is not None:
+                raise self._error
+            return None
+        if at == 0 and len(ahead.rkeys) <= n:
+            self._ahead = Taken([], [], [])
+            return ahead
+        self._given = min(at + n, len(ahead.rkeys))
+        return Taken(*(column[at : at + n] for column in ahead))
+
+    async def _supply(self) -> None:
+        """Bring the blocks that the walker stands before, or raise `MissingBlock`."""
+        raise NotImplementedError
+
+
+class _Outputs(Generic[T]):
+    """A driver's records as `Output`, one by one."""
+
+    def __init__(self, walking: _Walking[T]) -> None:
+        self._walking = walking
+
+    def __aiter__(self) -> _Outputs[T]:
+        return self
+
+    async def __anext__(self) -> Output[T]:
+        walking = self._walking
+        at = await walking._next_index()
+        rkeys, cids, values = walking._ahead
+        return Output(rkeys[at], Cid(cids[at]), values[at])
+
+
+class MemDriver(_Walking[T]):
+    """Walks a repo that is in memory. `DriverBuilder.load_car` makes it."""
+
+    def __init__(self, loading: _Loading[T]) -> None:
+        super().__init__(loading, loading.store.blocks)
+
+    async def _supply(self) -> None:
+        raise self._walker.missing()
+
+
+class DiskDriver(_Walking[T]):
+    """Walks a repo that is in a disk store. `NeedDisk.finish_loading` makes it."""
+
+    def __init__(self, loading: _Loading[T], store: DiskStore, lease: int) -> None:
+        processor = loading.builder.block_processor
+        raw: dict[bytes, bytes] = {}
+        processed = cast("dict[bytes, T]", raw) if processor.keeps_bytes else {}
+        super().__init__(loading, Blocks(raw, processed))
+        self._store: DiskStore | None = store
+        self._lease = lease
+        self._loads = processor.loads
+        self._unreadable: dict[bytes, Exception] = {}
+
+    @asynccontextmanager
+    async def to_channel(self, n: int = _DEFAULT_CHUNK) -> AsyncGenerator[Channel[T]]:
+        """Walk ahead in a task of its own while the caller works on the chunk before.
+
+        Args:
+            n: the most records a chunk may have.
+
+        Yields:
+            An async iterable of chunks, as `next_chunk(n)` gives them. It raises what `next_chunk`
+            would raise. At most one chunk is ready beyond the one that the walk is working on; what
+            has not been taken when the block is left comes from the driver again.
+
+        Example:
+            >>> async def example(driver: DiskDriver[int]) -> None:
+            ...     async with driver.to_channel(512) as chunks:
+            ...         async for chunk in chunks:
+            ...             for rkey, size in chunk:
+            ...                 print(rkey, size)
+        """
+        if n < 1:
+            raise ValueError(f"a chunk has at least 1 record, not {n}")
+        channel: Channel[T] = Channel()
+        failure: BaseException | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._fill, channel, n)
+                try:
+                    yield channel
+                except anyio.get_cancelled_exc_class():
+                    raise
+                except BaseException as error:
+                    # Out of the task group's reach, which would wrap it.
+                    failure = error
+                tasks.cancel_scope.cancel()
+        finally:
+            self._take_back(channel.close())
+        if failure is not None:
+            raise failure
+
+    async def _fill(self, channel: Channel[T], n: int) -> None:
+        try:
+            while (taken := await self._next(n)) is not None:
+                # Nothing is awaited between taking and putting, so no cancellation can come between.
+                channel.put(taken)
+                await channel.room()
+            channel.end(None)
+        except (RepoStreamError, anyio.BusyResourceError) as error:
+            channel.end(error)
+
+    def _take_back(self, chunks: Sequence[Taken[T]]) -> None:
+        """Put records that were taken ahead back in front of those still to come."""
+        for chunk in reversed(chunks):
+            for column, more in zip(chunk, self._ahead, strict=True):
+                column += more[self._given :]
+            self._ahead, self._given = chunk, 0
+
+    async def reset_store(self) -> DiskStore:
+        """Empty the store and hand it back, for the next repo. The driver is at its end with it.
+
+        Raises:
+            StoreClosed: where it was called before, or the store has been closed.
+            DiskError: where the store cannot be emptied.
+        """
+        with self._guard:
+            store = self._require_store()
+            await store.reset()
+            self._store = None
+            self._error = StoreClosed("its driver handed it on with reset_store", path=store.path)
+            self._ahead, self._given = Taken([], [], []), 0
+            return store
+
+    def _require_store(self) -> DiskStore:
+        if self._store is None:
+            raise StoreClosed("its driver handed it on with reset_store", path=None)
+        return self._store
+
+    async def _supply(self) -> None:
+        """Fetch the blocks that the walk needs next, and let go of those that it is done with.
+
+        A query for a thousand blocks takes a twentieth of the time of a thousand queries.
+        """
+        store = self._require_store()
+        walker, blocks = self._walker, self._blocks
+        needed = walker.wanted(blocks, _FETCH)
+        walker.prune(blocks)
+        self._unreadable.clear()
+        self._keep(await store.fetch(self._lease, needed))
+        nearest = needed[0]
+        if nearest not in blocks and nearest not in self._unreadable:
+            raise walker.missing()
+        if nearest in self._unreadable:
+            error = self._unreadable[nearest]
+            message = f"its stored result cannot be read back: {error}"
+            raise ProcessError(message, rkey=walker.missing().rkey, cid=Cid(nearest)) from error
+
+    def _keep(self, rows: Sequence[Row]) -> None:
+        raw, processed = self._blocks.raw, self._blocks.processed
+        loads = self._loads
+        for cid, data, is_processed in rows:
+            if not is_processed:
+                raw[cid] = data
+                continue
+            try:
+                processed[cid] = loads(data)
+            except Exception as error:  # noqa: BLE001 - it is raised once the walk gets there
+                self._unreadable[cid] = error
+
+
+class Channel(Generic[T]):
+    """Chunks that a walk has ready; `DiskDriver.to_channel` makes it."""
+
+    def __init__(self) -> None:
+        self._ready: deque[Taken[T]] = deque()
+        self._ended = False
+        self._error: Exception | None = None
+        self._filled = anyio.Event()
+        self._emptied = anyio.Event()
+        self._guard = anyio.ResourceGuard("receiving from this channel")
+
+    def put(self, chunk: Taken[T]) -> None:
+        """Add a chunk, on the walk's side."""
+        self._ready.append(chunk)
+        self._filled.set()
+
+    async def room(self) -> None:
+        """Wait until the chunk before has been taken, on the walk's side."""
+        while self._ready:
+            self._emptied = anyio.Event()
+            await self._emptied.wait()
+
+    def end(self, error: Exception | None) -> None:
+        """Say that no chunk will follow, and why, on the walk's side."""
+        self._ended, self._error = True, error
+        self._filled.set()
+
+    def close(self) -> Sequence[Taken[T]]:
+        """End the channel and give back what nobody took."""
+        left = tuple(self._ready)
+        self._ready.clear()
+        self._ended = True
+        return left
+
+    def __aiter__(self) -> Channel[T]:
+        return self
+
+    async def __anext__(self) -> list[tuple[str, T]]:
+        """Give the next chunk, as pairs of key and result."""
+        with self._guard:
+            while not self._ready:
+                if self._error is not None:
+                    raise self._error
+                if self._ended:
+                    raise StopAsyncIteration
+                self._filled = anyio.Event()
+                await self._filled.wait()
+            taken = self._ready.popleft()
+            self._emptied.set()
+            return list(zip(taken.rkeys, taken.values, strict=True))

@@ -1,0 +1,616 @@
+"""Every way in which reading a repo can fail, in one tree.
+
+    RepoStreamError
+    ├── CarError             the CAR file itself: header, sections, lengths, hashes
+    ├── CommitError          the signed commit, and its signature
+    ├── NodeError            a node of the Merkle Search Tree
+    ├── LimitExceeded        something is larger than `Limits` allows
+    ├── MissingBlock         the tree names a block that the CAR does not hold
+    ├── ProcessError         the caller's own processor failed on a record
+    ├── DiskError            the disk store
+    └── MissingExtra         an optional dependency is not installed
+
+Each leaf carries its facts as attributes, so that a program can act on them without reading the
+message, and says in its message what happened, where, and what to do about it. All of them can be
+pickled, so that they survive the way back from a worker process.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from repo_stream.cid import Cid
+
+__all__ = [
+    "BadCarHeader",
+    "BadCommit",
+    "BadNodeLink",
+    "BadRoot",
+    "BadSectionCid",
+    "BadSignature",
+    "BadVarint",
+    "BareRoot",
+    "CarError",
+    "CarTrailingData",
+    "ChildBelowLeaf",
+    "CidMismatch",
+    "CommitError",
+    "DiskError",
+    "DiskFull",
+    "DiskIOError",
+    "EmptyNode",
+    "EmptySection",
+    "ForeignFile",
+    "InvalidCid",
+    "InvalidDagCbor",
+    "InvalidKey",
+    "KeyOutOfOrder",
+    "KeyOutOfRange",
+    "LimitExceeded",
+    "MalformedNode",
+    "MaxSizeExceeded",
+    "MissingBlock",
+    "MissingCommit",
+    "MissingExtra",
+    "MissingRoot",
+    "NodeError",
+    "NodePrefixNotMinimal",
+    "NodePrefixTooLong",
+    "ProcessError",
+    "RepoStreamError",
+    "StoreClosed",
+    "StoreCorrupt",
+    "StoreGone",
+    "StoreLocked",
+    "StoreReadOnly",
+    "StoreUnavailable",
+    "TruncatedCar",
+    "UnsupportedCarVersion",
+    "UnsupportedKey",
+    "WrongDepth",
+]
+
+
+class RepoStreamError(Exception):
+    """The base of every error that this library raises about a repo or a store.
+
+    Misuse by the caller is reported with Python's own exceptions instead: `TypeError` and
+    `ValueError` for arguments, `anyio.BusyResourceError` for two tasks in one driver or store.
+    """
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle by state: the constructors take keywords, which the default would not pass."""
+        return (_restore, (type(self), self.args), self.__dict__)
+
+
+def _restore(kind: type[RepoStreamError], args: tuple[object, ...]) -> RepoStreamError:
+    return kind.__new__(kind, *args)
+
+
+class InvalidCid(RepoStreamError, ValueError):
+    """Bytes or a text that do not form a CID."""
+
+
+class InvalidDagCbor(RepoStreamError, ValueError):
+    """Bytes that are not canonical DAG-CBOR.
+
+    See https://ipld.io/specs/codecs/dag-cbor/spec/ for what that is.
+    """
+
+
+# --- The CAR file -------------------------------------------------------------------------------
+
+
+class CarError(RepoStreamError):
+    """The bytes are not a CAR file that can be read.
+
+    Attributes:
+        offset: where in the file the trouble starts, in bytes from its beginning.
+    """
+
+    def __init__(self, message: str, *, offset: int) -> None:
+        super().__init__(f"{message} (at byte {offset})")
+        self.offset = offset
+
+
+class TruncatedCar(CarError):
+    """The file ends in the middle of its header or of a section.
+
+    Attributes:
+        offset: where the unfinished header or section starts, in bytes.
+        have: how many of its bytes are there.
+        need: how many it announces, its length prefix included; `None` where the file ends within
+            that prefix.
+    """
+
+    def __init__(self, *, offset: int, have: int, need: int | None) -> None:
+        wanted = "more" if need is None else str(need)
+        what = "header" if offset == 0 else "section"
+        super().__init__(
+            f"the CAR ends inside a {what}: {have} bytes of {wanted} are there; "
+            "the download is probably incomplete, fetch it again",
+            offset=offset,
+        )
+        self.have = have
+        self.need = need
+
+
+class UnsupportedCarVersion(CarError):
+    """The file is a CAR of a version other than 1, such as CARv2.
+
+    Attributes:
+        version: what the header says.
+    """
+
+    def __init__(self, *, version: object) -> None:
+        shown = f"CARv{version}" if isinstance(version, int) else f"version {version!r}"
+        super().__init__(
+            f"this is a {shown} file, and only CARv1 is read; export the repo as CARv1", offset=0
+        )
+        self.version = version
+
+
+class BadCarHeader(CarError):
+    """The header is not the canonical DAG-CBOR map of `roots` and `version` that CARv1 defines."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the CAR header is not valid: {reason}", offset=0)
+        self.reason = reason
+
+
+class MissingRoot(CarError):
+    """The header names no root, so there is no commit to start from."""
+
+    def __init__(self) -> None:
+        super().__init__("the CAR header names no root, so no commit can be found", offset=0)
+
+
+class BadRoot(CarError):
+    """The header's first root cannot be a commit: not a DAG-CBOR CIDv1 with SHA-256.
+
+    Attributes:
+        cid: the root.
+    """
+
+    def __init__(self, *, cid: Cid) -> None:
+        super().__init__(
+            f"the first root, {cid}, is not a DAG-CBOR CID with SHA-256, which a commit's CID is",
+            offset=0,
+        )
+        self.cid = cid
+
+
+class BadVarint(CarError):
+    """A length prefix is not a minimal unsigned varint of at most nine bytes."""
+
+
+class EmptySection(CarError):
+    """A section announces a length of zero, so it holds not even a CID."""
+
+    def __init__(self, *, offset: int) -> None:
+        super().__init__(
+            "a section has length zero; the file is padded or damaged here", offset=offset
+        )
+
+
+class BadSectionCid(CarError):
+    """A section does not start with a readable CID, or its length ends inside the CID."""
+
+
+class CarTrailingData(CarError):
+    """More bytes were fed to a decoder that had been told that the file was over."""
+
+
+class CidMismatch(CarError):
+    """A block's bytes do not have the hash that its CID claims.
+
+    Attributes:
+        cid: what the block claims to be.
+        offset: where its section starts, in bytes.
+    """
+
+    def __init__(self, *, cid: Cid, offset: int) -> None:
+        super().__init__(
+            f"the block that claims to be {cid} has other bytes; "
+            "the file is damaged or forged, fetch it again from the account's own server",
+            offset=offset,
+        )
+        self.cid = cid
+
+
+# --- The commit ---------------------------------------------------------------------------------
+
+
+class CommitError(RepoStreamError):
+    """The commit, the signed top of the repo, cannot be used."""
+
+
+class MissingCommit(CommitError):
+    """The CAR ended without the block that its header names as root.
+
+    Attributes:
+        cid: the root.
+    """
+
+    def __init__(self, *, cid: Cid) -> None:
+        super().__init__(
+            f"the commit {cid}, which the CAR header names as root, is not in the file; "
+            "the download may be incomplete"
+        )
+        self.cid = cid
+
+
+class BadCommit(CommitError):
+    """The commit block is not a valid version 3 commit in canonical DAG-CBOR.
+
+    See the commit object in the atproto repository specification
+    (https://atproto.com/specs/repository#commit-objects).
+
+    Attributes:
+        cid: the commit's CID.
+        field: the field at fault, or `None` where the block as a whole is.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, *, cid: Cid, field: str | None, reason: str) -> None:
+        where = f"its field {field!r} " if field else "it "
+        super().__init__(f"the commit {cid} is not valid: {where}{reason}")
+        self.cid = cid
+        self.field = field
+        self.reason = reason
+
+
+class BadSignature(CommitError):
+    """The commit's signature is not one that the given key made.
+
+    Attributes:
+        cid: the commit's CID.
+        did_key: the key that it was checked with.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, *, cid: Cid, did_key: str, reason: str) -> None:
+        super().__init__(
+            f"the signature of commit {cid} does not hold for {did_key}: {reason}; "
+            "check that this is the account's current signing key"
+        )
+        self.cid = cid
+        self.did_key = did_key
+        self.reason = reason
+
+
+class UnsupportedKey(CommitError):
+    """The text given as a key is not a `did:key` of a curve that atproto allows (k256, p256).
+
+    Attributes:
+        did_key: the text.
+    """
+
+    def __init__(self, *, did_key: str, reason: str) -> None:
+        super().__init__(f"{did_key!r} is not a did:key for k256 or p256: {reason}")
+        self.did_key = did_key
+        self.reason = reason
+
+
+# --- The tree -----------------------------------------------------------------------------------
+
+
+class NodeError(RepoStreamError):
+    """A node of the Merkle Search Tree breaks a rule of the repository specification.
+
+    See https://atproto.com/specs/repository#mst-structure. A tree that breaks one rule cannot be
+    trusted in the others, so the walk ends there.
+
+    Attributes:
+        cid: the node.
+    """
+
+    def __init__(self, message: str, *, cid: Cid) -> None:
+        super().__init__(f"MST node {cid}: {message}")
+        self.cid = cid
+
+
+class MalformedNode(NodeError):
+    """The block is not a node in canonical DAG-CBOR with exactly the specified fields.
+
+    Attributes:
+        reason: what was expected.
+        offset: where in the block, in bytes.
+    """
+
+    def __init__(self, *, cid: Cid, reason: str, offset: int) -> None:
+        super().__init__(f"not a canonical MST node: {reason} (byte {offset} of the node)", cid=cid)
+        self.reason = reason
+        self.offset = offset
+
+
+class BadNodeLink(NodeError):
+    """A link is not a DAG-CBOR CIDv1 with SHA-256, the only kind that a tree may contain.
+
+    Attributes:
+        offset: where in the block, in bytes.
+    """
+
+    def __init__(self, *, cid: Cid, offset: int) -> None:
+        super().__init__(
+            f"a link is not a DAG-CBOR CIDv1 with SHA-256 (byte {offset} of the node)", cid=cid
+        )
+        self.offset = offset
+
+
+class NodePrefixTooLong(NodeError):
+    """An entry shares more bytes with the key before it than that key has.
+
+    Attributes:
+        prefix_len: the bytes shared, as the entry says.
+        previous: the key before it in the node, empty for the first.
+    """
+
+    def __init__(self, *, cid: Cid, prefix_len: int, previous: bytes) -> None:
+        super().__init__(
+            f"an entry shares {prefix_len} bytes with the key before it, {previous!r}, "
+            f"which has {len(previous)}",
+            cid=cid,
+        )
+        self.prefix_len = prefix_len
+        self.previous = previous
+
+
+class NodePrefixNotMinimal(NodeError):
+    """An entry repeats bytes that it should have shared with the key before it.
+
+    Attributes:
+        key: the entry's key.
+        prefix_len: the bytes shared, as the entry says.
+        expected: the bytes that it has in common with the key before it.
+    """
+
+    def __init__(self, *, cid: Cid, key: bytes, prefix_len: int, expected: int) -> None:
+        super().__init__(
+            f"key {key!r} is written with a shared prefix of {prefix_len} bytes "
+            f"where {expected} are shared",
+            cid=cid,
+        )
+        self.key = key
+        self.prefix_len = prefix_len
+        self.expected = expected
+
+
+class KeyOutOfOrder(NodeError):
+    """A key does not sort after the one before it in the same node.
+
+    Attributes:
+        key: the key.
+        previous: the key before it.
+    """
+
+    def __init__(self, *, cid: Cid, key: bytes, previous: bytes) -> None:
+        super().__init__(f"key {key!r} does not sort after {previous!r}", cid=cid)
+        self.key = key
+        self.previous = previous
+
+
+class KeyOutOfRange(NodeError):
+    """A key lies outside the gap between the two keys above which its node hangs.
+
+    Attributes:
+        key: the key.
+        lower: the key on the left above, or `None` where there is none.
+        upper: the key on the right above, or `None` where there is none.
+    """
+
+    def __init__(self, *, cid: Cid, key: bytes, lower: bytes | None, upper: bytes | None) -> None:
+        super().__init__(
+            f"key {key!r} does not lie between {lower!r} and {upper!r}, where its node hangs",
+            cid=cid,
+        )
+        self.key = key
+        self.lower = lower
+        self.upper = upper
+
+
+class InvalidKey(NodeError):
+    """A key is empty or not UTF-8.
+
+    Attributes:
+        key: the key.
+    """
+
+    def __init__(self, *, cid: Cid, key: bytes, reason: str) -> None:
+        super().__init__(f"key {key!r} {reason}", cid=cid)
+        self.key = key
+        self.reason = reason
+
+
+class WrongDepth(NodeError):
+    """A key hangs at another depth than its hash demands.
+
+    Attributes:
+        key: the key.
+        depth: the depth that its SHA-256 gives it.
+        expected: the depth of the node that holds it.
+    """
+
+    def __init__(self, *, cid: Cid, key: bytes, depth: int, expected: int) -> None:
+        super().__init__(
+            f"key {key!r} belongs at depth {depth} but hangs at depth {expected}", cid=cid
+        )
+        self.key = key
+        self.depth = depth
+        self.expected = expected
+
+
+class ChildBelowLeaf(NodeError):
+    """A node at depth 0 has a subtree, but nothing can hang below depth 0."""
+
+    def __init__(self, *, cid: Cid) -> None:
+        super().__init__("it is at depth 0 and still has a subtree", cid=cid)
+        self.depth = 0
+
+
+class EmptyNode(NodeError):
+    """A node has neither entries nor a subtree, which only the root of an empty repo may.
+
+    Attributes:
+        depth: the depth at which it hangs.
+    """
+
+    def __init__(self, *, cid: Cid, depth: int) -> None:
+        super().__init__(f"it is empty, at depth {depth} below the root", cid=cid)
+        self.depth = depth
+
+
+class BareRoot(NodeError):
+    """The root has no entries but a subtree: it should have been trimmed away."""
+
+    def __init__(self, *, cid: Cid) -> None:
+        super().__init__("the root of the tree holds no key, only a subtree", cid=cid)
+
+
+# --- Limits, missing blocks, processing ---------------------------------------------------------
+
+
+class LimitExceeded(RepoStreamError):
+    """Something in the file is larger than `Limits` allows.
+
+    Attributes:
+        limit: the name of the field of `Limits`, such as `"block_bytes"`.
+        maximum: its value.
+        actual: what the file has or claims.
+        where: the place, in words.
+    """
+
+    def __init__(self, *, limit: str, maximum: int, actual: int, where: str) -> None:
+        super().__init__(
+            f"{where}: {actual} is over the limit {limit}={maximum}; "
+            f"if you trust the source, raise it with DriverBuilder().with_limits(Limits({limit}=...))"
+        )
+        self.limit = limit
+        self.maximum = maximum
+        self.actual = actual
+        self.where = where
+
+
+class MissingBlock(RepoStreamError):
+    """The tree names a block that the CAR does not hold.
+
+    Attributes:
+        cid: the block.
+        kind: `"node"` or `"record"`.
+        rkey: the record's key; `None` for a node.
+    """
+
+    def __init__(self, *, cid: Cid, kind: Literal["node", "record"], rkey: str | None) -> None:
+        what = f"record {rkey!r}" if rkey is not None else "MST node"
+        super().__init__(
+            f"the block {cid} of {what} is not in the CAR; "
+            "the download may be incomplete, or the file a slice of a repo"
+        )
+        self.cid = cid
+        self.kind: Literal["node", "record"] = kind
+        self.rkey = rkey
+
+
+class ProcessError(RepoStreamError):
+    """The block processor failed on a record, or its result cannot be spilled to disk.
+
+    The processor's own exception is the `__cause__`.
+
+    Attributes:
+        rkey: the record's key; `None` where a result failed to be spilled, before the tree was
+            walked.
+        cid: the record's block.
+    """
+
+    def __init__(self, message: str, *, rkey: str | None, cid: Cid) -> None:
+        where = f"record {rkey!r} ({cid})" if rkey is not None else f"block {cid}"
+        super().__init__(f"{where}: {message}")
+        self.rkey = rkey
+        self.cid = cid
+
+
+# --- The disk store -----------------------------------------------------------------------------
+
+
+class DiskError(RepoStreamError):
+    """The disk store cannot do its work. SQLite's or the system's own error is the `__cause__`.
+
+    Attributes:
+        path: the store's file; `None` for a temporary one.
+    """
+
+    def __init__(self, message: str, *, path: Path | None) -> None:
+        super().__init__(f"disk store {path if path is not None else '(temporary)'}: {message}")
+        self.path = path
+
+
+class MaxSizeExceeded(DiskError):
+    """Keys and values stored add up to more than `max_stored_mb`.
+
+    Attributes:
+        max_stored_mb: the limit, in MiB.
+    """
+
+    def __init__(self, *, path: Path | None, max_stored_mb: int) -> None:
+        super().__init__(
+            f"the repo needs more than the {max_stored_mb} MiB allowed; "
+            "raise it with DiskBuilder().with_max_stored_mb(...)",
+            path=path,
+        )
+        self.max_stored_mb = max_stored_mb
+
+
+class ForeignFile(DiskError):
+    """The path holds a file that no disk store made. It has not been touched."""
+
+
+class StoreLocked(DiskError):
+    """Another store, perhaps of another process, has the file in use."""
+
+
+class StoreReadOnly(DiskError):
+    """The file or its directory may not be written."""
+
+
+class StoreUnavailable(DiskError):
+    """The path cannot be opened: no such directory, a directory itself, no permission."""
+
+
+class StoreCorrupt(DiskError):
+    """The store's file is damaged. It holds nothing but a copy; delete it and load again."""
+
+
+class StoreGone(DiskError):
+    """The store's file was deleted or replaced while it was open."""
+
+
+class DiskFull(DiskError):
+    """No room is left: the disk is full, or a quota or file-size limit is reached."""
+
+
+class DiskIOError(DiskError):
+    """The system failed to read or write the store's file."""
+
+
+class StoreClosed(DiskError):
+    """The store has been closed, or its driver has handed it on."""
+
+
+# --- Extras -------------------------------------------------------------------------------------
+
+
+class MissingExtra(RepoStreamError, ImportError):
+    """A feature needs an optional dependency that is not installed.
+
+    Attributes:
+        extra: the extra to install, as in `pip install "atproto-repo-stream[crypto]"`.
+    """
+
+    def __init__(self, *, extra: str, package: str, feature: str) -> None:
+        super().__init__(
+            f"{feature} needs the package {package!r}; "
+            f'install it with: pip install "atproto-repo-stream[{extra}]"'
+        )
+        self.extra = extra

@@ -1,0 +1,109 @@
+"""Blocks in memory, and what they really cost there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Generic, TypeVar, cast
+
+from repo_stream.car import Block
+from repo_stream.mst import looks_like_node
+from repo_stream.process import Processor
+from repo_stream.walk import Blocks
+
+__all__ = ["MemoryStore"]
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+# A CID of 36 bytes, its header included, rounded up as the allocator does.
+_CID_COST = 80
+# What a block costs beyond its bytes: the header, and half of the rounding up to 16 on average.
+_BLOCK_OVERHEAD = 33 + 7.5
+
+
+class MemoryStore(Generic[T]):
+    """Blocks of a CAR, processed where they surely are no nodes.
+
+    Args:
+        processor: what to make of the blocks.
+    """
+
+    def __init__(self, processor: Processor[T]) -> None:
+        self._processor = processor
+        raw: dict[bytes, bytes] = {}
+        # With nothing to process, the two states of a block are one.
+        processed = cast("dict[bytes, T]", raw) if processor.keeps_bytes else {}
+        self.blocks: Blocks[T] = Blocks(raw, processed)
+        self._contents = 0.0
+
+    @property
+    def size(self) -> int:
+        """What the store costs, in bytes: keys, values and the tables that hold them."""
+        tables = sys.getsizeof(self.blocks.raw)
+        if self.blocks.processed is not self.blocks.raw:
+            tables += sys.getsizeof(self.blocks.processed)
+        return tables + int(self._contents)
+
+    def add(self, batch: Sequence[Block]) -> None:
+        """Take blocks in; of two with the same CID the later one stays."""
+        if not batch:
+            return
+        raw = self.blocks.raw
+        processed = self.blocks.processed
+        known = len(raw) + len(processed)
+        if self._processor.keeps_bytes:
+            raw.update(batch)
+            cost = sum([len(data) for _cid, data in batch]) + _BLOCK_OVERHEAD * len(batch)
+            added = len(raw) - known // 2
+        else:
+            cost = self._process(batch)
+            added = len(raw) + len(processed) - known
+        # Blocks that were there already replace what they equal and cost nothing.
+        self._contents += (cost / len(batch) + _CID_COST) * added
+
+    def keep_raw(self, cid: bytes, data: bytes) -> None:
+        """Take one block in without processing it."""
+        self.blocks.raw[cid] = data
+        self._contents += len(data) + _BLOCK_OVERHEAD + _CID_COST
+
+    def _process(self, batch: Sequence[Block]) -> float:
+        raw = self.blocks.raw
+        processed = self.blocks.processed
+        process = self._processor.process
+        size_of = self._processor.size_of
+        cost = 0.0
+        for cid, data in batch:
+            if not looks_like_node(data):
+                try:
+                    value = process(data)
+                except Exception:  # noqa: BLE001 - it matters only if the walk gets here
+                    pass
+                else:
+                    processed[cid] = value
+                    cost += size_of(value)
+                    continue
+            raw[cid] = data
+            cost += len(data) + _BLOCK_OVERHEAD
+        return cost
+
+    def drain(self, blocks: int) -> tuple[list[Block], list[tuple[bytes, T]]]:
+        """Give up to so many blocks away: those kept raw, and those processed.
+
+        Once it has given the last one away, the store is as new.
+        """
+        raw = _pop_items(self.blocks.raw, blocks)
+        processed: list[tuple[bytes, T]] = []
+        if self.blocks.processed is not self.blocks.raw:
+            processed = _pop_items(self.blocks.processed, blocks - len(raw))
+        if not self.blocks.raw and not self.blocks.processed:
+            # Only a cleared table gives its memory back.
+            self.blocks.raw.clear()
+            self.blocks.processed.clear()
+            self._contents = 0.0
+        return raw, processed
+
+
+def _pop_items(table: dict[bytes, V], most: int) -> list[tuple[bytes, V]]:
+    pop = table.popitem
+    return [pop() for _ in range(min(most, len(table)))]

@@ -1,0 +1,395 @@
+"""The signed commit and the nodes of the Merkle Search Tree, decoded strictly.
+
+A node has one canonical form in DAG-CBOR
+(https://atproto.com/specs/repository#mst-structure):
+
+    a2 "e" [ a4 "k" suffix  "p" prefix length  "t" null or link  "v" link, ... ] "l" null or link
+
+Two decoders read it. The fast one is a regular expression and some arithmetic over the columns that
+it finds: it accepts nearly every node of real repos, accepts nothing that is not canonical, and never
+says what is wrong. Whatever it does not accept goes to the plain one, which reads byte by byte and
+raises the error that names the fault. The tests hold them against each other.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final
+
+from repo_stream import dagcbor
+from repo_stream.cid import ORDINARY_PREFIX, Cid
+from repo_stream.errors import (
+    BadCommit,
+    BadNodeLink,
+    InvalidDagCbor,
+    InvalidKey,
+    KeyOutOfOrder,
+    LimitExceeded,
+    MalformedNode,
+    NodePrefixNotMinimal,
+    NodePrefixTooLong,
+)
+from repo_stream.limits import Limits
+
+__all__ = [
+    "DEPTH_BOUNDS",
+    "Commit",
+    "Node",
+    "decode_node",
+    "decode_node_plainly",
+    "key_depth",
+    "looks_like_node",
+]
+
+
+# --- The commit ---------------------------------------------------------------------------------
+
+_DID: Final = re.compile(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]")
+_MAX_DID_LENGTH: Final = 2048
+_TID: Final = re.compile(r"[234567abcdefghij][234567abcdefghijklmnopqrstuvwxyz]{12}")
+_COMMIT_FIELDS: Final = frozenset({"did", "version", "data", "rev", "prev", "sig"})
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The signed top of a repo: whose it is, at which revision, and the root of its tree.
+
+    See https://atproto.com/specs/repository#commit-objects.
+
+    Attributes:
+        did: the account that the repo belongs to.
+        version: the repo format, always 3.
+        data: the root node of the tree.
+        rev: the revision, a TID; later commits of a repo have greater ones.
+        prev: the commit before this one; `None` in nearly every repo.
+        sig: the signature, 64 bytes where it is a valid one.
+        cid: the commit's own CID.
+    """
+
+    did: str
+    version: int
+    data: Cid
+    rev: str
+    prev: Cid | None
+    sig: bytes = field(repr=False)
+    cid: Cid
+    _block: bytes = field(repr=False, compare=False)
+
+    @classmethod
+    def decode(cls, block: bytes, cid: Cid) -> Commit:
+        """Decode a commit block, strictly.
+
+        A commit without `prev` is accepted, as early version 3 repos have none.
+
+        Args:
+            block: its bytes.
+            cid: its CID, for the result and for errors; it is not checked here.
+
+        Raises:
+            BadCommit: where it is not a valid commit in canonical DAG-CBOR.
+        """
+        try:
+            fields = dagcbor.decode(block)
+        except InvalidDagCbor as error:
+            raise BadCommit(cid=cid, field=None, reason=f"is {error}") from error
+        if not isinstance(fields, dict):
+            raise BadCommit(cid=cid, field=None, reason="is not a map")
+        for name in sorted(_COMMIT_FIELDS - fields.keys() - {"prev"}):
+            raise BadCommit(cid=cid, field=name, reason="is missing")
+        version, did, rev = fields["version"], fields["did"], fields["rev"]
+        data, prev, sig = fields["data"], fields.get("prev"), fields["sig"]
+        if type(version) is not int or version != 3:
+            raise BadCommit(cid=cid, field="version", reason=f"is {version!r}, not 3")
+        for name in sorted(fields.keys() - _COMMIT_FIELDS):
+            raise BadCommit(cid=cid, field=name, reason="is not one that a commit has")
+        if type(did) is not str or len(did) > _MAX_DID_LENGTH or not _DID.fullmatch(did):
+            raise BadCommit(cid=cid, field="did", reason=f"is not a DID: {_short(did)}")
+        if type(rev) is not str or not _TID.fullmatch(rev):
+            raise BadCommit(cid=cid, field="rev", reason=f"is not a TID: {_short(rev)}")
+        if not isinstance(data, Cid) or not data.is_ordinary:
+            raise BadCommit(
+                cid=cid, field="data", reason=f"is not a DAG-CBOR CID with SHA-256: {_short(data)}"
+            )
+        if prev is not None and not isinstance(prev, Cid):
+            raise BadCommit(cid=cid, field="prev", reason=f"is not a link: {_short(prev)}")
+        if type(sig) is not bytes:
+            raise BadCommit(cid=cid, field="sig", reason=f"is not bytes: {_short(sig)}")
+        return cls(did, version, data, rev, prev, sig, cid, block)
+
+    def unsigned_bytes(self) -> bytes:
+        """Give the bytes that the account signed: the commit without `sig`, canonical DAG-CBOR."""
+        fields = dagcbor.decode(self._block)
+        if isinstance(fields, dict):
+            del fields["sig"]
+        return dagcbor.encode(fields)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else text[:100] + "..."
+
+
+# --- Keys ---------------------------------------------------------------------------------------
+
+
+def key_depth(key: bytes) -> int:
+    """Give the depth at which a key hangs: half the leading zero bits of its SHA-256.
+
+    Example:
+        >>> key_depth(b"app.bsky.feed.post/454397e440ec")
+        4
+    """
+    digest = int.from_bytes(sha256(key).digest(), "big")
+    return (256 - digest.bit_length()) // 2
+
+
+def _depth_bounds(depth: int) -> tuple[bytes, bytes]:
+    lowest = (1 << 254 - 2 * depth) if depth < 128 else 0
+    beyond = (1 << 256 - 2 * depth) if depth > 0 else None
+    return (
+        lowest.to_bytes(32, "big"),
+        beyond.to_bytes(32, "big") if beyond is not None else b"\xff" * 33,
+    )
+
+
+#: For each depth the lowest digest that a key there can have, and the first that is too great.
+DEPTH_BOUNDS: Final = tuple(_depth_bounds(depth) for depth in range(129))
+
+
+# --- Nodes --------------------------------------------------------------------------------------
+
+
+#: A node in columns, one row an entry: the subtree before the first key or `None`, the whole keys,
+#: the records' CIDs, and the subtree after each key, empty bytes where there is none. A plain tuple,
+#: because making a named one takes a tenth of the time of decoding the node.
+Node = tuple[bytes | None, list[bytes], list[bytes], list[bytes]]
+
+_START: Final = b"\xa2\x61e"
+_LINK: Final = b"\xd8\x2a\x58\x25\x00"
+_ENTRY: Final = re.compile(
+    rb"\xa4\x61k([\x40-\x57]|\x58[\x18-\xff])(.*?)\x61p([\x00-\x17]|\x18[\x18-\xff])"
+    rb"\x61t(?:\xf6|\xd8\x2a\x58\x25\x00(\x01\x71\x12\x20.{32}))"
+    rb"\x61v\xd8\x2a\x58\x25\x00(\x01\x71\x12\x20.{32})",
+    re.DOTALL,
+)
+_NO_LEFT: Final = b"\x61l\xf6"
+_LEFT: Final = b"\x61l" + _LINK + ORDINARY_PREFIX
+_LEFT_BYTES: Final = len(_LEFT) + 32
+# What the heads of a short byte string and of a small number stand for.
+_SUFFIX_LENGTHS: Final = {(bytes([0x40 + n]) if n < 24 else bytes([0x58, n])): n for n in range(256)}
+_PREFIX_LENGTHS: Final = {(bytes([n]) if n < 24 else bytes([0x18, n])): n for n in range(256)}
+_LEAF_BYTES: Final = len(b"\xa4\x61k\x61p\x61t\xf6\x61v") + len(_LINK) + 36
+_BRANCH_BYTES: Final = _LEAF_BYTES - 1 + len(_LINK) + 36
+# The fast decoder sees no longer suffix and no longer prefix, so it need not check the limit.
+_MAX_FAST_KEY: Final = 255 + 255
+
+
+def looks_like_node(block: bytes) -> bool:
+    """Say whether a block could be a node, from its first bytes.
+
+    A record can look like a node too: only a walk of the tree knows which it is.
+    """
+    return block[:3] == _START and b"\x80" <= block[3:4] < b"\xa0"
+
+
+def decode_node(block: bytes, cid: bytes, limits: Limits) -> Node:
+    """Decode a node and check everything that can be seen in it alone.
+
+    That is: canonical DAG-CBOR of exactly the specified fields, links that a tree may have, keys
+    that are not empty, in order and within the limits, and shared prefixes of the full length.
+    Depth, range and UTF-8 of the keys are left to the walk.
+
+    Args:
+        block: its bytes.
+        cid: its CID, for errors.
+        limits: `node_entries` and `key_bytes` apply.
+
+    Raises:
+        NodeError: the leaf that names what is wrong.
+        LimitExceeded: where it has too many entries, or a key is too long.
+    """
+    node = _decode_node_fast(block, limits)
+    return node if node is not None else decode_node_plainly(block, cid, limits)
+
+
+def _decode_node_fast(block: bytes, limits: Limits) -> Node | None:
+    """Decode a node, or give `None` for whatever is not surely canonical.
+
+    The regular expression finds the entries in C, and the loop makes sure that it did not find what
+    is not there: every head agrees with its suffix, and the entries fill their span to the byte. It
+    takes 0.8 us an entry, a fifth of what the plain decoder takes.
+    """
+    if block[:3] != _START or len(block) < 7 or limits.key_bytes < _MAX_FAST_KEY:
+        return None
+    count, at = block[3] - 0x80, 4
+    if count == 24:
+        count, at = block[4], 5
+        if count < 24:
+            return None
+    elif not 0 <= count < 24:
+        return None
+    if count > limits.node_entries:
+        return None
+    left = None
+    if block.endswith(_NO_LEFT):
+        end = len(block) - len(_NO_LEFT)
+    else:
+        end = len(block) - _LEFT_BYTES
+        if end < at or not block.startswith(_LEFT, end):
+            return None
+        left = block[-36:]
+    entries = _ENTRY.findall(block, at, end)
+    if len(entries) != count:
+        return None
+    keys: list[bytes] = []
+    values: list[bytes] = []
+    trees: list[bytes] = []
+    key = b""
+    for head, suffix, prefix, tree, value in entries:
+        shared = _PREFIX_LENGTHS[prefix]
+        # The first byte that is not shared says both that the key sorts after the one before it,
+        # and that no more bytes could have been shared.
+        if (
+            _SUFFIX_LENGTHS[head] != len(suffix)
+            or shared > len(key)
+            or key[shared : shared + 1] >= suffix[:1]
+        ):
+            return None
+        key = key[:shared] + suffix
+        keys.append(key)
+        values.append(value)
+        trees.append(tree)
+        at += len(head) + len(suffix) + len(prefix) + (_BRANCH_BYTES if tree else _LEAF_BYTES)
+    return (left, keys, values, trees) if at == end else None
+
+
+def decode_node_plainly(block: bytes, cid: bytes, limits: Limits) -> Node:
+    """Do what `decode_node` does, entry by entry, and name the first fault."""
+    return _NodeReader(block, Cid(cid), limits).node()
+
+
+class _NodeReader:
+    """A cursor over the bytes of one node."""
+
+    def __init__(self, block: bytes, cid: Cid, limits: Limits) -> None:
+        self._block = block
+        self._at = 0
+        self._cid = cid
+        self._limits = limits
+
+    def node(self) -> Node:
+        if not looks_like_node(self._block):
+            raise self._malformed('it does not start as a map of "e" and "l"')
+        self._at = len(_START)
+        count = self._head(4, "the array of entries")
+        limits = self._limits
+        if count > limits.node_entries:
+            raise LimitExceeded(
+                limit="node_entries",
+                maximum=limits.node_entries,
+                actual=count,
+                where=f"MST node {self._cid}",
+            )
+        keys: list[bytes] = []
+        values: list[bytes] = []
+        trees: list[bytes] = []
+        key = b""
+        for _ in range(count):
+            self._expect(b"\xa4\x61k", 'an entry, a map of four that starts with "k"')
+            suffix = self._take(self._head(2, "the key suffix, a byte string"), "the key suffix")
+            self._expect(b"\x61p", 'the field "p"')
+            shared = self._head(0, "the prefix length, a whole number")
+            key = self._key(key, shared, suffix)
+            self._expect(b"\x61t", 'the field "t"')
+            trees.append(self._link_or_null() or b"")
+            self._expect(b"\x61v", 'the field "v"')
+            values.append(self._link())
+            keys.append(key)
+        self._expect(b"\x61l", 'the field "l"')
+        left = self._link_or_null()
+        if self._at != len(self._block):
+            raise self._malformed("bytes follow after the node")
+        return left, keys, values, trees
+
+    def _key(self, previous: bytes, shared: int, suffix: bytes) -> bytes:
+        """Expand one key, once it is sure to be short enough, and check it."""
+        cid = self._cid
+        if shared > len(previous):
+            raise NodePrefixTooLong(cid=cid, prefix_len=shared, previous=previous)
+        if shared + len(suffix) > self._limits.key_bytes:
+            raise LimitExceeded(
+                limit="key_bytes",
+                maximum=self._limits.key_bytes,
+                actual=shared + len(suffix),
+                where=f"a key in MST node {cid}",
+            )
+        key = previous[:shared] + suffix
+        if not key:
+            raise InvalidKey(cid=cid, key=key, reason="is empty")
+        if key <= previous:
+            raise KeyOutOfOrder(cid=cid, key=key, previous=previous)
+        expected = _common_prefix_length(previous, key)
+        if shared != expected:
+            raise NodePrefixNotMinimal(cid=cid, key=key, prefix_len=shared, expected=expected)
+        return key
+
+    def _link_or_null(self) -> bytes | None:
+        if self._block[self._at : self._at + 1] == b"\xf6":
+            self._at += 1
+            return None
+        return self._link()
+
+    def _link(self) -> bytes:
+        """Read tag 42 over a byte string of zero and a CID."""
+        start = self._at
+        self._expect(b"\xd8\x2a", "a link or null")
+        content = self._take(self._head(2, "the bytes of a link"), "the bytes of a link")
+        if len(content) != 37 or not content.startswith(b"\0" + ORDINARY_PREFIX):
+            raise BadNodeLink(cid=self._cid, offset=start)
+        return content[1:]
+
+    def _head(self, kind: int, what: str) -> int:
+        """Read the head of a CBOR item of major type `kind`, in its shortest form."""
+        first = self._block[self._at : self._at + 1]
+        if not first or first[0] >> 5 != kind:
+            raise self._malformed(f"{what} should be here")
+        info = first[0] & 0x1F
+        if info < 24:
+            self._at += 1
+            return info
+        if info > 27:
+            raise self._malformed(f"{what} has an indefinite or reserved length")
+        size = 1 << (info - 24)
+        number = self._block[self._at + 1 : self._at + 1 + size]
+        if len(number) < size:
+            raise self._malformed(f"the node ends inside {what}")
+        value = int.from_bytes(number, "big")
+        if value < (24, 0x100, 0x10000, 0x100000000)[info - 24]:
+            raise self._malformed(f"{what} is not in its shortest form")
+        self._at += 1 + size
+        return value
+
+    def _take(self, length: int, what: str) -> bytes:
+        if length > len(self._block) - self._at:
+            raise self._malformed(f"the node ends inside {what}")
+        self._at += length
+        return self._block[self._at - length : self._at]
+
+    def _expect(self, token: bytes, what: str) -> None:
+        if not self._block.startswith(token, self._at):
+            raise self._malformed(f"{what} should be here")
+        self._at += len(token)
+
+    def _malformed(self, reason: str) -> MalformedNode:
+        return MalformedNode(cid=self._cid, reason=reason, offset=self._at)
+
+
+def _common_prefix_length(left: bytes, right: bytes) -> int:
+    length = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        length += 1
+    return length

@@ -1,0 +1,176 @@
+"""Any async source of bytes, as a stream of pieces.
+
+What was given as a path is opened here, and closed here. Everything else belongs to the caller, who
+closes it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+from collections.abc import AsyncIterable, Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import anyio
+from anyio.abc import ByteReceiveStream
+
+__all__ = ["AsyncReadable", "AsyncReceivable", "Pieces", "Source", "open_pieces"]
+
+
+class AsyncReadable(Protocol):
+    """Anything with an async `read(n)` that gives at most `n` bytes, and none at the end.
+
+    `anyio.AsyncFile`, `asyncio.StreamReader`, `aiohttp.StreamReader` and files of aiofiles are.
+    """
+
+    def read(self, n: int, /) -> Awaitable[bytes]:
+        """Give up to `n` bytes; none means the end."""
+        ...
+
+
+class AsyncReceivable(Protocol):
+    """Anything with an async `receive(n)`, such as the byte streams of anyio."""
+
+    def receive(self, max_bytes: int, /) -> Awaitable[bytes]:
+        """Give up to `max_bytes` bytes; `anyio.EndOfStream` or none means the end."""
+        ...
+
+
+#: Where a CAR can come from: a path, bytes in memory, or a source that is read asynchronously.
+Source: TypeAlias = (
+    AsyncReadable
+    | AsyncReceivable
+    | AsyncIterable[bytes]
+    | bytes
+    | bytearray
+    | memoryview
+    | str
+    | os.PathLike[str]
+)
+
+
+class Pieces:
+    """A source as one async method, `next`.
+
+    Args:
+        receive: gives the next piece, empty at the end.
+        close: releases what was opened for it.
+    """
+
+    def __init__(
+        self,
+        receive: Callable[[], Awaitable[bytes]],
+        close: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self.next = receive
+        self._close = close
+
+    async def aclose(self) -> None:
+        """Close what was opened for this source; more than once does nothing more."""
+        close, self._close = self._close, None
+        if close is not None:
+            with anyio.CancelScope(shield=True):
+                await close()
+
+
+async def open_pieces(source: Source, piece_size: int) -> Pieces:
+    """Make a stream of pieces of any source.
+
+    Args:
+        source: see `Source`.
+        piece_size: the most to ask for at a time, in bytes. An async iterable decides for itself.
+
+    Raises:
+        TypeError: where it is no source; the message says what to give instead.
+        OSError: where it is a path that cannot be opened.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return await _from_path(Path(source), piece_size)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _from_memory(source, piece_size)
+    if isinstance(source, (io.IOBase, list, tuple)):
+        raise _not_a_source(source)
+    if isinstance(source, ByteReceiveStream):
+        return _from_receive(source.receive, piece_size)
+    read = getattr(source, "read", None)
+    if callable(read):
+        return _from_read(read, piece_size, source)
+    if isinstance(source, AsyncIterable):
+        return _from_iterable(source)
+    receive = getattr(source, "receive", None)
+    if callable(receive):
+        return _from_receive(receive, piece_size)
+    raise _not_a_source(source)
+
+
+def _not_a_source(source: object) -> TypeError:
+    return TypeError(
+        f"cannot read a CAR from {type(source).__name__}: give a path, bytes, an object with async "
+        "read(n) or receive(n), or an async iterable of bytes; "
+        "wrap a plain file with anyio.wrap_file(file)"
+    )
+
+
+async def _from_path(path: Path, piece_size: int) -> Pieces:
+    file = await anyio.open_file(path, "rb", buffering=0)
+
+    async def read() -> bytes:
+        return await file.read(piece_size)
+
+    return Pieces(read, file.aclose)
+
+
+def _from_memory(source: bytes | bytearray | memoryview, piece_size: int) -> Pieces:
+    view = memoryview(source).cast("B")
+    at = 0
+
+    async def cut() -> bytes:
+        nonlocal at
+        piece = bytes(view[at : at + piece_size])
+        at += len(piece)
+        return piece
+
+    return Pieces(cut)
+
+
+def _from_read(read: Callable[[int], Any], piece_size: int, source: object) -> Pieces:
+    async def read_piece() -> bytes:
+        piece = read(piece_size)
+        if not inspect.isawaitable(piece):
+            raise _not_a_source(source)
+        return _checked(await piece)
+
+    return Pieces(read_piece)
+
+
+def _from_receive(receive: Callable[[int], Awaitable[bytes]], piece_size: int) -> Pieces:
+    async def receive_piece() -> bytes:
+        try:
+            return _checked(await receive(piece_size))
+        except anyio.EndOfStream:
+            return b""
+
+    return Pieces(receive_piece)
+
+
+def _from_iterable(source: AsyncIterable[bytes]) -> Pieces:
+    iterator = aiter(source)
+
+    async def next_piece() -> bytes:
+        # An empty piece is no end here.
+        async for piece in iterator:
+            if piece:
+                return _checked(piece)
+        return b""
+
+    return Pieces(next_piece)
+
+
+def _checked(piece: object) -> bytes:
+    if isinstance(piece, bytes):
+        return piece
+    if isinstance(piece, (bytearray, memoryview)):
+        return bytes(piece)
+    raise TypeError(f"the source gave {type(piece).__name__}, not bytes; open it in binary mode")

@@ -1,0 +1,312 @@
+"""The one cursor over the tree: depth first, in key order, on a stack of its own.
+
+The stack holds what is still to be walked, nearest last, as frames of two kinds: *subtrees*, known
+by the CID of their top node, and *runs* of records that follow each other without a subtree in
+between. A subtree whose node is at hand is opened: its frame gives way to the frames of what is in
+it. Everything that a node must obey is checked when it is opened, so no key comes out of a node that
+breaks a rule.
+
+A frame remembers the two keys between which its subtree hangs. Keys in order inside every node, and
+every node within its bounds, make the whole walk ordered; nothing else is compared on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Generic, NamedTuple, TypeVar
+
+from repo_stream.cid import Cid
+from repo_stream.errors import (
+    BareRoot,
+    ChildBelowLeaf,
+    EmptyNode,
+    InvalidKey,
+    KeyOutOfRange,
+    LimitExceeded,
+    MalformedNode,
+    MissingBlock,
+    ProcessError,
+    RepoStreamError,
+    WrongDepth,
+)
+from repo_stream.limits import Limits
+from repo_stream.mst import DEPTH_BOUNDS, decode_node, key_depth
+
+__all__ = ["Blocks", "Taken", "Walker"]
+
+T = TypeVar("T")
+
+# A run: keys as text, and their CIDs. A subtree: its CID, its depth (None for the root, which may
+# have any), and the keys on its left and right. Told apart by their length, for speed.
+_Run = tuple[list[str], list[bytes]]
+_Subtree = tuple[bytes, int | None, bytes, bytes | None]
+_Frame = _Run | _Subtree
+
+
+class Blocks(Generic[T]):
+    """The blocks at hand, each in one of two states.
+
+    Attributes:
+        raw: blocks as they came: all that could be nodes, and records that could not be processed.
+        processed: results for blocks that cannot be nodes. For a processor that changes nothing it
+            is the same `dict` as `raw`.
+    """
+
+    __slots__ = ("processed", "raw")
+
+    def __init__(self, raw: dict[bytes, bytes], processed: dict[bytes, T]) -> None:
+        self.raw = raw
+        self.processed = processed
+
+    def __contains__(self, cid: bytes) -> bool:
+        return cid in self.processed or cid in self.raw
+
+
+class Taken(NamedTuple, Generic[T]):
+    """Records in key order, in columns.
+
+    Attributes:
+        rkeys: their keys.
+        cids: their CIDs, raw.
+        values: what the processor made of them.
+    """
+
+    rkeys: list[str]
+    cids: list[bytes]
+    values: list[T]
+
+
+class Walker(Generic[T]):
+    """Walk a tree as far as its blocks are at hand.
+
+    Args:
+        root: the CID of the tree's root node, the commit's `data`.
+        process: turns a record's bytes into the result; it is called for records that were kept
+            raw, once they are reached.
+        limits: `mst_depth`, `node_entries` and `key_bytes` apply.
+    """
+
+    def __init__(self, root: bytes, process: Callable[[bytes], T], limits: Limits) -> None:
+        self._stack: list[_Frame] = [(root, None, b"", None)]
+        self._process = process
+        self._limits = limits
+        self._error: RepoStreamError | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether every record has been taken."""
+        return not self._stack
+
+    def take(self, blocks: Blocks[T], n: int) -> Taken[T]:
+        """Walk on as far as `blocks` allow and take up to `n` records.
+
+        Fewer come where the tree ends (`done`), where a block is missing (`wanted`), and before an
+        error, which the next call raises; from then on every call does.
+
+        Raises:
+            NodeError, LimitExceeded, ProcessError: when the walk stands before the fault.
+        """
+        if self._error is not None:
+            raise self._error
+        taken: Taken[T] = Taken([], [], [])
+        try:
+            self._take(blocks, n, taken)
+        except RepoStreamError as error:
+            self._error = error
+            if not taken.rkeys:
+                raise
+        return taken
+
+    def _take(self, blocks: Blocks[T], n: int, taken: Taken[T]) -> None:
+        """Fill `taken` until it has `n` records or the walk cannot go on.
+
+        Whole runs are moved by `list` methods, in C; only a run with something unusual in it is
+        taken record by record.
+        """
+        stack = self._stack
+        raw = blocks.raw
+        processed = blocks.processed
+        rkeys_out, cids_out, values_out = taken
+        room = n
+        while stack and room:
+            frame = stack[-1]
+            if len(frame) == 2:
+                rkeys, cids = frame
+                if len(rkeys) > room:
+                    stack[-1] = (rkeys[room:], cids[room:])
+                    stack.append((rkeys[:room], cids[:room]))
+                    continue
+                try:
+                    values_out += [processed[cid] for cid in cids]
+                except KeyError:
+                    if not self._take_singly(blocks, taken):
+                        return
+                    room = n - len(rkeys_out)
+                    continue
+                rkeys_out += rkeys
+                cids_out += cids
+                room -= len(rkeys)
+                stack.pop()
+            else:
+                block = raw.get(frame[0])
+                if block is None:
+                    if frame[0] in processed:
+                        raise MalformedNode(
+                            cid=Cid(frame[0]),
+                            reason='it does not start as a map of "e" and "l"',
+                            offset=0,
+                        )
+                    return
+                stack[-1:] = self._open(frame, block)
+
+    def _take_singly(self, blocks: Blocks[T], taken: Taken[T]) -> bool:
+        """Take the run on top record by record; say whether all of it was there."""
+        frame = self._stack[-1]
+        rkeys, cids = frame[0], frame[1]
+        for at, (rkey, cid) in enumerate(zip(rkeys, cids, strict=True)):
+            try:
+                value = self._value(blocks, rkey, cid)
+            except KeyError:
+                self._stack[-1] = (rkeys[at:], cids[at:])
+                return False
+            except RepoStreamError:
+                self._stack[-1] = (rkeys[at:], cids[at:])
+                raise
+            taken.rkeys.append(rkey)
+            taken.cids.append(cid)
+            taken.values.append(value)
+        self._stack.pop()
+        return True
+
+    def _value(self, blocks: Blocks[T], rkey: str, cid: bytes) -> T:
+        if cid in blocks.processed:
+            return blocks.processed[cid]
+        block = blocks.raw[cid]
+        try:
+            return self._process(block)
+        except Exception as error:
+            message = f"the block processor raised {type(error).__name__}: {error}"
+            raise ProcessError(message, rkey=rkey, cid=Cid(cid)) from error
+
+    def wanted(self, blocks: Blocks[T], n: int) -> list[bytes]:
+        """Name up to `n` blocks that are not at hand, in the order in which the walk needs them.
+
+        It looks through nodes that are at hand, opening them where they hang, so that a driver can
+        fetch records far ahead with one query. A node that turns out to be faulty is left for
+        `take` to find when it stands before it, after all the records that come first.
+        """
+        wanted: dict[bytes, None] = {}
+        stack = self._stack
+        at = len(stack) - 1
+        while at >= 0 and len(wanted) < n:
+            frame = stack[at]
+            if len(frame) == 2:
+                for cid in frame[1]:
+                    if cid not in blocks:
+                        wanted[cid] = None
+            elif (block := blocks.raw.get(frame[0])) is None:
+                if frame[0] not in blocks.processed:
+                    wanted[frame[0]] = None
+            else:
+                try:
+                    frames = self._open(frame, block)
+                except RepoStreamError:
+                    pass
+                else:
+                    stack[at : at + 1] = frames
+                    at += len(frames)
+            at -= 1
+        return list(wanted)[:n]
+
+    def prune(self, blocks: Blocks[T]) -> None:
+        """Let go of the blocks at hand that the walk, as far as it looks ahead, does not name."""
+        named: set[bytes] = set()
+        for frame in self._stack:
+            if len(frame) == 2:
+                named.update(frame[1])
+            else:
+                named.add(frame[0])
+        for table in (blocks.raw, blocks.processed):
+            for cid in [cid for cid in table if cid not in named]:
+                del table[cid]
+
+    def missing(self) -> MissingBlock:
+        """Give the error that says which block the walk stands before."""
+        frame = self._stack[-1]
+        if len(frame) == 2:
+            return MissingBlock(cid=Cid(frame[1][0]), kind="record", rkey=frame[0][0])
+        return MissingBlock(cid=Cid(frame[0]), kind="node", rkey=None)
+
+    def _open(self, subtree: _Subtree, block: bytes) -> list[_Frame]:
+        """Check a subtree's node and give the frames of what is in it, the first of them last."""
+        cid, depth, lower, upper = subtree
+        left, keys, values, trees = decode_node(block, cid, self._limits)
+        if not keys:
+            return _open_without_keys(subtree, left)
+        if depth is None:
+            depth = self._root_depth(cid, keys[0])
+        lowest, beyond = DEPTH_BOUNDS[depth]
+        digests = [sha256(key).digest() for key in keys]
+        if min(digests) < lowest or max(digests) >= beyond:
+            raise _wrong_depth(cid, keys, depth)
+        if keys[0] <= lower or (upper is not None and keys[-1] >= upper):
+            raise _out_of_range(cid, keys, lower, upper)
+        try:
+            rkeys = [key.decode() for key in keys]
+        except UnicodeDecodeError as error:
+            raise InvalidKey(cid=Cid(cid), key=bytes(error.object), reason="is not UTF-8") from error
+        if left is None and not any(trees):
+            return [(rkeys, values)]
+        if depth == 0:
+            raise ChildBelowLeaf(cid=Cid(cid))
+        frames: list[_Frame] = []
+        end = len(keys)
+        for at in range(len(keys) - 1, -1, -1):
+            if trees[at]:
+                following = keys[at + 1] if at + 1 < len(keys) else upper
+                if at + 1 < end:
+                    frames.append((rkeys[at + 1 : end], values[at + 1 : end]))
+                frames.append((trees[at], depth - 1, keys[at], following))
+                end = at + 1
+        frames.append((rkeys[:end], values[:end]))
+        if left is not None:
+            frames.append((left, depth - 1, lower, keys[0]))
+        return frames
+
+    def _root_depth(self, cid: bytes, key: bytes) -> int:
+        depth = key_depth(key)
+        if depth > self._limits.mst_depth:
+            raise LimitExceeded(
+                limit="mst_depth",
+                maximum=self._limits.mst_depth,
+                actual=depth,
+                where=f"the root of the tree, MST node {Cid(cid)}",
+            )
+        return depth
+
+
+def _open_without_keys(subtree: _Subtree, left: bytes | None) -> list[_Frame]:
+    """Open a node that only leads to a subtree, or that is the root of an empty repo."""
+    cid, depth, lower, upper = subtree
+    if depth is None:
+        if left is not None:
+            raise BareRoot(cid=Cid(cid))
+        return []
+    if left is None:
+        raise EmptyNode(cid=Cid(cid), depth=depth)
+    if depth == 0:
+        raise ChildBelowLeaf(cid=Cid(cid))
+    return [(left, depth - 1, lower, upper)]
+
+
+def _wrong_depth(cid: bytes, keys: list[bytes], expected: int) -> WrongDepth:
+    key = next(key for key in keys if key_depth(key) != expected)
+    return WrongDepth(cid=Cid(cid), key=key, depth=key_depth(key), expected=expected)
+
+
+def _out_of_range(
+    cid: bytes, keys: list[bytes], lower: bytes, upper: bytes | None
+) -> KeyOutOfRange:
+    key = keys[0] if keys[0] <= lower else keys[-1]
+    return KeyOutOfRange(cid=Cid(cid), key=key, lower=lower or None, upper=upper)
