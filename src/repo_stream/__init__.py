@@ -1,11 +1,154 @@
-"""Read AT Protocol repositories: verified records in key order, within a memory limit."""
+"""Read AT Protocol repositories: verified records in key order, within a memory limit.
 
-from repo_stream.car import CarDecoder, CarHeader
-from repo_stream.cid import Cid
-from repo_stream.disk import DiskBuilder, DiskStore
-from repo_stream.drive import DiskDriver, Driver, DriverBuilder, MemDriver, NeedDisk, Output
-from repo_stream.errors import *  # noqa: F403
-from repo_stream.limits import Limits
-from repo_stream.mst import Commit
-from repo_stream.process import Processor
-from repo_stream.reader import CarReader
+Start with `DriverBuilder`.
+"""
+
+from repo_stream.car import (
+    CarDecoder,
+    CarHeader,
+)
+from repo_stream.cid import (
+    Cid,
+)
+from repo_stream.disk import (
+    DiskBuilder,
+    DiskStore,
+)
+from repo_stream.drive import (
+    Channel,
+    DiskDriver,
+    Driver,
+    DriverBuilder,
+    MemDriver,
+    NeedDisk,
+    Output,
+)
+from repo_stream.errors import (
+    BadCarHeader,
+    BadCommit,
+    BadNodeLink,
+    BadRoot,
+    BadSectionCid,
+    BadSignature,
+    BadVarint,
+    BareRoot,
+    CarError,
+    CarTrailingData,
+    ChildBelowLeaf,
+    CidMismatch,
+    CommitError,
+    DiskError,
+    DiskFull,
+    DiskIOError,
+    EmptyNode,
+    EmptySection,
+    ForeignFile,
+    InvalidCid,
+    InvalidDagCbor,
+    InvalidKey,
+    KeyOutOfOrder,
+    KeyOutOfRange,
+    LimitExceeded,
+    MalformedNode,
+    MaxSizeExceeded,
+    MissingBlock,
+    MissingCommit,
+    MissingExtra,
+    MissingRoot,
+    NodeError,
+    NodePrefixNotMinimal,
+    NodePrefixTooLong,
+    ProcessError,
+    RepoStreamError,
+    StoreClosed,
+    StoreCorrupt,
+    StoreGone,
+    StoreLocked,
+    StoreReadOnly,
+    StoreUnavailable,
+    TruncatedCar,
+    UnsupportedCarVersion,
+    UnsupportedKey,
+    WrongDepth,
+)
+from repo_stream.limits import (
+    Limits,
+)
+from repo_stream.mst import (
+    Commit,
+)
+from repo_stream.process import (
+    Processor,
+)
+from repo_stream.reader import (
+    CarReader,
+)
+from repo_stream.source import (
+    Source,
+)
+
+__all__ = [
+    "BadCarHeader",
+    "BadCommit",
+    "BadNodeLink",
+    "BadRoot",
+    "BadSectionCid",
+    "BadSignature",
+    "BadVarint",
+    "BareRoot",
+    "CarDecoder",
+    "CarError",
+    "CarHeader",
+    "CarReader",
+    "CarTrailingData",
+    "Channel",
+    "ChildBelowLeaf",
+    "Cid",
+    "CidMismatch",
+    "Commit",
+    "CommitError",
+    "DiskBuilder",
+    "DiskDriver",
+    "DiskError",
+    "DiskFull",
+    "DiskIOError",
+    "DiskStore",
+    "Driver",
+    "DriverBuilder",
+    "EmptyNode",
+    "EmptySection",
+    "ForeignFile",
+    "InvalidCid",
+    "InvalidDagCbor",
+    "InvalidKey",
+    "KeyOutOfOrder",
+    "KeyOutOfRange",
+    "LimitExceeded",
+    "Limits",
+    "MalformedNode",
+    "MaxSizeExceeded",
+    "MemDriver",
+    "MissingBlock",
+    "MissingCommit",
+    "MissingExtra",
+    "MissingRoot",
+    "NeedDisk",
+    "NodeError",
+    "NodePrefixNotMinimal",
+    "NodePrefixTooLong",
+    "Output",
+    "ProcessError",
+    "Processor",
+    "RepoStreamError",
+    "Source",
+    "StoreClosed",
+    "StoreCorrupt",
+    "StoreGone",
+    "StoreLocked",
+    "StoreReadOnly",
+    "StoreUnavailable",
+    "TruncatedCar",
+    "UnsupportedCarVersion",
+    "UnsupportedKey",
+    "WrongDepth",
+]

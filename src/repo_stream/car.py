@@ -155,9 +155,7 @@ class CarDecoder:
         if self._header is None or self._waiting_bytes:
             length, start = _length(b"".join(self._waiting), 0, self._offset)
             need = start + length if start >= 0 else None
-            self._fail(
-                TruncatedCar(offset=self._offset, have=self._waiting_bytes, need=need), []
-            )
+            self._fail(TruncatedCar(offset=self._offset, have=self._waiting_bytes, need=need), [])
         self._finished = True
 
     def _fail(self, error: RepoStreamError, blocks: list[Block]) -> list[Block]:

@@ -138,7 +138,21 @@ def _require_data_model(value: object) -> None:
 # --- Spilled values -----------------------------------------------------------------------------
 
 _SCALARS: Final = frozenset(
-    {type(None), bool, int, float, complex, str, bytes, Cid, date, datetime, Decimal, Fraction, UUID}
+    {
+        type(None),
+        bool,
+        int,
+        float,
+        complex,
+        str,
+        bytes,
+        Cid,
+        date,
+        datetime,
+        Decimal,
+        Fraction,
+        UUID,
+    }
 )
 _SEQUENCES: Final = frozenset({list, tuple, set, frozenset})
 

@@ -71,9 +71,7 @@ _APPLICATION_ID_AT: Final = 68
 
 # Of 100, 250 and 1,000 rows a statement all take 1.2 us a row; one row a statement takes twice that.
 _ROWS_PER_INSERT: Final = 250
-_INSERT: Final = {
-    processed: f"INSERT INTO blocks VALUES (?,?,{processed})" for processed in (0, 1)
-}
+_INSERT: Final = {processed: f"INSERT INTO blocks VALUES (?,?,{processed})" for processed in (0, 1)}
 _BULK_INSERT: Final = {
     processed: insert + f",(?,?,{processed})" * (_ROWS_PER_INSERT - 1)
     for processed, insert in _INSERT.items()
@@ -83,7 +81,9 @@ _SELECT_SMALL: Final = (
 )
 _SELECT_ANY: Final = "SELECT key, val, processed FROM blocks WHERE key = ?"
 _LARGE_BYTES: Final = 2 * MIB
-_CREATE: Final = "CREATE TABLE blocks (key BLOB NOT NULL, val BLOB NOT NULL, processed INT NOT NULL)"
+_CREATE: Final = (
+    "CREATE TABLE blocks (key BLOB NOT NULL, val BLOB NOT NULL, processed INT NOT NULL)"
+)
 
 
 # --- What callers see ---------------------------------------------------------------------------
@@ -263,9 +263,7 @@ class DiskStore:
             for rows in (raw, processed):
                 self._stored += sum([len(key) + len(value) for key, value in rows])
             if self._stored > self._builder.max_stored_mb * MIB:
-                raise MaxSizeExceeded(
-                    path=self.path, max_stored_mb=self._builder.max_stored_mb
-                )
+                raise MaxSizeExceeded(path=self.path, max_stored_mb=self._builder.max_stored_mb)
             await self._database.run(_put, raw, processed)
 
     async def seal(self, lease: int) -> None:
@@ -380,9 +378,7 @@ async def _fetch(connection: aiosqlite.Connection, cids: Sequence[bytes]) -> lis
     return small
 
 
-async def _rows(
-    connection: aiosqlite.Connection, query: str, cids: Sequence[bytes]
-) -> list[Row]:
+async def _rows(connection: aiosqlite.Connection, query: str, cids: Sequence[bytes]) -> list[Row]:
     # Plain tuples, as no row factory is set.
     return list(await connection.execute_fetchall(query, cids))  # type: ignore[arg-type]
 
@@ -393,9 +389,7 @@ async def _rows(
 class _Database:
     """One SQLite file, opened through `aiosqlite`; errors are `DiskError` leaves."""
 
-    def __init__(
-        self, path: Path | None, loop: _Loop, connection: aiosqlite.Connection
-    ) -> None:
+    def __init__(self, path: Path | None, loop: _Loop, connection: aiosqlite.Connection) -> None:
         self.path = path
         self._loop = loop
         self._connection: aiosqlite.Connection | None = connection
@@ -422,9 +416,7 @@ class _Database:
     def closed(self) -> bool:
         return self._connection is None
 
-    async def run(
-        self, operation: Callable[..., Coroutine[Any, Any, R]], *arguments: object
-    ) -> R:
+    async def run(self, operation: Callable[..., Coroutine[Any, Any, R]], *arguments: object) -> R:
         """Run an operation to its end, then let a cancellation through."""
         connection = self._connection
         if connection is None:
@@ -574,7 +566,9 @@ class _Loop:
     """The running event loop, where it is asyncio's."""
 
     async def run(
-        self, operation: Callable[..., Coroutine[Any, Any, R]], *arguments: Any  # noqa: ANN401 - passed on
+        self,
+        operation: Callable[..., Coroutine[Any, Any, R]],
+        *arguments: Any,  # noqa: ANN401 - passed on
     ) -> R:
         """Run `operation`; a cancellation waits until it is over."""
         task = asyncio.ensure_future(operation(*arguments))
@@ -609,7 +603,9 @@ class _PortalLoop(_Loop):
         self._context = context
 
     async def run(
-        self, operation: Callable[..., Coroutine[Any, Any, R]], *arguments: Any  # noqa: ANN401 - passed on
+        self,
+        operation: Callable[..., Coroutine[Any, Any, R]],
+        *arguments: Any,  # noqa: ANN401 - passed on
     ) -> R:
         return await anyio.to_thread.run_sync(self._portal.call, operation, *arguments)
 

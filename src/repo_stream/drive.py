@@ -468,9 +468,7 @@ class _Walking(Generic[T]):
         taken = await self._next(n)
         if taken is None:
             return None
-        return [
-            Output(rkey, Cid(cid), value) for rkey, cid, value in zip(*taken, strict=True)
-        ]
+        return [Output(rkey, Cid(cid), value) for rkey, cid, value in zip(*taken, strict=True)]
 
     def __aiter__(self) -> AsyncIterator[tuple[str, T]]:
         return self

@@ -178,7 +178,9 @@ _NO_LEFT: Final = b"\x61l\xf6"
 _LEFT: Final = b"\x61l" + _LINK + ORDINARY_PREFIX
 _LEFT_BYTES: Final = len(_LEFT) + 32
 # What the heads of a short byte string and of a small number stand for.
-_SUFFIX_LENGTHS: Final = {(bytes([0x40 + n]) if n < 24 else bytes([0x58, n])): n for n in range(256)}
+_SUFFIX_LENGTHS: Final = {
+    (bytes([0x40 + n]) if n < 24 else bytes([0x58, n])): n for n in range(256)
+}
 _PREFIX_LENGTHS: Final = {(bytes([n]) if n < 24 else bytes([0x18, n])): n for n in range(256)}
 _LEAF_BYTES: Final = len(b"\xa4\x61k\x61p\x61t\xf6\x61v") + len(_LINK) + 36
 _BRANCH_BYTES: Final = _LEAF_BYTES - 1 + len(_LINK) + 36

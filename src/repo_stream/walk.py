@@ -255,7 +255,9 @@ class Walker(Generic[T]):
         try:
             rkeys = [key.decode() for key in keys]
         except UnicodeDecodeError as error:
-            raise InvalidKey(cid=Cid(cid), key=bytes(error.object), reason="is not UTF-8") from error
+            raise InvalidKey(
+                cid=Cid(cid), key=bytes(error.object), reason="is not UTF-8"
+            ) from error
         if left is None and not any(trees):
             return [(rkeys, values)]
         if depth == 0:
