@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import cast
 
 from repo_stream import dagcbor
 from repo_stream.cid import ORDINARY_PREFIX, Cid, read_cid, verify
@@ -291,11 +292,9 @@ def parse_header(data: bytes) -> CarHeader:
         BadCarHeader: where it is not a canonical header of a CARv1.
     """
     try:
-        header = dagcbor.decode(data)
+        header = dagcbor.decode_map(data)
     except InvalidDagCbor as error:
         raise BadCarHeader(str(error)) from error
-    if not isinstance(header, dict):
-        raise BadCarHeader("it is not a map")
     version = header.get("version")
     if isinstance(version, bool) or not isinstance(version, int):
         raise BadCarHeader("it has no version")
@@ -303,7 +302,9 @@ def parse_header(data: bytes) -> CarHeader:
         raise UnsupportedCarVersion(version=version)
     if header.keys() != {"roots", "version"}:
         raise BadCarHeader("its fields are not exactly roots and version")
-    roots = header["roots"]
-    if not isinstance(roots, list) or not all(isinstance(root, Cid) for root in roots):
+    listed = header["roots"]
+    roots = cast("list[object]", listed) if isinstance(listed, list) else [None]
+    links = tuple(root for root in roots if isinstance(root, Cid))
+    if len(links) != len(roots):
         raise BadCarHeader("its roots are not a list of links")
-    return CarHeader(roots=tuple(roots))
+    return CarHeader(roots=links)

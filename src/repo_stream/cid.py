@@ -2,8 +2,8 @@
 
 Every block that the tree can name has a CID of one shape, here called ordinary: CIDv1, DAG-CBOR,
 SHA-256 (https://atproto.com/specs/data-model#link-and-cid-formats). Its first four bytes are always
-`ORDINARY_PREFIX`, so the hot loops compare bytes and never parse. Any other CID that a CAR may carry
-takes the general way, with `multiformats` for the parts that only people look at.
+`ORDINARY_PREFIX`, so the hot loops compare bytes and never parse. Any other CID that a CAR may
+carry takes the general way, with `multiformats` for the parts that only people look at.
 """
 
 from __future__ import annotations
@@ -169,8 +169,8 @@ def _identity(data: bytes) -> bytes:
     return data
 
 
-def _hashlib(name: str, **options: int) -> Callable[[bytes], bytes]:
-    return lambda data: hashlib.new(name, data, **options).digest()
+def _hashlib(name: str) -> Callable[[bytes], bytes]:
+    return lambda data: hashlib.new(name, data).digest()
 
 
 # The multihash functions that the standard library can compute.

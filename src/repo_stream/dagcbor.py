@@ -1,8 +1,9 @@
 """CBOR, in both kinds that the library speaks; nothing else here calls `cbor2`.
 
-*Strict DAG-CBOR* is what a CAR header and a commit are written in. `cbor2` is more liberal than that
-(it takes trailing bytes, unsorted keys, long forms of short numbers, and every tag), so a block is
-decoded, its types are checked, and then it is encoded again: only the same bytes are canonical.
+*Strict DAG-CBOR* is what a CAR header and a commit are written in. `cbor2` is more liberal than
+that (it takes trailing bytes, unsorted keys, long forms of short numbers, and every tag), so a
+block is decoded, its types are checked, and then it is encoded again: only the same bytes are
+canonical.
 
 *Spilled values* are results of a block processor on their way through the disk store. They need to
 come back equal, tuples included, which CBOR alone would turn into lists.
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 import cbor2
@@ -23,7 +24,7 @@ import cbor2
 from repo_stream.cid import Cid, read_cid
 from repo_stream.errors import InvalidCid, InvalidDagCbor
 
-__all__ = ["decode", "dump_value", "encode", "load_value", "size_of"]
+__all__ = ["decode", "decode_map", "dump_value", "encode", "load_value", "size_of"]
 
 _CID_TAG = 42
 # From the range that the registry leaves to whoever comes first; it never leaves the disk store.
@@ -62,6 +63,18 @@ def decode(data: bytes) -> object:
     return value
 
 
+def decode_map(data: bytes) -> dict[str, object]:
+    """Do what `decode` does, for a block that has to be a map.
+
+    Raises:
+        InvalidDagCbor: where it is not one.
+    """
+    value = decode(data)
+    if not isinstance(value, dict):
+        raise InvalidDagCbor("not a map")
+    return cast("dict[str, object]", value)
+
+
 def encode(value: object) -> bytes:
     """Encode a value of the data model as canonical DAG-CBOR.
 
@@ -80,7 +93,7 @@ def _innermost(error: BaseException) -> BaseException:
     return error
 
 
-def _link(value: Any, _immutable: bool = False) -> Cid:  # noqa: ANN401, FBT001, FBT002 - cbor2's hook
+def _link(value: Any, _immutable: bool = False) -> Cid:  # noqa: ANN401 - cbor2's hook
     if not isinstance(value, bytes) or value[:1] != b"\0":
         raise InvalidCid("a link is not a byte string that starts with zero")
     if read_cid(value, 1, len(value)) != len(value):
@@ -88,11 +101,11 @@ def _link(value: Any, _immutable: bool = False) -> Cid:  # noqa: ANN401, FBT001,
     return Cid(value[1:])
 
 
-def _refuse(_value: Any, _immutable: bool = False) -> object:  # noqa: ANN401, FBT001, FBT002 - cbor2's hook
+def _refuse(_value: Any, _immutable: bool = False) -> object:  # noqa: ANN401 - cbor2's hook
     raise InvalidDagCbor("a tag other than 42 (link) is used")
 
 
-def _refuse_tag(_tag: cbor2.CBORTag, _immutable: bool) -> object:  # noqa: FBT001 - cbor2's hook
+def _refuse_tag(_tag: cbor2.CBORTag, _immutable: bool) -> object:
     raise InvalidDagCbor("a tag other than 42 (link) is used")
 
 
@@ -121,16 +134,16 @@ _DATA_MODEL: Final = frozenset({type(None), bool, int, str, bytes, Cid})
 
 
 def _require_data_model(value: object) -> None:
-    waiting = [value]
+    waiting: list[Any] = [value]
     while waiting:
         item = waiting.pop()
-        kind = type(item)
+        kind: type[object] = item.__class__
         if kind is dict:
-            if not all(type(key) is str for key in item):  # type: ignore[attr-defined]  # a dict
+            if not all(type(key) is str for key in item):
                 raise InvalidDagCbor("a map has a key that is not a text")
-            waiting.extend(item.values())  # type: ignore[attr-defined]  # a dict
+            waiting.extend(item.values())
         elif kind is list:
-            waiting.extend(item)  # type: ignore[call-overload]  # a list
+            waiting.extend(item)
         elif kind not in _DATA_MODEL:
             raise InvalidDagCbor(f"a {kind.__name__} has no place in the atproto data model")
 
@@ -199,7 +212,7 @@ def _require_spillable(value: object) -> None:
     seen: set[int] = set()
     while waiting:
         item = waiting.pop()
-        kind: type = type(item)
+        kind: type[object] = item.__class__
         if kind in _SCALARS:
             continue
         if id(item) in seen:
@@ -228,15 +241,15 @@ def size_of(value: object) -> int:
     waiting: list[Any] = [value]
     seen: set[int] = set()
     while waiting:
-        item = waiting.pop()
+        item: Any = waiting.pop()
         if item is None or item is True or item is False or id(item) in seen:
             continue
         seen.add(id(item))
         total += _allocated(sys.getsizeof(item))
-        if isinstance(item, dict):
+        if issubclass(type(item), dict):
             waiting.extend(item)
             waiting.extend(item.values())
-        elif isinstance(item, (list, tuple, set, frozenset)):
+        elif issubclass(type(item), (list, tuple, set, frozenset)):
             waiting.extend(item)
         elif hasattr(item, "__dict__"):
             waiting.append(vars(item))

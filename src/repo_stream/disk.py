@@ -1,14 +1,14 @@
 """Blocks on disk, in SQLite: where a repo goes that does not fit in memory.
 
-Three rooms, from the outside in: `DiskBuilder` and `DiskStore`, what callers see; `_Database`, which
-speaks SQL through `aiosqlite` and gives every failure its name; and `_Loop`, which runs it on
-whatever event loop there is. `aiosqlite` knows asyncio only, so under trio it runs in an asyncio loop
-on a thread of its own.
+Three rooms, from the outside in: `DiskBuilder` and `DiskStore`, what callers see; `_Database`,
+which speaks SQL through `aiosqlite` and gives every failure its name; and `_Loop`, which runs it on
+whatever event loop there is. `aiosqlite` knows asyncio only, so under trio it runs in an asyncio
+loop on a thread of its own.
 
-A store is scratch space. Its table holds one repo at a time, without an index while it is filled: the
-index is built once afterwards, which takes a fifth of the time of keeping it. Writing happens in one
-transaction with its journal in memory; a crash can leave the file damaged, and then it is refused as
-`StoreCorrupt` and can be deleted.
+A store is scratch space. Its table holds one repo at a time, without an index while it is filled:
+the index is built once afterwards, which takes a fifth of the time of keeping it. Writing happens
+in one transaction with its journal in memory; a crash can leave the file damaged, and then it is
+refused as `StoreCorrupt` and can be deleted.
 
 Every operation runs to its end before a cancellation gets through, so that a store is always in a
 known state: empty, being filled, or sealed and ready to read.
@@ -22,19 +22,18 @@ import sqlite3
 import stat
 import sys
 import warnings
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
-from anyio.abc import BlockingPortal
+from anyio.from_thread import BlockingPortal
 
 from repo_stream.car import Block
 from repo_stream.errors import (
@@ -62,6 +61,8 @@ R = TypeVar("R")
 #: A stored block: its raw CID, its bytes, and whether they are a processed value.
 Row = tuple[bytes, bytes, int]
 
+_RowOrLarge = tuple[bytes, bytes | None, int]
+
 #: What a store's file says it is, where SQLite keeps room for it (`PRAGMA application_id`).
 APPLICATION_ID: Final = 0x52_53_50_59  # "RSPY"
 
@@ -69,9 +70,10 @@ _MAGIC: Final = b"SQLite format 3\0"
 _HEADER_BYTES: Final = 100
 _APPLICATION_ID_AT: Final = 68
 
-# Of 100, 250 and 1,000 rows a statement all take 1.2 us a row; one row a statement takes twice that.
+# Of 100, 250 and 1,000 rows a statement all take 1.2 us a row; one row a statement takes twice
+# that.
 _ROWS_PER_INSERT: Final = 250
-_INSERT: Final = {processed: f"INSERT INTO blocks VALUES (?,?,{processed})" for processed in (0, 1)}
+_INSERT: Final = {kind: f"INSERT INTO blocks VALUES (?,?,{kind})" for kind in (0, 1)}  # noqa: S608 - 0 or 1
 _BULK_INSERT: Final = {
     processed: insert + f",(?,?,{processed})" * (_ROWS_PER_INSERT - 1)
     for processed, insert in _INSERT.items()
@@ -174,8 +176,9 @@ class Opening:
 class DiskStore:
     """A place on disk for the blocks of one repo at a time. `DiskBuilder.open` makes it.
 
-    Hand it to `NeedDisk.finish_loading`. Afterwards `DiskDriver.reset_store` gives it back, empty, for
-    the next repo. Whatever error or cancellation ends a load, the store can be reset or used again.
+    Hand it to `NeedDisk.finish_loading`. Afterwards `DiskDriver.reset_store` gives it back, empty,
+    for the next repo. Whatever error or cancellation ends a load, the store can be reset or used
+    again.
 
     Two tasks in one store at a time get `anyio.BusyResourceError`.
     """
@@ -226,7 +229,7 @@ class DiskStore:
             self._lease += 1
             await self._database.aclose()
 
-    async def __aenter__(self) -> DiskStore:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -267,7 +270,7 @@ class DiskStore:
             await self._database.run(_put, raw, processed)
 
     async def seal(self, lease: int) -> None:
-        """Finish the filling: drop all but the latest of blocks with the same CID, and index them."""
+        """Finish the filling: keep the latest of blocks with the same CID, and index them."""
         with self._guard:
             self._check(lease)
             await self._database.run(_seal)
@@ -284,12 +287,10 @@ class DiskStore:
     async def abandon(self) -> None:
         """Undo an unfinished filling, whatever happens meanwhile."""
         with anyio.CancelScope(shield=True):
-            try:
+            # The error that led here is the one to hear of. What is wrong with the file will show
+            # again when the store is used.
+            with suppress(DiskError):
                 await self.reset()
-            except DiskError:
-                # The error that led here is the one to hear of. What is wrong with the file will
-                # show again when the store is used.
-                pass
 
     def _check(self, lease: int) -> None:
         if lease != self._lease:
@@ -363,24 +364,30 @@ async def _seal(connection: aiosqlite.Connection) -> None:
 
 async def _fetch(connection: aiosqlite.Connection, cids: Sequence[bytes]) -> list[Row]:
     marks = ",".join("?" * len(cids))
-    rows: list[Row] = await _rows(connection, _SELECT_SMALL.format(marks), cids)
-    small = [row for row in rows if row[1] is not None]
-    if len(small) == len(rows):
-        return rows
+    rows = await _rows(connection, _SELECT_SMALL.format(marks), cids)
+    small: list[Row] = []
+    large: set[bytes] = set()
+    for key, value, processed in rows:
+        if value is None:
+            large.add(key)
+        else:
+            small.append((key, value, processed))
     # A thousand blocks of 2 MiB would be too many: large ones come one by one, the nearest first.
-    large = {key for key, value, _processed in rows if value is None}
     room = _LARGE_BYTES
-    for cid in cids:
+    for cid in cids if large else ():
         if cid in large and room > 0:
-            found = await _rows(connection, _SELECT_ANY, [cid])
-            small += found
-            room -= sum([len(row[1]) for row in found])
+            for key, value, processed in await _rows(connection, _SELECT_ANY, [cid]):
+                if value is not None:
+                    small.append((key, value, processed))
+                    room -= len(value)
     return small
 
 
-async def _rows(connection: aiosqlite.Connection, query: str, cids: Sequence[bytes]) -> list[Row]:
+async def _rows(
+    connection: aiosqlite.Connection, query: str, cids: Sequence[bytes]
+) -> Sequence[_RowOrLarge]:
     # Plain tuples, as no row factory is set.
-    return list(await connection.execute_fetchall(query, cids))  # type: ignore[arg-type]
+    return cast("Sequence[_RowOrLarge]", await connection.execute_fetchall(query, cids))
 
 
 # --- The database -------------------------------------------------------------------------------
@@ -400,17 +407,17 @@ class _Database:
         if path is not None:
             await anyio.to_thread.run_sync(_refuse_foreign, path)
         await anyio.lowlevel.checkpoint()
+        made: list[_Database] = []
         with anyio.CancelScope(shield=True):
             loop = await _open_loop()
             try:
-                connection = await loop.run(_connect, path)
+                made.append(cls(path, loop, await loop.run(_connect, path)))
             except BaseException as error:
                 await loop.aclose()
                 if isinstance(error, sqlite3.Error):
                     raise _named(error, path) from error
                 raise
-            database = cls(path, loop, connection)
-        return database
+        return made[0]
 
     @property
     def closed(self) -> bool:
@@ -457,7 +464,7 @@ class _Database:
             return
         self._connection = None
         warnings.warn(
-            f"a disk store ({self.path or 'temporary'}) was not closed; use `async with` or aclose()",
+            f"a disk store ({self.path or 'temporary'}) was not closed; use `async with`",
             ResourceWarning,
             stacklevel=2,
             source=self,
@@ -503,7 +510,7 @@ def _refuse_leftovers(path: Path) -> None:
     for suffix in ("-journal", "-wal"):
         if path.with_name(path.name + suffix).exists():
             raise ForeignFile(
-                f"there is a {path.name}{suffix} of another database beside it; choose another path",
+                f"{path.name}{suffix} of another database lies beside it; choose another path",
                 path=path,
             )
 
@@ -574,15 +581,14 @@ class _Loop:
         task = asyncio.ensure_future(operation(*arguments))
         with anyio.CancelScope(shield=True):
             try:
-                return await asyncio.shield(task)
+                await asyncio.shield(task)
             except asyncio.CancelledError:
                 # Not one of anyio's, which the scope holds off: somebody cancelled the task itself.
                 while not task.done():
-                    try:
+                    with suppress(asyncio.CancelledError):
                         await asyncio.wait([task])
-                    except asyncio.CancelledError:
-                        continue
                 raise
+        return task.result()
 
     async def aclose(self) -> None:
         """Release what it holds."""
@@ -590,7 +596,7 @@ class _Loop:
     def forget(self, connection: aiosqlite.Connection) -> None:
         """Release the connection of a store that nobody closed, without waiting."""
         # `stop` takes the running loop's future where it finds a loop; in a new thread it does not.
-        _start_quietly(connection.stop)
+        _start_quietly(lambda: _stop(connection))
 
 
 class _PortalLoop(_Loop):
@@ -614,7 +620,7 @@ class _PortalLoop(_Loop):
 
     def forget(self, connection: aiosqlite.Connection) -> None:
         def release() -> None:
-            connection.stop()
+            _stop(connection)
             self._context.__exit__(None, None, None)
 
         _start_quietly(release)
@@ -630,6 +636,10 @@ async def _open_loop() -> _Loop:
 def _in_trio() -> bool:
     trio = sys.modules.get("trio")
     return trio is not None and bool(trio.lowlevel.in_trio_task())
+
+
+def _stop(connection: aiosqlite.Connection) -> None:
+    connection.stop()  # pyright: ignore[reportUnknownMemberType] - it gives a bare Future
 
 
 def _start_quietly(work: Callable[[], object]) -> None:

@@ -1,17 +1,17 @@
 """Where everything meets: a source is loaded, in memory or on disk, and walked.
 
-`DriverBuilder.load_car` reads a CAR until it is over or the memory limit is reached. What it gives is
-a `Driver.Memory`, ready to walk, or a `Driver.Disk`, which goes on once the caller has said where. Both
-end in a driver with the same methods; the two differ in one thing only, which is what they do when the
-walker asks for blocks that are not at hand.
+`DriverBuilder.load_car` reads a CAR until it is over or the memory limit is reached. What it gives
+is a `Driver.Memory`, ready to walk, or a `Driver.Disk`, which goes on once the caller has said
+where. Both end in a driver with the same methods; the two differ in one thing only, which is what
+they do when the walker asks for blocks that are not at hand.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, overload
 
@@ -129,13 +129,11 @@ class DriverBuilder(Generic[T]):
             if not callable(block_processor):
                 raise TypeError(f"a block processor is called, and {block_processor!r} cannot be")
             block_processor = Processor(block_processor)
-        for name, value in (
-            ("mem_limit_mb", mem_limit_mb),
-            ("block_processor", block_processor),
-            ("verify_cids", verify_cids),
-            ("limits", limits if limits is not None else Limits()),
-        ):
-            object.__setattr__(self, name, value)
+        # The class is frozen, so its own assignments go round it.
+        object.__setattr__(self, "mem_limit_mb", mem_limit_mb)
+        object.__setattr__(self, "block_processor", block_processor)
+        object.__setattr__(self, "verify_cids", verify_cids)
+        object.__setattr__(self, "limits", limits if limits is not None else Limits())
 
     def with_mem_limit_mb(self, mem_limit_mb: float) -> DriverBuilder[T]:
         """Give a builder with another memory limit, in MiB."""
@@ -161,7 +159,7 @@ class DriverBuilder(Generic[T]):
             limits=self.limits,
         )
 
-    def with_cid_verification(self, verify_cids: bool) -> DriverBuilder[T]:  # noqa: FBT001 - it is the whole message
+    def with_cid_verification(self, verify_cids: bool) -> DriverBuilder[T]:
         """Give a builder that checks blocks against their CIDs, or does not.
 
         Without the check, whoever wrote the file can put any bytes under any CID.
@@ -187,8 +185,9 @@ class DriverBuilder(Generic[T]):
 
         Args:
             source: a path, bytes, an object with async `read(n)` or `receive(n)`, or an async
-                iterable of bytes. It stays the caller's to close. Of a repo that goes to disk it has
-                to stay open until `finish_loading` is done; it has been read as far as the limit.
+                iterable of bytes. It stays the caller's to close. Of a repo that goes to disk it
+                has to stay open until `finish_loading` is done; it has been read as far as the
+                limit.
 
         Returns:
             `Driver.Memory(commit, driver)` where everything fit, else `Driver.Disk(paused)`.
@@ -426,7 +425,7 @@ def _cannot_spill(cid: bytes, value: object, error: Exception) -> ProcessError:
 
 
 class _Walking(Generic[T]):
-    """What all drivers share: chunks from a walker, errors that stick, records that are not lost."""
+    """What drivers share: chunks from a walker, errors that stick, records that are not lost."""
 
     def __init__(self, loading: _Loading[T], blocks: Blocks[T]) -> None:
         self._walker = loading.walker()
@@ -436,7 +435,7 @@ class _Walking(Generic[T]):
         self._error: RepoStreamError | None = None
         # Records that have been taken from the walker, and how many of them have been given out.
         # They outlast a cancelled call and a loop that was left.
-        self._ahead: Taken[T] = Taken([], [], [])
+        self._ahead: Taken[T] = Taken.nothing()
         self._given = 0
 
     async def next_chunk(self, n: int = _DEFAULT_CHUNK) -> list[tuple[str, T]] | None:
@@ -480,7 +479,12 @@ class _Walking(Generic[T]):
 
     def outputs(self) -> AsyncIterator[Output[T]]:
         """Iterate over what is left, as `Output`."""
-        return _Outputs(self)
+        return _Outputs(self._next_output)
+
+    async def _next_output(self) -> Output[T]:
+        at = await self._next_index()
+        rkeys, cids, values = self._ahead
+        return Output(rkeys[at], Cid(cids[at]), values[at])
 
     async def _next_index(self) -> int:
         """Say which record of `_ahead` comes next, filling it where it is used up."""
@@ -499,7 +503,7 @@ class _Walking(Generic[T]):
         with self._guard:
             await self._turn.pause_if_over()
             if self._given == len(self._ahead.rkeys):
-                self._ahead, self._given = Taken([], [], []), 0
+                self._ahead, self._given = Taken.nothing(), 0
             ahead = self._ahead
             while (left := n - (len(ahead.rkeys) - self._given)) > 0:
                 if not await self._advance(ahead, min(left, _SLICE)):
@@ -521,8 +525,7 @@ class _Walking(Generic[T]):
         except RepoStreamError as error:
             self._error = error
             return False
-        for column, more in zip(ahead, taken, strict=True):
-            column += more
+        ahead.extend(taken)
         return True
 
     def _give(self, n: int) -> Taken[T] | None:
@@ -532,10 +535,10 @@ class _Walking(Generic[T]):
                 raise self._error
             return None
         if at == 0 and len(ahead.rkeys) <= n:
-            self._ahead = Taken([], [], [])
+            self._ahead = Taken.nothing()
             return ahead
         self._given = min(at + n, len(ahead.rkeys))
-        return Taken(*(column[at : at + n] for column in ahead))
+        return ahead.cut(at, at + n)
 
     async def _supply(self) -> None:
         """Bring the blocks that the walker stands before, or raise `MissingBlock`."""
@@ -545,17 +548,14 @@ class _Walking(Generic[T]):
 class _Outputs(Generic[T]):
     """A driver's records as `Output`, one by one."""
 
-    def __init__(self, walking: _Walking[T]) -> None:
-        self._walking = walking
+    def __init__(self, following: Callable[[], Awaitable[Output[T]]]) -> None:
+        self._following = following
 
     def __aiter__(self) -> _Outputs[T]:
         return self
 
     async def __anext__(self) -> Output[T]:
-        walking = self._walking
-        at = await walking._next_index()
-        rkeys, cids, values = walking._ahead
-        return Output(rkeys[at], Cid(cids[at]), values[at])
+        return await self._following()
 
 
 class MemDriver(_Walking[T]):
@@ -611,7 +611,7 @@ class DiskDriver(_Walking[T]):
                     yield channel
                 except anyio.get_cancelled_exc_class():
                     raise
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001 - raised again below
                     # Out of the task group's reach, which would wrap it.
                     failure = error
                 tasks.cancel_scope.cancel()
@@ -623,7 +623,8 @@ class DiskDriver(_Walking[T]):
     async def _fill(self, channel: Channel[T], n: int) -> None:
         try:
             while (taken := await self._next(n)) is not None:
-                # Nothing is awaited between taking and putting, so no cancellation can come between.
+                # Nothing is awaited between taking and putting, so no cancellation can come
+                # between.
                 channel.put(taken)
                 await channel.room()
             channel.end(None)
@@ -633,8 +634,7 @@ class DiskDriver(_Walking[T]):
     def _take_back(self, chunks: Sequence[Taken[T]]) -> None:
         """Put records that were taken ahead back in front of those still to come."""
         for chunk in reversed(chunks):
-            for column, more in zip(chunk, self._ahead, strict=True):
-                column += more[self._given :]
+            chunk.extend(self._ahead.cut(self._given))
             self._ahead, self._given = chunk, 0
 
     async def reset_store(self) -> DiskStore:
@@ -649,7 +649,7 @@ class DiskDriver(_Walking[T]):
             await store.reset()
             self._store = None
             self._error = StoreClosed("its driver handed it on with reset_store", path=store.path)
-            self._ahead, self._given = Taken([], [], []), 0
+            self._ahead, self._given = Taken.nothing(), 0
             return store
 
     def _require_store(self) -> DiskStore:

@@ -485,7 +485,7 @@ class LimitExceeded(RepoStreamError):
     def __init__(self, *, limit: str, maximum: int, actual: int, where: str) -> None:
         super().__init__(
             f"{where}: {actual} is over the limit {limit}={maximum}; "
-            f"if you trust the source, raise it with DriverBuilder().with_limits(Limits({limit}=...))"
+            f"if you trust the source, raise it: DriverBuilder().with_limits(Limits({limit}=...))"
         )
         self.limit = limit
         self.maximum = maximum

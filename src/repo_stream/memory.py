@@ -77,7 +77,7 @@ class MemoryStore(Generic[T]):
             if not looks_like_node(data):
                 try:
                     value = process(data)
-                except Exception:  # noqa: BLE001 - it matters only if the walk gets here
+                except Exception:  # noqa: BLE001, S110 - it matters only if the walk gets here
                     pass
                 else:
                     processed[cid] = value

@@ -6,9 +6,9 @@ A node has one canonical form in DAG-CBOR
     a2 "e" [ a4 "k" suffix  "p" prefix length  "t" null or link  "v" link, ... ] "l" null or link
 
 Two decoders read it. The fast one is a regular expression and some arithmetic over the columns that
-it finds: it accepts nearly every node of real repos, accepts nothing that is not canonical, and never
-says what is wrong. Whatever it does not accept goes to the plain one, which reads byte by byte and
-raises the error that names the fault. The tests hold them against each other.
+it finds: it accepts nearly every node of real repos, accepts nothing that is not canonical, and
+never says what is wrong. Whatever it does not accept goes to the plain one, which reads byte by
+byte and raises the error that names the fault. The tests hold them against each other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
 
-from repo_stream import dagcbor
+from repo_stream import dagcbor, signature
 from repo_stream.cid import ORDINARY_PREFIX, Cid
 from repo_stream.errors import (
     BadCommit,
@@ -91,11 +91,9 @@ class Commit:
             BadCommit: where it is not a valid commit in canonical DAG-CBOR.
         """
         try:
-            fields = dagcbor.decode(block)
+            fields = dagcbor.decode_map(block)
         except InvalidDagCbor as error:
             raise BadCommit(cid=cid, field=None, reason=f"is {error}") from error
-        if not isinstance(fields, dict):
-            raise BadCommit(cid=cid, field=None, reason="is not a map")
         for name in sorted(_COMMIT_FIELDS - fields.keys() - {"prev"}):
             raise BadCommit(cid=cid, field=name, reason="is missing")
         version, did, rev = fields["version"], fields["did"], fields["rev"]
@@ -120,10 +118,24 @@ class Commit:
 
     def unsigned_bytes(self) -> bytes:
         """Give the bytes that the account signed: the commit without `sig`, canonical DAG-CBOR."""
-        fields = dagcbor.decode(self._block)
-        if isinstance(fields, dict):
-            del fields["sig"]
+        fields = dagcbor.decode_map(self._block)
+        del fields["sig"]
         return dagcbor.encode(fields)
+
+    def verify_signature(self, did_key: str) -> None:
+        """Check that the account's key signed this commit, and so the whole repo below it.
+
+        Args:
+            did_key: the account's signing key as a `did:key` (k256 or p256). It is in the account's
+                DID document, as `publicKeyMultibase` of the method that ends in `#atproto`: put
+                `did:key:` before that. Resolving the DID is not done here.
+
+        Raises:
+            BadSignature: where that key did not sign it.
+            UnsupportedKey: where `did_key` is not such a key.
+            MissingExtra: where `cryptography` is not installed, the extra `crypto`.
+        """
+        signature.verify(did_key, self.unsigned_bytes(), self.sig, cid=self.cid)
 
 
 def _short(value: object) -> str:
@@ -160,10 +172,9 @@ DEPTH_BOUNDS: Final = tuple(_depth_bounds(depth) for depth in range(129))
 
 # --- Nodes --------------------------------------------------------------------------------------
 
-
 #: A node in columns, one row an entry: the subtree before the first key or `None`, the whole keys,
-#: the records' CIDs, and the subtree after each key, empty bytes where there is none. A plain tuple,
-#: because making a named one takes a tenth of the time of decoding the node.
+#: the records' CIDs, and the subtree after each key, empty bytes where there is none. It is a plain
+#: tuple because making a named one takes a tenth of the time of decoding the node.
 Node = tuple[bytes | None, list[bytes], list[bytes], list[bytes]]
 
 _START: Final = b"\xa2\x61e"

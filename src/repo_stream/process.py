@@ -7,9 +7,9 @@ A plain function is enough where its results are made of the values that CBOR ca
 `Processor` adds what other results need: what they cost in memory, and how they become bytes and
 come back, for the repos that go through the disk.
 
-A processor is called for every block that cannot be a node of the tree, before anybody knows whether
-the tree reaches it; one that raises does no harm unless it does. Two keys can name one record, and
-then share one result: treat results as values that do not change.
+A processor is called for every block that cannot be a node of the tree, before anybody knows
+whether the tree reaches it; one that raises does no harm unless it does. Two keys can name one
+record, and then share one result: treat results as values that do not change.
 """
 
 from __future__ import annotations

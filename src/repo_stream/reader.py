@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
 from repo_stream.car import Block, CarDecoder, CarHeader
 from repo_stream.cid import Cid
@@ -84,8 +84,8 @@ class CarReader:
         """Give the blocks that came with the next piece, as `(raw CID, data)`; `None` at the end.
 
         Raises:
-            CarError: see `CarDecoder.feed` and `CarDecoder.finish`; every further call raises it again.
-            CidMismatch: where a block is not what its CID says.
+            CarError: see `CarDecoder.feed` and `CarDecoder.finish`; every further call raises it
+            again. CidMismatch: where a block is not what its CID says.
             LimitExceeded: where a block, or the file, is over its limit.
         """
         ready, self._ready, self._at = self._ready[self._at :], [], 0
@@ -98,7 +98,7 @@ class CarReader:
             ready = self._decoder.feed(piece)
         return ready
 
-    def __aiter__(self) -> CarReader:
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> tuple[Cid, bytes]:
@@ -116,7 +116,7 @@ class CarReader:
         """Close the file that was opened for a path; other sources are left alone."""
         await self._pieces.aclose()
 
-    async def __aenter__(self) -> CarReader:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

@@ -11,7 +11,7 @@ import io
 import os
 from collections.abc import AsyncIterable, Awaitable, Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import anyio
 from anyio.abc import ByteReceiveStream
@@ -99,9 +99,9 @@ async def open_pieces(source: Source, piece_size: int) -> Pieces:
         return _from_read(read, piece_size, source)
     if isinstance(source, AsyncIterable):
         return _from_iterable(source)
-    receive = getattr(source, "receive", None)
+    receive: Any = getattr(source, "receive", None)
     if callable(receive):
-        return _from_receive(receive, piece_size)
+        return _from_receive(cast("Callable[[int], Awaitable[bytes]]", receive), piece_size)
     raise _not_a_source(source)
 
 
@@ -172,5 +172,5 @@ def _checked(piece: object) -> bytes:
     if isinstance(piece, bytes):
         return piece
     if isinstance(piece, (bytearray, memoryview)):
-        return bytes(piece)
+        return bytes(cast("bytearray", piece))
     raise TypeError(f"the source gave {type(piece).__name__}, not bytes; open it in binary mode")

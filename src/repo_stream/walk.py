@@ -3,8 +3,8 @@
 The stack holds what is still to be walked, nearest last, as frames of two kinds: *subtrees*, known
 by the CID of their top node, and *runs* of records that follow each other without a subtree in
 between. A subtree whose node is at hand is opened: its frame gives way to the frames of what is in
-it. Everything that a node must obey is checked when it is opened, so no key comes out of a node that
-breaks a rule.
+it. Everything that a node must obey is checked when it is opened, so no key comes out of a node
+that breaks a rule.
 
 A frame remembers the two keys between which its subtree hangs. Keys in order inside every node, and
 every node within its bounds, make the whole walk ordered; nothing else is compared on the way.
@@ -12,7 +12,7 @@ every node within its bounds, make the whole walk ordered; nothing else is compa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Generic, NamedTuple, TypeVar
 
@@ -76,6 +76,21 @@ class Taken(NamedTuple, Generic[T]):
     cids: list[bytes]
     values: list[T]
 
+    @classmethod
+    def nothing(cls) -> Taken[T]:
+        """Start with no records."""
+        return cls([], [], [])
+
+    def extend(self, more: Taken[T]) -> None:
+        """Add records that come after these."""
+        self.rkeys.extend(more.rkeys)
+        self.cids.extend(more.cids)
+        self.values.extend(more.values)
+
+    def cut(self, start: int, end: int | None = None) -> Taken[T]:
+        """Give the records from index `start` to before `end`."""
+        return Taken(self.rkeys[start:end], self.cids[start:end], self.values[start:end])
+
 
 class Walker(Generic[T]):
     """Walk a tree as far as its blocks are at hand.
@@ -109,7 +124,7 @@ class Walker(Generic[T]):
         """
         if self._error is not None:
             raise self._error
-        taken: Taken[T] = Taken([], [], [])
+        taken = Taken[T].nothing()
         try:
             self._take(blocks, n, taken)
         except RepoStreamError as error:
@@ -140,7 +155,7 @@ class Walker(Generic[T]):
                 try:
                     values_out += [processed[cid] for cid in cids]
                 except KeyError:
-                    if not self._take_singly(blocks, taken):
+                    if not self._take_singly(frame, blocks, taken):
                         return
                     room = n - len(rkeys_out)
                     continue
@@ -160,10 +175,9 @@ class Walker(Generic[T]):
                     return
                 stack[-1:] = self._open(frame, block)
 
-    def _take_singly(self, blocks: Blocks[T], taken: Taken[T]) -> bool:
+    def _take_singly(self, run: _Run, blocks: Blocks[T], taken: Taken[T]) -> bool:
         """Take the run on top record by record; say whether all of it was there."""
-        frame = self._stack[-1]
-        rkeys, cids = frame[0], frame[1]
+        rkeys, cids = run
         for at, (rkey, cid) in enumerate(zip(rkeys, cids, strict=True)):
             try:
                 value = self._value(blocks, rkey, cid)
