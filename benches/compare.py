@@ -324,8 +324,8 @@ def table(report: dict[str, Any], width: int = 110) -> Iterator[str]:
         yield ""
         yield f"{job['job']}: {records:,} records, {job['bytes'] / 1e6:.2f} MB{files}"
         yield (
-            f"{'contender':<40}{'verifies':<9}{'median s (min-max)':>26}"
-            f"{'records/s':>11}{'MB/s':>7}{'grows MiB':>10}{'x ours':>7}"
+            f"{'contender':<39}{'verifies':<9}{'median s (min-max)':>29}"
+            f"{'records/s':>10}{'MB/s':>6}{'grows MiB':>10}{'x ours':>7}"
         )
         for result in job["results"]:
             yield row(result, job["bytes"])[:width]
@@ -337,15 +337,15 @@ def table(report: dict[str, Any], width: int = 110) -> Iterator[str]:
 
 
 def row(result: dict[str, Any], size: int) -> str:
-    name = f"{result['contender']:<40}"
+    name = f"{result['contender']:<39}"
     if "failure" in result:
         return f"{name}failed: {result['failure']}"
     middle, low, high = (f(result["seconds"]) for f in (median, min, max))
     spread = f"{middle:#.3g} ({low:#.3g}-{high:#.3g})"
     ratio = f"{result['ratio']:.2f}" if "ratio" in result else "-"
     return (
-        f"{name}{'yes' if result['verifies'] else 'no':<9}{spread:>26}"
-        f"{result['records'] / middle:>11,.0f}{size / 1e6 / middle:>7.0f}"
+        f"{name}{'yes' if result['verifies'] else 'no':<9}{spread:>29}"
+        f"{result['records'] / middle:>10,.0f}{size / 1e6 / middle:>6.0f}"
         f"{result['growth_kib'] / 1024:>10.1f}{ratio:>7}"
     )
 

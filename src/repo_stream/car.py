@@ -7,7 +7,7 @@ A CAR is a header and then sections, each with its length before it as a varint
 
 `CarDecoder` keeps at most one unfinished section, and only once its length is known to be within
 the limits, so a length that is merely claimed costs nothing. Pieces that do not finish a section
-are put aside unjoined: a file that drips in byte by byte takes time linear in its size.
+are only put behind each other: a file that drips in byte by byte takes time linear in its size.
 """
 
 from __future__ import annotations
@@ -78,8 +78,7 @@ class CarDecoder:
     def __init__(self, *, limits: Limits | None = None, verify_cids: bool = True) -> None:
         self._limits = limits if limits is not None else Limits()
         self._verify_cids = verify_cids
-        self._waiting: list[bytes] = []
-        self._waiting_bytes = 0
+        self._waiting = bytearray()
         self._needed = 1
         self._offset = 0
         self._fed = 0
@@ -116,20 +115,27 @@ class CarDecoder:
         """
         if self._error is not None:
             raise self._error
-        if self._finished and piece:
+        if not piece:
+            return []
+        if self._finished:
             return self._fail(CarTrailingData("bytes come after the end", offset=self._offset), [])
         limit = self._limits.car_bytes
+        before = self._fed
         self._fed += len(piece)
-        if limit is not None and self._fed > limit:
-            error = LimitExceeded(
-                limit="car_bytes", maximum=limit, actual=self._fed, where="the CAR as a whole"
-            )
-            return self._fail(error, [])
-        self._waiting.append(piece)
-        self._waiting_bytes += len(piece)
-        if self._waiting_bytes < self._needed:
+        if limit is None or self._fed <= limit:
+            return self._take(piece)
+        error = LimitExceeded(
+            limit="car_bytes", maximum=limit, actual=limit + 1, where="the CAR as a whole"
+        )
+        # What is within the limit comes first, however the file was cut into pieces.
+        return self._fail(error, self._take(piece[: limit - before]))
+
+    def _take(self, piece: bytes) -> list[Block]:
+        """Decode what the piece completes, and keep the rest."""
+        if len(self._waiting) + len(piece) < self._needed:
+            self._waiting += piece
             return []
-        buffer = piece if len(self._waiting) == 1 else b"".join(self._waiting)
+        buffer = b"".join((self._waiting, piece)) if self._waiting else piece
         blocks: list[Block] = []
         start = self._offset
         try:
@@ -139,9 +145,7 @@ class CarDecoder:
                 self._take_sections(buffer, self._offset - start, blocks)
         except RepoStreamError as error:
             return self._fail(error, blocks)
-        rest = buffer[self._offset - start :] if self._offset > start else buffer
-        self._waiting = [rest] if rest else []
-        self._waiting_bytes = len(rest)
+        self._waiting = bytearray(buffer[self._offset - start :])
         return blocks
 
     def finish(self) -> None:
@@ -153,18 +157,19 @@ class CarDecoder:
         """
         if self._error is not None:
             raise self._error
-        if self._header is None or self._waiting_bytes:
-            length, start = _length(b"".join(self._waiting), 0, self._offset)
+        if self._header is None or self._waiting:
+            length, start = _length(bytes(self._waiting), 0, self._offset)
             need = start + length if start >= 0 else None
-            self._fail(TruncatedCar(offset=self._offset, have=self._waiting_bytes, need=need), [])
+            self._fail(TruncatedCar(offset=self._offset, have=len(self._waiting), need=need), [])
         self._finished = True
 
     def _fail(self, error: RepoStreamError, blocks: list[Block]) -> list[Block]:
-        """Remember the error; raise it now, or after the blocks that came before it."""
-        self._error = error
-        self._waiting = []
+        """Remember the first error; raise it now, or after the blocks that came before it."""
+        if self._error is None:
+            self._error = error
+        self._waiting.clear()
         if not blocks:
-            raise error
+            raise self._error
         return blocks
 
     def _take_header(self, buffer: bytes) -> None:
@@ -233,7 +238,7 @@ class CarDecoder:
                 cid = buffer[start:body]
                 data = buffer[body:end]
                 if verify_cids:
-                    if prefix + sha256(data).digest() != cid:
+                    if prefix + sha256(data).digest() != cid or body > end:
                         cid, data = self._odd_section(buffer, at, base + at, start, end)
                 elif cid[:4] != prefix or body > end:
                     cid, data = self._odd_section(buffer, at, base + at, start, end)

@@ -11,8 +11,10 @@ come back equal, tuples included, which CBOR alone would turn into lists.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -29,6 +31,8 @@ __all__ = ["decode", "decode_map", "dump_value", "encode", "load_value", "size_o
 _CID_TAG = 42
 # From the range that the registry leaves to whoever comes first; it never leaves the disk store.
 _TUPLE_TAG = 27001
+_FROZENSET_TAG = 27002
+_DECIMAL_TAG = 27003
 
 _MAX_NESTING = 128
 
@@ -128,6 +132,14 @@ def _encode_tuple(encoder: cbor2.CBOREncoder, value: tuple[object, ...]) -> None
     encoder.encode_semantic(_TUPLE_TAG, list(value))
 
 
+def _encode_frozenset(encoder: cbor2.CBOREncoder, value: frozenset[object]) -> None:
+    encoder.encode_semantic(_FROZENSET_TAG, list(value))
+
+
+def _encode_decimal(encoder: cbor2.CBOREncoder, value: Decimal) -> None:
+    encoder.encode_semantic(_DECIMAL_TAG, str(value))
+
+
 _STRICT_ENCODERS: Final[Mapping[type, Any]] = {Cid: _encode_link}
 
 _DATA_MODEL: Final = frozenset({type(None), bool, int, str, bytes, Cid})
@@ -169,10 +181,17 @@ _SCALARS: Final = frozenset(
 )
 _SEQUENCES: Final = frozenset({list, tuple, set, frozenset})
 
-_SPILL_ENCODERS: Final[Mapping[type, Any]] = {Cid: _encode_link, tuple: _encode_tuple}
+_SPILL_ENCODERS: Final[Mapping[type, Any]] = {
+    Cid: _encode_link,
+    tuple: _encode_tuple,
+    frozenset: _encode_frozenset,  # cbor2 reads one back as a set
+    Decimal: _encode_decimal,  # cbor2 makes floats of those that are not finite
+}
 _SPILL_TAGS: Final[Mapping[int, Callable[[Any, bool], Any]]] = {
     _CID_TAG: _link,
     _TUPLE_TAG: lambda value, _immutable: tuple(value),
+    _FROZENSET_TAG: lambda value, _immutable: frozenset(value),
+    _DECIMAL_TAG: lambda value, _immutable: Decimal(value),
 }
 
 
@@ -207,24 +226,24 @@ def load_value(data: bytes) -> Any:  # noqa: ANN401 - whatever `dump_value` was 
         raise ValueError(f"a stored value cannot be read back: {error}") from error
 
 
-def _require_spillable(value: object) -> None:
-    waiting: list[Any] = [value]
-    seen: set[int] = set()
-    while waiting:
-        item = waiting.pop()
-        kind: type[object] = item.__class__
-        if kind in _SCALARS:
-            continue
-        if id(item) in seen:
-            continue  # shared, or a cycle, which cbor2 names by itself
-        seen.add(id(item))
-        if kind is dict:
-            waiting.extend(item)
-            waiting.extend(item.values())
-        elif kind in _SEQUENCES:
-            waiting.extend(item)
-        else:
-            raise TypeError(f"a {kind.__qualname__} would not come back as one from CBOR")
+def _require_spillable(value: object, nesting: int = _MAX_NESTING) -> None:
+    kind = type(value)
+    if kind in _SCALARS:
+        return
+    if not nesting:
+        # cbor2 would follow it until the stack overflows, and the process with it.
+        raise ValueError(f"a value is nested over {_MAX_NESTING} deep, or holds itself")
+    parts: Iterable[object]
+    if kind is dict:
+        items = cast("dict[object, object]", value)
+        parts = itertools.chain(items, items.values())
+    elif kind in _SEQUENCES:
+        parts = cast("Iterable[object]", value)
+    else:
+        raise TypeError(f"a {kind.__qualname__} would not come back as one from CBOR")
+    for part in parts:
+        if type(part) not in _SCALARS:
+            _require_spillable(part, nesting - 1)
 
 
 def size_of(value: object) -> int:
@@ -234,7 +253,7 @@ def size_of(value: object) -> int:
     """
     kind = type(value)
     if kind is int:
-        return 0 if -6 < value < 257 else 32  # type: ignore[operator]  # an int
+        return _size_of_int(cast("int", value))
     if kind is bytes or kind is str:
         return _allocated(sys.getsizeof(value))
     total = 0
@@ -244,6 +263,9 @@ def size_of(value: object) -> int:
         item: Any = waiting.pop()
         if item is None or item is True or item is False or id(item) in seen:
             continue
+        if type(item) is int:
+            total += _size_of_int(item)
+            continue
         seen.add(id(item))
         total += _allocated(sys.getsizeof(item))
         if issubclass(type(item), dict):
@@ -251,9 +273,22 @@ def size_of(value: object) -> int:
             waiting.extend(item.values())
         elif issubclass(type(item), (list, tuple, set, frozenset)):
             waiting.extend(item)
+        elif type(item) is UUID:
+            waiting.append(item.int)
+        elif type(item) in _SCALARS:
+            pass  # asking a Cid for its __dict__ would make it one
+        elif dataclasses.is_dataclass(item):
+            waiting.extend(getattr(item, field.name) for field in dataclasses.fields(item))
         elif hasattr(item, "__dict__"):
             waiting.append(vars(item))
     return total
+
+
+def _size_of_int(value: int) -> int:
+    if -6 < value < 257:
+        return 0
+    # Two digits of 30 bits fit into the smallest allocation.
+    return 32 if -(1 << 60) < value < 1 << 60 else _allocated(sys.getsizeof(value))
 
 
 def _allocated(size: int) -> int:

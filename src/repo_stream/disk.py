@@ -23,14 +23,14 @@ import stat
 import sys
 import warnings
 from collections.abc import Callable, Coroutine, Generator, Sequence
-from contextlib import AbstractContextManager, suppress
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 import anyio
-import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal
@@ -65,10 +65,6 @@ _RowOrLarge = tuple[bytes, bytes | None, int]
 
 #: What a store's file says it is, where SQLite keeps room for it (`PRAGMA application_id`).
 APPLICATION_ID: Final = 0x52_53_50_59  # "RSPY"
-
-_MAGIC: Final = b"SQLite format 3\0"
-_HEADER_BYTES: Final = 100
-_APPLICATION_ID_AT: Final = 68
 
 # Of 100, 250 and 1,000 rows a statement all take 1.2 us a row; one row a statement takes twice
 # that.
@@ -140,7 +136,8 @@ class DiskBuilder:
             StoreReadOnly, StoreUnavailable: where it cannot be opened or written.
             StoreCorrupt: where it was a store's own and is damaged.
         """
-        return Opening(self, Path(path) if path is not None else None)
+        # Absolute, as the working directory may change while the store is open.
+        return Opening(self, Path(path).absolute() if path is not None else None)
 
 
 class Opening:
@@ -252,7 +249,11 @@ class DiskStore:
             self._stored = 0
             cache_kib = min(self._builder.cache_size_mb * MIB, cache_bytes) // 1024
             await self._database.run(_reset)
-            await self._database.run(_begin, max(cache_kib, 256))
+            try:
+                await self._database.run(_begin, max(cache_kib, 256))
+            except BaseException:
+                await self._undo()
+                raise
         return lease
 
     async def put(self, lease: int, raw: Sequence[Block], processed: Sequence[Block]) -> None:
@@ -284,13 +285,20 @@ class DiskStore:
             self._check(lease)
             return await self._database.run(_fetch, cids)
 
-    async def abandon(self) -> None:
-        """Undo an unfinished filling, whatever happens meanwhile."""
+    async def abandon(self, lease: int) -> None:
+        """Undo an unfinished filling, whatever happens meanwhile, unless the store has moved on."""
+        if lease == self._lease:
+            with self._guard:
+                self._lease += 1
+                self._stored = 0
+                await self._undo()
+
+    async def _undo(self) -> None:
         with anyio.CancelScope(shield=True):
             # The error that led here is the one to hear of. What is wrong with the file will show
             # again when the store is used.
             with suppress(DiskError):
-                await self.reset()
+                await self._database.run(_reset)
 
     def _check(self, lease: int) -> None:
         if lease != self._lease:
@@ -305,6 +313,8 @@ class DiskStore:
 async def _prepare(connection: aiosqlite.Connection) -> None:
     for pragma in (
         "locking_mode=EXCLUSIVE",
+        # Before the first write, or a crash could leave a journal beside the file.
+        "journal_mode=MEMORY",
         "synchronous=OFF",
         f"application_id={APPLICATION_ID}",
     ):
@@ -312,8 +322,7 @@ async def _prepare(connection: aiosqlite.Connection) -> None:
 
 
 async def _reset(connection: aiosqlite.Connection) -> None:
-    if connection.in_transaction:
-        await connection.rollback()
+    await connection.rollback()
     # A journal in memory would hold the whole table that is dropped: 145 MB for a repo of 117.
     for statement in (
         "PRAGMA journal_mode=OFF",
@@ -396,28 +405,32 @@ async def _rows(
 class _Database:
     """One SQLite file, opened through `aiosqlite`; errors are `DiskError` leaves."""
 
-    def __init__(self, path: Path | None, loop: _Loop, connection: aiosqlite.Connection) -> None:
+    def __init__(self, path: Path | None, loop: _Loop) -> None:
         self.path = path
         self._loop = loop
-        self._connection: aiosqlite.Connection | None = connection
-        self._identity = _identity(path) if path is not None else None
+        self._connection: aiosqlite.Connection | None = None
+        self._identity: tuple[int, int] | None = None
 
     @classmethod
     async def open(cls, path: Path | None) -> _Database:
         if path is not None:
             await anyio.to_thread.run_sync(_refuse_foreign, path)
         await anyio.lowlevel.checkpoint()
-        made: list[_Database] = []
-        with anyio.CancelScope(shield=True):
-            loop = await _open_loop()
-            try:
-                made.append(cls(path, loop, await loop.run(_connect, path)))
-            except BaseException as error:
-                await loop.aclose()
-                if isinstance(error, sqlite3.Error):
-                    raise _named(error, path) from error
-                raise
-        return made[0]
+        database = cls(path, await _open_loop())
+        try:
+            await database._loop.run(database._connect)
+        except BaseException as error:
+            await database.aclose()
+            if isinstance(error, sqlite3.Error):
+                raise _named(error, path) from error
+            raise
+        return database
+
+    async def _connect(self) -> None:
+        # Kept at once, where a cancellation of the call cannot lose it.
+        self._connection = await _connect(self.path)
+        if self.path is not None:
+            self._identity = _identity(self.path)
 
     @property
     def closed(self) -> bool:
@@ -437,11 +450,10 @@ class _Database:
 
     async def aclose(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is None:
-            return
         with anyio.CancelScope(shield=True):
             try:
-                await self._loop.run(_disconnect, connection)
+                if connection is not None:
+                    await self._loop.run(_disconnect, connection)
             except sqlite3.Error as error:
                 raise _named(error, self.path) from error
             finally:
@@ -449,13 +461,7 @@ class _Database:
 
     def _check_file(self) -> None:
         """SQLite goes on writing to a file that was deleted; nobody would ever see it."""
-        if self.path is None:
-            return
-        try:
-            same = _identity(self.path) == self._identity
-        except OSError as error:
-            raise StoreGone("its file is gone; open a new store", path=self.path) from error
-        if not same:
+        if self.path is not None and _identity(self.path) != self._identity:
             raise StoreGone("its file was replaced; open a new store", path=self.path)
 
     def __del__(self) -> None:
@@ -463,56 +469,67 @@ class _Database:
         if connection is None:
             return
         self._connection = None
+        self._loop.forget(connection)
         warnings.warn(
             f"a disk store ({self.path or 'temporary'}) was not closed; use `async with`",
             ResourceWarning,
             stacklevel=2,
             source=self,
         )
-        self._loop.forget(connection)
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise StoreGone("its file is gone; open a new store", path=path) from error
     return status.st_dev, status.st_ino
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Look at what the path holds, without SQLite, which would touch it."""
+    """Look at what the path holds, and touch nothing."""
     try:
         status = path.stat()
     except FileNotFoundError:
-        _refuse_leftovers(path)
-        return
+        pass
     except OSError as error:
-        raise StoreUnavailable(f"cannot be opened: {error.strerror}", path=path) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise StoreUnavailable("is not a regular file", path=path)
-    if status.st_size == 0:
-        _refuse_leftovers(path)
-        return
-    try:
-        with path.open("rb") as file:
-            header = file.read(_HEADER_BYTES)
-    except OSError as error:
-        raise StoreUnavailable(f"cannot be read: {error.strerror}", path=path) from error
-    found = header[_APPLICATION_ID_AT : _APPLICATION_ID_AT + 4]
-    if not header.startswith(_MAGIC) or found != APPLICATION_ID.to_bytes(4, "big"):
-        raise ForeignFile(
-            "the file there was not made by a disk store, and has not been touched; "
-            "choose another path",
-            path=path,
-        )
-
-
-def _refuse_leftovers(path: Path) -> None:
-    """SQLite would take these for the new file's own."""
-    for suffix in ("-journal", "-wal"):
-        if path.with_name(path.name + suffix).exists():
+        raise StoreUnavailable(f"it cannot be opened: {error.strerror}", path=path) from error
+    else:
+        if not stat.S_ISREG(status.st_mode):
+            raise StoreUnavailable("it is not a regular file", path=path)
+        if status.st_size > 0 and _application_id(path) != APPLICATION_ID:
             raise ForeignFile(
-                f"{path.name}{suffix} of another database lies beside it; choose another path",
+                "the file there was not made by a disk store, and has not been touched; "
+                "choose another path",
                 path=path,
             )
+    # SQLite would take these for the store's own, which has none.
+    real = path.resolve()
+    for suffix in ("-journal", "-wal"):
+        if real.with_name(real.name + suffix).exists():
+            raise ForeignFile(
+                f"{real.name}{suffix} of another database lies beside it; choose another path",
+                path=path,
+            )
+
+
+def _application_id(path: Path) -> int | None:
+    # Reading the file's first bytes would do, but closing it again would drop all the locks that
+    # this process has on it, as POSIX wants it: those of another store, or of somebody's database.
+    # SQLite takes care of that. An immutable file it neither locks nor recovers nor writes.
+    try:
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
+        try:
+            # So that a truncated file can still say whose it is.
+            connection.execute("PRAGMA writable_schema=ON")
+            found: int = connection.execute("PRAGMA application_id").fetchone()[0]
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        if _primary_code(error) in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+            return None
+        raise _named(error, path) from error
+    return found
 
 
 async def _connect(path: Path | None) -> aiosqlite.Connection:
@@ -561,9 +578,21 @@ _NAMES: Final[dict[int, tuple[type[DiskError], str]]] = {
 
 
 def _named(error: sqlite3.Error, path: Path | None) -> DiskError:
-    code = getattr(error, "sqlite_errorcode", None)
-    kind, message = _NAMES.get((code or 0) & 0xFF, (DiskError, "SQLite failed"))
+    code = _primary_code(error)
+    kind, message = _NAMES.get(code, (DiskError, "SQLite failed"))
+    if code == sqlite3.SQLITE_CANTOPEN and path is not None and _in_read_only_directory(path):
+        kind, message = StoreReadOnly, "its directory may not be written"
     return kind(f"{message} ({error})", path=path)
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    # Errors of Python's own, such as ProgrammingError, may have none.
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+
+
+def _in_read_only_directory(path: Path) -> bool:
+    parent = path.resolve().parent
+    return not path.exists() and parent.is_dir() and not os.access(parent, os.W_OK)
 
 
 # --- The loop -----------------------------------------------------------------------------------
@@ -587,6 +616,8 @@ class _Loop:
                 while not task.done():
                     with suppress(asyncio.CancelledError):
                         await asyncio.wait([task])
+                if not task.cancelled():
+                    task.exception()  # It has been seen, and the cancellation goes before it.
                 raise
         return task.result()
 
@@ -602,11 +633,13 @@ class _Loop:
 class _PortalLoop(_Loop):
     """An asyncio loop on a thread of its own, for trio."""
 
-    def __init__(
-        self, portal: BlockingPortal, context: AbstractContextManager[BlockingPortal]
-    ) -> None:
-        self._portal = portal
-        self._context = context
+    def __init__(self) -> None:
+        started: Future[BlockingPortal] = Future()
+        # Not `start_blocking_portal`: when it is forgotten, it waits for its thread as the
+        # interpreter exits, by when daemon threads have stopped.
+        self._thread = Thread(target=_serve, args=[started], daemon=True)
+        self._thread.start()
+        self._portal = started.result()
 
     async def run(
         self,
@@ -616,21 +649,32 @@ class _PortalLoop(_Loop):
         return await anyio.to_thread.run_sync(self._portal.call, operation, *arguments)
 
     async def aclose(self) -> None:
-        await anyio.to_thread.run_sync(self._context.__exit__, None, None, None)
+        await anyio.to_thread.run_sync(self._stop)
+
+    def _stop(self) -> None:
+        if self._thread.is_alive():
+            self._portal.call(self._portal.stop)
+            self._thread.join()
 
     def forget(self, connection: aiosqlite.Connection) -> None:
         def release() -> None:
             _stop(connection)
-            self._context.__exit__(None, None, None)
+            self._stop()
 
         _start_quietly(release)
 
 
+def _serve(started: Future[BlockingPortal]) -> None:
+    async def serve() -> None:
+        async with BlockingPortal() as portal:
+            started.set_result(portal)
+            await portal.sleep_until_stopped()
+
+    anyio.run(serve, backend="asyncio")
+
+
 async def _open_loop() -> _Loop:
-    if not _in_trio():
-        return _Loop()
-    context = anyio.from_thread.start_blocking_portal("asyncio")
-    return _PortalLoop(await anyio.to_thread.run_sync(context.__enter__), context)
+    return await anyio.to_thread.run_sync(_PortalLoop) if _in_trio() else _Loop()
 
 
 def _in_trio() -> bool:
@@ -645,4 +689,5 @@ def _stop(connection: aiosqlite.Connection) -> None:
 def _start_quietly(work: Callable[[], object]) -> None:
     # An interpreter that goes down takes the threads with it, and starts no new ones.
     if not sys.is_finalizing():
-        Thread(target=work, daemon=True).start()
+        with suppress(RuntimeError):
+            Thread(target=work, daemon=True).start()

@@ -48,6 +48,10 @@ _DEFAULT_CHUNK: Final = 256
 _SLICE: Final = 512
 _TURN: Final = 0.010
 
+# What goes to disk with one write.
+_WRITE_BYTES: Final = MIB
+_WRITE_BLOCKS: Final = 4000
+
 # Blocks fetched from disk with one query: 256 take 1.3 times as long, 4,000 no less.
 _FETCH: Final = 1000
 
@@ -197,13 +201,13 @@ class DriverBuilder(Generic[T]):
             CommitError: where its commit is missing or not valid.
             TypeError: where the source is none.
         """
-        piece_size = int(min(max(self.mem_limit_mb * MIB / 32, MIB / 16), MIB))
+        budget = _Budget.of(self.mem_limit_mb)
         reader = await CarReader.open(
-            source, limits=self.limits, verify_cids=self.verify_cids, piece_size=piece_size
+            source, limits=self.limits, verify_cids=self.verify_cids, piece_size=budget.piece
         )
         try:
             loading = _Loading(self, reader)
-            whole = await loading.fill(int(self.mem_limit_mb * MIB))
+            whole = await loading.fill(budget.store)
             if whole:
                 return Driver.Memory(loading.commit_found(), MemDriver(loading))
         except BaseException:
@@ -254,6 +258,30 @@ class _Turn:
 
     def restart(self) -> None:
         self._began = perf_counter()
+
+
+class _Budget(NamedTuple):
+    """How a memory limit is shared out, in bytes.
+
+    Attributes:
+        piece: what is read from the source at a time.
+        cache: what SQLite may keep in memory.
+        store: what the blocks in memory may cost. At the moment when that is reached, a piece is at
+            hand three times (as it was read, joined to what was left, and cut into blocks), and a
+            cache and a write are about to be needed; the limit has to hold for all of them.
+    """
+
+    piece: int
+    cache: int
+    store: int
+
+    @classmethod
+    def of(cls, mem_limit_mb: float) -> _Budget:
+        limit = int(mem_limit_mb * MIB)
+        piece = min(max(limit // 64, MIB // 16), MIB)
+        cache = min(max(limit // 16, MIB // 4), 2 * MIB)
+        store = limit - 3 * piece - cache - _WRITE_BYTES
+        return cls(piece, cache, max(store, limit // 2))
 
 
 class _Loading(Generic[T]):
@@ -346,14 +374,14 @@ class NeedDisk(Generic[T]):
         if loading is None:
             raise RuntimeError("this repo has been loaded, or closed, already")
         try:
-            lease = await store.begin(int(loading.builder.mem_limit_mb * MIB / 8))
+            lease = await store.begin(_Budget.of(loading.builder.mem_limit_mb).cache)
             try:
                 spill = _Spill(store, lease, loading)
                 await spill.run()
                 self.commit = loading.commit_found()
                 return self.commit, DiskDriver(loading, store, lease)
             except BaseException:
-                await store.abandon()
+                await store.abandon(lease)
                 raise
         finally:
             await loading.aclose()
@@ -406,10 +434,6 @@ class _Spill(Generic[T]):
             except Exception as error:
                 raise _cannot_spill(cid, value, error) from error
         return rows
-
-
-_WRITE_BYTES: Final = MIB
-_WRITE_BLOCKS: Final = 4000
 
 
 def _cannot_spill(cid: bytes, value: object, error: Exception) -> ProcessError:
@@ -501,16 +525,19 @@ class _Walking(Generic[T]):
         if n < 1:
             raise ValueError(f"a chunk has at least 1 record, not {n}")
         with self._guard:
-            await self._turn.pause_if_over()
-            if self._given == len(self._ahead.rkeys):
-                self._ahead, self._given = Taken.nothing(), 0
-            ahead = self._ahead
-            while (left := n - (len(ahead.rkeys) - self._given)) > 0:
-                if not await self._advance(ahead, min(left, _SLICE)):
-                    break
-                if left > _SLICE:
-                    await self._turn.pause_if_over()
-            return self._give(n)
+            return await self._next_unguarded(n)
+
+    async def _next_unguarded(self, n: int) -> Taken[T] | None:
+        await self._turn.pause_if_over()
+        if self._given == len(self._ahead.rkeys):
+            self._ahead, self._given = Taken.nothing(), 0
+        ahead = self._ahead
+        while (left := n - (len(ahead.rkeys) - self._given)) > 0:
+            if not await self._advance(ahead, min(left, _SLICE)):
+                break
+            if left > _SLICE:
+                await self._turn.pause_if_over()
+        return self._give(n)
 
     async def _advance(self, ahead: Taken[T], n: int) -> bool:
         """Take up to `n` records more; say whether there may be others."""
@@ -591,7 +618,8 @@ class DiskDriver(_Walking[T]):
         Yields:
             An async iterable of chunks, as `next_chunk(n)` gives them. It raises what `next_chunk`
             would raise. At most one chunk is ready beyond the one that the walk is working on; what
-            has not been taken when the block is left comes from the driver again.
+            has not been taken when the block is left comes from the driver again. Until then every
+            other use of the driver is an `anyio.BusyResourceError`.
 
         Example:
             >>> async def example(driver: DiskDriver[int]) -> None:
@@ -604,31 +632,32 @@ class DiskDriver(_Walking[T]):
             raise ValueError(f"a chunk has at least 1 record, not {n}")
         channel: Channel[T] = Channel()
         failure: BaseException | None = None
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._fill, channel, n)
-                try:
-                    yield channel
-                except anyio.get_cancelled_exc_class():
-                    raise
-                except BaseException as error:  # noqa: BLE001 - raised again below
-                    # Out of the task group's reach, which would wrap it.
-                    failure = error
-                tasks.cancel_scope.cancel()
-        finally:
-            self._take_back(channel.close())
+        with self._guard:
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._fill, channel, n)
+                    try:
+                        yield channel
+                    except anyio.get_cancelled_exc_class():
+                        raise
+                    except BaseException as error:  # noqa: BLE001 - raised again below
+                        # Out of the task group's reach, which would wrap it.
+                        failure = error
+                    tasks.cancel_scope.cancel()
+            finally:
+                self._take_back(channel.close())
         if failure is not None:
             raise failure
 
     async def _fill(self, channel: Channel[T], n: int) -> None:
         try:
-            while (taken := await self._next(n)) is not None:
+            while (taken := await self._next_unguarded(n)) is not None:
                 # Nothing is awaited between taking and putting, so no cancellation can come
                 # between.
                 channel.put(taken)
                 await channel.room()
             channel.end(None)
-        except (RepoStreamError, anyio.BusyResourceError) as error:
+        except RepoStreamError as error:
             channel.end(error)
 
     def _take_back(self, chunks: Sequence[Taken[T]]) -> None:

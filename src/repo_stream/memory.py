@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar, cast
 
 from repo_stream.car import Block
-from repo_stream.mst import looks_like_node
+from repo_stream.mst import NODE_START, looks_like_node
 from repo_stream.process import Processor
 from repo_stream.walk import Blocks
 
@@ -74,7 +74,8 @@ class MemoryStore(Generic[T]):
         size_of = self._processor.size_of
         cost = 0.0
         for cid, data in batch:
-            if not looks_like_node(data):
+            # Three bytes rule out nearly every record, without a call.
+            if data[:3] != NODE_START or not looks_like_node(data):
                 try:
                     value = process(data)
                 except Exception:  # noqa: BLE001, S110 - it matters only if the walk gets here

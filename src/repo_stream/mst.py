@@ -5,10 +5,10 @@ A node has one canonical form in DAG-CBOR
 
     a2 "e" [ a4 "k" suffix  "p" prefix length  "t" null or link  "v" link, ... ] "l" null or link
 
-Two decoders read it. The fast one is a regular expression and some arithmetic over the columns that
-it finds: it accepts nearly every node of real repos, accepts nothing that is not canonical, and
-never says what is wrong. Whatever it does not accept goes to the plain one, which reads byte by
-byte and raises the error that names the fault. The tests hold them against each other.
+Two decoders read it. The fast one cuts a node at its links and looks up the rest: it accepts nearly
+every node of real repos, accepts nothing that is not canonical, and never says what is wrong.
+Whatever it does not accept goes to the plain one, which reads byte by byte and raises the error
+that names the fault. The tests hold them against each other.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from repo_stream.limits import Limits
 
 __all__ = [
     "DEPTH_BOUNDS",
+    "NODE_START",
     "Commit",
     "Node",
     "decode_node",
@@ -173,28 +174,26 @@ DEPTH_BOUNDS: Final = tuple(_depth_bounds(depth) for depth in range(129))
 # --- Nodes --------------------------------------------------------------------------------------
 
 #: A node in columns, one row an entry: the subtree before the first key or `None`, the whole keys,
-#: the records' CIDs, and the subtree after each key, empty bytes where there is none. It is a plain
-#: tuple because making a named one takes a tenth of the time of decoding the node.
-Node = tuple[bytes | None, list[bytes], list[bytes], list[bytes]]
+#: the records' CIDs, and by row the subtrees after a key. It is a plain tuple because making a
+#: named one takes a tenth of the time of decoding the node.
+Node = tuple[bytes | None, list[bytes], list[bytes], dict[int, bytes]]
 
-_START: Final = b"\xa2\x61e"
-_LINK: Final = b"\xd8\x2a\x58\x25\x00"
-_ENTRY: Final = re.compile(
-    rb"\xa4\x61k([\x40-\x57]|\x58[\x18-\xff])(.*?)\x61p([\x00-\x17]|\x18[\x18-\xff])"
-    rb"\x61t(?:\xf6|\xd8\x2a\x58\x25\x00(\x01\x71\x12\x20.{32}))"
-    rb"\x61v\xd8\x2a\x58\x25\x00(\x01\x71\x12\x20.{32})",
-    re.DOTALL,
-)
+#: What every node begins with: the head of a map of two, and the key "e".
+NODE_START: Final = b"\xa2\x61e"
+
+_LINK: Final = b"\xd8\x2a\x58\x25\x00" + ORDINARY_PREFIX
+# By its first four bytes, the length of the suffix of an entry; longer ones have one byte more.
+_SHORT_SUFFIXES: Final = {b"\xa4\x61k" + bytes([0x40 + n]): n for n in range(1, 24)}
+_LONG_SUFFIX: Final = b"\xa4\x61k\x58"
+# By what stands between the suffix of an entry and its next link, the length of the prefix. There a
+# leaf goes on with the record, and a branch with the subtree, followed by `_RECORD_OF_BRANCH`.
+_PREFIX_HEADS: Final = [bytes([n]) if n < 24 else bytes([0x18, n]) for n in range(256)]
+_LEAVES: Final = {b"\x61p" + head + b"\x61t\xf6\x61v": n for n, head in enumerate(_PREFIX_HEADS)}
+_BRANCHES: Final = {b"\x61p" + head + b"\x61t": n for n, head in enumerate(_PREFIX_HEADS)}
+_RECORD_OF_BRANCH: Final = b"\x61v"
+_LEFT: Final = b"\x61l"
 _NO_LEFT: Final = b"\x61l\xf6"
-_LEFT: Final = b"\x61l" + _LINK + ORDINARY_PREFIX
-_LEFT_BYTES: Final = len(_LEFT) + 32
-# What the heads of a short byte string and of a small number stand for.
-_SUFFIX_LENGTHS: Final = {
-    (bytes([0x40 + n]) if n < 24 else bytes([0x58, n])): n for n in range(256)
-}
-_PREFIX_LENGTHS: Final = {(bytes([n]) if n < 24 else bytes([0x18, n])): n for n in range(256)}
-_LEAF_BYTES: Final = len(b"\xa4\x61k\x61p\x61t\xf6\x61v") + len(_LINK) + 36
-_BRANCH_BYTES: Final = _LEAF_BYTES - 1 + len(_LINK) + 36
+_NO_TREES: Final[dict[int, bytes]] = {}
 # The fast decoder sees no longer suffix and no longer prefix, so it need not check the limit.
 _MAX_FAST_KEY: Final = 255 + 255
 
@@ -204,7 +203,7 @@ def looks_like_node(block: bytes) -> bool:
 
     A record can look like a node too: only a walk of the tree knows which it is.
     """
-    return block[:3] == _START and b"\x80" <= block[3:4] < b"\xa0"
+    return block[:3] == NODE_START and b"\x80" <= block[3:4] < b"\xa0"
 
 
 def decode_node(block: bytes, cid: bytes, limits: Limits) -> Node:
@@ -230,11 +229,11 @@ def decode_node(block: bytes, cid: bytes, limits: Limits) -> Node:
 def _decode_node_fast(block: bytes, limits: Limits) -> Node | None:
     """Decode a node, or give `None` for whatever is not surely canonical.
 
-    The regular expression finds the entries in C, and the loop makes sure that it did not find what
-    is not there: every head agrees with its suffix, and the entries fill their span to the byte. It
-    takes 0.8 us an entry, a fifth of what the plain decoder takes.
+    The node is cut at its links. What stands between two links has few forms, which dictionaries
+    know, so that two look-ups check every byte of it. It takes 0.7 us an entry, a fifth of what the
+    plain decoder takes.
     """
-    if block[:3] != _START or len(block) < 7 or limits.key_bytes < _MAX_FAST_KEY:
+    if block[:3] != NODE_START or len(block) < 7 or limits.key_bytes < _MAX_FAST_KEY:
         return None
     count, at = block[3] - 0x80, 4
     if count == 24:
@@ -245,37 +244,53 @@ def _decode_node_fast(block: bytes, limits: Limits) -> Node | None:
         return None
     if count > limits.node_entries:
         return None
-    left = None
-    if block.endswith(_NO_LEFT):
-        end = len(block) - len(_NO_LEFT)
-    else:
-        end = len(block) - _LEFT_BYTES
-        if end < at or not block.startswith(_LEFT, end):
-            return None
-        left = block[-36:]
-    entries = _ENTRY.findall(block, at, end)
-    if len(entries) != count:
-        return None
     keys: list[bytes] = []
     values: list[bytes] = []
-    trees: list[bytes] = []
+    trees = _NO_TREES
     key = b""
-    for head, suffix, prefix, tree, value in entries:
-        shared = _PREFIX_LENGTHS[prefix]
+    key_length = 0
+    links = iter(block.split(_LINK))
+    piece = next(links)
+    for digest in links:
+        length = _SHORT_SUFFIXES.get(piece[at : at + 4])
+        if length is not None:
+            at += 4
+        elif piece[at : at + 4] == _LONG_SUFFIX and len(piece) > at + 4 and piece[at + 4] >= 24:
+            length = piece[at + 4]
+            at += 5
+        else:
+            break  # no entry: the left link, or a fault
+        end = at + length
+        suffix = piece[at:end]
+        shared = _LEAVES.get(piece[end:])
+        if shared is None:
+            shared = _BRANCHES.get(piece[end:])
+            if shared is None or digest[32:] != _RECORD_OF_BRANCH:
+                return None
+            if trees is _NO_TREES:
+                trees = {}
+            trees[len(keys)] = ORDINARY_PREFIX + digest[:32]
+            digest = next(links, b"")  # noqa: PLW2901 - this entry has two links
         # The first byte that is not shared says both that the key sorts after the one before it,
         # and that no more bytes could have been shared.
-        if (
-            _SUFFIX_LENGTHS[head] != len(suffix)
-            or shared > len(key)
-            or key[shared : shared + 1] >= suffix[:1]
-        ):
+        if shared < key_length:
+            if key[shared] >= suffix[0]:
+                return None
+        elif shared > key_length:
             return None
         key = key[:shared] + suffix
+        key_length = shared + length
         keys.append(key)
-        values.append(value)
-        trees.append(tree)
-        at += len(head) + len(suffix) + len(prefix) + (_BRANCH_BYTES if tree else _LEAF_BYTES)
-    return (left, keys, values, trees) if at == end else None
+        values.append(ORDINARY_PREFIX + digest[:32])
+        piece = digest
+        at = 32
+    else:
+        whole = piece[at:] == _NO_LEFT and len(keys) == count
+        return (None, keys, values, trees) if whole else None
+    whole = piece[at:] == _LEFT and len(keys) == count and len(digest) == 32
+    if not whole or next(links, None) is not None:
+        return None
+    return ORDINARY_PREFIX + digest, keys, values, trees
 
 
 def decode_node_plainly(block: bytes, cid: bytes, limits: Limits) -> Node:
@@ -295,7 +310,7 @@ class _NodeReader:
     def node(self) -> Node:
         if not looks_like_node(self._block):
             raise self._malformed('it does not start as a map of "e" and "l"')
-        self._at = len(_START)
+        self._at = len(NODE_START)
         count = self._head(4, "the array of entries")
         limits = self._limits
         if count > limits.node_entries:
@@ -307,16 +322,18 @@ class _NodeReader:
             )
         keys: list[bytes] = []
         values: list[bytes] = []
-        trees: list[bytes] = []
+        trees: dict[int, bytes] = {}
         key = b""
-        for _ in range(count):
+        for row in range(count):
             self._expect(b"\xa4\x61k", 'an entry, a map of four that starts with "k"')
             suffix = self._take(self._head(2, "the key suffix, a byte string"), "the key suffix")
             self._expect(b"\x61p", 'the field "p"')
             shared = self._head(0, "the prefix length, a whole number")
             key = self._key(key, shared, suffix)
             self._expect(b"\x61t", 'the field "t"')
-            trees.append(self._link_or_null() or b"")
+            tree = self._link_or_null()
+            if tree is not None:
+                trees[row] = tree
             self._expect(b"\x61v", 'the field "v"')
             values.append(self._link())
             keys.append(key)

@@ -7,6 +7,7 @@ from typing import Final, Self
 
 from repo_stream.car import Block, CarDecoder, CarHeader
 from repo_stream.cid import Cid
+from repo_stream.errors import RepoStreamError
 from repo_stream.limits import MIB, Limits
 from repo_stream.source import Pieces, Source, open_pieces
 
@@ -35,6 +36,7 @@ class CarReader:
         # Blocks that have been decoded, and how many of them have been given out.
         self._ready: list[Block] = []
         self._at = 0
+        self._ended = False
         self.header = header
 
     @classmethod
@@ -85,17 +87,26 @@ class CarReader:
 
         Raises:
             CarError: see `CarDecoder.feed` and `CarDecoder.finish`; every further call raises it
-            again. CidMismatch: where a block is not what its CID says.
+                again.
+            CidMismatch: where a block is not what its CID says.
             LimitExceeded: where a block, or the file, is over its limit.
         """
         ready, self._ready, self._at = self._ready[self._at :], [], 0
-        while not ready:
-            piece = await self._pieces.next()
-            if not piece:
-                self._decoder.finish()
-                await self._pieces.aclose()
-                return None
-            ready = self._decoder.feed(piece)
+        try:
+            while not ready:
+                self._decoder.feed(b"")  # raises an error again, before more is read
+                if self._ended:
+                    return None
+                piece = await self._pieces.next()
+                if piece:
+                    ready = self._decoder.feed(piece)
+                else:
+                    self._decoder.finish()
+                    self._ended = True
+                    await self._pieces.aclose()
+        except RepoStreamError:
+            await self._pieces.aclose()
+            raise
         return ready
 
     def __aiter__(self) -> Self:

@@ -79,14 +79,14 @@ def _parse(did_key: object) -> tuple[bytes, bytes]:
     """Take a `did:key` apart: the codec that names its curve, and the compressed point."""
     if not isinstance(did_key, str):
         raise UnsupportedKey(did_key=repr(did_key), reason="it is not a text")
+    if len(did_key) > _MAX_DID_KEY_LENGTH:
+        shown = did_key[:_MAX_DID_KEY_LENGTH] + "..."
+        raise UnsupportedKey(did_key=shown, reason=f"it has {len(did_key)} characters")
     if not did_key.startswith(_PREFIX):
         reason = f'it does not start with "{_PREFIX}"'
         if did_key.startswith("did:"):
             reason += "; resolve the DID and give the signing key of its document"
         raise UnsupportedKey(did_key=did_key, reason=reason)
-    if len(did_key) > _MAX_DID_KEY_LENGTH:
-        shown = did_key[:_MAX_DID_KEY_LENGTH] + "..."
-        raise UnsupportedKey(did_key=shown, reason=f"it has {len(did_key)} characters")
     encoded = did_key.removeprefix(_PREFIX)
     if not encoded.startswith("z"):
         raise UnsupportedKey(did_key=did_key, reason='its key is not in base58btc, "z..."')

@@ -9,11 +9,13 @@ from __future__ import annotations
 import inspect
 import io
 import os
+import stat
 from collections.abc import AsyncIterable, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
 import anyio
+import anyio.to_thread
 from anyio.abc import ByteReceiveStream
 
 __all__ = ["AsyncReadable", "AsyncReceivable", "Pieces", "Source", "open_pieces"]
@@ -87,13 +89,14 @@ async def open_pieces(source: Source, piece_size: int) -> Pieces:
         OSError: where it is a path that cannot be opened.
     """
     if isinstance(source, (str, os.PathLike)):
-        return await _from_path(Path(source), piece_size)
+        file = _File(Path(source), piece_size)
+        return Pieces(file.next, file.aclose)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _from_memory(source, piece_size)
     if isinstance(source, (io.IOBase, list, tuple)):
         raise _not_a_source(source)
     if isinstance(source, ByteReceiveStream):
-        return _from_receive(source.receive, piece_size)
+        return _from_receive(source.receive, piece_size, source)
     read = getattr(source, "read", None)
     if callable(read):
         return _from_read(read, piece_size, source)
@@ -101,7 +104,7 @@ async def open_pieces(source: Source, piece_size: int) -> Pieces:
         return _from_iterable(source)
     receive: Any = getattr(source, "receive", None)
     if callable(receive):
-        return _from_receive(cast("Callable[[int], Awaitable[bytes]]", receive), piece_size)
+        return _from_receive(receive, piece_size, source)
     raise _not_a_source(source)
 
 
@@ -113,17 +116,46 @@ def _not_a_source(source: object) -> TypeError:
     )
 
 
-async def _from_path(path: Path, piece_size: int) -> Pieces:
-    file = await anyio.open_file(path, "rb", buffering=0)
+class _File:
+    """A file, read in worker threads; a small one takes one visit to a thread in all.
 
-    async def read() -> bytes:
-        return await file.read(piece_size)
+    It opens with the first read, and a regular file closes with the last. (Opening, reading and
+    closing one by one takes three times as long for a repo of a few kB.)
+    """
 
-    return Pieces(read, file.aclose)
+    def __init__(self, path: Path, piece_size: int) -> None:
+        self._path = path
+        self._piece_size = piece_size
+        self._file: io.FileIO | None = None
+        self._ended = False
+
+    async def next(self) -> bytes:
+        if self._ended:
+            return b""
+        return await anyio.to_thread.run_sync(self._read)
+
+    async def aclose(self) -> None:
+        self._ended = True
+        if self._file is not None:
+            await anyio.to_thread.run_sync(self._file.close)
+
+    def _read(self) -> bytes:
+        if self._file is None:
+            self._file = io.FileIO(self._path)
+        piece = self._file.read(self._piece_size) or b""
+        over = len(piece) < self._piece_size and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+        if over or not piece:
+            self._ended = True
+            self._file.close()
+            self._file = None
+        return piece
 
 
 def _from_memory(source: bytes | bytearray | memoryview, piece_size: int) -> Pieces:
-    view = memoryview(source).cast("B")
+    try:
+        view = memoryview(source).cast("B")
+    except TypeError:  # not in one run of memory, or of an exotic format
+        view = memoryview(memoryview(source).tobytes())
     at = 0
 
     async def cut() -> bytes:
@@ -145,10 +177,13 @@ def _from_read(read: Callable[[int], Any], piece_size: int, source: object) -> P
     return Pieces(read_piece)
 
 
-def _from_receive(receive: Callable[[int], Awaitable[bytes]], piece_size: int) -> Pieces:
+def _from_receive(receive: Callable[[int], Any], piece_size: int, source: object) -> Pieces:
     async def receive_piece() -> bytes:
         try:
-            return _checked(await receive(piece_size))
+            piece = receive(piece_size)
+            if not inspect.isawaitable(piece):
+                raise _not_a_source(source)
+            return _checked(await piece)
         except anyio.EndOfStream:
             return b""
 
@@ -160,9 +195,9 @@ def _from_iterable(source: AsyncIterable[bytes]) -> Pieces:
 
     async def next_piece() -> bytes:
         # An empty piece is no end here.
-        async for piece in iterator:
-            if piece:
-                return _checked(piece)
+        async for item in iterator:
+            if piece := _checked(item):
+                return piece
         return b""
 
     return Pieces(next_piece)

@@ -142,6 +142,7 @@ class Walker(Generic[T]):
         stack = self._stack
         raw = blocks.raw
         processed = blocks.processed
+        find = processed.__getitem__
         rkeys_out, cids_out, values_out = taken
         room = n
         while stack and room:
@@ -153,8 +154,9 @@ class Walker(Generic[T]):
                     stack.append((rkeys[:room], cids[:room]))
                     continue
                 try:
-                    values_out += [processed[cid] for cid in cids]
+                    values_out.extend(map(find, cids))
                 except KeyError:
+                    del values_out[n - room :]
                     if not self._take_singly(frame, blocks, taken):
                         return
                     room = n - len(rkeys_out)
@@ -208,7 +210,8 @@ class Walker(Generic[T]):
 
         It looks through nodes that are at hand, opening them where they hang, so that a driver can
         fetch records far ahead with one query. A node that turns out to be faulty is left for
-        `take` to find when it stands before it, after all the records that come first.
+        `take` to find when it stands before it, after all the records that come first. Nothing
+        beyond it is named: the walk will end there.
         """
         wanted: dict[bytes, None] = {}
         stack = self._stack
@@ -220,16 +223,16 @@ class Walker(Generic[T]):
                     if cid not in blocks:
                         wanted[cid] = None
             elif (block := blocks.raw.get(frame[0])) is None:
-                if frame[0] not in blocks.processed:
-                    wanted[frame[0]] = None
+                if frame[0] in blocks.processed:
+                    break
+                wanted[frame[0]] = None
             else:
                 try:
                     frames = self._open(frame, block)
                 except RepoStreamError:
-                    pass
-                else:
-                    stack[at : at + 1] = frames
-                    at += len(frames)
+                    break
+                stack[at : at + 1] = frames
+                at += len(frames)
             at -= 1
         return list(wanted)[:n]
 
@@ -267,24 +270,23 @@ class Walker(Generic[T]):
         if keys[0] <= lower or (upper is not None and keys[-1] >= upper):
             raise _out_of_range(cid, keys, lower, upper)
         try:
-            rkeys = [key.decode() for key in keys]
+            rkeys = [*map(bytes.decode, keys)]
         except UnicodeDecodeError as error:
             raise InvalidKey(
                 cid=Cid(cid), key=bytes(error.object), reason="is not UTF-8"
             ) from error
-        if left is None and not any(trees):
+        if left is None and not trees:
             return [(rkeys, values)]
         if depth == 0:
             raise ChildBelowLeaf(cid=Cid(cid))
         frames: list[_Frame] = []
         end = len(keys)
-        for at in range(len(keys) - 1, -1, -1):
-            if trees[at]:
-                following = keys[at + 1] if at + 1 < len(keys) else upper
-                if at + 1 < end:
-                    frames.append((rkeys[at + 1 : end], values[at + 1 : end]))
-                frames.append((trees[at], depth - 1, keys[at], following))
-                end = at + 1
+        for at in reversed(trees):
+            following = keys[at + 1] if at + 1 < len(keys) else upper
+            if at + 1 < end:
+                frames.append((rkeys[at + 1 : end], values[at + 1 : end]))
+            frames.append((trees[at], depth - 1, keys[at], following))
+            end = at + 1
         frames.append((rkeys[:end], values[:end]))
         if left is not None:
             frames.append((left, depth - 1, lower, keys[0]))

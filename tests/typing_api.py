@@ -1,0 +1,98 @@
+# pyright: strict
+"""What type checkers must find in the public names; it is checked, never run.
+
+The first function is the example of the README. If types were lost on the way, `assert_type` would
+see `Any`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable
+from pathlib import Path
+from typing import assert_type
+
+import anyio
+
+from repo_stream import (
+    CarReader,
+    Cid,
+    Commit,
+    DiskBuilder,
+    DiskDriver,
+    DiskStore,
+    Driver,
+    DriverBuilder,
+    MemDriver,
+    NeedDisk,
+    Output,
+    Processor,
+)
+
+
+async def example(reader: anyio.AsyncFile[bytes]) -> None:
+    match await DriverBuilder().with_mem_limit_mb(10).with_block_processor(len).load_car(reader):
+        case Driver.Memory(commit, driver):
+            assert_type(commit, Commit)
+            assert_type(driver, MemDriver[int])
+            while chunk := await driver.next_chunk(256):
+                for rkey, size in chunk:
+                    assert_type(rkey, str)
+                    assert_type(size, int)
+        case Driver.Disk(paused):
+            assert_type(paused, NeedDisk[int])
+            store = await DiskBuilder().open("some/path.db")
+            assert_type(store, DiskStore)
+            commit, on_disk = await paused.finish_loading(store)
+            assert_type(commit, Commit)
+            assert_type(on_disk, DiskDriver[int])
+            while chunk := await on_disk.next_chunk(256):
+                for rkey, size in chunk:
+                    assert_type(rkey, str)
+                    assert_type(size, int)
+            assert_type(await on_disk.reset_store(), DiskStore)
+
+
+async def every_way_out(driver: MemDriver[float] | DiskDriver[float]) -> None:
+    assert_type(await driver.next_chunk(), list[tuple[str, float]] | None)
+    assert_type(await driver.next_outputs(), list[Output[float]] | None)
+    async for rkey, value in driver:
+        assert_type(rkey, str)
+        assert_type(value, float)
+    async for output in driver.outputs():
+        assert_type(output.cid, Cid)
+        assert_type(output.data, float)
+
+
+async def channel(driver: DiskDriver[str]) -> None:
+    async with driver.to_channel(512) as chunks:
+        async for chunk in chunks:
+            assert_type(chunk, list[tuple[str, str]])
+
+
+def sizes(block: bytes) -> dict[str, int]:
+    return {"size": len(block)}
+
+
+async def builders() -> None:
+    assert_type(DriverBuilder(), DriverBuilder[bytes])
+    assert_type(DriverBuilder(mem_limit_mb=1, verify_cids=False), DriverBuilder[bytes])
+    assert_type(DriverBuilder(block_processor=sizes), DriverBuilder[dict[str, int]])
+    processor = Processor(sizes)
+    assert_type(processor, Processor[dict[str, int]])
+    assert_type(DriverBuilder().with_block_processor(processor), DriverBuilder[dict[str, int]])
+
+
+async def sources(stream: AsyncIterable[bytes]) -> None:
+    builder = DriverBuilder()
+    for source in ("repo.car", Path("repo.car"), b"", bytearray(), memoryview(b"")):
+        assert_type(await builder.load_car(source), Driver.Memory[bytes] | Driver.Disk[bytes])
+    await builder.load_car(stream)
+    async with await CarReader.open(stream) as reader:
+        async for cid, data in reader:
+            assert_type(cid, Cid)
+            assert_type(data, bytes)
+
+
+async def stores() -> None:
+    async with DiskBuilder(cache_size_mb=8).with_max_stored_mb(100).open() as store:
+        assert_type(store, DiskStore)
