@@ -94,7 +94,7 @@ def contenders() -> Iterator[Contender]:
     yield Contender("atmst", script("with_atmst.py", needs="atmst"))
 
     # Of the newer crate's examples, that which goes through disk brings an allocator of its own.
-    cargo = ("cargo", "build", "--release", "--locked", "--target-dir", "target")
+    cargo = ("cargo", "build", "--release", "--target-dir", "target")
     older = upstream("rust022", "release/rust022", cargo)
     newer = upstream("rust05", "release/rust05", cargo)
     mimalloc = upstream("rust05", "release/mimalloc", cargo)
