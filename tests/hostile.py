@@ -21,8 +21,8 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Final
+from functools import cache, partial
+from typing import Any, Final
 
 from repo_stream import (
     BadCarHeader,
@@ -79,7 +79,7 @@ class Hostile:
     name: str
     car: Callable[[], bytes]
     error: type[RepoStreamError]
-    fields: dict[str, object]
+    fields: dict[str, Any]
     before: tuple[str, ...]
     verify: bool
     limits: Limits
@@ -223,6 +223,11 @@ def sharing(first: int, count: int) -> bytes:
 CASES: Final[list[Hostile]] = []
 
 
+def maker(data: bytes | Callable[[], bytes]) -> Callable[[], bytes]:
+    """What makes the data, once at most."""
+    return partial(bytes, data) if isinstance(data, bytes) else cache(data)
+
+
 def case(
     name: str,
     car: bytes | Callable[[], bytes],
@@ -231,12 +236,12 @@ def case(
     before: Sequence[str] = (),
     verify: bool = True,
     limits: Limits | None = None,
-    **fields: object,
+    **fields: Any,
 ) -> None:
     """Add a case; `fields` are those of the error."""
-    make = (lambda: car) if isinstance(car, bytes) else car
-    expected = limits if limits is not None else Limits()
-    CASES.append(Hostile(name, cache(make), error, fields, tuple(before), verify, expected))
+    CASES.append(
+        Hostile(name, maker(car), error, fields, tuple(before), verify, limits or Limits())
+    )
 
 
 def bad_node(
@@ -245,10 +250,10 @@ def bad_node(
     error: type[RepoStreamError],
     *,
     limits: Limits | None = None,
-    **fields: object,
+    **fields: Any,
 ) -> None:
     """Add two cases for a node that is bad by itself: as the root, and below a good root."""
-    make = (lambda: block) if isinstance(block, bytes) else block
+    make = maker(block)
 
     def below() -> bytes:
         bad = make()
@@ -276,7 +281,7 @@ def commit_without(name: str) -> bytes:
     return encode({key: value for key, value in COMMIT.items() if key != name})
 
 
-def bad_commit(name: str, head: bytes, field: str | None, **more: object) -> None:
+def bad_commit(name: str, head: bytes, field: str | None, **more: Any) -> None:
     """Add a case for a bad commit above a good tree; `field` is the one at fault."""
     car = car_of(head, made(A)[0], RECORD)
     case(f"commit: {name}", car, BadCommit, cid=cid_of(head), field=field, **more)
@@ -514,7 +519,7 @@ bad_commit("sig a text", commit_with(sig="0" * 64), "sig")
 bad_node("an empty block", b"", MalformedNode, offset=0)
 bad_node("one byte", b"\xa2", MalformedNode, offset=0)
 bad_node("null", NULL, MalformedNode, offset=0)
-bad_node("a list", encode([[], None]), MalformedNode, offset=0)
+bad_node("a list", encode([0, None]), MalformedNode, offset=0)
 bad_node("a record", OTHER, MalformedNode, offset=0)
 bad_node("the key e in long form", b"\xa2\x78\x01e\x80\x61l\xf6", MalformedNode, offset=0)
 bad_node("an indefinite map", b"\xbf" + body(item())[1:] + b"\xff", MalformedNode, offset=0)
@@ -738,7 +743,7 @@ def tree_case(
     before: Iterable[bytes] = (),
     *,
     limits: Limits | None = None,
-    **fields: object,
+    **fields: Any,
 ) -> None:
     """Add a case for a tree of nodes that are good by themselves."""
     case(name, tree(nodes), error, before=text(before), limits=limits, **fields)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -229,6 +230,17 @@ def test_store_in_no_directory_gives_one_line(run: Run, car: Path, tmp_path: Pat
     assert (code, out) == (1, "")
     assert str(store) in err
     assert err.count("\n") == 1
+
+
+def test_store_that_cannot_be_opened_leaves_no_thread_in_trouble(
+    run: Run, car: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A thread of SQLite's that outlives the event loop prints a traceback after the line.
+    troubles: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", troubles.append)
+    for _ in range(30):
+        run(car, "--mem-limit-mb", "0", "--disk", tmp_path / "nowhere" / "spill.db")
+    assert troubles == []
 
 
 # --- Usage --------------------------------------------------------------------------------------

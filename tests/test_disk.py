@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -92,10 +92,12 @@ async def test_a_store_that_was_awaited_can_be_a_context() -> None:
 
 
 async def test_the_context_closes_after_an_error() -> None:
+    stores: list[DiskStore] = []
     with pytest.raises(LookupError, match="mine"):
         async with DiskBuilder().open() as store:
+            stores.append(store)
             raise LookupError("mine")
-    assert store.closed
+    assert stores[0].closed
 
 
 async def test_closing_twice_does_nothing_more() -> None:
@@ -106,7 +108,7 @@ async def test_closing_twice_does_nothing_more() -> None:
 
 
 @contextmanager
-def new_descriptors() -> Iterator[Callable[[], list[str]]]:
+def new_descriptors() -> Generator[Callable[[], list[str]]]:
     """Say which files have been opened since, by name."""
     directory = Path("/proc/self/fd")
     if not directory.is_dir():
@@ -484,45 +486,44 @@ async def test_a_load_whose_store_moved_on_does_not_disturb_the_next() -> None:
 # --- Several tasks, threads and stores ----------------------------------------------------------
 
 
-async def outcomes_of_two(call: Callable[[], Awaitable[object]]) -> list[object]:
-    """What two tasks that make one call at the same time come to: results and errors."""
+async def outcomes_of(*calls: Callable[[], Awaitable[object]]) -> list[object]:
+    """What tasks that use one thing at the same time come to, in order of their ends."""
     outcomes: list[object] = []
 
-    async def attempt() -> None:
+    async def attempt(call: Callable[[], Awaitable[object]]) -> None:
         try:
             outcomes.append(await call())
         except anyio.BusyResourceError as error:
             outcomes.append(error)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(attempt)
-        tasks.start_soon(attempt)
+        for call in calls:
+            tasks.start_soon(attempt, call)
     return outcomes
 
 
 async def test_two_tasks_in_one_store_are_told() -> None:
     async with DiskBuilder().open() as store:
-        outcomes = await outcomes_of_two(store.reset)
+        outcomes = await outcomes_of(store.reset, store.reset)
         assert [type(each) for each in outcomes] == [anyio.BusyResourceError, DiskStore]
-        assert "disk store" in str(outcomes[0])
+        assert "already storing or fetching blocks" in str(outcomes[0])
         assert await rest_of(await load(store)) == EXPECTED
 
 
 async def test_closing_beneath_another_task_is_told() -> None:
-    async with DiskBuilder().open() as store, anyio.create_task_group() as tasks:
-        tasks.start_soon(store.reset)
-        await anyio.lowlevel.checkpoint()
-        with pytest.raises(anyio.BusyResourceError):
-            await store.aclose()
+    async with DiskBuilder().open() as store:
+        outcomes = await outcomes_of(store.reset, store.aclose)
+        assert type(outcomes[0]) is anyio.BusyResourceError
+        assert store.closed == (outcomes[1] is None)
     assert store.closed
 
 
 async def test_two_tasks_in_one_driver_are_told() -> None:
     async with DiskBuilder().open() as store:
         driver = await load(store)
-        outcomes = await outcomes_of_two(lambda: driver.next_chunk(100))
+        outcomes = await outcomes_of(*[lambda: driver.next_chunk(100)] * 2)
         assert type(outcomes[0]) is anyio.BusyResourceError
-        assert "walking this repo" in str(outcomes[0])
+        assert "already walking this repo" in str(outcomes[0])
         assert outcomes[1] == EXPECTED[:100]
         assert await rest_of(driver) == EXPECTED[100:]
 

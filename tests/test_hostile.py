@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 import pytest
-from hostile import CASES, OTHER, RECORD, Hostile
 
+from hostile import CASES, OTHER, RECORD, Hostile
 from repo_stream import (
     CarDecoder,
     DiskBuilder,
@@ -30,7 +30,6 @@ from repo_stream import (
     TruncatedCar,
 )
 from repo_stream.testing import build_repo, car_header, cid_of, commit, node, section
-from support import pieces_of
 
 MIB = 1 << 20
 SECONDS = 5.0
@@ -39,7 +38,7 @@ AnyBuilder = DriverBuilder[Any]
 
 #: In memory and through the disk, with records as they are and with records made into numbers: the
 #: four ways in which a block can be kept.
-WAYS = {
+WAYS: dict[str, AnyBuilder] = {
     "memory": DriverBuilder(mem_limit_mb=10_000),
     "disk": DriverBuilder(mem_limit_mb=0),
     "memory, processed": DriverBuilder(mem_limit_mb=10_000, block_processor=len),
@@ -48,6 +47,11 @@ WAYS = {
 
 
 # --- Reading to the end, or to the error ----------------------------------------------------------
+
+
+async def drip(data: bytes, size: int) -> AsyncGenerator[bytes]:
+    for at in range(0, len(data), size):
+        yield data[at : at + size]
 
 
 @dataclass
@@ -63,7 +67,7 @@ class Outcome:
 
 
 @contextmanager
-def bounded(size: int, *, seconds: float = SECONDS) -> Iterator[None]:
+def bounded(size: int, *, seconds: float = SECONDS) -> Generator[None]:
     """Fail where what is done takes too long, or memory out of proportion to the CAR's size."""
     tracemalloc.start()
     began = perf_counter()
@@ -102,16 +106,25 @@ async def walk_on(driver: MemDriver[Any] | DiskDriver[Any], outcome: Outcome) ->
         while chunk := await driver.next_outputs(100):
             outcome.outputs += chunk
     except RepoStreamError as error:
-        for n in (1, 7):
-            with pytest.raises(type(error)) as again:
-                await driver.next_chunk(n)
-            assert again.value is error
+        outcome.error = error
+    await check_that_it_stays_at_its_end(driver, outcome.error)
+
+
+async def check_that_it_stays_at_its_end(
+    driver: MemDriver[Any] | DiskDriver[Any], error: RepoStreamError | None
+) -> None:
+    for n in (1, 7):
+        if error is None:
+            assert await driver.next_chunk(n) is None
+            assert await driver.next_outputs(n) is None
+            assert [chunk async for chunk in driver] == []
+            continue
+        with pytest.raises(type(error)) as again:
+            await driver.next_chunk(n)
+        assert again.value is error
         with pytest.raises(type(error)) as again:
             await anext(driver)
         assert again.value is error
-        raise
-    assert await driver.next_chunk() is None
-    assert await driver.next_outputs(1) is None
 
 
 # --- The corpus -----------------------------------------------------------------------------------
@@ -130,14 +143,16 @@ GOOD_CAR = GOOD.to_car()
 async def test_hostile_car(case: Hostile) -> None:
     car = case.car()
     async with DiskBuilder().open() as store:
-        for way, plain in WAYS.items():
-            builder = plain.with_cid_verification(case.verify).with_limits(case.limits)
+        # What is long is long because of its nodes, and those are kept the same way by all.
+        for way in list(WAYS)[: 4 if len(car) < 100_000 else 2]:
+            builder = WAYS[way].with_cid_verification(case.verify).with_limits(case.limits)
             with bounded(len(car)):
                 outcome = await read(car, builder, store)
             check(outcome, case, way)
         if len(car) < 10_000:
             builder = DriverBuilder(verify_cids=case.verify, limits=case.limits)
-            check(await read(pieces_of(car, 1), builder), case, "byte by byte")
+            async with aclosing(drip(car, 1)) as source:
+                check(await read(source, builder), case, "byte by byte")
 
         # The next repo finds the store as it should be.
         following = await read(GOOD_CAR, WAYS["disk"], store)
@@ -237,7 +252,7 @@ async def test_a_repo_that_drips_in_byte_by_byte_is_read(way: str) -> None:
     repo = build_repo({f"com.example.a/{n:04}": {"n": n, "text": "x" * 50} for n in range(400)})
     car = repo.to_car()
     began = perf_counter()
-    outcome = await read(pieces_of(car, 1), WAYS[way])
+    outcome = await read(drip(car, 1), WAYS[way])
     assert perf_counter() - began < SECONDS
     assert outcome.error is None
     assert outcome.rkeys == tuple(repo.records)
@@ -258,37 +273,33 @@ def flood() -> bytes:
     return car_header([cid_of(head)]) + needed + b"".join([prefix + cid(d) + d for d in tiny])
 
 
-async def drip(data: bytes) -> AsyncIterator[bytes]:
-    for at in range(0, len(data), MIB):
-        yield data[at : at + MIB]
-
-
 @pytest.mark.parametrize("mem_limit_mb", [1000, 4])
 async def test_a_million_tiny_blocks(flood: bytes, mem_limit_mb: int) -> None:
     began = perf_counter()
-    outcome = await read(drip(flood), DriverBuilder(mem_limit_mb=mem_limit_mb))
+    outcome = await read(drip(flood, MIB), DriverBuilder(mem_limit_mb=mem_limit_mb))
     assert perf_counter() - began < 6 * SECONDS
     assert outcome.error is None
     assert outcome.rkeys == ("asdf",)
 
 
-async def test_a_million_tiny_blocks_stay_within_the_memory_limit(flood: bytes) -> None:
-    car = flood[: len(flood) // 8]
+async def test_many_tiny_blocks_stay_within_the_memory_limit(flood: bytes) -> None:
+    car = flood[: len(flood) // 16]
     tracemalloc.start()
     try:
-        outcome = await read(drip(car[: len(car) - len(car) % 41]), DriverBuilder(mem_limit_mb=4))
+        outcome = await read(drip(car, MIB // 4), DriverBuilder(mem_limit_mb=2))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert isinstance(outcome.error, TruncatedCar | None)
-    assert peak < 16 * MIB
+    assert isinstance(outcome.error, TruncatedCar)
+    assert peak < 6 * MIB
 
 
 @pytest.mark.parametrize("way", ["memory", "disk"])
 async def test_a_million_tiny_blocks_can_be_refused(flood: bytes, way: str) -> None:
     builder = WAYS[way].with_limits(Limits(blocks=10_000))
     began = perf_counter()
-    outcome = await read(drip(flood), builder)
+    async with aclosing(drip(flood, MIB)) as source:
+        outcome = await read(source, builder)
     assert perf_counter() - began < SECONDS
     assert isinstance(outcome.error, LimitExceeded)
     assert outcome.error.limit == "blocks"

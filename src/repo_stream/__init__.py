@@ -3,16 +3,14 @@
 Start with `DriverBuilder`.
 """
 
+from typing import TYPE_CHECKING
+
 from repo_stream.car import (
     CarDecoder,
     CarHeader,
 )
 from repo_stream.cid import (
     Cid,
-)
-from repo_stream.disk import (
-    DiskBuilder,
-    DiskStore,
 )
 from repo_stream.drive import (
     Channel,
@@ -87,6 +85,9 @@ from repo_stream.source import (
     Source,
 )
 
+if TYPE_CHECKING:
+    from repo_stream.disk import DiskBuilder, DiskStore
+
 __all__ = [
     "BadCarHeader",
     "BadCommit",
@@ -152,3 +153,12 @@ __all__ = [
     "UnsupportedKey",
     "WrongDepth",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import the disk store when it is first used: SQLite and its loop take half of the time."""
+    if name in {"DiskBuilder", "DiskStore"}:
+        from repo_stream import disk  # noqa: PLC0415 - what this function is for
+
+        return getattr(disk, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -246,10 +246,15 @@ def _require_spillable(value: object, nesting: int = _MAX_NESTING) -> None:
             _require_spillable(part, nesting - 1)
 
 
+# A key with so many references is a name in some program, which all results have in common.
+_SHARED: Final = 20
+
+
 def size_of(value: object) -> int:
     """Estimate what a value costs in memory, in bytes, everything in it included.
 
-    A `bool`, `None` and an `int` below 257 cost nothing: there is one of each in the process.
+    A `bool`, `None` and an `int` below 257 cost nothing: there is one of each in the process. So do
+    the keys of a `dict` that many others have as well.
     """
     kind = type(value)
     if kind is int:
@@ -269,7 +274,7 @@ def size_of(value: object) -> int:
         seen.add(id(item))
         total += _allocated(sys.getsizeof(item))
         if issubclass(type(item), dict):
-            waiting.extend(item)
+            waiting.extend([key for key in item if sys.getrefcount(key) < _SHARED])
             waiting.extend(item.values())
         elif issubclass(type(item), (list, tuple, set, frozenset)):
             waiting.extend(item)

@@ -183,7 +183,7 @@ class DiskStore:
     def __init__(self, database: _Database, builder: DiskBuilder) -> None:
         self._database = database
         self._builder = builder
-        self._guard = anyio.ResourceGuard("using the disk store")
+        self._guard = anyio.ResourceGuard("storing or fetching blocks with")
         self._stored = 0
         self._lease = 0
 
@@ -323,15 +323,27 @@ async def _prepare(connection: aiosqlite.Connection) -> None:
 
 async def _reset(connection: aiosqlite.Connection) -> None:
     await connection.rollback()
-    # A journal in memory would hold the whole table that is dropped: 145 MB for a repo of 117.
-    for statement in (
-        "PRAGMA journal_mode=OFF",
-        "DROP TABLE IF EXISTS blocks",
-        "VACUUM",
-        "PRAGMA journal_mode=MEMORY",
-        _CREATE,
-    ):
+    await _forget_tables(connection)
+    for statement in ("VACUUM", "PRAGMA journal_mode=MEMORY", _CREATE):
         await connection.execute_fetchall(statement)
+
+
+async def _forget_tables(connection: aiosqlite.Connection) -> None:
+    # A table that is dropped is journalled, 145 MB for a repo of 117, and without a journal a fault
+    # in the middle damages the file. A table that is forgotten need not even be read.
+    try:
+        for statement in (
+            "PRAGMA writable_schema=ON",
+            "DELETE FROM sqlite_master",
+            "PRAGMA writable_schema=RESET",
+        ):
+            await connection.execute_fetchall(statement)
+    except sqlite3.OperationalError as error:
+        if _primary_code(error) != sqlite3.SQLITE_ERROR:
+            raise
+        # Builds of SQLite that are on the defensive, such as Apple's, do not allow it.
+        for statement in ("PRAGMA journal_mode=OFF", "DROP TABLE IF EXISTS blocks"):
+            await connection.execute_fetchall(statement)
 
 
 async def _begin(connection: aiosqlite.Connection, cache_kib: int) -> None:
@@ -536,13 +548,24 @@ async def _connect(path: Path | None) -> aiosqlite.Connection:
     import aiosqlite  # noqa: PLC0415 - 60 ms that repos which stay in memory never need
 
     target = str(path) if path is not None else ""  # SQLite's name for a temporary file
+    failure: list[sqlite3.Error] = []
+
+    def connector() -> sqlite3.Connection:
+        try:
+            return sqlite3.connect(target, isolation_level=None, timeout=0)
+        except sqlite3.Error as error:
+            # Where this raises, aiosqlite does not wait for its thread to end, and the event loop
+            # may be closed when the thread says that it did. What is open is closed in order.
+            failure.append(error)
+            return sqlite3.connect(":memory:")
 
     # aiosqlite's worker thread would keep a forgotten store's interpreter alive for ever. A thread
     # is a daemon where its maker is one, and then the interpreter does not wait for it.
-    connection = await _in_daemon_thread(
-        lambda: aiosqlite.connect(target, isolation_level=None, timeout=0)
-    )
+    connection = await _in_daemon_thread(lambda: aiosqlite.Connection(connector, 64))
     await connection
+    if failure:
+        await connection.close()
+        raise failure[0]
     try:
         await _prepare(connection)
     except BaseException:
@@ -592,7 +615,9 @@ def _primary_code(error: sqlite3.Error) -> int:
 
 def _in_read_only_directory(path: Path) -> bool:
     parent = path.resolve().parent
-    return not path.exists() and parent.is_dir() and not os.access(parent, os.W_OK)
+    effective = os.access in os.supports_effective_ids
+    writable = os.access(parent, os.W_OK, effective_ids=effective)
+    return parent.is_dir() and not path.exists() and not writable
 
 
 # --- The loop -----------------------------------------------------------------------------------

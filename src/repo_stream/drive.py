@@ -13,14 +13,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast, overload
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from repo_stream.car import Block
 from repo_stream.cid import Cid
-from repo_stream.disk import DiskStore, Row
 from repo_stream.errors import (
     BadRoot,
     MissingCommit,
@@ -36,6 +35,9 @@ from repo_stream.process import Processor, noop
 from repo_stream.reader import CarReader
 from repo_stream.source import Source
 from repo_stream.walk import Blocks, Taken, Walker
+
+if TYPE_CHECKING:
+    from repo_stream.disk import DiskStore, Row
 
 __all__ = ["DiskDriver", "Driver", "DriverBuilder", "MemDriver", "NeedDisk", "Output"]
 
@@ -454,7 +456,7 @@ class _Walking(Generic[T]):
     def __init__(self, loading: _Loading[T], blocks: Blocks[T]) -> None:
         self._walker = loading.walker()
         self._blocks = blocks
-        self._guard = anyio.ResourceGuard("walking this repo")
+        self._guard = anyio.ResourceGuard("walking this repo with")
         self._turn = _Turn()
         self._error: RepoStreamError | None = None
         # Records that have been taken from the walker, and how many of them have been given out.
@@ -727,7 +729,7 @@ class Channel(Generic[T]):
         self._error: Exception | None = None
         self._filled = anyio.Event()
         self._emptied = anyio.Event()
-        self._guard = anyio.ResourceGuard("receiving from this channel")
+        self._guard = anyio.ResourceGuard("receiving chunks from")
 
     def put(self, chunk: Taken[T]) -> None:
         """Add a chunk, on the walk's side."""

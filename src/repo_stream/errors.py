@@ -17,10 +17,11 @@ pickled, so that they survive the way back from a worker process.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from repo_stream.cid import Cid
 
 __all__ = [

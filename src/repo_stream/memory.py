@@ -52,15 +52,19 @@ class MemoryStore(Generic[T]):
         raw = self.blocks.raw
         processed = self.blocks.processed
         known = len(raw) + len(processed)
+        # Blocks that come again cost what they have more than those whose place they take: nothing,
+        # unless their CIDs have not been checked.
         if self._processor.keeps_bytes:
+            replaced = {cid: len(raw[cid]) for cid, _data in batch if cid in raw}
             raw.update(batch)
-            cost = sum([len(data) for _cid, data in batch]) + _BLOCK_OVERHEAD * len(batch)
             added = len(raw) - known // 2
+            new = batch if added == len(batch) else dict(batch).items()
+            cost = _BLOCK_OVERHEAD * added
+            cost += sum([len(data) for _cid, data in new]) - sum(replaced.values())
         else:
             cost = self._process(batch)
             added = len(raw) + len(processed) - known
-        # Blocks that were there already replace what they equal and cost nothing.
-        self._contents += (cost / len(batch) + _CID_COST) * added
+        self._contents += cost + _CID_COST * added
 
     def keep_raw(self, cid: bytes, data: bytes) -> None:
         """Take one block in without processing it."""
@@ -81,9 +85,13 @@ class MemoryStore(Generic[T]):
                 except Exception:  # noqa: BLE001, S110 - it matters only if the walk gets here
                     pass
                 else:
+                    if cid in processed:
+                        cost -= size_of(processed[cid])
                     processed[cid] = value
                     cost += size_of(value)
                     continue
+            if cid in raw:
+                cost -= len(raw[cid]) + _BLOCK_OVERHEAD
             raw[cid] = data
             cost += len(data) + _BLOCK_OVERHEAD
         return cost

@@ -95,13 +95,13 @@ class Commit:
             fields = dagcbor.decode_map(block)
         except InvalidDagCbor as error:
             raise BadCommit(cid=cid, field=None, reason=f"is {error}") from error
-        for name in sorted(_COMMIT_FIELDS - fields.keys() - {"prev"}):
+        for name in sorted(_COMMIT_FIELDS.difference(fields, {"prev"})):
             raise BadCommit(cid=cid, field=name, reason="is missing")
         version, did, rev = fields["version"], fields["did"], fields["rev"]
         data, prev, sig = fields["data"], fields.get("prev"), fields["sig"]
         if type(version) is not int or version != 3:
             raise BadCommit(cid=cid, field="version", reason=f"is {version!r}, not 3")
-        for name in sorted(fields.keys() - _COMMIT_FIELDS):
+        for name in sorted(set(fields).difference(_COMMIT_FIELDS)):
             raise BadCommit(cid=cid, field=name, reason="is not one that a commit has")
         if type(did) is not str or len(did) > _MAX_DID_LENGTH or not _DID.fullmatch(did):
             raise BadCommit(cid=cid, field="did", reason=f"is not a DID: {_short(did)}")

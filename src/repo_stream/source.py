@@ -44,7 +44,7 @@ class AsyncReceivable(Protocol):
 Source: TypeAlias = (
     AsyncReadable
     | AsyncReceivable
-    | AsyncIterable[bytes]
+    | AsyncIterable[bytes | bytearray]
     | bytes
     | bytearray
     | memoryview
@@ -190,7 +190,7 @@ def _from_receive(receive: Callable[[int], Any], piece_size: int, source: object
     return Pieces(receive_piece)
 
 
-def _from_iterable(source: AsyncIterable[bytes]) -> Pieces:
+def _from_iterable(source: AsyncIterable[bytes | bytearray]) -> Pieces:
     iterator = aiter(source)
 
     async def next_piece() -> bytes:

@@ -1,0 +1,306 @@
+"""`Cid`: bytes to a program, text to people, of every kind."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import pickle
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from multiformats import CID, multibase
+
+from repo_stream import Cid, InvalidCid
+from repo_stream.cid import ordinary, read_cid, verify
+from repo_stream.testing import varint
+
+DATA = b"some data"
+SHA256 = hashlib.sha256(DATA).digest()
+ORDINARY = Cid(b"\x01\x71\x12\x20" + SHA256)
+V0 = Cid(b"\x12\x20" + SHA256)
+
+
+def cid_v1(codec: int, function: int, digest: bytes) -> Cid:
+    return Cid(b"\x01" + varint(codec) + varint(function) + varint(len(digest)) + digest)
+
+
+def base32(raw: bytes) -> str:
+    return "b" + base64.b32encode(raw).decode().lower().rstrip("=")
+
+
+# The CID, and its version, codec, hash function and digest.
+KINDS: dict[str, tuple[Cid, tuple[int, int, int, bytes]]] = {
+    "ordinary": (ORDINARY, (1, 0x71, 0x12, SHA256)),
+    "raw": (cid_v1(0x55, 0x12, SHA256), (1, 0x55, 0x12, SHA256)),
+    "v0": (V0, (0, 0x70, 0x12, SHA256)),
+    "dag-pb": (cid_v1(0x70, 0x12, SHA256), (1, 0x70, 0x12, SHA256)),
+    "identity": (cid_v1(0x55, 0, b"abc"), (1, 0x55, 0, b"abc")),
+    "empty-identity": (cid_v1(0x55, 0, b""), (1, 0x55, 0, b"")),
+    "sha2-512": (cid_v1(0x71, 0x13, bytes(64)), (1, 0x71, 0x13, bytes(64))),
+    "dag-json": (cid_v1(0x0129, 0x12, SHA256), (1, 0x0129, 0x12, SHA256)),
+    "blake2b-256": (cid_v1(0x71, 0xB220, SHA256), (1, 0x71, 0xB220, SHA256)),
+    "digest-cut": (cid_v1(0x71, 0x12, SHA256[:20]), (1, 0x71, 0x12, SHA256[:20])),
+    "unknown-codec": (cid_v1(0x300000, 0x12, SHA256), (1, 0x300000, 0x12, SHA256)),
+    "unknown-function": (cid_v1(0x71, 0x3FFFFF, b"\1"), (1, 0x71, 0x3FFFFF, b"\1")),
+    "digest-of-128": (cid_v1(0x71, 0, bytes(128)), (1, 0x71, 0, bytes(128))),
+}
+CIDS = [pytest.param(cid, id=name) for name, (cid, _) in KINDS.items()]
+
+
+# --- Parts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cid", "parts"), [pytest.param(cid, parts, id=name) for name, (cid, parts) in KINDS.items()]
+)
+def test_parts(cid: Cid, parts: tuple[int, int, int, bytes]) -> None:
+    assert (cid.version, cid.codec, cid.hash_function, cid.digest) == parts
+    assert type(cid.digest) is bytes
+
+
+@pytest.mark.parametrize("cid", CIDS)
+def test_only_the_ordinary_kind_is_ordinary(cid: Cid) -> None:
+    assert cid.is_ordinary == (cid == ORDINARY)
+
+
+def test_the_cid_of_a_block() -> None:
+    assert Cid.of(DATA) == ordinary(DATA) == ORDINARY
+    assert type(Cid.of(DATA)) is Cid
+
+
+# --- Text -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cid", CIDS)
+def test_text_and_back(cid: Cid) -> None:
+    text = str(cid)
+    assert text == (base32(cid) if cid.version else multibase.encode(bytes(cid), "base58btc")[1:])
+    back = Cid.parse(text)
+    assert back == cid
+    assert type(back) is Cid
+    assert repr(cid) == f"Cid({text!r})"
+    assert f"{cid}" == text
+
+
+@pytest.mark.parametrize("name", ["ordinary", "raw", "v0", "identity", "sha2-512", "dag-json"])
+def test_multiformats_reads_and_writes_the_same_text(name: str) -> None:
+    cid, _ = KINDS[name]
+    assert bytes(CID.decode(str(cid))) == cid
+    assert str(CID.decode(str(cid))) == str(cid)
+
+
+def test_known_texts() -> None:
+    text = "bafyreiclp443lavogvhj3d2ob2cxbfuscni2k5jk7bebjzg7khl3esabwq"
+    assert str(Cid.parse(text)) == text
+    assert Cid.parse(text).is_ordinary
+    v0 = "QmdwjhxpxzcMsR3qUuj7vUL8pbA7MgR3GAxWi2GLHjsKCT"
+    assert str(Cid.parse(v0)) == v0
+    assert Cid.parse(v0).version == 0
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "base2",
+        "base8",
+        "base10",
+        "base16",
+        "base16upper",
+        "base32",
+        "base32upper",
+        "base32pad",
+        "base32hex",
+        "base32z",
+        "base36",
+        "base58btc",
+        "base58flickr",
+        "base64",
+        "base64pad",
+        "base64url",
+    ],
+)
+@pytest.mark.parametrize("name", ["ordinary", "raw", "identity", "unknown-codec"])
+def test_texts_in_every_base(base: str, name: str) -> None:
+    cid, _ = KINDS[name]
+    assert Cid.parse(multibase.encode(bytes(cid), base)) == cid
+
+
+TEXT = str(ORDINARY)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("b", id="base-only"),
+        pytest.param("z", id="base58-only"),
+        pytest.param("Q", id="Q"),
+        pytest.param("Qm", id="Qm"),
+        pytest.param("Q" * 46, id="46-letters"),
+        pytest.param("Qm" + "0" * 44, id="v0-of-letters-not-in-base58"),
+        pytest.param("Qm" + "z" * 44, id="v0-of-another-hash-length"),
+        pytest.param(str(V0)[:-1], id="v0-one-letter-less"),
+        pytest.param(str(V0) + "1", id="v0-one-letter-more"),
+        pytest.param("z" + str(V0), id="v0-with-a-base"),
+        pytest.param(base32(V0), id="v0-in-base32"),
+        pytest.param(TEXT[:-1], id="one-letter-less"),
+        pytest.param(TEXT + "a", id="one-letter-more"),
+        pytest.param(base32(ORDINARY + b"\0"), id="one-byte-more"),
+        pytest.param(base32(ORDINARY[:-1]), id="one-byte-less"),
+        pytest.param(TEXT[:-1] + "r", id="bits-in-the-padding"),
+        pytest.param(" " + TEXT, id="space-before"),
+        pytest.param(TEXT + "\n", id="newline-after"),
+        pytest.param(TEXT[1:], id="no-base"),
+        pytest.param("!" + TEXT[1:], id="unknown-base"),
+        pytest.param("z" + TEXT[1:], id="another-base"),
+        pytest.param("/ipfs/" + TEXT, id="path"),
+        pytest.param("b" + "1" * 58, id="digits-not-in-base32"),
+        pytest.param("bäöü", id="not-ascii"),
+        pytest.param("\0" + "a" * 36, id="identity-base"),
+        pytest.param("🚀" * 10, id="emoji-base"),
+        pytest.param("\ud800", id="surrogate"),
+        pytest.param(base32(b"\x02" + ORDINARY[1:]), id="version-2"),
+        pytest.param(base32(b"\x00" + ORDINARY[1:]), id="version-0-spelt-out"),
+        pytest.param(base32(b"\x01\xf1\0" + ORDINARY[2:]), id="codec-not-minimal"),
+        pytest.param(base32(b"\x01" + b"\xff" * 40), id="codec-without-end"),
+        pytest.param(base32(cid_v1(0x71, 0, bytes(129))), id="digest-of-129"),
+    ],
+)
+def test_texts_that_are_no_cid(text: str) -> None:
+    with pytest.raises(InvalidCid, match="is not a CID") as raised:
+        Cid.parse(text)
+    assert repr(text) in str(raised.value)
+
+
+@given(st.text() | st.text("bzQmfuk0123456789abcdefghijklmnopqrstuvwxyz", max_size=70))
+@example("ZZZZ")
+@example("9" * 80)
+@settings(deadline=None)
+def test_any_text_is_a_cid_or_invalid(text: str) -> None:
+    try:
+        cid = Cid.parse(text)
+    except InvalidCid:
+        return
+    assert Cid.parse(str(cid)) == cid
+    assert cid.version in {0, 1}
+
+
+# --- Bytes that are no CID --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\x01",
+        b"\x12",
+        b"\x12\x20",
+        bytes(V0[:-1]),
+        bytes(V0) + b"\0",
+        bytes(ORDINARY[:-1]),
+        bytes(ORDINARY) + b"\0",
+        b"\x02" + ORDINARY[1:],
+        b"\x01\x71\x12\x80",
+        b"\x01\x71\x12\x80\0",
+        b"\x81" * 40,
+    ],
+    ids=bytes.hex,
+)
+@pytest.mark.parametrize("part", ["version", "codec", "hash_function", "digest"])
+def test_parts_of_what_is_no_cid(raw: bytes, part: str) -> None:
+    with pytest.raises(InvalidCid):
+        getattr(Cid(raw), part)
+    # It can be shown all the same, in a message.
+    assert str(Cid(raw)) in repr(Cid(raw))
+    assert not Cid(raw).is_ordinary
+
+
+@given(st.binary(max_size=50) | st.binary(max_size=40).map(lambda tail: b"\x01" + tail))
+@settings(deadline=None)
+def test_any_bytes_are_a_cid_or_invalid(raw: bytes) -> None:
+    cid = Cid(raw)
+    assert str(cid)
+    try:
+        parts = (cid.version, cid.codec, cid.hash_function, cid.digest)
+    except InvalidCid:
+        with pytest.raises(InvalidCid):
+            Cid.parse(str(cid))
+        return
+    version, codec, function, digest = parts
+    assert cid == (cid_v1(codec, function, digest) if version else b"\x12\x20" + digest)
+    assert Cid.parse(str(cid)) == cid
+    verify(cid, b"")
+
+
+@given(st.binary(max_size=60), st.integers(0, 60), st.integers(0, 60))
+def test_a_cid_is_read_from_within_its_bounds_only(buffer: bytes, start: int, end: int) -> None:
+    """What stands behind the end makes no difference."""
+
+    def outcome(data: bytes) -> object:
+        try:
+            return read_cid(data, start, end)
+        except InvalidCid as error:
+            return str(error)
+
+    start, end = min(start, len(buffer)), min(end, len(buffer))
+    there = outcome(buffer)
+    assert outcome(buffer[:end]) == there
+    assert outcome(buffer[:end] + bytes(40)) == there
+    assert outcome(buffer[:end] + b"\x20" * 40) == there
+    assert isinstance(there, str) or start < there <= end  # type: ignore[operator]  # an int
+
+
+# --- As bytes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cid", CIDS)
+def test_a_cid_is_its_bytes(cid: Cid) -> None:
+    raw = bytes(cid)
+    assert type(raw) is bytes
+    assert cid == raw
+    assert raw == cid
+    assert hash(cid) == hash(raw)
+    by_cid: dict[bytes, int] = {cid: 1}
+    assert by_cid[raw] == {raw: 1}[cid] == 1
+    assert cid in {raw, b""}
+    assert b"".join([cid]) == raw
+    assert sorted([cid, b"\xff"]) == [raw, b"\xff"]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("cid", CIDS)
+def test_a_cid_survives_a_pickle(cid: Cid, protocol: int) -> None:
+    fresh = Cid(cid)
+    for _ in range(2):
+        back: Any = pickle.loads(pickle.dumps(fresh, protocol))  # noqa: S301 - our own bytes
+        assert type(back) is Cid
+        assert back == fresh
+        assert (back.version, back.digest) == (fresh.version, fresh.digest)
+    assert copy.deepcopy(cid) == copy.copy(cid) == cid
+    assert type(copy.deepcopy(cid)) is Cid
+
+
+# --- Hashes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cid", "data", "expected"),
+    [
+        pytest.param(ORDINARY, DATA, True, id="ordinary"),
+        pytest.param(ORDINARY, b"other", False, id="ordinary-forged"),
+        pytest.param(V0, DATA, True, id="v0"),
+        pytest.param(V0, b"", False, id="v0-forged"),
+        pytest.param(cid_v1(0x55, 0, b"abc"), b"abc", True, id="identity"),
+        pytest.param(cid_v1(0x55, 0, b"abc"), b"abcd", False, id="identity-forged"),
+        pytest.param(cid_v1(0x55, 0, b""), b"", True, id="identity-of-nothing"),
+        pytest.param(cid_v1(0x71, 0x12, SHA256[:20]), DATA, False, id="digest-cut"),
+        pytest.param(cid_v1(0x71, 0x12, b""), DATA, False, id="no-digest"),
+        pytest.param(cid_v1(0x71, 0x11, hashlib.sha1(DATA).digest()), DATA, None, id="sha1"),  # noqa: S324 - not trusted
+        pytest.param(cid_v1(0x71, 0x3FFFFF, b""), DATA, None, id="unknown"),
+    ],
+)
+def test_hashes_are_checked_where_they_can_be(cid: Cid, data: bytes, expected: bool | None) -> None:
+    assert verify(cid, data) is expected

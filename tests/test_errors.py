@@ -1,0 +1,247 @@
+"""The tree of errors: every leaf says what happened, keeps its facts, and survives a pickle."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+from pathlib import Path
+
+import pytest
+
+import repo_stream
+from repo_stream import (
+    BadCarHeader,
+    BadCommit,
+    BadNodeLink,
+    BadRoot,
+    BadSectionCid,
+    BadSignature,
+    BadVarint,
+    BareRoot,
+    CarError,
+    CarTrailingData,
+    ChildBelowLeaf,
+    Cid,
+    CidMismatch,
+    CommitError,
+    DiskError,
+    DiskFull,
+    DiskIOError,
+    EmptyNode,
+    EmptySection,
+    ForeignFile,
+    InvalidCid,
+    InvalidDagCbor,
+    InvalidKey,
+    KeyOutOfOrder,
+    KeyOutOfRange,
+    LimitExceeded,
+    MalformedNode,
+    MaxSizeExceeded,
+    MissingBlock,
+    MissingCommit,
+    MissingExtra,
+    MissingRoot,
+    NodeError,
+    NodePrefixNotMinimal,
+    NodePrefixTooLong,
+    ProcessError,
+    RepoStreamError,
+    StoreClosed,
+    StoreCorrupt,
+    StoreGone,
+    StoreLocked,
+    StoreReadOnly,
+    StoreUnavailable,
+    TruncatedCar,
+    UnsupportedCarVersion,
+    UnsupportedKey,
+    WrongDepth,
+    errors,
+)
+
+CID = Cid.of(b"a block")
+PATH = Path("some/path.db")
+DID_KEY = "did:key:zQ3shqwJEJyMBsBXCWyCBpUBMqxcon9oHB7mCvx4sSpMdLJwc"
+
+# One of each leaf, or more where its facts take several shapes; and what its message must name.
+EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
+    (InvalidCid("no CID"), ["no CID"]),
+    (InvalidDagCbor("no DAG-CBOR"), ["no DAG-CBOR"]),
+    (TruncatedCar(offset=96, have=7, need=240), [96, 7, 240]),
+    (TruncatedCar(offset=96, have=1, need=None), [96]),
+    (TruncatedCar(offset=0, have=0, need=None), ["header"]),
+    (UnsupportedCarVersion(version=2), ["CARv2", "CARv1"]),
+    (BadCarHeader("it is not a map"), ["it is not a map"]),
+    (MissingRoot(), ["root", "commit"]),
+    (BadRoot(cid=CID), [CID]),
+    (BadVarint("a length prefix is not minimal", offset=96), [96, "not minimal"]),
+    (EmptySection(offset=96), [96, "zero"]),
+    (BadSectionCid("a section does not start with a CID", offset=96), [96, "CID"]),
+    (CarTrailingData("bytes come after the end", offset=96), [96, "after the end"]),
+    (CidMismatch(cid=CID, offset=96), [CID, 96]),
+    (MissingCommit(cid=CID), [CID, "incomplete"]),
+    (BadCommit(cid=CID, field="rev", reason="is no TID"), [CID, "'rev'", "is no TID"]),
+    (BadCommit(cid=CID, field=None, reason="is not a map"), [CID, "it is not a map"]),
+    (BadSignature(cid=CID, did_key=DID_KEY, reason="high S"), [CID, DID_KEY, "high S"]),
+    (UnsupportedKey(did_key="did:key:z1", reason="too short"), ["did:key:z1", "too short"]),
+    (MalformedNode(cid=CID, reason="no e", offset=5), [CID, "no e", 5]),
+    (BadNodeLink(cid=CID, offset=5), [CID, 5]),
+    (NodePrefixTooLong(cid=CID, prefix_len=9, previous=b"a/b"), [CID, 9, b"a/b", 3]),
+    (
+        NodePrefixNotMinimal(cid=CID, key=b"a/bc", prefix_len=2, expected=3),
+        [CID, b"a/bc", 2, 3],
+    ),
+    (KeyOutOfOrder(cid=CID, key=b"a/b", previous=b"a/c"), [CID, b"a/b", b"a/c"]),
+    (KeyOutOfRange(cid=CID, key=b"a/x", lower=b"a/b", upper=None), [CID, b"a/x", b"a/b"]),
+    (KeyOutOfRange(cid=CID, key=b"a/x", lower=None, upper=b"a/c"), [CID, b"a/x", b"a/c"]),
+    (InvalidKey(cid=CID, key=b"\xff", reason="is not UTF-8"), [CID, b"\xff", "is not UTF-8"]),
+    (WrongDepth(cid=CID, key=b"a/b", depth=3, expected=8), [CID, b"a/b", 3, 8]),
+    (ChildBelowLeaf(cid=CID), [CID, "depth 0"]),
+    (EmptyNode(cid=CID, depth=7), [CID, 7]),
+    (BareRoot(cid=CID), [CID, "root"]),
+    (
+        LimitExceeded(limit="block_bytes", maximum=10, actual=12, where="the section"),
+        ["block_bytes=10", 12, "the section", "with_limits(Limits(block_bytes=...))"],
+    ),
+    (MissingBlock(cid=CID, kind="record", rkey="a/b"), [CID, "record", "'a/b'", "incomplete"]),
+    (MissingBlock(cid=CID, kind="node", rkey=None), [CID, "node", "incomplete"]),
+    (ProcessError("KeyError: 'text'", rkey="a/b", cid=CID), [CID, "'a/b'", "KeyError: 'text'"]),
+    (ProcessError("no CBOR", rkey=None, cid=CID), [CID, "no CBOR"]),
+    (MaxSizeExceeded(path=PATH, max_stored_mb=5), [PATH, 5, "with_max_stored_mb"]),
+    (MaxSizeExceeded(path=None, max_stored_mb=5), ["temporary", 5]),
+    (ForeignFile("what happened", path=PATH), ["what happened", PATH]),
+    (StoreLocked("what happened", path=PATH), ["what happened", PATH]),
+    (StoreReadOnly("what happened", path=PATH), ["what happened", PATH]),
+    (StoreUnavailable("what happened", path=PATH), ["what happened", PATH]),
+    (StoreCorrupt("what happened", path=PATH), ["what happened", PATH]),
+    (StoreCorrupt("what happened", path=None), ["what happened", "temporary"]),
+    (StoreGone("what happened", path=PATH), ["what happened", PATH]),
+    (DiskFull("what happened", path=PATH), ["what happened", PATH]),
+    (DiskIOError("what happened", path=PATH), ["what happened", PATH]),
+    (StoreClosed("what happened", path=PATH), ["what happened", PATH]),
+    (
+        MissingExtra(extra="crypto", package="cryptography", feature="verify_signature"),
+        ['pip install "atproto-repo-stream[crypto]"', "cryptography", "verify_signature"],
+    ),
+]
+ERRORS = [
+    pytest.param(error, id=f"{type(error).__name__}-{at}") for at, (error, _) in enumerate(EXAMPLES)
+]
+NAMED = [
+    pytest.param(error, names, id=f"{type(error).__name__}-{at}")
+    for at, (error, names) in enumerate(EXAMPLES)
+]
+
+
+def tree(kind: type[RepoStreamError]) -> set[type[RepoStreamError]]:
+    """The kind and all below it that the library defines."""
+    below = [other for other in kind.__subclasses__() if other.__module__ == errors.__name__]
+    return {kind}.union(*map(tree, below))
+
+
+def leaves() -> set[type[RepoStreamError]]:
+    kinds = tree(RepoStreamError)
+    return {kind for kind in kinds if tree(kind) == {kind}}
+
+
+def facts(error: BaseException) -> tuple[object, ...]:
+    return type(error), str(error), repr(error), error.args, vars(error)
+
+
+def types_of_facts(error: BaseException) -> dict[str, type]:
+    return {name: type(value) for name, value in vars(error).items()}
+
+
+def test_there_is_an_example_of_every_leaf() -> None:
+    assert {type(error) for error, _ in EXAMPLES} == leaves()
+
+
+def test_every_error_is_public() -> None:
+    assert {kind.__name__ for kind in tree(RepoStreamError)} == set(errors.__all__)
+    assert set(errors.__all__) <= set(repo_stream.__all__)
+    for name in errors.__all__:
+        assert getattr(repo_stream, name) is getattr(errors, name)
+
+
+def test_every_public_name_is_there_once_and_in_order() -> None:
+    names = repo_stream.__all__
+    assert names == sorted(set(names))
+    assert all(hasattr(repo_stream, name) for name in names)
+
+
+def test_every_error_is_documented() -> None:
+    for kind in tree(RepoStreamError):
+        assert kind.__doc__
+        assert kind.__doc__ not in {base.__doc__ for base in kind.__bases__}
+
+
+@pytest.mark.parametrize(
+    ("branch", "members"),
+    [
+        pytest.param(CarError, {TruncatedCar, CidMismatch, BadRoot, MissingRoot}, id="CarError"),
+        pytest.param(CommitError, {MissingCommit, BadCommit, BadSignature}, id="CommitError"),
+        pytest.param(NodeError, {MalformedNode, WrongDepth, BareRoot}, id="NodeError"),
+        pytest.param(DiskError, {DiskFull, ForeignFile, MaxSizeExceeded}, id="DiskError"),
+        pytest.param(ValueError, {InvalidCid, InvalidDagCbor}, id="ValueError"),
+        pytest.param(ImportError, {MissingExtra}, id="ImportError"),
+    ],
+)
+def test_errors_can_be_caught_by_their_branch(
+    branch: type[Exception], members: set[type[RepoStreamError]]
+) -> None:
+    assert all(issubclass(member, branch) for member in members)
+
+
+@pytest.mark.parametrize(("error", "names"), NAMED)
+def test_messages_name_the_facts(error: RepoStreamError, names: list[object]) -> None:
+    for name in names:
+        assert str(name) in str(error)
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_facts_are_attributes(error: RepoStreamError) -> None:
+    """Whatever the constructor takes by keyword can be read, but for what only the message has."""
+    in_the_message = {"package", "feature"}
+    parameters = inspect.signature(type(error).__init__).parameters.values()
+    keywords = {item.name for item in parameters if item.kind is item.KEYWORD_ONLY}
+    assert keywords - in_the_message <= vars(error).keys()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("error", ERRORS)
+def test_errors_survive_a_pickle(error: RepoStreamError, protocol: int) -> None:
+    back: RepoStreamError = pickle.loads(pickle.dumps(error, protocol))  # noqa: S301 - our own bytes
+    assert facts(back) == facts(error)
+    assert types_of_facts(back) == types_of_facts(error)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_errors_can_be_copied(error: RepoStreamError) -> None:
+    assert facts(copy.copy(error)) == facts(error)
+    assert facts(copy.deepcopy(error)) == facts(error)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_notes_survive_a_pickle(error: RepoStreamError) -> None:
+    noted = copy.copy(error)
+    noted.add_note("while reading repo.car")
+    back = pickle.loads(pickle.dumps(noted))  # noqa: S301 - our own bytes
+    assert back.__notes__ == ["while reading repo.car"]
+    assert not hasattr(error, "__notes__")
+
+
+def test_an_error_of_the_caller_below_ours_survives_too() -> None:
+    back = pickle.loads(pickle.dumps(OfACaller(offset=7, hint="ask")))  # noqa: S301 - our own bytes
+    assert (type(back), back.offset, back.hint) == (OfACaller, 7, "ask")
+    assert str(back) == str(OfACaller(offset=7, hint="ask"))
+
+
+class OfACaller(CarError):
+    """What somebody may derive, with a constructor of its own."""
+
+    def __init__(self, *, offset: int, hint: str) -> None:
+        super().__init__(f"hint: {hint}", offset=offset)
+        self.hint = hint

@@ -1,0 +1,335 @@
+"""What the memory store says that it costs, against what the process really grows by."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repo_stream import Processor
+from repo_stream.memory import MemoryStore
+from repo_stream.process import length, noop
+from repo_stream.testing import cid_of
+
+Block = tuple[bytes, bytes]
+
+NODE_LIKE = b"\xa2\x61e\x80"
+
+
+def block(data: bytes) -> Block:
+    return cid_of(data), data
+
+
+def blocks(count: int, size: int = 200) -> list[Block]:
+    return [block(number.to_bytes(4, "big") * (size // 4)) for number in range(count)]
+
+
+def batches(items: list[Block], size: int = 512) -> Iterator[list[Block]]:
+    for at in range(0, len(items), size):
+        yield items[at : at + size]
+
+
+def filled(items: list[Block], processor: Processor[Any], batch: int = 512) -> MemoryStore[Any]:
+    store = MemoryStore(processor)
+    for part in batches(items, batch):
+        store.add(part)
+    return store
+
+
+RAW = Processor(noop)
+LENGTHS = Processor(length)
+BOTH = pytest.mark.parametrize(
+    "processor", [pytest.param(RAW, id="raw"), pytest.param(LENGTHS, id="lengths")]
+)
+
+
+# --- Against the process ------------------------------------------------------------------------
+
+# Fills a store in a process of its own, whose growth is then what the store costs. What is measured
+# is large, so that half-used arenas of the allocator do not count.
+CHILD = """
+import gc, os, random, sys
+from hashlib import sha256
+from repo_stream import Processor
+from repo_stream.cid import ORDINARY_PREFIX
+from repo_stream.memory import MemoryStore
+from repo_stream.process import length, noop
+
+make, sizes, count, copies = sys.argv[1], eval(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+processor = Processor(eval(make))
+chance = random.Random(1)
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+def batch(first):
+    made = []
+    for number in range(first, first + 500):
+        chance = random.Random(number)
+        start = b"\\xa2\\x61e\\x80" if number % 5 == 0 else b"\\xa2\\x64text"
+        data = start + chance.randbytes(chance.choice(sizes))
+        made.append((ORDINARY_PREFIX + sha256(data).digest(), data))
+    return made
+
+warm = MemoryStore(processor)
+warm.add(batch(0))
+del warm
+gc.collect()
+before = resident()
+store = MemoryStore(processor)
+for _ in range(copies):
+    for first in range(0, count, 500):
+        store.add(batch(first))
+gc.collect()
+print(resident() - before, store.size)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc to see memory")
+@pytest.mark.parametrize(
+    ("process", "sizes", "count", "copies"),
+    [
+        pytest.param("noop", "[240]", 60_000, 1, id="raw"),
+        pytest.param("noop", "range(1000)", 40_000, 1, id="raw, any size"),
+        pytest.param("noop", "[50_000]", 500, 1, id="raw, large"),
+        pytest.param("noop", "[240]", 50_000, 2, id="raw, twice"),
+        pytest.param("length", "range(1, 600)", 80_000, 1, id="ints"),
+        pytest.param("length", "[100]", 80_000, 1, id="small ints"),
+        pytest.param("length", "range(300, 600)", 60_000, 2, id="ints, twice"),
+        pytest.param("bytes.hex", "range(400)", 40_000, 1, id="texts"),
+        pytest.param(
+            "lambda data: {'size': len(data), 'start': data[:20]}", "[300]", 40_000, 1, id="dicts"
+        ),
+        pytest.param(
+            "lambda data: (len(data), data[5:90], [str(data[:9])])", "[300]", 40_000, 1, id="tuples"
+        ),
+    ],
+)
+def test_the_size_is_what_the_process_grows_by(
+    process: str, sizes: str, count: int, copies: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, process, sizes, str(count), str(copies)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    grown, said = map(int, done.stdout.split())
+    assert grown > 5_000_000
+    assert said == pytest.approx(grown, rel=0.15)
+
+
+# --- Against tracemalloc ------------------------------------------------------------------------
+
+
+def growth_of(fill: Callable[[], MemoryStore[Any]]) -> tuple[int, int]:
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        store = fill()
+        return tracemalloc.get_traced_memory()[0] - before, store.size
+    finally:
+        tracemalloc.stop()
+
+
+def backwards(data: bytes) -> tuple[int, bytes]:
+    return len(data), bytes(reversed(data))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 512, 100_000])
+@pytest.mark.parametrize(
+    "process",
+    [
+        pytest.param(noop, id="raw"),
+        pytest.param(backwards, id="tuples"),
+    ],
+)
+def test_the_size_is_the_same_for_any_batch(process: Callable[[bytes], Any], batch: int) -> None:
+    def fill() -> MemoryStore[Any]:
+        return filled(blocks(5000, 400), Processor(process), batch)
+
+    grown, said = growth_of(fill)
+    # The allocators round up, which is not traced.
+    assert said == pytest.approx(grown, rel=0.1)
+
+
+@BOTH
+def test_every_block_adds_to_the_size(processor: Processor[Any]) -> None:
+    store = MemoryStore(processor)
+    sizes = [store.size]
+    for one in blocks(300, 1000):
+        store.add([one])
+        sizes.append(store.size)
+    assert all(one < other for one, other in pairwise(sizes))
+
+
+@BOTH
+def test_nothing_costs_next_to_nothing(processor: Processor[Any]) -> None:
+    store = MemoryStore(processor)
+    assert 0 < store.size < 500
+    before = store.size
+    store.add([])
+    assert store.size == before
+
+
+# --- Blocks that come again ---------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("batch", [1, 100, 512, 10_000])
+def test_blocks_that_come_again_are_not_counted_again(
+    processor: Processor[Any], batch: int
+) -> None:
+    once = filled(blocks(1000, 300), processor).size
+    again = blocks(1000, 300)
+    for order in (again + again, [one for one in again for _ in range(3)]):
+        assert filled(order, processor, batch).size == pytest.approx(once, rel=0.01)
+
+
+@pytest.mark.parametrize("like_a_node", [False, True])
+@BOTH
+def test_a_large_block_is_not_hidden_among_small_repeats(
+    processor: Processor[Any], like_a_node: bool
+) -> None:
+    """Repeats cost nothing, but what comes with them costs what it costs."""
+    small = blocks(511, 4)
+    start = NODE_LIKE if like_a_node else b"\xa1"
+    large = [block(start + bytes([number]) * 100_000) for number in range(100)]
+    store = filled(small, processor)
+    for one in large:
+        store.add([*small, one])
+    held = sum(len(data) for _, data in large) if processor is RAW or like_a_node else 0
+    assert store.size >= held
+    assert store.size == pytest.approx(filled(small + large, processor).size, rel=0.01)
+
+
+@pytest.mark.parametrize("like_a_node", [False, True])
+@BOTH
+def test_other_bytes_under_a_known_cid_are_counted(
+    processor: Processor[Any], like_a_node: bool
+) -> None:
+    """Where CIDs are not verified, or cannot be, any bytes can come under any of them."""
+    start = NODE_LIKE if like_a_node else b"\xa1"
+    cids = [cid_of(bytes([number])) for number in range(100)]
+    small = [(cid, start) for cid in cids]
+    large = [(cid, start + bytes(100_000)) for cid in cids]
+    held = sum(len(data) for _, data in large) if processor is RAW or like_a_node else 0
+    for batch in (1, 100, 300):
+        store = filled([*small, *large, *large], processor, batch)
+        assert store.size >= held
+        assert store.size == pytest.approx(filled(large, processor).size, rel=0.01)
+        # And what is gone is not counted any more.
+        small_again = filled([*large, *small], processor, batch)
+        assert small_again.size == pytest.approx(filled(small, processor).size, rel=0.01)
+
+
+def test_of_two_blocks_with_one_cid_the_later_stays() -> None:
+    cid = cid_of(b"first")
+    for batch in (1, 2):
+        store = filled([(cid, b"first"), (cid, b"second")], RAW, batch)
+        assert store.blocks.raw == {cid: b"second"}
+        lengths = filled([(cid, b"first"), (cid, b"second")], LENGTHS, batch)
+        assert lengths.blocks.processed == {cid: 6}
+
+
+# --- Raw or processed ---------------------------------------------------------------------------
+
+
+class Refused(Exception):
+    pass
+
+
+def refuse_odd(data: bytes) -> int:
+    if data[3] % 2:
+        raise Refused
+    return len(data)
+
+
+def test_what_could_be_a_node_or_failed_is_kept_raw() -> None:
+    plain = blocks(100)
+    like_nodes = [block(NODE_LIKE + bytes([number])) for number in range(50)]
+    store = filled(plain + like_nodes, Processor(refuse_odd))
+    odd = [one for one in plain if one[1][3] % 2]
+    assert store.blocks.raw == dict(odd + like_nodes)
+    assert store.blocks.processed == {cid: 200 for cid, data in plain if not data[3] % 2}
+    assert all(cid in store.blocks for cid, _ in plain + like_nodes)
+
+
+def test_one_block_is_kept_raw_on_request() -> None:
+    store = MemoryStore(LENGTHS)
+    cid, data = block(b"\xa1" + bytes(100_000))
+    before = store.size
+    store.keep_raw(cid, data)
+    assert store.blocks.raw == {cid: data}
+    assert store.blocks.processed == {}
+    assert store.size - before >= 100_000
+
+
+def test_the_processors_own_measure_counts() -> None:
+    store = filled(blocks(1000), Processor(length, size_of=lambda _: 1_000_000))
+    assert store.size > 1_000_000_000
+
+
+# --- Giving blocks away -------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("most", [1, 7, 100, 10_000])
+def test_draining_gives_everything_away_once(processor: Processor[Any], most: int) -> None:
+    plain = blocks(300)
+    like_nodes = [block(NODE_LIKE + bytes([number])) for number in range(40)]
+    store = filled(plain + like_nodes, processor)
+    raw: list[Block] = []
+    processed: list[tuple[bytes, Any]] = []
+    for _ in range(1000):
+        some_raw, some_processed = store.drain(most)
+        assert len(some_raw) + len(some_processed) <= most
+        if not some_raw and not some_processed:
+            break
+        raw += some_raw
+        processed += some_processed
+    if processor is RAW:
+        assert sorted(raw) == sorted(plain + like_nodes)
+        assert not processed
+    else:
+        assert sorted(raw) == sorted(like_nodes)
+        assert sorted(processed) == sorted((cid, len(data)) for cid, data in plain)
+    assert store.drain(most) == ([], [])
+
+
+@BOTH
+def test_a_drained_store_is_as_new(processor: Processor[Any]) -> None:
+    new = MemoryStore(processor).size
+    store = filled(blocks(2000), processor)
+    full = store.size
+    for _ in range(3):
+        assert store.size == full
+        while any(store.drain(300)):
+            pass
+        assert store.size == new
+        assert not store.blocks.raw
+        assert not store.blocks.processed
+        for part in batches(blocks(2000)):
+            store.add(part)
+
+
+@BOTH
+def test_draining_gives_the_memory_back(processor: Processor[Any]) -> None:
+    def fill_and_drain() -> MemoryStore[Any]:
+        store = filled(blocks(20_000), processor)
+        while any(store.drain(1000)):
+            pass
+        return store
+
+    fill_and_drain()
+    grown, said = growth_of(fill_and_drain)
+    assert said < 500
+    assert grown < 200_000  # tuples that Python keeps for reuse
