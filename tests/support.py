@@ -1,4 +1,4 @@
-"""What several test files need: where the shared material is, and short ways through the library."""
+"""What several test files need: the shared material, and short ways through the library."""
 
 from __future__ import annotations
 

@@ -134,11 +134,16 @@ class Stop:
         return [] if task.cancelled() else [task.result()]
 
 
-@pytest.fixture(params=["scope", "task", "stubborn task"])
-def how(request: pytest.FixtureRequest, anyio_backend: str) -> str:
-    if request.param != "scope" and anyio_backend != "asyncio":
-        pytest.skip("tasks are cancelled like this by asyncio only")
-    return cast("str", request.param)
+in_every_way = pytest.mark.parametrize(
+    ("anyio_backend", "how"),
+    [
+        pytest.param("asyncio", "scope", id="asyncio-scope"),
+        pytest.param("trio", "scope", id="trio-scope"),
+        pytest.param("asyncio", "task", id="asyncio-task"),
+        pytest.param("asyncio", "stubborn task", id="asyncio-task-stubborn"),
+    ],
+)
+under_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 
 def every_stop(how: str, *, at_least: int) -> Iterator[Stop]:
@@ -216,6 +221,7 @@ async def usable(store: DiskStore) -> bool:
 # --- Opening, resetting, closing ----------------------------------------------------------------
 
 
+@in_every_way
 @pytest.mark.parametrize("where", ["path", "temporary"])
 async def test_open(how: str, where: str, tmp_path: Path) -> None:
     path = tmp_path / "store.db" if where == "path" else None
@@ -233,6 +239,7 @@ async def test_open(how: str, where: str, tmp_path: Path) -> None:
         assert await usable(store)
 
 
+@in_every_way
 async def test_open_as_a_context(how: str, tmp_path: Path) -> None:
     """All the way through: opening, using, closing."""
     path = tmp_path / "store.db"
@@ -250,6 +257,7 @@ async def test_open_as_a_context(how: str, tmp_path: Path) -> None:
         assert await usable(store)
 
 
+@in_every_way
 @pytest.mark.parametrize("where", ["path", "temporary"])
 async def test_aclose(how: str, where: str, tmp_path: Path) -> None:
     async with leaving_nothing():
@@ -262,6 +270,7 @@ async def test_aclose(how: str, where: str, tmp_path: Path) -> None:
                 await store.reset()
 
 
+@in_every_way
 async def test_reset(how: str) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
         for stop in every_stop(how, at_least=1):
@@ -271,6 +280,7 @@ async def test_reset(how: str) -> None:
             assert await usable(store)
 
 
+@in_every_way
 async def test_reset_store(how: str) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
         for stop in every_stop(how, at_least=1):
@@ -297,6 +307,7 @@ async def test_reset_store_in_a_scope_that_is_over() -> None:
 # --- Loading ------------------------------------------------------------------------------------
 
 
+@in_every_way
 async def test_load_car(how: str) -> None:
     async with leaving_nothing():
         for stop in every_stop(how, at_least=4):
@@ -307,6 +318,7 @@ async def test_load_car(how: str) -> None:
             assert not source.closed
 
 
+@in_every_way
 async def test_load_car_from_a_path(how: str, tmp_path: Path) -> None:
     path = tmp_path / "repo.car"
     path.write_bytes(CAR)
@@ -317,6 +329,7 @@ async def test_load_car_from_a_path(how: str, tmp_path: Path) -> None:
                 await outcome.paused.aclose()
 
 
+@in_every_way
 @pytest.mark.parametrize("where", ["path", "temporary"])
 async def test_finish_loading(how: str, where: str, tmp_path: Path) -> None:
     async with (
@@ -337,11 +350,12 @@ async def test_finish_loading(how: str, where: str, tmp_path: Path) -> None:
             assert await usable(store)
 
 
+@in_every_way
 async def test_finish_loading_from_a_path(how: str, tmp_path: Path) -> None:
     path = tmp_path / "repo.car"
     path.write_bytes(CAR)
     async with DiskBuilder().open() as store, leaving_nothing():
-        for stop in every_stop(how, at_least=5):
+        for stop in every_stop(how, at_least=3):
             paused = await paused_at(path)
             for _, driver in await stop.run(lambda: paused.finish_loading(store)):  # noqa: B023 - run at once
                 assert await rest_of(driver) == EXPECTED
@@ -351,6 +365,7 @@ async def test_finish_loading_from_a_path(how: str, tmp_path: Path) -> None:
 # --- Walking ------------------------------------------------------------------------------------
 
 
+@in_every_way
 @pytest.mark.parametrize("chunk", [7, 120, 1000])
 async def test_next_chunk(how: str, chunk: int) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
@@ -362,21 +377,22 @@ async def test_next_chunk(how: str, chunk: int) -> None:
             assert records + await rest_of(driver) == EXPECTED
 
 
+@in_every_way
 async def test_every_chunk(how: str) -> None:
-    """A whole walk, and what was cancelled asked for again, chunk by chunk."""
+    """A whole walk, with every other call cancelled where it first suspends."""
     async with leaving_nothing(), DiskBuilder().open() as store:
         driver = await load(store)
         records: list[tuple[str, bytes]] = []
-        stop = Stop(1, how)
-        while part := (await stop.run(lambda: driver.next_chunk(3)) or [[("", b"")]])[0]:
-            records += [record for record in part if record[0]]
-            stop = Stop(1 if stop.reached else 2, how)
-            if stop.at == 1:
-                more = await driver.next_chunk(2)
-                records += more or []
+        part: list[tuple[str, bytes]] | None = []
+        while part is not None:
+            for part in await Stop(1, how).run(lambda: driver.next_chunk(3)):
+                records += part or []
+            part = await driver.next_chunk(2)
+            records += part or []
         assert records == EXPECTED
 
 
+@in_every_way
 async def test_iteration(how: str) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
         for stop in every_stop(how, at_least=2):
@@ -385,7 +401,7 @@ async def test_iteration(how: str) -> None:
 
             async def iterate() -> None:
                 async for record in driver:  # noqa: B023 - run at once
-                    records.append(record)  # noqa: B023, PERF401 - run at once, and in part
+                    records.append(record)  # noqa: B023 - run at once, and in part
                     if len(records) % 50 == 0:  # noqa: B023 - run at once
                         await anyio.lowlevel.checkpoint()
 
@@ -393,6 +409,7 @@ async def test_iteration(how: str) -> None:
             assert records + await rest_of(driver) == EXPECTED
 
 
+@in_every_way
 async def test_a_walk_in_memory(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("repo_stream.drive._TURN", -1.0)  # so that it pauses wherever it may
     many = {f"app.test.many/{n:04}": {"n": n} for n in range(2000)}
@@ -406,6 +423,7 @@ async def test_a_walk_in_memory(how: str, monkeypatch: pytest.MonkeyPatch) -> No
         assert records + await rest_of(driver) == expected
 
 
+@in_every_way
 @pytest.mark.parametrize("chunk", [20, 1000])
 async def test_to_channel(how: str, chunk: int) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
@@ -422,43 +440,36 @@ async def test_to_channel(how: str, chunk: int) -> None:
             assert records + await rest_of(driver) == EXPECTED
 
 
-@pytest.mark.parametrize("slow", ["caller", "walk"])
-async def test_to_channel_cancelled_beside_the_walk(slow: str) -> None:
+@pytest.mark.parametrize("chunks_before", [0, 1, 5, 10])
+async def test_to_channel_cancelled_beside_the_walk(chunks_before: int) -> None:
     """After so many turns of the event loop, wherever the walk's own task is by then."""
+
+    async def cancel(scope: anyio.CancelScope, turns: int) -> None:
+        for _ in range(turns):
+            await anyio.lowlevel.checkpoint()
+        scope.cancel()
+
+    lengths: set[int] = set()
     async with leaving_nothing(), DiskBuilder().open() as store:
-        whole = 0
-        for turns in range(400):
+        for turns in range(15):
             driver = await load(store)
             records: list[tuple[str, bytes]] = []
-            async with anyio.create_task_group() as tasks:
-
-                async def cancel(scope: anyio.CancelScope, turns: int = turns) -> None:
-                    for _ in range(turns):
-                        await anyio.lowlevel.checkpoint()
-                    scope.cancel()
-
-                tasks.start_soon(cancel, tasks.cancel_scope)
-                async with driver.to_channel(20) as chunks:
-                    async for part in chunks:
-                        records += part
-                        if slow == "caller":
-                            await anyio.lowlevel.checkpoint()
-            whole += records == EXPECTED
+            async with anyio.create_task_group() as tasks, driver.to_channel(20) as chunks:
+                if chunks_before == 0:
+                    tasks.start_soon(cancel, tasks.cancel_scope, turns)
+                async for part in chunks:
+                    records += part
+                    if len(records) == 20 * chunks_before:
+                        tasks.start_soon(cancel, tasks.cancel_scope, turns)
+            lengths.add(len(records))
             assert records + await rest_of(driver) == EXPECTED
-            if whole > 3:
-                break
+    assert len(lengths) > 2 or (chunks_before == 0 and 0 in lengths)
 
 
 # --- asyncio's own ways -------------------------------------------------------------------------
 
 
-@pytest.fixture
-def asyncio_only(anyio_backend: str) -> None:
-    if anyio_backend != "asyncio":
-        pytest.skip("it is about asyncio")
-
-
-@pytest.mark.usefixtures("asyncio_only")
+@under_asyncio
 async def test_asyncio_timeout() -> None:
     """At any time, not only at a suspension's beginning."""
     async with leaving_nothing(), DiskBuilder().open() as store:
@@ -479,7 +490,7 @@ async def test_asyncio_timeout() -> None:
         assert await usable(store)
 
 
-@pytest.mark.usefixtures("asyncio_only")
+@under_asyncio
 async def test_asyncio_gathered_tasks_that_fail() -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
 
@@ -487,15 +498,17 @@ async def test_asyncio_gathered_tasks_that_fail() -> None:
             await asyncio.sleep(0.001)
             raise LookupError("mine")
 
-        with pytest.raises(ExceptionGroup) as caught:
+        async def work() -> None:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(load(store))
                 tasks.create_task(fail())
+
+        with pytest.raises(ExceptionGroup) as caught:
+            await work()
         assert caught.group_contains(LookupError, match="mine")
         assert await usable(store)
 
 
-@pytest.mark.usefixtures("asyncio_only")
 def test_asyncio_run_that_is_interrupted(tmp_path: Path) -> None:
     """As `asyncio.run` does at its end, which cancels all tasks, our inner ones too."""
     for turns in range(0, 60, 3):
@@ -602,7 +615,7 @@ async def test_an_error_in_a_channels_body_comes_out_as_itself(
         except RuntimeError as wrapped:
             # A coroutine cannot raise these two: Python makes a RuntimeError of them.
             found: object = wrapped.__cause__
-            assert isinstance(error, (StopIteration, StopAsyncIteration))  # noqa: PT017 - it may also be raised
+            assert isinstance(error, (StopIteration, StopAsyncIteration))
         except BaseException as raised:  # noqa: BLE001 - KeyboardInterrupt too
             found = raised
         else:
@@ -621,10 +634,14 @@ async def test_an_error_of_the_walk_comes_out_of_a_channel() -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
         driver = await load(store, car)
         found: list[str] = []
-        with pytest.raises(MissingBlock) as caught:
+
+        async def drain() -> None:
             async with driver.to_channel(10) as chunks:
                 async for part in chunks:
-                    found += [key for key, _ in part]
+                    found.extend([key for key, _ in part])
+
+        with pytest.raises(MissingBlock) as caught:
+            await drain()
         assert found == list(records)[:55]
         with pytest.raises(MissingBlock) as again:
             await driver.next_chunk()

@@ -22,10 +22,10 @@ from repo_stream import (
     DiskStore,
     Driver,
     DriverBuilder,
-    MemDriver,
     NeedDisk,
     Output,
     Processor,
+    RepoDriver,
 )
 
 
@@ -33,7 +33,7 @@ async def example(reader: anyio.AsyncFile[bytes]) -> None:
     match await DriverBuilder().with_mem_limit_mb(10).with_block_processor(len).load_car(reader):
         case Driver.Memory(commit, driver):
             assert_type(commit, Commit)
-            assert_type(driver, MemDriver[int])
+            assert_type(driver, RepoDriver[int])
             while chunk := await driver.next_chunk(256):
                 for rkey, size in chunk:
                     assert_type(rkey, str)
@@ -42,17 +42,17 @@ async def example(reader: anyio.AsyncFile[bytes]) -> None:
             assert_type(paused, NeedDisk[int])
             store = await DiskBuilder().open("some/path.db")
             assert_type(store, DiskStore)
-            commit, on_disk = await paused.finish_loading(store)
+            commit, driver = await paused.finish_loading(store)
             assert_type(commit, Commit)
-            assert_type(on_disk, DiskDriver[int])
-            while chunk := await on_disk.next_chunk(256):
+            assert_type(driver, DiskDriver[int])
+            while chunk := await driver.next_chunk(256):
                 for rkey, size in chunk:
                     assert_type(rkey, str)
                     assert_type(size, int)
-            assert_type(await on_disk.reset_store(), DiskStore)
+            assert_type(await driver.reset_store(), DiskStore)
 
 
-async def every_way_out(driver: MemDriver[float] | DiskDriver[float]) -> None:
+async def every_way_out(driver: RepoDriver[float]) -> None:
     assert_type(await driver.next_chunk(), list[tuple[str, float]] | None)
     assert_type(await driver.next_outputs(), list[Output[float]] | None)
     async for rkey, value in driver:

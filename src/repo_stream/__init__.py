@@ -20,6 +20,7 @@ from repo_stream.drive import (
     MemDriver,
     NeedDisk,
     Output,
+    RepoDriver,
 )
 from repo_stream.errors import (
     BadCarHeader,
@@ -140,6 +141,7 @@ __all__ = [
     "Output",
     "ProcessError",
     "Processor",
+    "RepoDriver",
     "RepoStreamError",
     "Source",
     "StoreClosed",

@@ -23,10 +23,9 @@ import anyio
 from repo_stream import (
     Commit,
     DiskBuilder,
-    DiskDriver,
     Driver,
     DriverBuilder,
-    MemDriver,
+    RepoDriver,
     RepoStreamError,
 )
 
@@ -119,7 +118,7 @@ class _Report:
     way: str
     collections: dict[str, _Tally] = field(default_factory=dict[str, _Tally])
 
-    async def count(self, driver: MemDriver[int] | DiskDriver[int]) -> None:
+    async def count(self, driver: RepoDriver[int]) -> None:
         while chunk := await driver.next_chunk(_CHUNK):
             for rkey, size in chunk:
                 collection, slash, _ = rkey.partition("/")

@@ -8,6 +8,7 @@ they do when the walker asks for blocks that are not at hand.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -39,7 +40,7 @@ from repo_stream.walk import Blocks, Taken, Walker
 if TYPE_CHECKING:
     from repo_stream.disk import DiskStore, Row
 
-__all__ = ["DiskDriver", "Driver", "DriverBuilder", "MemDriver", "NeedDisk", "Output"]
+__all__ = ["DiskDriver", "Driver", "DriverBuilder", "MemDriver", "NeedDisk", "Output", "RepoDriver"]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -95,8 +96,8 @@ class DriverBuilder(Generic[T]):
         ...             return sum([size async for rkey, size in driver])
         ...         case Driver.Disk(paused):
         ...             async with DiskBuilder().open() as store:
-        ...                 commit, on_disk = await paused.finish_loading(store)
-        ...                 return sum([size async for rkey, size in on_disk])
+        ...                 commit, driver = await paused.finish_loading(store)
+        ...                 return sum([size async for rkey, size in driver])
     """
 
     mem_limit_mb: float
@@ -227,11 +228,12 @@ class Driver:
 
         Attributes:
             commit: the repo's commit. Its signature has not been checked.
-            driver: walks the repo.
+            driver: walks the repo. It is a `MemDriver`, declared as what it has in common with a
+                `DiskDriver`, so that one variable can hold either.
         """
 
         commit: Commit
-        driver: MemDriver[T]
+        driver: RepoDriver[T]
 
     @dataclass(frozen=True)
     class Disk(Generic[T]):
@@ -279,7 +281,7 @@ class _Budget(NamedTuple):
 
     @classmethod
     def of(cls, mem_limit_mb: float) -> _Budget:
-        limit = int(mem_limit_mb * MIB)
+        limit = int(min(mem_limit_mb * MIB, sys.maxsize))
         piece = min(max(limit // 64, MIB // 16), MIB)
         cache = min(max(limit // 16, MIB // 4), 2 * MIB)
         store = limit - 3 * piece - cache - _WRITE_BYTES
@@ -303,9 +305,9 @@ class _Loading(Generic[T]):
         self._turn = _Turn()
 
     async def fill(self, limit: int) -> bool:
-        """Read on until the store costs `limit` bytes, or the file is over, which it returns."""
+        """Read on until the store needs `limit` bytes, or the file is over, which it returns."""
         store = self.store
-        while store.size < limit:
+        while store.need < limit:
             blocks = await self._reader.next_blocks()
             if blocks is None:
                 return True
@@ -450,8 +452,12 @@ def _cannot_spill(cid: bytes, value: object, error: Exception) -> ProcessError:
 # --- Walking ------------------------------------------------------------------------------------
 
 
-class _Walking(Generic[T]):
-    """What drivers share: chunks from a walker, errors that stick, records that are not lost."""
+class RepoDriver(Generic[T]):
+    """Walks a repo: what both kinds of driver can do, wherever the blocks are.
+
+    Errors stick, and no record is lost: neither to a call that was cancelled nor to a loop that was
+    left, and the ways of asking can be mixed.
+    """
 
     def __init__(self, loading: _Loading[T], blocks: Blocks[T]) -> None:
         self._walker = loading.walker()
@@ -587,7 +593,7 @@ class _Outputs(Generic[T]):
         return await self._following()
 
 
-class MemDriver(_Walking[T]):
+class MemDriver(RepoDriver[T]):
     """Walks a repo that is in memory. `DriverBuilder.load_car` makes it."""
 
     def __init__(self, loading: _Loading[T]) -> None:
@@ -597,7 +603,7 @@ class MemDriver(_Walking[T]):
         raise self._walker.missing()
 
 
-class DiskDriver(_Walking[T]):
+class DiskDriver(RepoDriver[T]):
     """Walks a repo that is in a disk store. `NeedDisk.finish_loading` makes it."""
 
     def __init__(self, loading: _Loading[T], store: DiskStore, lease: int) -> None:

@@ -20,6 +20,9 @@ V = TypeVar("V")
 _CID_COST = 80
 # What a block costs beyond its bytes: the header, and half of the rounding up to 16 on average.
 _BLOCK_OVERHEAD = 33 + 7.5
+# A table of a million entries takes 30 bytes for each when it is full, a smaller one 27. One with
+# less than this to each of its entries is about to grow.
+_ROOMY_ENTRY = 32
 
 
 class MemoryStore(Generic[T]):
@@ -40,10 +43,25 @@ class MemoryStore(Generic[T]):
     @property
     def size(self) -> int:
         """What the store costs, in bytes: keys, values and the tables that hold them."""
-        tables = sys.getsizeof(self.blocks.raw)
-        if self.blocks.processed is not self.blocks.raw:
-            tables += sys.getsizeof(self.blocks.processed)
-        return tables + int(self._contents)
+        return sum(map(sys.getsizeof, self._tables())) + int(self._contents)
+
+    @property
+    def need(self) -> int:
+        """What the store has to have, to take more blocks in.
+
+        That is its size, and twice that of each table that is about to grow: a full table is copied
+        into one twice as large before it is let go, which can be a fifth of all that is in memory.
+        """
+        need = self.size
+        for table in self._tables():
+            size = sys.getsizeof(table)
+            if len(table) * _ROOMY_ENTRY > size:
+                need += 2 * size
+        return need
+
+    def _tables(self) -> list[dict[bytes, bytes] | dict[bytes, T]]:
+        raw, processed = self.blocks.raw, self.blocks.processed
+        return [raw] if processed is raw else [raw, processed]
 
     def add(self, batch: Sequence[Block]) -> None:
         """Take blocks in; of two with the same CID the later one stays."""
