@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from repo_stream import DiskBuilder, DiskDriver, Driver, DriverBuilder, MemDriver
+from repo_stream import DiskBuilder, Driver, DriverBuilder, RepoDriver
 from repo_stream.testing import made_car, made_records
 
 COUNT = 300_000
@@ -21,7 +21,7 @@ async def big_car(path: Path) -> int:
     return size
 
 
-async def in_memory(path: Path) -> MemDriver[bytes]:
+async def in_memory(path: Path) -> RepoDriver[bytes]:
     match await DriverBuilder().with_mem_limit_mb(1000).load_car(path):
         case Driver.Memory(_, driver):
             return driver
@@ -29,7 +29,7 @@ async def in_memory(path: Path) -> MemDriver[bytes]:
             pytest.fail("it must fit")
 
 
-async def in_step(memory: MemDriver[bytes], disk: DiskDriver[bytes]) -> int:
+async def in_step(memory: RepoDriver[bytes], disk: RepoDriver[bytes]) -> int:
     """Walk both at once beside the records as they are made, so that none of them is kept."""
     made = made_records(COUNT)
     seen = 0
@@ -57,3 +57,6 @@ async def test_a_big_repo_is_the_same_both_ways(tmp_path: Path, anyio_backend: s
                 assert await in_step(memory, disk) == COUNT
         case Driver.Memory():
             pytest.fail("it must not fit")
+    # pytest keeps the directories of the last runs.
+    for name in ("big.car", "big.db"):
+        await anyio.Path(tmp_path, name).unlink()

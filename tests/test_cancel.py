@@ -33,9 +33,9 @@ from repo_stream import (
     DiskStore,
     Driver,
     DriverBuilder,
-    MemDriver,
     MissingBlock,
     NeedDisk,
+    RepoDriver,
     StoreClosed,
 )
 from repo_stream.testing import build_car, build_repo, encode, write_car
@@ -199,7 +199,7 @@ async def paused_at(source: AsyncIterator[bytes] | Path | bytes) -> NeedDisk[byt
             pytest.fail("a limit of 0 sends every repo to disk")
 
 
-async def in_memory(car: bytes = CAR) -> MemDriver[bytes]:
+async def in_memory(car: bytes = CAR) -> RepoDriver[bytes]:
     match await IN_MEMORY.load_car(car):
         case Driver.Memory(_, driver):
             return driver
@@ -207,7 +207,7 @@ async def in_memory(car: bytes = CAR) -> MemDriver[bytes]:
             pytest.fail("it is small")
 
 
-async def rest_of(driver: DiskDriver[bytes] | MemDriver[bytes]) -> list[tuple[str, bytes]]:
+async def rest_of(driver: RepoDriver[bytes]) -> list[tuple[str, bytes]]:
     records: list[tuple[str, bytes]] = []
     while part := await driver.next_chunk():
         records += part

@@ -93,10 +93,14 @@ async def test_a_store_that_was_awaited_can_be_a_context() -> None:
 
 async def test_the_context_closes_after_an_error() -> None:
     stores: list[DiskStore] = []
-    with pytest.raises(LookupError, match="mine"):
+
+    async def use() -> None:
         async with DiskBuilder().open() as store:
             stores.append(store)
             raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        await use()
     assert stores[0].closed
 
 

@@ -30,7 +30,6 @@ from repo_stream import (
     KeyOutOfRange,
     Limits,
     MalformedNode,
-    MemDriver,
     MissingBlock,
     MissingCommit,
     MissingRoot,
@@ -39,6 +38,7 @@ from repo_stream import (
     Output,
     ProcessError,
     Processor,
+    RepoDriver,
     RepoStreamError,
     StoreClosed,
     TruncatedCar,
@@ -91,9 +91,7 @@ def pairs(repo: Repo) -> list[tuple[str, bytes]]:
 
 
 @asynccontextmanager
-async def driving(
-    source: Any, builder: DriverBuilder[T]
-) -> AsyncGenerator[MemDriver[T] | DiskDriver[T]]:
+async def driving(source: Any, builder: DriverBuilder[T]) -> AsyncGenerator[RepoDriver[T]]:
     """A driver for a source, through a temporary store where it does not fit in memory."""
     match await builder.load_car(source):
         case Driver.Memory(_, driver):
@@ -104,7 +102,7 @@ async def driving(
                 yield on_disk
 
 
-async def chunks_of(driver: MemDriver[T] | DiskDriver[T], n: int) -> list[list[tuple[str, T]]]:
+async def chunks_of(driver: RepoDriver[T], n: int) -> list[list[tuple[str, T]]]:
     chunks: list[list[tuple[str, T]]] = []
     while chunk := await driver.next_chunk(n):
         chunks.append(chunk)
@@ -128,7 +126,7 @@ async def until_error(
     return got, None
 
 
-async def each_of(driver: MemDriver[T] | DiskDriver[T], n: int) -> AsyncIterator[tuple[str, T]]:
+async def each_of(driver: RepoDriver[T], n: int) -> AsyncIterator[tuple[str, T]]:
     """The records of a driver, asked for in chunks of `n`."""
     while (chunk := await driver.next_chunk(n)) is not None:
         assert chunk
@@ -394,11 +392,11 @@ async def design_example(reader: Any, path: Path) -> tuple[str, Commit, dict[str
         case Driver.Disk(paused):  # too big: the caller decides where it goes
             way = "disk"
             store = await DiskBuilder().open(path)
-            commit, on_disk = await paused.finish_loading(store)
-            while chunk := await on_disk.next_chunk(256):
+            commit, driver = await paused.finish_loading(store)
+            while chunk := await driver.next_chunk(256):
                 for rkey, size in chunk:
                     seen[rkey] = size  # noqa: PERF403 - as the design has it
-            await on_disk.reset_store()
+            await driver.reset_store()
             await store.aclose()
     return way, commit, seen
 
@@ -774,7 +772,7 @@ def leaf(*keys: str) -> bytes:
 
 
 @BOTH_WAYS
-@pytest.mark.parametrize("fault", ["out of range", "wrong depth", "no node"])
+@pytest.mark.parametrize("fault", ["too great", "too small", "wrong depth", "no node"])
 async def test_a_faulty_subtree_gives_nothing_away(fault: str, mem_limit_mb: int) -> None:
     """All records left of the faulty subtree come out, and none of those in it or after it."""
     low, high = keys_at(0, 40), keys_at(1, 2)
@@ -783,7 +781,8 @@ async def test_a_faulty_subtree_gives_nothing_away(fault: str, mem_limit_mb: int
     beyond = [key for key in low if key > high[1]][:2]
     longer = [f"{high[0]}{at}" for at in range(100)]
     faulty, kind = {
-        "out of range": (leaf(between[0], beyond[0]), KeyOutOfRange),
+        "too great": (leaf(between[0], beyond[0]), KeyOutOfRange),
+        "too small": (leaf(first[1], between[0]), KeyOutOfRange),
         "wrong depth": (leaf(next(key for key in longer if key_height(key))), WrongDepth),
         "no node": (b"\xa2\x61e\x80", MalformedNode),
     }[fault]
@@ -1249,7 +1248,7 @@ async def test_types_come_through() -> None:
     match await builder.load_car(car):
         case Driver.Memory(found, driver):
             assert_type(found, Commit)
-            assert_type(driver, MemDriver[int])
+            assert_type(driver, RepoDriver[int])
             pair = await anext(driver)
             assert_type(pair, tuple[str, int])
             assert pair == ("a/b", 1)

@@ -6,7 +6,7 @@ import tracemalloc
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import pytest
@@ -15,16 +15,15 @@ from hostile import CASES, OTHER, RECORD, Hostile
 from repo_stream import (
     CarDecoder,
     DiskBuilder,
-    DiskDriver,
     DiskStore,
     Driver,
     DriverBuilder,
     LimitExceeded,
     Limits,
-    MemDriver,
     MissingBlock,
     MissingCommit,
     Output,
+    RepoDriver,
     RepoStreamError,
     Source,
     TruncatedCar,
@@ -32,6 +31,8 @@ from repo_stream import (
 from repo_stream.testing import build_repo, car_header, cid_of, commit, node, section
 
 MIB = 1 << 20
+#: Of the processor's time, which does not depend on what else the machine does. What hangs without
+#: using any is ended by the time limit of every test.
 SECONDS = 5.0
 
 AnyBuilder = DriverBuilder[Any]
@@ -70,10 +71,10 @@ class Outcome:
 def bounded(size: int, *, seconds: float = SECONDS) -> Generator[None]:
     """Fail where what is done takes too long, or memory out of proportion to the CAR's size."""
     tracemalloc.start()
-    began = perf_counter()
+    began = process_time()
     try:
         yield
-        taken = perf_counter() - began
+        taken = process_time() - began
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -101,7 +102,7 @@ async def read(source: Source, builder: AnyBuilder, store: DiskStore | None = No
     return outcome
 
 
-async def walk_on(driver: MemDriver[Any] | DiskDriver[Any], outcome: Outcome) -> None:
+async def walk_on(driver: RepoDriver[Any], outcome: Outcome) -> None:
     try:
         while chunk := await driver.next_outputs(100):
             outcome.outputs += chunk
@@ -111,7 +112,7 @@ async def walk_on(driver: MemDriver[Any] | DiskDriver[Any], outcome: Outcome) ->
 
 
 async def check_that_it_stays_at_its_end(
-    driver: MemDriver[Any] | DiskDriver[Any], error: RepoStreamError | None
+    driver: RepoDriver[Any], error: RepoStreamError | None
 ) -> None:
     for n in (1, 7):
         if error is None:
@@ -239,11 +240,11 @@ def test_a_block_that_drips_in_byte_by_byte_takes_time_in_proportion() -> None:
     car = car_header([cid_of(data)]) + section(cid_of(data), data)
     decoder = CarDecoder()
     blocks: list[tuple[bytes, bytes]] = []
-    began = perf_counter()
+    began = process_time()
     for byte in car:
         blocks += decoder.feed(bytes([byte]))
     decoder.finish()
-    assert perf_counter() - began < SECONDS
+    assert process_time() - began < SECONDS
     assert blocks == [(cid_of(data), data)]
 
 
@@ -251,9 +252,9 @@ def test_a_block_that_drips_in_byte_by_byte_takes_time_in_proportion() -> None:
 async def test_a_repo_that_drips_in_byte_by_byte_is_read(way: str) -> None:
     repo = build_repo({f"com.example.a/{n:04}": {"n": n, "text": "x" * 50} for n in range(400)})
     car = repo.to_car()
-    began = perf_counter()
+    began = process_time()
     outcome = await read(drip(car, 1), WAYS[way])
-    assert perf_counter() - began < SECONDS
+    assert process_time() - began < SECONDS
     assert outcome.error is None
     assert outcome.rkeys == tuple(repo.records)
 
@@ -275,9 +276,9 @@ def flood() -> bytes:
 
 @pytest.mark.parametrize("mem_limit_mb", [1000, 4])
 async def test_a_million_tiny_blocks(flood: bytes, mem_limit_mb: int) -> None:
-    began = perf_counter()
+    began = process_time()
     outcome = await read(drip(flood, MIB), DriverBuilder(mem_limit_mb=mem_limit_mb))
-    assert perf_counter() - began < 6 * SECONDS
+    assert process_time() - began < 6 * SECONDS
     assert outcome.error is None
     assert outcome.rkeys == ("asdf",)
 
@@ -297,10 +298,10 @@ async def test_many_tiny_blocks_stay_within_the_memory_limit(flood: bytes) -> No
 @pytest.mark.parametrize("way", ["memory", "disk"])
 async def test_a_million_tiny_blocks_can_be_refused(flood: bytes, way: str) -> None:
     builder = WAYS[way].with_limits(Limits(blocks=10_000))
-    began = perf_counter()
+    began = process_time()
     async with aclosing(drip(flood, MIB)) as source:
         outcome = await read(source, builder)
-    assert perf_counter() - began < SECONDS
+    assert process_time() - began < SECONDS
     assert isinstance(outcome.error, LimitExceeded)
     assert outcome.error.limit == "blocks"
     assert (outcome.error.maximum, outcome.error.actual) == (10_000, 10_001)

@@ -92,7 +92,9 @@ async def test_bytes_in_memory(source: Any, piece_size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", [b"", bytearray(), memoryview(b""), memoryview(array.array("I"))], ids=repr
+    "source",
+    [b"", bytearray(), memoryview(b""), memoryview(array.array("I"))],
+    ids=["bytes", "bytearray", "memoryview", "array"],
 )
 async def test_no_bytes_at_all(source: Any) -> None:
     with pytest.raises(Exception, match="incomplete"):

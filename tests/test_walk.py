@@ -340,6 +340,16 @@ def test_pruning_lets_go_of_what_has_been_walked_and_keeps_what_has_not() -> Non
     assert hand.blocks.raw == {}
 
 
+def test_pruning_keeps_all_of_a_long_run() -> None:
+    repo = build_repo({key: {"n": n} for n, key in enumerate(keys_of(0, 200))})
+    assert len(repo.nodes) == 1
+    hand = Hand(repo)
+    hand.bring(*repo.blocks)
+    hand.take(10)
+    hand.walker.prune(hand.blocks)
+    assert set(hand.blocks.raw) == set(list(repo.records.values())[10:])
+
+
 def test_pruning_keeps_a_record_that_comes_again() -> None:
     repo = sharing_repo()
     hand = Hand(repo)

@@ -242,16 +242,15 @@ class CarDecoder:
                         cid, data = self._odd_section(buffer, at, base + at, start, end)
                 elif cid[:4] != prefix or body > end:
                     cid, data = self._odd_section(buffer, at, base + at, start, end)
-                append((cid, data))
-                at = end
-                if max_blocks is not None and known + len(blocks) > max_blocks:
-                    blocks.pop()
+                if max_blocks is not None and known + len(blocks) >= max_blocks:
                     raise LimitExceeded(
                         limit="blocks",
                         maximum=max_blocks,
                         actual=known + len(blocks) + 1,
                         where="the number of blocks",
                     )
+                append((cid, data))
+                at = end
         finally:
             self._offset = base + at
             self._blocks = known + len(blocks)

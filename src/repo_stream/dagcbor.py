@@ -28,6 +28,7 @@ from repo_stream.errors import InvalidCid, InvalidDagCbor
 
 __all__ = ["decode", "decode_map", "dump_value", "encode", "load_value", "size_of"]
 
+_TIME_TAG = 0
 _CID_TAG = 42
 # From the range that the registry leaves to whoever comes first; it never leaves the disk store.
 _TUPLE_TAG = 27001
@@ -140,6 +141,12 @@ def _encode_decimal(encoder: cbor2.CBOREncoder, value: Decimal) -> None:
     encoder.encode_semantic(_DECIMAL_TAG, str(value))
 
 
+def _encode_datetime(encoder: cbor2.CBOREncoder, value: datetime) -> None:
+    if value.utcoffset() is None:
+        raise cbor2.CBOREncodeValueError("a naive datetime, one without a time zone, has no form")
+    encoder.encode_semantic(_TIME_TAG, value.isoformat())
+
+
 _STRICT_ENCODERS: Final[Mapping[type, Any]] = {Cid: _encode_link}
 
 _DATA_MODEL: Final = frozenset({type(None), bool, int, str, bytes, Cid})
@@ -186,6 +193,7 @@ _SPILL_ENCODERS: Final[Mapping[type, Any]] = {
     tuple: _encode_tuple,
     frozenset: _encode_frozenset,  # cbor2 reads one back as a set
     Decimal: _encode_decimal,  # cbor2 makes floats of those that are not finite
+    datetime: _encode_datetime,  # cbor2 writes an offset of one second as "Z:01"
 }
 _SPILL_TAGS: Final[Mapping[int, Callable[[Any, bool], Any]]] = {
     _CID_TAG: _link,
@@ -228,8 +236,6 @@ def load_value(data: bytes) -> Any:  # noqa: ANN401 - whatever `dump_value` was 
 
 def _require_spillable(value: object, nesting: int = _MAX_NESTING) -> None:
     kind = type(value)
-    if kind in _SCALARS:
-        return
     if not nesting:
         # cbor2 would follow it until the stack overflows, and the process with it.
         raise ValueError(f"a value is nested over {_MAX_NESTING} deep, or holds itself")

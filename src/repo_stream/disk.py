@@ -623,6 +623,13 @@ def _in_read_only_directory(path: Path) -> bool:
 # --- The loop -----------------------------------------------------------------------------------
 
 
+class _Operation(asyncio.Task[R]):
+    """A task that runs to its end. `asyncio.run` cancels all there are when it ends."""
+
+    def cancel(self, msg: object = None) -> bool:
+        return False
+
+
 class _Loop:
     """The running event loop, where it is asyncio's."""
 
@@ -632,7 +639,7 @@ class _Loop:
         *arguments: Any,  # noqa: ANN401 - passed on
     ) -> R:
         """Run `operation`; a cancellation waits until it is over."""
-        task = asyncio.ensure_future(operation(*arguments))
+        task = _Operation(operation(*arguments), loop=asyncio.get_running_loop())
         with anyio.CancelScope(shield=True):
             try:
                 await asyncio.shield(task)
@@ -641,8 +648,7 @@ class _Loop:
                 while not task.done():
                     with suppress(asyncio.CancelledError):
                         await asyncio.wait([task])
-                if not task.cancelled():
-                    task.exception()  # It has been seen, and the cancellation goes before it.
+                task.exception()  # It has been seen, and the cancellation goes before it.
                 raise
         return task.result()
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DiskDriver", "Driver", "DriverBuilder", "MemDriver", "NeedDisk", "Output", "RepoDriver"]
 
+R = TypeVar("R")
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -50,6 +51,9 @@ _DEFAULT_CHUNK: Final = 256
 # before other tasks get their turn.
 _SLICE: Final = 512
 _TURN: Final = 0.010
+# Blocks that are processed between two looks at the clock. Whoever processes them may take long for
+# each; and no load gets faster with more.
+_BATCH: Final = 128
 
 # What goes to disk with one write.
 _WRITE_BYTES: Final = MIB
@@ -313,8 +317,8 @@ class _Loading(Generic[T]):
                 return True
             if self.commit is None:
                 self._pick_commit(blocks)
-            for at in range(0, len(blocks), _SLICE):
-                store.add(blocks[at : at + _SLICE])
+            for at in range(0, len(blocks), _BATCH):
+                store.add(blocks[at : at + _BATCH])
                 await self._turn.pause_if_over()
         return False
 
@@ -491,15 +495,11 @@ class RepoDriver(Generic[T]):
 
             Records before an error come first, and every call after it raises it again.
         """
-        taken = await self._next(n)
-        return None if taken is None else list(zip(taken.rkeys, taken.values, strict=True))
+        return await self._next_shaped(n, _pairs)
 
     async def next_outputs(self, n: int = _DEFAULT_CHUNK) -> list[Output[T]] | None:
         """Do what `next_chunk` does, with the CID of each record beside it."""
-        taken = await self._next(n)
-        if taken is None:
-            return None
-        return [Output(rkey, Cid(cid), value) for rkey, cid, value in zip(*taken, strict=True)]
+        return await self._next_shaped(n, _outputs)
 
     def __aiter__(self) -> AsyncIterator[tuple[str, T]]:
         return self
@@ -528,6 +528,29 @@ class RepoDriver(Generic[T]):
             self._ahead, at = taken, 0
         self._given = at + 1
         return at
+
+    async def _next_shaped(self, n: int, shape: Callable[[Taken[T]], list[R]]) -> list[R] | None:
+        """Give the next records in the shape that is asked for.
+
+        A hundred thousand `Output` take a tenth of a second to make, so other tasks get their turn
+        meanwhile.
+        """
+        if n <= _SLICE:
+            taken = await self._next(n)
+            return None if taken is None else shape(taken)
+        with self._guard:
+            taken = await self._next_unguarded(n)
+            if taken is None:
+                return None
+            shaped: list[R] = []
+            try:
+                for at in range(0, len(taken.rkeys), _SLICE):
+                    shaped += shape(taken.cut(at, at + _SLICE))
+                    await self._turn.pause_if_over()
+            except BaseException:
+                self._take_back([taken])
+                raise
+            return shaped
 
     async def _next(self, n: int) -> Taken[T] | None:
         if n < 1:
@@ -575,9 +598,23 @@ class RepoDriver(Generic[T]):
         self._given = min(at + n, len(ahead.rkeys))
         return ahead.cut(at, at + n)
 
+    def _take_back(self, chunks: Sequence[Taken[T]]) -> None:
+        """Put records that were taken ahead back in front of those still to come."""
+        for chunk in reversed(chunks):
+            chunk.extend(self._ahead.cut(self._given))
+            self._ahead, self._given = chunk, 0
+
     async def _supply(self) -> None:
         """Bring the blocks that the walker stands before, or raise `MissingBlock`."""
         raise NotImplementedError
+
+
+def _pairs(taken: Taken[T]) -> list[tuple[str, T]]:
+    return list(zip(taken.rkeys, taken.values, strict=True))
+
+
+def _outputs(taken: Taken[T]) -> list[Output[T]]:
+    return [Output(rkey, Cid(cid), value) for rkey, cid, value in zip(*taken, strict=True)]
 
 
 class _Outputs(Generic[T]):
@@ -667,12 +704,6 @@ class DiskDriver(RepoDriver[T]):
             channel.end(None)
         except RepoStreamError as error:
             channel.end(error)
-
-    def _take_back(self, chunks: Sequence[Taken[T]]) -> None:
-        """Put records that were taken ahead back in front of those still to come."""
-        for chunk in reversed(chunks):
-            chunk.extend(self._ahead.cut(self._given))
-            self._ahead, self._given = chunk, 0
 
     async def reset_store(self) -> DiskStore:
         """Empty the store and hand it back, for the next repo. The driver is at its end with it.
@@ -775,4 +806,4 @@ class Channel(Generic[T]):
                 await self._filled.wait()
             taken = self._ready.popleft()
             self._emptied.set()
-            return list(zip(taken.rkeys, taken.values, strict=True))
+            return _pairs(taken)

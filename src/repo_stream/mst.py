@@ -360,8 +360,8 @@ class _NodeReader:
             raise InvalidKey(cid=cid, key=key, reason="is empty")
         if key <= previous:
             raise KeyOutOfOrder(cid=cid, key=key, previous=previous)
-        expected = _common_prefix_length(previous, key)
-        if shared != expected:
+        if previous[shared : shared + 1] == suffix[:1]:
+            expected = _common_prefix_length(previous, key)
             raise NodePrefixNotMinimal(cid=cid, key=key, prefix_len=shared, expected=expected)
         return key
 
