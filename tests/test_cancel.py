@@ -411,7 +411,7 @@ async def test_iteration(how: str) -> None:
 
 @in_every_way
 async def test_a_walk_in_memory(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("repo_stream.drive._TURN", -1.0)  # so that it pauses wherever it may
+    monkeypatch.setattr("repo_stream.load._TURN", -1.0)  # so that it pauses wherever it may
     many = {f"app.test.many/{n:04}": {"n": n} for n in range(2000)}
     car = build_car(many)
     expected = [(key, encode(value)) for key, value in many.items()]

@@ -8,29 +8,22 @@ they do when the walker asks for blocks that are not at hand.
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, overload
 
 import anyio
-from anyio.lowlevel import checkpoint
 
-from repo_stream.car import Block
 from repo_stream.cid import Cid
 from repo_stream.errors import (
-    BadRoot,
-    MissingCommit,
-    MissingRoot,
     ProcessError,
     RepoStreamError,
     StoreClosed,
 )
-from repo_stream.limits import MIB, Limits
-from repo_stream.memory import MemoryStore
+from repo_stream.limits import Limits
+from repo_stream.load import Budget, Loading, Turn, spill
 from repo_stream.mst import Commit
 from repo_stream.process import Processor, noop
 from repo_stream.reader import CarReader
@@ -47,17 +40,8 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 _DEFAULT_CHUNK: Final = 256
-# Work between two looks at the clock, in blocks or records, and how long it may go on, in seconds,
-# before other tasks get their turn.
+# Records that are walked between two looks at the clock.
 _SLICE: Final = 512
-_TURN: Final = 0.010
-# Blocks that are processed between two looks at the clock. Whoever processes them may take long for
-# each; and no load gets faster with more.
-_BATCH: Final = 128
-
-# What goes to disk with one write.
-_WRITE_BYTES: Final = MIB
-_WRITE_BLOCKS: Final = 4000
 
 # Blocks fetched from disk with one query: 256 take 1.3 times as long, 4,000 no less.
 _FETCH: Final = 1000
@@ -208,19 +192,20 @@ class DriverBuilder(Generic[T]):
             CommitError: where its commit is missing or not valid.
             TypeError: where the source is none.
         """
-        budget = _Budget.of(self.mem_limit_mb)
+        budget = Budget.of(self.mem_limit_mb)
         reader = await CarReader.open(
             source, limits=self.limits, verify_cids=self.verify_cids, piece_size=budget.piece
         )
         try:
-            loading = _Loading(self, reader)
+            loading = Loading(reader, self.block_processor)
             whole = await loading.fill(budget.store)
             if whole:
-                return Driver.Memory(loading.commit_found(), MemDriver(loading))
+                commit = loading.commit_found()
+                return Driver.Memory(commit, MemDriver(self, commit, loading.store.blocks))
         except BaseException:
             await reader.aclose()
             raise
-        return Driver.Disk(NeedDisk(loading))
+        return Driver.Disk(NeedDisk(self, loading))
 
 
 class Driver:
@@ -250,101 +235,6 @@ class Driver:
         paused: NeedDisk[T]
 
 
-# --- Loading ------------------------------------------------------------------------------------
-
-
-class _Turn:
-    """Says when a task has worked for long enough without letting others."""
-
-    def __init__(self) -> None:
-        self._began = perf_counter()
-
-    async def pause_if_over(self) -> None:
-        if perf_counter() - self._began > _TURN:
-            await checkpoint()
-            self._began = perf_counter()
-
-    def restart(self) -> None:
-        self._began = perf_counter()
-
-
-class _Budget(NamedTuple):
-    """How a memory limit is shared out, in bytes.
-
-    Attributes:
-        piece: what is read from the source at a time.
-        cache: what SQLite may keep in memory.
-        store: what the blocks in memory may cost. At the moment when that is reached, a piece is at
-            hand three times (as it was read, joined to what was left, and cut into blocks), and a
-            cache and a write are about to be needed; the limit has to hold for all of them.
-    """
-
-    piece: int
-    cache: int
-    store: int
-
-    @classmethod
-    def of(cls, mem_limit_mb: float) -> _Budget:
-        limit = int(min(mem_limit_mb * MIB, sys.maxsize))
-        piece = min(max(limit // 64, MIB // 16), MIB)
-        cache = min(max(limit // 16, MIB // 4), 2 * MIB)
-        store = limit - 3 * piece - cache - _WRITE_BYTES
-        return cls(piece, cache, max(store, limit // 2))
-
-
-class _Loading(Generic[T]):
-    """A CAR on its way in: the commit is picked out, everything else goes to a memory store."""
-
-    def __init__(self, builder: DriverBuilder[T], reader: CarReader) -> None:
-        roots = reader.header.roots
-        if not roots:
-            raise MissingRoot
-        if not roots[0].is_ordinary:
-            raise BadRoot(cid=roots[0])
-        self.builder = builder
-        self.store: MemoryStore[T] = MemoryStore(builder.block_processor)
-        self.commit: Commit | None = None
-        self._root = roots[0]
-        self._reader = reader
-        self._turn = _Turn()
-
-    async def fill(self, limit: int) -> bool:
-        """Read on until the store needs `limit` bytes, or the file is over, which it returns."""
-        store = self.store
-        while store.need < limit:
-            blocks = await self._reader.next_blocks()
-            if blocks is None:
-                return True
-            if self.commit is None:
-                self._pick_commit(blocks)
-            for at in range(0, len(blocks), _BATCH):
-                store.add(blocks[at : at + _BATCH])
-                await self._turn.pause_if_over()
-        return False
-
-    def _pick_commit(self, blocks: list[Block]) -> None:
-        """Take the commit out of the blocks: it is no record, and the processor must not see it."""
-        for at, (cid, data) in enumerate(blocks):
-            if cid == self._root:
-                self.commit = Commit.decode(data, self._root)
-                self.store.keep_raw(cid, data)
-                del blocks[at]
-                return
-
-    def commit_found(self) -> Commit:
-        """Give the commit, now that the file is over."""
-        if self.commit is None:
-            raise MissingCommit(cid=self._root)
-        return self.commit
-
-    def walker(self) -> Walker[T]:
-        builder = self.builder
-        return Walker(self.commit_found().data, builder.block_processor.process, builder.limits)
-
-    async def aclose(self) -> None:
-        await self._reader.aclose()
-
-
 class NeedDisk(Generic[T]):
     """A repo that reached the memory limit, waiting for a disk store.
 
@@ -355,8 +245,9 @@ class NeedDisk(Generic[T]):
         commit: the repo's commit, where it has been read already; most files start with it.
     """
 
-    def __init__(self, loading: _Loading[T]) -> None:
-        self._loading: _Loading[T] | None = loading
+    def __init__(self, builder: DriverBuilder[T], loading: Loading[T]) -> None:
+        self._builder = builder
+        self._loading: Loading[T] | None = loading
         self.commit = loading.commit
 
     async def finish_loading(self, store: DiskStore) -> tuple[Commit, DiskDriver[T]]:
@@ -382,12 +273,11 @@ class NeedDisk(Generic[T]):
         if loading is None:
             raise RuntimeError("this repo has been loaded, or closed, already")
         try:
-            lease = await store.begin(_Budget.of(loading.builder.mem_limit_mb).cache)
+            lease = await store.begin(Budget.of(self._builder.mem_limit_mb).cache)
             try:
-                spill = _Spill(store, lease, loading)
-                await spill.run()
+                await spill(loading, store, lease)
                 self.commit = loading.commit_found()
-                return self.commit, DiskDriver(loading, store, lease)
+                return self.commit, DiskDriver(self._builder, self.commit, store, lease)
             except BaseException:
                 await store.abandon(lease)
                 raise
@@ -407,52 +297,6 @@ class NeedDisk(Generic[T]):
         await self.aclose()
 
 
-class _Spill(Generic[T]):
-    """The way of the blocks from memory to disk."""
-
-    def __init__(self, store: DiskStore, lease: int, loading: _Loading[T]) -> None:
-        self._store = store
-        self._lease = lease
-        self._loading = loading
-        self._processor = loading.builder.block_processor
-
-    async def run(self) -> None:
-        await self._drain()
-        # From here on the memory store is a buffer of one write.
-        over = False
-        while not over:
-            over = await self._loading.fill(_WRITE_BYTES)
-            await self._drain()
-        await self._store.seal(self._lease)
-
-    async def _drain(self) -> None:
-        memory = self._loading.store
-        while True:
-            raw, processed = memory.drain(_WRITE_BLOCKS)
-            if not raw and not processed:
-                return
-            await self._store.put(self._lease, raw, self._dumped(processed))
-
-    def _dumped(self, results: Sequence[tuple[bytes, T]]) -> list[Block]:
-        dumps = self._processor.dumps
-        rows: list[Block] = []
-        for cid, value in results:
-            try:
-                rows.append((cid, dumps(value)))
-            except Exception as error:
-                raise _cannot_spill(cid, value, error) from error
-        return rows
-
-
-def _cannot_spill(cid: bytes, value: object, error: Exception) -> ProcessError:
-    return ProcessError(
-        f"the processor's result, a {type(value).__qualname__}, cannot be stored on disk: {error}; "
-        "return plain values, or give Processor(..., dumps=..., loads=...)",
-        rkey=None,
-        cid=Cid(cid),
-    )
-
-
 # --- Walking ------------------------------------------------------------------------------------
 
 
@@ -463,11 +307,12 @@ class RepoDriver(Generic[T]):
     left, and the ways of asking can be mixed.
     """
 
-    def __init__(self, loading: _Loading[T], blocks: Blocks[T]) -> None:
-        self._walker = loading.walker()
+    def __init__(self, builder: DriverBuilder[T], commit: Commit, blocks: Blocks[T]) -> None:
+        process = builder.block_processor.process
+        self._walker = Walker(commit.data, process, builder.limits)
         self._blocks = blocks
         self._guard = anyio.ResourceGuard("walking this repo with")
-        self._turn = _Turn()
+        self._turn = Turn()
         self._error: RepoStreamError | None = None
         # Records that have been taken from the walker, and how many of them have been given out.
         # They outlast a cancelled call and a loop that was left.
@@ -633,9 +478,6 @@ class _Outputs(Generic[T]):
 class MemDriver(RepoDriver[T]):
     """Walks a repo that is in memory. `DriverBuilder.load_car` makes it."""
 
-    def __init__(self, loading: _Loading[T]) -> None:
-        super().__init__(loading, loading.store.blocks)
-
     async def _supply(self) -> None:
         raise self._walker.missing()
 
@@ -643,11 +485,11 @@ class MemDriver(RepoDriver[T]):
 class DiskDriver(RepoDriver[T]):
     """Walks a repo that is in a disk store. `NeedDisk.finish_loading` makes it."""
 
-    def __init__(self, loading: _Loading[T], store: DiskStore, lease: int) -> None:
-        processor = loading.builder.block_processor
-        raw: dict[bytes, bytes] = {}
-        processed = cast("dict[bytes, T]", raw) if processor.keeps_bytes else {}
-        super().__init__(loading, Blocks(raw, processed))
+    def __init__(
+        self, builder: DriverBuilder[T], commit: Commit, store: DiskStore, lease: int
+    ) -> None:
+        processor = builder.block_processor
+        super().__init__(builder, commit, Blocks[T].empty(alike=processor.keeps_bytes))
         self._store: DiskStore | None = store
         self._lease = lease
         self._loads = processor.loads

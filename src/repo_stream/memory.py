@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Generic, TypeVar, cast
+from typing import Generic, TypeVar
 
 from repo_stream.car import Block
 from repo_stream.mst import NODE_START, looks_like_node
@@ -34,10 +34,7 @@ class MemoryStore(Generic[T]):
 
     def __init__(self, processor: Processor[T]) -> None:
         self._processor = processor
-        raw: dict[bytes, bytes] = {}
-        # With nothing to process, the two states of a block are one.
-        processed = cast("dict[bytes, T]", raw) if processor.keeps_bytes else {}
-        self.blocks: Blocks[T] = Blocks(raw, processed)
+        self.blocks: Blocks[T] = Blocks.empty(alike=processor.keeps_bytes)
         self._contents = 0.0
 
     @property
@@ -62,6 +59,11 @@ class MemoryStore(Generic[T]):
     def _tables(self) -> list[dict[bytes, bytes] | dict[bytes, T]]:
         raw, processed = self.blocks.raw, self.blocks.processed
         return [raw] if processed is raw else [raw, processed]
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing in it."""
+        return not self.blocks.raw and not self.blocks.processed
 
     def add(self, batch: Sequence[Block]) -> None:
         """Take blocks in; of two with the same CID the later one stays."""

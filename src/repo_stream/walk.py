@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import sha256
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar, cast
 
 from repo_stream.cid import Cid
 from repo_stream.errors import (
@@ -58,6 +58,12 @@ class Blocks(Generic[T]):
     def __init__(self, raw: dict[bytes, bytes], processed: dict[bytes, T]) -> None:
         self.raw = raw
         self.processed = processed
+
+    @classmethod
+    def empty(cls, *, alike: bool) -> Blocks[T]:
+        """Start with no blocks; `alike` where both states of a block are one."""
+        raw: dict[bytes, bytes] = {}
+        return cls(raw, cast("dict[bytes, T]", raw) if alike else {})
 
     def __contains__(self, cid: bytes) -> bool:
         return cid in self.processed or cid in self.raw

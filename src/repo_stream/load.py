@@ -1,0 +1,181 @@
+"""A repo on its way in: from the source to memory, and from there to disk.
+
+The blocks of a CAR go into a memory store, all but the commit, until the file is over or the store
+needs all that the limit leaves it. What is over the limit spills: the memory store becomes the
+buffer of one write, and is emptied into the disk store whenever it is full.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+
+from anyio.lowlevel import checkpoint
+
+from repo_stream.car import Block
+from repo_stream.cid import Cid
+from repo_stream.errors import BadRoot, MissingCommit, MissingRoot, ProcessError
+from repo_stream.limits import MIB
+from repo_stream.memory import MemoryStore
+from repo_stream.mst import Commit
+from repo_stream.process import Processor
+from repo_stream.reader import CarReader
+
+if TYPE_CHECKING:
+    from repo_stream.disk import DiskStore
+
+__all__ = ["Budget", "Loading", "Turn", "spill"]
+
+T = TypeVar("T")
+
+# How long a task may work before others get their turn, in seconds.
+_TURN: Final = 0.010
+# Blocks that are processed between two looks at the clock. Whoever processes them may take long for
+# each; and no load gets faster with more.
+_BATCH: Final = 128
+
+# What goes to disk with one write.
+_WRITE_BYTES: Final = MIB
+_WRITE_BLOCKS: Final = 4000
+
+
+class Turn:
+    """Says when a task has worked for long enough without letting others."""
+
+    def __init__(self) -> None:
+        self._began = perf_counter()
+
+    async def pause_if_over(self) -> None:
+        """Let other tasks work, where this one has worked for long enough."""
+        if perf_counter() - self._began > _TURN:
+            await checkpoint()
+            self._began = perf_counter()
+
+
+class Budget(NamedTuple):
+    """How a memory limit is shared out, in bytes.
+
+    Attributes:
+        piece: what is read from the source at a time.
+        cache: what SQLite may keep in memory.
+        store: what the blocks in memory may cost. At the moment when that is reached, a piece is at
+            hand three times (as it was read, joined to what was left, and cut into blocks), and a
+            cache and a write are about to be needed; the limit has to hold for all of them.
+    """
+
+    piece: int
+    cache: int
+    store: int
+
+    @classmethod
+    def of(cls, mem_limit_mb: float) -> Budget:
+        """Share out a limit given in MiB."""
+        limit = int(min(mem_limit_mb * MIB, sys.maxsize))
+        piece = min(max(limit // 64, MIB // 16), MIB)
+        cache = min(max(limit // 16, MIB // 4), 2 * MIB)
+        store = limit - 3 * piece - cache - _WRITE_BYTES
+        return cls(piece, cache, max(store, limit // 2))
+
+
+class Loading(Generic[T]):
+    """A CAR on its way in: the commit is picked out, everything else goes to a memory store.
+
+    Args:
+        reader: gives the blocks.
+        processor: what to make of them.
+
+    Raises:
+        MissingRoot, BadRoot: where the header names no commit.
+    """
+
+    def __init__(self, reader: CarReader, processor: Processor[T]) -> None:
+        roots = reader.header.roots
+        if not roots:
+            raise MissingRoot
+        if not roots[0].is_ordinary:
+            raise BadRoot(cid=roots[0])
+        self.processor = processor
+        self.store: MemoryStore[T] = MemoryStore(processor)
+        self.commit: Commit | None = None
+        self._root = roots[0]
+        self._reader = reader
+        self.turn = Turn()
+
+    async def fill(self, limit: int) -> bool:
+        """Read on until the store needs `limit` bytes, or the file is over, which it returns."""
+        store = self.store
+        while store.need < limit:
+            blocks = await self._reader.next_blocks()
+            if blocks is None:
+                return True
+            if self.commit is None:
+                self._pick_commit(blocks)
+            for at in range(0, len(blocks), _BATCH):
+                store.add(blocks[at : at + _BATCH])
+                await self.turn.pause_if_over()
+        return False
+
+    def _pick_commit(self, blocks: list[Block]) -> None:
+        """Take the commit out of the blocks: it is no record, so it is not processed.
+
+        Another copy of it, which no real export has, is a block that nobody needs.
+        """
+        for at, (cid, data) in enumerate(blocks):
+            if cid == self._root:
+                self.commit = Commit.decode(data, self._root)
+                self.store.keep_raw(cid, data)
+                del blocks[at]
+                return
+
+    def commit_found(self) -> Commit:
+        """Give the commit, now that the file is over."""
+        if self.commit is None:
+            raise MissingCommit(cid=self._root)
+        return self.commit
+
+    async def aclose(self) -> None:
+        """Close the file where the source was given as a path."""
+        await self._reader.aclose()
+
+
+async def spill(loading: Loading[T], store: DiskStore, lease: int) -> None:
+    """Put what is in memory on disk, and the rest of the file after it.
+
+    Raises:
+        ProcessError: where a result cannot be stored.
+        DiskError: where the store fails.
+        RepoStreamError: whatever reading the file raises.
+    """
+    over = False
+    while True:
+        while not loading.store.empty:
+            raw, processed = loading.store.drain(_WRITE_BLOCKS)
+            await store.put(lease, raw, await _dumped(loading, processed))
+        if over:
+            break
+        over = await loading.fill(_WRITE_BYTES)
+    await store.seal(lease)
+
+
+async def _dumped(loading: Loading[T], results: Sequence[tuple[bytes, T]]) -> list[Block]:
+    dumps = loading.processor.dumps
+    rows: list[Block] = []
+    for at in range(0, len(results), _BATCH):
+        for cid, value in results[at : at + _BATCH]:
+            try:
+                rows.append((cid, dumps(value)))
+            except Exception as error:
+                raise _cannot_spill(cid, value, error) from error
+        await loading.turn.pause_if_over()
+    return rows
+
+
+def _cannot_spill(cid: bytes, value: object, error: Exception) -> ProcessError:
+    return ProcessError(
+        f"the processor's result, a {type(value).__qualname__}, cannot be stored on disk: {error}; "
+        "return plain values, or give Processor(..., dumps=..., loads=...)",
+        rkey=None,
+        cid=Cid(cid),
+    )

@@ -1,0 +1,222 @@
+"""The memory limit against what the process really grows by, peak against peak.
+
+Every case runs in a process of its own: loads a made repo in shuffled order, the worst there is,
+walks all of it, and says by how much its peak grew over what it had after its imports.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from repo_stream.testing import made_car
+
+MIB = 1 << 20
+
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+HAS_PEAK = CLEAR_REFS.exists() and STATUS.exists() and "VmHWM:" in STATUS.read_text()
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not HAS_PEAK, reason="needs Linux's /proc to measure the peak of a process"),
+]
+
+# The arguments: the CAR, the limit in MiB, a processor's name, an event loop, and how far to go.
+CHILD = """
+import json, sys
+from pathlib import Path
+
+# All that is imported late is imported here: it is no growth.
+import aiosqlite, anyio
+import anyio._backends._asyncio, anyio._backends._trio
+from repo_stream import DiskBuilder, Driver, DriverBuilder
+from repo_stream.process import length, noop
+
+PROCESSORS = {
+    "raw": noop,
+    "length": length,
+    "dict": lambda block: {"size": len(block), "head": block[:20]},
+}
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split(maxsplit=1)[0])
+
+async def count(driver):
+    records = 0
+    while chunk := await driver.next_chunk(256):
+        records += len(chunk)
+    return records
+
+async def main(car, limit, processor, walks):
+    builder = DriverBuilder(mem_limit_mb=limit, block_processor=PROCESSORS[processor])
+    # From here on the peak is counted from what is resident now.
+    Path("/proc/self/clear_refs").write_text("5")
+    base, records = peak(), None
+    match await builder.load_car(car):
+        case Driver.Memory(_, driver):
+            where = "memory"
+            if walks:
+                records = await count(driver)
+        case Driver.Disk(paused):
+            where = "disk"
+            if walks:
+                async with DiskBuilder().open() as store:
+                    _, driver = await paused.finish_loading(store)
+                    records = await count(driver)
+            await paused.aclose()
+    print(json.dumps({"grown": peak() - base, "where": where, "records": records}))
+
+car, limit, processor, backend, goes = sys.argv[1:]
+anyio.run(main, car, float(limit), processor, goes == "walk", backend=backend)
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One child: what it reads, and how."""
+
+    records: int
+    limit: float
+    processor: str
+    backend: str = "asyncio"
+    walks: bool = True
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a child says: growth in bytes, where the blocks were, and how many records came."""
+
+    grown: int
+    where: str
+    records: int | None
+
+
+@dataclass
+class Children:
+    """Runs each case once, and makes each CAR once."""
+
+    folder: Path
+    seen: dict[Case, Seen] = field(default_factory=dict[Case, Seen])
+
+    def run(self, case: Case) -> Seen:
+        if case not in self.seen:
+            self.seen[case] = self._run(case)
+        return self.seen[case]
+
+    def _run(self, case: Case) -> Seen:
+        goes = "walk" if case.walks else "load"
+        arguments = [str(case.limit), case.processor, case.backend, goes]
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD, str(self._car(case.records)), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        said: dict[str, Any] = json.loads(done.stdout)
+        seen = Seen(**said)
+        assert seen.records == (case.records if case.walks else None)
+        return seen
+
+    def _car(self, records: int) -> Path:
+        path = self.folder / f"{records}.car"
+        if not path.exists():
+            anyio.run(write, path, made_car(records, order="shuffled"))
+        return path
+
+
+async def write(path: Path, pieces: AsyncGenerator[bytes, None]) -> None:
+    async with aclosing(pieces), await anyio.open_file(path, "wb") as file:
+        async for piece in pieces:
+            await file.write(piece)
+
+
+@pytest.fixture(scope="session")
+def children(tmp_path_factory: pytest.TempPathFactory) -> Children:
+    return Children(tmp_path_factory.mktemp("cars"))
+
+
+def most(limit: float) -> float:
+    """What a process may grow by at that limit, in bytes."""
+    return MIB * (limit * 1.15 if limit >= 16 else limit + 12)
+
+
+BIG = 300_000
+SMALLER = 100_000
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(Case(BIG, 16, "raw"), id="16, raw"),
+        pytest.param(Case(BIG, 16, "length"), id="16, lengths"),
+        pytest.param(Case(BIG, 16, "dict"), id="16, dicts"),
+        pytest.param(Case(SMALLER, 16, "length", "trio"), id="16, lengths, trio"),
+        pytest.param(Case(BIG, 32, "raw"), id="32, raw"),
+        pytest.param(Case(BIG, 32, "length"), id="32, lengths"),
+        pytest.param(Case(BIG, 64, "raw"), id="64, raw"),
+        pytest.param(Case(BIG, 64, "length"), id="64, lengths"),
+        pytest.param(Case(SMALLER, 0, "raw"), id="0, raw"),
+        pytest.param(Case(SMALLER, 0, "length"), id="0, lengths"),
+        pytest.param(Case(SMALLER, 1, "raw"), id="1, raw"),
+        pytest.param(Case(SMALLER, 1, "length"), id="1, lengths"),
+        pytest.param(Case(SMALLER, 8, "raw"), id="8, raw"),
+        pytest.param(Case(SMALLER, 8, "length"), id="8, lengths"),
+        pytest.param(Case(SMALLER, 8, "dict", "trio"), id="8, dicts, trio"),
+    ],
+)
+def test_through_the_disk_a_process_grows_by_no_more_than_the_limit(
+    children: Children, case: Case
+) -> None:
+    seen = children.run(case)
+    assert seen.where == "disk"
+    assert seen.grown <= most(case.limit)
+    # A limit is there to be used: repos that fit stay in memory.
+    assert seen.grown >= case.limit * MIB * 0.75
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(Case(SMALLER, 64, "raw"), id="raw"),
+        pytest.param(Case(SMALLER, 40, "length"), id="lengths"),
+    ],
+)
+def test_in_memory_a_process_grows_by_no_more_than_the_limit(
+    children: Children, case: Case
+) -> None:
+    seen = children.run(case)
+    assert seen.where == "memory"
+    assert seen.grown <= most(case.limit)
+    assert seen.grown >= case.limit * MIB * 0.5
+
+
+# A dict that is full is copied into one of twice its size. With results as small as these, that is
+# a fifth of these limits, and it happens right before they are reached.
+@pytest.mark.parametrize("limit", [24, 48])
+def test_a_table_that_grows_does_not_break_the_limit(children: Children, limit: int) -> None:
+    seen = children.run(Case(BIG, limit, "length", walks=False))
+    assert seen.where == "disk"
+    assert seen.grown <= limit * MIB
+
+
+@pytest.mark.parametrize("processor", ["raw", "length"])
+def test_growth_through_the_disk_does_not_depend_on_the_size(
+    children: Children, processor: str
+) -> None:
+    smaller = children.run(Case(SMALLER, 16, processor))
+    larger = children.run(Case(BIG, 16, processor))
+    assert smaller.where == larger.where == "disk"
+    assert larger.grown == pytest.approx(smaller.grown, rel=0.1)
