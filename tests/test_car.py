@@ -698,9 +698,9 @@ def test_a_block_that_drips_in_takes_linear_time() -> None:
 def test_many_blocks_that_drip_in_take_linear_time() -> None:
     def seconds(copies: int) -> float:
         data = write_car([ROOT], [BEFORE[0]] * copies)
-        started = time.perf_counter()
+        started = time.process_time()
         decode_in_pieces(data, 1, limits=None, verify_cids=True)
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     small = min(seconds(200) for _ in range(3))
     large = min(seconds(800) for _ in range(3))

@@ -274,8 +274,7 @@ class BadSignature(CommitError):
 
     def __init__(self, *, cid: Cid, did_key: str, reason: str) -> None:
         super().__init__(
-            f"the signature of commit {cid} does not hold for {did_key}: {reason}; "
-            "check that this is the account's current signing key"
+            f"the signature of commit {cid} does not hold for {did_key}: {reason}"
         )
         self.cid = cid
         self.did_key = did_key
@@ -588,11 +587,11 @@ class StoreGone(DiskError):
 
 
 class DiskFull(DiskError):
-    """No room is left: the disk is full, or a quota or file-size limit is reached."""
+    """No room is left on the disk."""
 
 
 class DiskIOError(DiskError):
-    """The system failed to read or write the store's file."""
+    """The system failed to read or write the store's file, or stopped it at a size limit."""
 
 
 class StoreClosed(DiskError):

@@ -71,7 +71,7 @@ def verify(did_key: str, message: bytes, signature: bytes, *, cid: Cid) -> None:
     try:
         public_key.verify(encode_dss_signature(r, s), message, ECDSA(SHA256()))
     except InvalidSignature as error:
-        reason = "another key made it, or for other bytes"
+        reason = "another key made it, or for other bytes; is this the account's current key?"
         raise BadSignature(cid=cid, did_key=did_key, reason=reason) from error
 
 
