@@ -679,11 +679,11 @@ def drip(size: int, pieces_of: int = 1) -> float:
     data = write_car([ROOT], [(cid_of(bytes(size)), bytes(size))])
     decoder = CarDecoder()
     blocks: list[Block] = []
-    started = time.perf_counter()
+    started = time.process_time()
     for at in range(0, len(data), pieces_of):
         blocks += decoder.feed(data[at : at + pieces_of])
     decoder.finish()
-    took = time.perf_counter() - started
+    took = time.process_time() - started
     assert [len(data) for _, data in blocks] == [size]
     return took
 

@@ -273,9 +273,7 @@ class BadSignature(CommitError):
     """
 
     def __init__(self, *, cid: Cid, did_key: str, reason: str) -> None:
-        super().__init__(
-            f"the signature of commit {cid} does not hold for {did_key}: {reason}"
-        )
+        super().__init__(f"the signature of commit {cid} does not hold for {did_key}: {reason}")
         self.cid = cid
         self.did_key = did_key
         self.reason = reason

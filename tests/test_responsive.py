@@ -1,0 +1,273 @@
+"""While a repo loads and walks in one task, the other tasks get their turn.
+
+A task that ticks every 10 ms must never be late by more than 100 ms. On a machine with other things
+to do it is, now and then, whatever this library does; so what counts is how late it is by a clock
+that stands still while a thread of this process is ready to run and waits for a processor. Linux
+counts that wait. By the clock on the wall the bound holds for most ticks only.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from repo_stream import DiskBuilder, Driver, DriverBuilder, Output, RepoDriver
+from repo_stream.testing import made_car
+
+pytestmark = pytest.mark.slow
+
+PERIOD = 0.010
+LATE = 0.100
+
+RECORDS = 100_000  # 39 MB
+FEWER = 20_000
+HUGE = 1_000_000  # more than there are
+
+TASKS = Path("/proc/self/task")
+COUNTS_WAITS = sys.platform == "linux" and (TASKS / str(os.getpid()) / "schedstat").exists()
+
+Walk = Callable[[Any], Awaitable[int]]
+
+
+# --- The ticks ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tick:
+    """How late it was, in seconds, and for how long threads of this process meanwhile waited."""
+
+    late: float
+    waited: float
+
+
+def waits() -> dict[str, int]:
+    """How long each thread has been ready to run and did not, in nanoseconds."""
+    found: dict[str, int] = {}
+    if COUNTS_WAITS:
+        for name in os.listdir(TASKS):  # noqa: PTH208 - no file system's, and half the time
+            with suppress(OSError):  # the thread is gone
+                found[name] = int((TASKS / name / "schedstat").read_text().split()[1])
+    return found
+
+
+async def tick(ticks: list[Tick]) -> None:
+    before = waits()
+    while True:
+        began = time.perf_counter()
+        await anyio.sleep(PERIOD)
+        late = time.perf_counter() - began - PERIOD
+        after = waits()
+        waited = sum(wait - before.get(name, 0) for name, wait in after.items()) / 1e9
+        before = after
+        ticks.append(Tick(late, waited))
+
+
+async def ticks_during(job: Callable[[], Awaitable[object]]) -> list[Tick]:
+    ticks: list[Tick] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(tick, ticks)
+        await anyio.sleep(2 * PERIOD)
+        await job()
+        await anyio.sleep(2 * PERIOD)
+        tasks.cancel_scope.cancel()
+    return ticks
+
+
+def most(ticks: list[Tick]) -> float:
+    """The worst that this process is to blame for."""
+    return max(tick.late - tick.waited for tick in ticks)
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def spin(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+needs_waits = pytest.mark.skipif(
+    not COUNTS_WAITS, reason="needs Linux's schedstat to tell a busy loop from a busy machine"
+)
+
+
+@needs_waits
+@pytest.mark.parametrize("block", [sleep, spin])
+async def test_a_task_that_keeps_the_loop_is_found_out(block: Callable[[float], None]) -> None:
+    async def job() -> None:
+        block(2 * LATE)
+
+    assert most(await ticks_during(job)) > LATE
+
+
+# --- The jobs -----------------------------------------------------------------------------------
+
+
+async def write(path: Path, pieces: AsyncGenerator[bytes, None]) -> None:
+    async with aclosing(pieces), await anyio.open_file(path, "wb") as file:
+        async for piece in pieces:
+            await file.write(piece)
+
+
+def made(folder: Path, records: int) -> Path:
+    path = folder / f"{records}.car"
+    anyio.run(write, path, made_car(records))
+    return path
+
+
+@pytest.fixture(scope="session")
+def cars(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    folder = tmp_path_factory.mktemp("cars")
+    return {records: made(folder, records) for records in (RECORDS, FEWER)}
+
+
+def slow(block: bytes) -> int:
+    """Take about as long as it takes to decode a record and check it against a schema."""
+    end = time.thread_time() + 50e-6
+    while time.thread_time() < end:
+        pass
+    return len(block)
+
+
+def parts(block: bytes) -> dict[str, Any]:
+    return {"size": len(block), "parts": [block[at : at + 16] for at in range(0, len(block), 32)]}
+
+
+async def chunks(driver: Any, n: int) -> int:
+    # They are kept to the end: what it takes to free them is not the driver's.
+    kept = [chunk async for chunk in anext_of(driver.next_chunk, n)]
+    return sum(map(len, kept))
+
+
+async def outputs(driver: Any, n: int) -> int:
+    kept = [chunk async for chunk in anext_of(driver.next_outputs, n)]
+    return sum(map(len, kept))
+
+
+async def anext_of(
+    following: Callable[[int], Awaitable[list[Any] | None]], n: int
+) -> AsyncGenerator[list[Any], None]:
+    while chunk := await following(n):
+        yield chunk
+
+
+async def through_channel(driver: Any) -> int:
+    async with driver.to_channel(512) as channel:
+        return sum([len(chunk) async for chunk in channel])
+
+
+async def singly(driver: Any) -> int:
+    return len([rkey async for rkey, _ in driver])
+
+
+async def read(car: Path, builder: DriverBuilder[Any], walk: Walk, where: str) -> int:
+    match await builder.load_car(car):
+        case Driver.Memory(_, driver):
+            assert where == "memory"
+            return await walk(driver)
+        case Driver.Disk(paused):
+            assert where == "disk"
+            async with DiskBuilder().open() as store:
+                _, on_disk = await paused.finish_loading(store)
+                return await walk(on_disk)
+
+
+IN_MEMORY = DriverBuilder(mem_limit_mb=1024)
+THROUGH_DISK = DriverBuilder(mem_limit_mb=8)
+LENGTHS = THROUGH_DISK.with_block_processor(len)
+FEW = partial(chunks, n=256)
+
+
+@pytest.mark.parametrize(
+    ("records", "builder", "walk", "where"),
+    [
+        pytest.param(RECORDS, IN_MEMORY, FEW, "memory", id="memory"),
+        pytest.param(RECORDS, IN_MEMORY, partial(chunks, n=HUGE), "memory", id="memory, huge n"),
+        pytest.param(
+            RECORDS, IN_MEMORY, partial(outputs, n=HUGE), "memory", id="memory, huge n, outputs"
+        ),
+        pytest.param(
+            FEWER, IN_MEMORY.with_block_processor(slow), FEW, "memory", id="memory, slow processor"
+        ),
+        pytest.param(RECORDS, THROUGH_DISK, FEW, "disk", id="disk"),
+        pytest.param(RECORDS, LENGTHS, partial(chunks, n=HUGE), "disk", id="disk, huge n"),
+        pytest.param(RECORDS, LENGTHS, through_channel, "disk", id="disk, channel"),
+        pytest.param(
+            FEWER,
+            THROUGH_DISK.with_mem_limit_mb(1).with_block_processor(slow),
+            singly,
+            "disk",
+            id="disk, slow processor, singly",
+        ),
+        pytest.param(
+            FEWER, THROUGH_DISK.with_block_processor(parts), FEW, "disk", id="disk, containers"
+        ),
+    ],
+)
+async def test_other_tasks_get_their_turn(
+    cars: dict[int, Path], records: int, builder: DriverBuilder[Any], walk: Walk, where: str
+) -> None:
+    idle = await ticks_during(partial(anyio.sleep, 0.2))
+
+    took = 0.0
+
+    async def job() -> None:
+        nonlocal took
+        began = time.perf_counter()
+        assert await read(cars[records], builder, walk, where) == records
+        took = time.perf_counter() - began
+
+    ticks = await ticks_during(job)
+    assert took > LATE, "too little work to be late by"
+    if COUNTS_WAITS:
+        assert most(ticks) <= LATE
+    *_, three_quarters = quantiles([tick.late for tick in ticks], n=4)
+    assert three_quarters <= LATE + max(tick.late for tick in idle)
+
+
+# --- The turns in a huge chunk ------------------------------------------------------------------
+
+
+async def test_a_huge_chunk_cancelled_at_any_turn_comes_again(cars: dict[int, Path]) -> None:
+    async def loaded() -> RepoDriver[int]:
+        match await IN_MEMORY.with_block_processor(len).load_car(cars[RECORDS]):
+            case Driver.Memory(_, driver):
+                return driver
+            case Driver.Disk():
+                pytest.fail("it does not fit in memory")
+
+    async def cancel_soon(scope: anyio.CancelScope) -> None:
+        await checkpoint()
+        await checkpoint()
+        scope.cancel()
+
+    expected = await (await loaded()).next_outputs(RECORDS)
+    driver = await loaded()
+    seen: list[Output[int]] = []
+    cancelled = 0
+    # Some of these calls are cancelled while they walk, and when that is done, while they make the
+    # chunk of what they have.
+    for _ in range(50):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cancel_soon, tasks.cancel_scope)
+            seen += await driver.next_outputs(HUGE) or []
+        cancelled += tasks.cancel_scope.cancelled_caught
+    assert cancelled
+    seen += await driver.next_outputs(7) or []
+    seen += await driver.next_outputs(HUGE) or []
+    assert seen == expected
+    assert await driver.next_outputs(HUGE) is None
