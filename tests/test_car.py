@@ -712,6 +712,31 @@ def test_a_block_that_drips_in_takes_no_more_memory_than_a_few_of_it() -> None:
     assert peak_of(lambda: drip(300_000, pieces_of=2)) < 6 * 300_000
 
 
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+@pytest.mark.parametrize("size", [7, 10_000])
+def test_pieces_may_be_any_bytes(kind: Callable[[bytes], bytearray | memoryview], size: int) -> None:
+    decoder = CarDecoder()
+    blocks: list[Block] = []
+    for at in range(0, len(VARIED), size):
+        blocks += decoder.feed(kind(VARIED[at : at + size]))
+    decoder.finish()
+    assert blocks == CarDecoder().feed(VARIED)
+    assert {type(part) for block in blocks for part in block} == {bytes}
+
+
+def test_blocks_outlast_the_buffer_that_they_came_in() -> None:
+    buffer = bytearray(VARIED)
+    blocks = CarDecoder().feed(memoryview(buffer))
+    buffer[:] = bytes(len(buffer))
+    assert blocks == CarDecoder().feed(VARIED)
+
+
+@pytest.mark.parametrize("piece", ["text", 5, None], ids=repr)
+def test_pieces_are_bytes(piece: Any) -> None:
+    with pytest.raises(TypeError):
+        CarDecoder().feed(piece)
+
+
 def test_empty_pieces_are_not_kept() -> None:
     decoder = CarDecoder()
 

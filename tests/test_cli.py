@@ -172,7 +172,7 @@ def bad_cars() -> list[object]:
     missing = [(cid, data) for cid, data in kept if cid != repo.records[f"{POST}/3jzfcijpj2z2b"]]
     forged = [*missing, (repo.records[f"{POST}/3jzfcijpj2z2b"], b"\xa1\x64text\x61z")]
     return [
-        pytest.param(b"", "ends inside a header", id="nothing in it"),
+        pytest.param(b"", "is empty", id="nothing in it"),
         pytest.param(b"\x0a\xa1\x67version\x02", "CARv2", id="CARv2"),
         pytest.param(b"<!DOCTYPE html>", "CAR", id="a web page"),
         pytest.param(whole[:-1], "fetch it again", id="cut short"),

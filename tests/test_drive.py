@@ -508,12 +508,15 @@ async def test_a_paused_repo_tells_its_commit_where_it_can(place: str, known: bo
 
 
 @BOTH_WAYS
-async def test_the_processor_never_sees_the_commit(mem_limit_mb: int) -> None:
-    seen: list[bytes] = []
-    builder = DriverBuilder(mem_limit_mb=mem_limit_mb).with_block_processor(seen.append)
-    await walk(REPO.to_car(), builder)
-    assert REPO.commit not in seen
-    assert sorted(seen) == sorted(data for _, data in pairs(REPO))
+@pytest.mark.parametrize("copies", [1, 3])
+async def test_the_processor_never_sees_the_commit(copies: int, mem_limit_mb: int) -> None:
+    car = REPO.to_car(copies=copies)
+    for size in (1000, len(car)):
+        seen: list[bytes] = []
+        builder = DriverBuilder(mem_limit_mb=mem_limit_mb).with_block_processor(seen.append)
+        await walk(pieces_of(car, size), builder)
+        assert REPO.commit not in seen
+        assert sorted(seen) == sorted(copies * [data for _, data in pairs(REPO)])
 
 
 NO_COMMIT = MissingCommit(cid=Cid(REPO.commit_cid))

@@ -31,7 +31,8 @@ pytestmark = [
     pytest.mark.skipif(not HAS_PEAK, reason="needs Linux's /proc to measure the peak of a process"),
 ]
 
-# The arguments: the CAR, the limit in MiB, a processor's name, an event loop, and how far to go.
+# The arguments: the CAR, the limit in MiB, a processor's name, an event loop, how far to go, and
+# how often at once.
 CHILD = """
 import json, sys
 from pathlib import Path
@@ -58,11 +59,8 @@ async def count(driver):
         records += len(chunk)
     return records
 
-async def main(car, limit, processor, walks):
-    builder = DriverBuilder(mem_limit_mb=limit, block_processor=PROCESSORS[processor])
-    # From here on the peak is counted from what is resident now.
-    Path("/proc/self/clear_refs").write_text("5")
-    base, records = peak(), None
+async def read(car, builder, walks):
+    records = None
     match await builder.load_car(car):
         case Driver.Memory(_, driver):
             where = "memory"
@@ -75,10 +73,27 @@ async def main(car, limit, processor, walks):
                     _, driver = await paused.finish_loading(store)
                     records = await count(driver)
             await paused.aclose()
-    print(json.dumps({"grown": peak() - base, "where": where, "records": records}))
+    return where, records
 
-car, limit, processor, backend, goes = sys.argv[1:]
-anyio.run(main, car, float(limit), processor, goes == "walk", backend=backend)
+async def main(car, limit, processor, goes, at_once):
+    builder = DriverBuilder(mem_limit_mb=float(limit), block_processor=PROCESSORS[processor])
+    seen = set()
+
+    async def one():
+        seen.add(await read(car, builder, goes == "walk"))
+
+    # From here on the peak is counted from what is resident now.
+    Path("/proc/self/clear_refs").write_text("5")
+    base = peak()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(int(at_once)):
+            tasks.start_soon(one)
+    grown = peak() - base
+    [(where, records)] = seen
+    print(json.dumps({"grown": grown, "where": where, "records": records}))
+
+car, limit, processor, backend, goes, at_once = sys.argv[1:]
+anyio.run(main, car, limit, processor, goes, at_once, backend=backend)
 """
 
 
@@ -91,6 +106,7 @@ class Case:
     processor: str
     backend: str = "asyncio"
     walks: bool = True
+    at_once: int = 1
 
 
 @dataclass(frozen=True)
@@ -116,7 +132,7 @@ class Children:
 
     def _run(self, case: Case) -> Seen:
         goes = "walk" if case.walks else "load"
-        arguments = [str(case.limit), case.processor, case.backend, goes]
+        arguments = [str(case.limit), case.processor, case.backend, goes, str(case.at_once)]
         done = subprocess.run(
             [sys.executable, "-c", CHILD, str(self._car(case.records)), *arguments],
             capture_output=True,
@@ -155,6 +171,7 @@ def most(limit: float) -> float:
 
 BIG = 300_000
 SMALLER = 100_000
+SMALL = 50_000
 
 
 @pytest.mark.parametrize(
@@ -201,6 +218,13 @@ def test_in_memory_a_process_grows_by_no_more_than_the_limit(
     assert seen.where == "memory"
     assert seen.grown <= most(case.limit)
     assert seen.grown >= case.limit * MIB * 0.5
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_of_many_at_once_each_keeps_its_limit(children: Children, backend: str) -> None:
+    seen = children.run(Case(SMALL, 16, "raw", backend, at_once=8))
+    assert seen.where == "disk"
+    assert seen.grown <= 8 * most(16)
 
 
 # A dict that is full is copied into one of twice its size. With results as small as these, that is

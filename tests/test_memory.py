@@ -54,7 +54,7 @@ BOTH = pytest.mark.parametrize(
 # Fills a store in a process of its own, whose growth is then what the store costs. What is measured
 # is large, so that half-used arenas of the allocator do not count.
 CHILD = """
-import gc, os, random, sys
+import ctypes, gc, os, random, sys
 from hashlib import sha256
 from repo_stream import Processor
 from repo_stream.cid import ORDINARY_PREFIX
@@ -82,6 +82,10 @@ warm = MemoryStore(processor)
 warm.add(batch(0))
 del warm
 gc.collect()
+# What malloc has kept of the warm store would be used again, and would not be growth.
+trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+if trim is not None:
+    trim(0)
 before = resident()
 store = MemoryStore(processor)
 for _ in range(copies):

@@ -359,6 +359,14 @@ async def test_dumps_that_fails() -> None:
     assert isinstance(caught.value.__cause__, KeyError)
 
 
+@pytest.mark.parametrize("given", [None, 5, "text", bytearray(b"b")], ids=repr)
+async def test_dumps_that_gives_no_bytes(given: Any) -> None:
+    processor = Processor(len, dumps=lambda _value: given)
+    with pytest.raises(ProcessError, match=f"dumps gave a {type(given).__name__} ") as caught:
+        await results(processor, 0)
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
 # --- What cannot be read back -------------------------------------------------------------------
 
 

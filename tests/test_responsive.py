@@ -239,6 +239,32 @@ async def test_other_tasks_get_their_turn(
     assert three_quarters <= LATE + max(tick.late for tick in idle)
 
 
+@pytest.mark.parametrize(
+    ("records", "builder", "where"),
+    [
+        pytest.param(RECORDS, IN_MEMORY, "memory", id="memory"),
+        pytest.param(FEWER, THROUGH_DISK.with_mem_limit_mb(1), "disk", id="disk"),
+    ],
+)
+async def test_repos_walked_at_once_share_the_time(
+    cars: dict[int, Path], records: int, builder: DriverBuilder[bytes], where: str
+) -> None:
+    began = time.perf_counter()
+    done: list[float] = []
+
+    async def walk(driver: RepoDriver[bytes]) -> int:
+        records = await chunks(driver, 256)
+        done.append(time.perf_counter() - began)
+        return records
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(read, cars[records], builder, walk, where)
+    # One after the other, the first would be done after a quarter of the time.
+    print("MIN", done[0]/done[-1])
+    assert done[0] > done[-1] / 2
+
+
 # --- The turns in a huge chunk ------------------------------------------------------------------
 
 
