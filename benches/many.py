@@ -9,8 +9,8 @@ What comes out is a table for people:
 
 - growth: of the whole process over its imports, and what that is for each repo;
 - first done: when the first of the repos was finished, as a share of the whole time;
-- behind: how far the slowest was at that moment, as a share of its records. Where time is shared
-  fairly among equal repos, both are near 100 %;
+- slowest then: how far the slowest was at that moment, as a share of its records. Where time is
+  shared fairly among equal repos, both are near 100 %;
 - processes: a pool of the standard library, already started, that takes one repo after the other.
 """
 
@@ -93,7 +93,7 @@ async def read_at_once(limit: float, cars: list[str]) -> None:
         json.dumps(
             {
                 "first_done": done[0] / done[-1],
-                "behind": min(
+                "slowest_then": min(
                     seen / reading.records
                     for seen, reading in zip(seen_at_first, readings, strict=True)
                 ),
@@ -114,7 +114,7 @@ def read_one(car: str, limit: float) -> tuple[int, bool]:
 def read_in_processes(limit: float, processes: int, cars: list[str]) -> dict[str, Any]:
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         # Each worker gets one; by then all have started and imported what they need.
-        warm = [pool.submit(warm_up, cars[0]) for _ in range(processes)]
+        warm = [pool.submit(warm_up) for _ in range(processes)]
         for started in warm:
             started.result()
         began = time.perf_counter()
@@ -124,10 +124,9 @@ def read_in_processes(limit: float, processes: int, cars: list[str]) -> dict[str
     return {"seconds": seconds, "records": records, "spilled": spilled}
 
 
-def warm_up(car: str) -> None:
+def warm_up() -> None:
     import_all()
     time.sleep(0.5)  # so that no worker takes two of these
-    Path(car).stat()
 
 
 # --- The rounds ------------------------------------------------------------------------------
@@ -159,7 +158,7 @@ def measure(cars: list[Path], rounds: int) -> Iterator[str]:
             for processes in sorted({1, cores}):
                 seen = read_in_processes(limit, processes, paths)
                 runs.setdefault((way, "processes", processes), []).append(seen)
-    yield "| | at once | records/s | MB/s | growth, MiB | for each | first done | behind |"
+    yield "| | at once | records/s | MB/s | growth, MiB | for each | first done | slowest then |"
     yield "|:--|:--|--:|--:|--:|--:|--:|--:|"
     for (way, kind, count), seen in runs.items():
         yield row(way, kind, count, seen, size)
@@ -178,7 +177,7 @@ def row(way: str, kind: str, count: int, seen: list[dict[str, Any]], size: float
     growth = max(one["growth_kib"] for one in seen) / 1024
     fairness = " | ".join(
         f"{100 * median(one[key] for one in seen):.0f} %" if count > 1 else ""
-        for key in ("first_done", "behind")
+        for key in ("first_done", "slowest_then")
     )
     name = "1 repo" if count == 1 else f"{count} repos"
     return f"| {way} | {name} | {rates} | {growth:.1f} | {growth / count:.1f} | {fairness} |"

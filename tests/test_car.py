@@ -714,7 +714,9 @@ def test_a_block_that_drips_in_takes_no_more_memory_than_a_few_of_it() -> None:
 
 @pytest.mark.parametrize("kind", [bytearray, memoryview])
 @pytest.mark.parametrize("size", [7, 10_000])
-def test_pieces_may_be_any_bytes(kind: Callable[[bytes], bytearray | memoryview], size: int) -> None:
+def test_pieces_may_be_any_bytes(
+    kind: Callable[[bytes], bytearray | memoryview], size: int
+) -> None:
     decoder = CarDecoder()
     blocks: list[Block] = []
     for at in range(0, len(VARIED), size):

@@ -230,6 +230,11 @@ def test_a_commit_that_is_not_canonical_as_a_whole(block: bytes) -> None:
     assert caught.value.cid == CID
 
 
+def test_a_value_without_a_place_is_named_in_a_sentence() -> None:
+    with pytest.raises(BadCommit, match="it is not of the atproto data model, which has no float"):
+        Commit.decode(encode({"version": 1.5}), CID)
+
+
 def test_the_unsorted_case_is_the_whole_commit() -> None:
     assert BLOCK.endswith(b"\x67version\x03")
 

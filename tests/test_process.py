@@ -478,3 +478,35 @@ async def test_an_interrupt_is_not_a_result(mem_limit_mb: int) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         await results(process, mem_limit_mb)
+
+
+@pytest.mark.parametrize("mem_limit_mb", [100, 0])
+async def test_an_interrupt_while_walking_loses_no_record(mem_limit_mb: int) -> None:
+    repo = build_repo({f"app.test.a/{number:03}": {"n": number} for number in range(300)})
+    calls = 0
+
+    def late(block: bytes) -> int:
+        """Keep records raw until the walk asks for them, and then be interrupted once."""
+        nonlocal calls
+        calls += 1
+        if calls <= len(repo.records):
+            raise ValueError
+        if calls == len(repo.records) + 100:
+            raise KeyboardInterrupt
+        return len(block)
+
+    rkeys: list[str] = []
+    async with DiskBuilder().open() as store:
+        match await DriverBuilder(mem_limit_mb=mem_limit_mb, block_processor=late).load_car(
+            repo.to_car()
+        ):
+            case Driver.Memory(_, driver):
+                pass
+            case Driver.Disk(paused):
+                _, driver = await paused.finish_loading(store)
+        rkeys += [rkey for rkey, _ in await driver.next_chunk(50) or ()]
+        with pytest.raises(KeyboardInterrupt):
+            await driver.next_chunk(200)
+        while chunk := await driver.next_chunk(64):
+            rkeys += [rkey for rkey, _ in chunk]
+    assert rkeys == list(repo.records)

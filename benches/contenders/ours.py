@@ -24,7 +24,7 @@ async def main(options: argparse.Namespace) -> None:
         builder = builder.with_block_processor(len)
     for file in options.files:
         # Of many small repos the peers read each into memory, in no other thread; so do we.
-        source = Path(file).read_bytes() if len(options.files) > 1 else file
+        source = Path(file).read_bytes() if len(options.files) > 1 else file  # noqa: ASYNC240 - says why
         match await builder.load_car(source):
             case Driver.Memory(_, in_memory):
                 await count(in_memory, options.raw, tally)

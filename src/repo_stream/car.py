@@ -102,7 +102,7 @@ class CarDecoder:
         """Blocks decoded so far."""
         return self._blocks
 
-    def feed(self, piece: bytes) -> list[Block]:
+    def feed(self, piece: bytes | bytearray | memoryview) -> list[Block]:
         """Take the next piece of the file and return the blocks that it completes, in order.
 
         Args:
@@ -115,6 +115,9 @@ class CarDecoder:
         """
         if self._error is not None:
             raise self._error
+        if not isinstance(piece, bytes):
+            # Blocks are cut out of it, and must be keys, and last when the caller's buffer changes.
+            piece = bytes(memoryview(piece))
         if not piece:
             return []
         if self._finished:

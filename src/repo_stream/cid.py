@@ -26,6 +26,8 @@ ORDINARY_PREFIX = b"\x01\x71\x12\x20"
 ORDINARY_LENGTH = 36
 
 _MAX_DIGEST_BYTES = 128
+# Of a CID with such a digest in base 2 there is no more; decoding takes quadratic time.
+_MAX_TEXT_LENGTH = 2048
 
 
 class Cid(bytes):
@@ -51,6 +53,8 @@ class Cid(bytes):
         """
         from multiformats import multibase  # noqa: PLC0415 - 75 ms that most programs never need
 
+        if len(text) > _MAX_TEXT_LENGTH:
+            raise InvalidCid(f"a text of {len(text)} characters is not a CID")
         # The text of a CIDv0 is base58btc without the letter that says so, and in no other base.
         bare = len(text) == 46 and text.startswith("Qm")
         try:

@@ -159,12 +159,12 @@ def _require_data_model(value: object) -> None:
         kind: type[object] = item.__class__
         if kind is dict:
             if not all(type(key) is str for key in item):
-                raise InvalidDagCbor("a map has a key that is not a text")
+                raise InvalidDagCbor("not of the atproto data model: a map key is no text")
             waiting.extend(item.values())
         elif kind is list:
             waiting.extend(item)
         elif kind not in _DATA_MODEL:
-            raise InvalidDagCbor(f"a {kind.__name__} has no place in the atproto data model")
+            raise InvalidDagCbor(f"not of the atproto data model, which has no {kind.__name__}")
 
 
 # --- Spilled values -----------------------------------------------------------------------------

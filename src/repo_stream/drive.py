@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, overload
 
 import anyio
@@ -314,6 +315,7 @@ class RepoDriver(Generic[T]):
         self._guard = anyio.ResourceGuard("walking this repo with")
         self._turn = Turn()
         self._error: RepoStreamError | None = None
+        self._trace: TracebackType | None = None
         # Records that have been taken from the walker, and how many of them have been given out.
         # They outlast a cancelled call and a loop that was left.
         self._ahead: Taken[T] = Taken.nothing()
@@ -367,7 +369,8 @@ class RepoDriver(Generic[T]):
         """Say which record of `_ahead` comes next, filling it where it is used up."""
         at = self._given
         if at == len(self._ahead.rkeys):
-            taken = await self._next(_DEFAULT_CHUNK)
+            with self._guard:
+                taken = await self._next_unguarded(_DEFAULT_CHUNK, fewer=True)
             if taken is None:
                 raise StopAsyncIteration
             self._ahead, at = taken, 0
@@ -403,12 +406,16 @@ class RepoDriver(Generic[T]):
         with self._guard:
             return await self._next_unguarded(n)
 
-    async def _next_unguarded(self, n: int) -> Taken[T] | None:
+    async def _next_unguarded(self, n: int, *, fewer: bool = False) -> Taken[T] | None:
         await self._turn.pause_if_over()
         if self._given == len(self._ahead.rkeys):
             self._ahead, self._given = Taken.nothing(), 0
         ahead = self._ahead
         while (left := n - (len(ahead.rkeys) - self._given)) > 0:
+            # Of records as large as they may be, a chunk takes 500 MB. Who asks for one at a time
+            # gets what is at hand.
+            if fewer and left < n:
+                break
             if not await self._advance(ahead, min(left, _SLICE)):
                 break
             if left > _SLICE:
@@ -426,7 +433,7 @@ class RepoDriver(Generic[T]):
                     return False
                 await self._supply()
         except RepoStreamError as error:
-            self._error = error
+            self._error, self._trace = error, error.__traceback__
             return False
         ahead.extend(taken)
         return True
@@ -435,7 +442,8 @@ class RepoDriver(Generic[T]):
         ahead, at = self._ahead, self._given
         if at == len(ahead.rkeys):
             if self._error is not None:
-                raise self._error
+                # Without what earlier calls have added, or it would grow with each.
+                raise self._error.with_traceback(self._trace)
             return None
         if at == 0 and len(ahead.rkeys) <= n:
             self._ahead = Taken.nothing()

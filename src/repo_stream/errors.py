@@ -127,11 +127,15 @@ class TruncatedCar(CarError):
     """
 
     def __init__(self, *, offset: int, have: int, need: int | None) -> None:
-        wanted = "more" if need is None else str(need)
-        what = "header" if offset == 0 else "section"
+        what = "its header" if offset == 0 else "a section"
+        if need is not None:
+            where = f"ends inside {what}: {have} bytes of {need} are there"
+        elif have:
+            where = f"ends inside the length of {what}"
+        else:
+            where = f"is empty, without {what}"
         super().__init__(
-            f"the CAR ends inside a {what}: {have} bytes of {wanted} are there; "
-            "the download is probably incomplete, fetch it again",
+            f"the CAR {where}; the download is probably incomplete, fetch it again",
             offset=offset,
         )
         self.have = have

@@ -112,16 +112,17 @@ class Loading(Generic[T]):
                 return True
             if self.commit is None:
                 self._pick_commit(blocks)
+            if not self.processor.keeps_bytes:
+                # A file that holds the commit twice must not show it to the processor either.
+                root = self._root
+                blocks = [block for block in blocks if block[0] != root]
             for at in range(0, len(blocks), _BATCH):
                 store.add(blocks[at : at + _BATCH])
                 await self.turn.pause_if_over()
         return False
 
     def _pick_commit(self, blocks: list[Block]) -> None:
-        """Take the commit out of the blocks: it is no record, so it is not processed.
-
-        Another copy of it, which no real export has, is a block that nobody needs.
-        """
+        """Take the commit out of the blocks: it is no record, so it is not processed."""
         for at, (cid, data) in enumerate(blocks):
             if cid == self._root:
                 self.commit = Commit.decode(data, self._root)
@@ -165,11 +166,17 @@ async def _dumped(loading: Loading[T], results: Sequence[tuple[bytes, T]]) -> li
     for at in range(0, len(results), _BATCH):
         for cid, value in results[at : at + _BATCH]:
             try:
-                rows.append((cid, dumps(value)))
+                rows.append((cid, _as_bytes(dumps(value))))
             except Exception as error:
                 raise _cannot_spill(cid, value, error) from error
         await loading.turn.pause_if_over()
     return rows
+
+
+def _as_bytes(data: object) -> bytes:
+    if not isinstance(data, bytes):
+        raise TypeError(f"dumps gave a {type(data).__qualname__} instead of bytes")
+    return data
 
 
 def _cannot_spill(cid: bytes, value: object, error: Exception) -> ProcessError:

@@ -49,6 +49,8 @@ __all__ = [
 
 _DID: Final = re.compile(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]")
 _MAX_DID_LENGTH: Final = 2048
+# Four times what the longest DID makes of it. Decoding a block of 2 MiB can take seconds.
+_MAX_COMMIT_BYTES: Final = 8192
 _TID: Final = re.compile(r"[234567abcdefghij][234567abcdefghijklmnopqrstuvwxyz]{12}")
 _COMMIT_FIELDS: Final = frozenset({"did", "version", "data", "rev", "prev", "sig"})
 
@@ -91,6 +93,9 @@ class Commit:
         Raises:
             BadCommit: where it is not a valid commit in canonical DAG-CBOR.
         """
+        if len(block) > _MAX_COMMIT_BYTES:
+            reason = f"has {len(block)} bytes, and no commit has over {_MAX_COMMIT_BYTES}"
+            raise BadCommit(cid=cid, field=None, reason=reason)
         try:
             fields = dagcbor.decode_map(block)
         except InvalidDagCbor as error:
@@ -100,7 +105,7 @@ class Commit:
         version, did, rev = fields["version"], fields["did"], fields["rev"]
         data, prev, sig = fields["data"], fields.get("prev"), fields["sig"]
         if type(version) is not int or version != 3:
-            raise BadCommit(cid=cid, field="version", reason=f"is {version!r}, not 3")
+            raise BadCommit(cid=cid, field="version", reason=f"is {_short(version)}, not 3")
         for name in sorted(set(fields).difference(_COMMIT_FIELDS)):
             raise BadCommit(cid=cid, field=name, reason="is not one that a commit has")
         if type(did) is not str or len(did) > _MAX_DID_LENGTH or not _DID.fullmatch(did):

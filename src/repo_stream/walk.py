@@ -43,6 +43,10 @@ _Run = tuple[list[str], list[bytes]]
 _Subtree = tuple[bytes, int | None, bytes, bytes | None]
 _Frame = _Run | _Subtree
 
+# How many blocks are looked at to name those that are not at hand. A driver asks for a thousand,
+# and with less than twice as many it would get fewer of nearly every repo.
+_LOOK_AHEAD = 2000
+
 
 class Blocks(Generic[T]):
     """The blocks at hand, each in one of two states.
@@ -131,12 +135,17 @@ class Walker(Generic[T]):
         if self._error is not None:
             raise self._error
         taken = Taken[T].nothing()
+        before = self._stack.copy()
         try:
             self._take(blocks, n, taken)
         except RepoStreamError as error:
             self._error = error
             if not taken.rkeys:
                 raise
+        except BaseException:
+            # Ctrl-C, in the processor as likely as not. What has been taken comes again.
+            self._stack = before
+            raise
         return taken
 
     def _take(self, blocks: Blocks[T], n: int, taken: Taken[T]) -> None:
@@ -218,12 +227,17 @@ class Walker(Generic[T]):
         fetch records far ahead with one query. A node that turns out to be faulty is left for
         `take` to find when it stands before it, after all the records that come first. Nothing
         beyond it is named: the walk will end there.
+
+        What is at hand is looked through only so far, too. Where the next records are large and
+        come one at a time, a hostile tree would else be opened as a whole meanwhile.
         """
         wanted: dict[bytes, None] = {}
         stack = self._stack
         at = len(stack) - 1
-        while at >= 0 and len(wanted) < n:
+        seen = 0
+        while at >= 0 and len(wanted) < n and (seen < _LOOK_AHEAD or not wanted):
             frame = stack[at]
+            seen += len(frame[1]) if len(frame) == 2 else 1
             if len(frame) == 2:
                 for cid in frame[1]:
                     if cid not in blocks:
