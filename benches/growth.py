@@ -15,7 +15,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,14 +28,34 @@ from contenders.measure import Gauge, Tally
 
 SIZES = [10_000, 30_000, 100_000, 300_000, 1_000_000]
 
-# How it is called -> the memory limit in MiB, the processor, how much a record's time may grow by,
-# and whether a repo that fits in memory after all counts.
-WAYS: dict[str, tuple[float, str, float, bool]] = {
-    "in memory": (1 << 20, "len", 1.5, True),
-    "disk, limit 0": (0, "len", 2, False),
-    "disk, limit 16": (16, "len", 2, False),
-    "disk, limit 16, raw": (16, "noop", 2, False),
+
+@dataclass(frozen=True)
+class Way:
+    """One way to read a repo.
+
+    Attributes:
+        limit: The memory limit in MiB.
+        raw: Whether the records' bytes are kept, not only their lengths.
+        spills: Whether repos go through the disk; one that fits in memory is left out then.
+        time: How many times a record's time may grow, from the smallest repo to the largest.
+        memory: The same of the growth in memory, from 100,000 records on, where that is bounded. It
+            is not at a limit of 0: what is ahead in the tree takes some 0.5 MiB for each level.
+    """
+
+    limit: float
+    raw: bool
+    spills: bool
+    time: float
+    memory: float | None = None
+
+
+WAYS = {
+    "in memory": Way(1 << 20, raw=False, spills=False, time=1.5),
+    "disk, limit 0": Way(0, raw=False, spills=True, time=2),
+    "disk, limit 16": Way(16, raw=False, spills=True, time=2, memory=1.1),
+    "disk, limit 16, raw": Way(16, raw=True, spills=True, time=2, memory=1.1),
 }
+LARGE = 100_000
 
 Runs = dict[tuple[str, int], list[dict[str, Any]]]
 
@@ -42,15 +63,15 @@ Runs = dict[tuple[str, int], list[dict[str, Any]]]
 # --- One run, in a process of its own --------------------------------------------------------
 
 
-async def read(car: str, limit: float, processor: str) -> None:
+async def read(car: str, way: Way) -> None:
     # What is imported late is imported here: it is neither time nor growth of a repo.
     import aiosqlite  # noqa: F401, PLC0415 - see above
 
     from repo_stream import DiskBuilder, Driver, DriverBuilder  # noqa: PLC0415 - see above
-    from repo_stream.process import noop  # noqa: PLC0415 - see above
 
-    processors: dict[str, Any] = {"len": len, "noop": noop}
-    builder = DriverBuilder(mem_limit_mb=limit, block_processor=processors[processor])
+    builder: DriverBuilder[Any] = DriverBuilder(mem_limit_mb=way.limit)
+    if not way.raw:
+        builder = builder.with_block_processor(len)
     disk = DiskBuilder()
     tally = Tally()
     gauge = Gauge()
@@ -68,8 +89,7 @@ async def read(car: str, limit: float, processor: str) -> None:
 
 
 def run(car: Path, way: str) -> dict[str, Any]:
-    limit, processor, _, _ = WAYS[way]
-    command = [sys.executable, __file__, "--child", str(car), str(limit), processor]
+    command = [sys.executable, __file__, "--child", str(car), way]
     environment = os.environ | {"PYTHONPATH": str(SOURCES)}
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=environment, timeout=600
@@ -87,64 +107,61 @@ def measure(sizes: list[int], rounds: int, cache: Path) -> Runs:
             note(f"round {turn + 1} of {rounds}: {size:,} records")
             car = made(size, "shuffled", 0, cache)
             car.read_bytes()  # from here on it lies in the system's cache
-            for way in WAYS:
-                seen = run(car, way)
+            for name, way in WAYS.items():
+                seen = run(car, name)
                 if seen["records"] != size:
-                    sys.exit(f"{way}: {seen['records']} records came, of {size}")
-                if seen["spilled"] or WAYS[way][3]:
-                    runs.setdefault((way, size), []).append(seen)
+                    sys.exit(f"{name}: {seen['records']} records came, of {size}")
+                if bool(seen["spilled"]) is way.spills:
+                    runs.setdefault((name, size), []).append(seen)
     return runs
 
 
 # --- The tables ------------------------------------------------------------------------------
 
 
-def microseconds(runs: Runs, way: str, size: int) -> float | None:
-    seen = runs.get((way, size))
-    return median(one["seconds"] for one in seen) / size * 1e6 if seen else None
+def microseconds(runs: list[dict[str, Any]]) -> float:
+    """The time of a record."""
+    return median(one["seconds"] / one["records"] * 1e6 for one in runs)
 
 
-def mebibytes(runs: Runs, way: str, size: int) -> float | None:
-    seen = runs.get((way, size))
-    return max(one["growth_kib"] for one in seen) / 1024 if seen else None
+def mebibytes(runs: list[dict[str, Any]]) -> float:
+    """The growth of the process."""
+    return max(one["growth_kib"] for one in runs) / 1024
 
 
-def table(title: str, runs: Runs, sizes: list[int], cell: Any) -> Iterator[str]:  # noqa: ANN401 - one of the two above
+Figure = Callable[[list[dict[str, Any]]], float]
+
+
+def table(title: str, figure: Figure, runs: Runs, sizes: list[int]) -> Iterator[str]:
     yield f"| {title} | " + " | ".join(WAYS) + " |"
     yield "|--:|" + "--:|" * len(WAYS)
     for size in sizes:
-        cells = (cell(runs, way, size) for way in WAYS)
-        shown = ("fits" if value is None else f"{value:.1f}" for value in cells)
+        cells = (runs.get((way, size)) for way in WAYS)
+        shown = (f"{figure(cell):.1f}" if cell else "fits" for cell in cells)
         yield f"| {size:,} | " + " | ".join(shown) + " |"
 
 
 def ratios(runs: Runs, sizes: list[int]) -> Iterator[str]:
     """How much more the largest takes than the smallest."""
-    for way, (_, _, bound, _) in WAYS.items():
-        known = [size for size in sizes if (way, size) in runs]
-        if len(known) < 2:
-            continue
-        low, high = known[0], known[-1]
-        first, last = microseconds(runs, way, low), microseconds(runs, way, high)
-        if first and last:
-            yield (
-                f"- {way}: from {low:,} to {high:,} records, time a record x {last / first:.2f}"
-                f" (at most {bound:g})"
-            )
-        from_size = next((size for size in known if size >= 100_000), None)
-        if way != "in memory" and from_size not in (None, high):
-            first, last = mebibytes(runs, way, from_size), mebibytes(runs, way, high)
-            if first and last:
-                yield (
-                    f"- {way}: from {from_size:,} to {high:,} records, memory x {last / first:.2f}"
-                    " (at most 1.1)"
-                )
+    for name, way in WAYS.items():
+        times = {size: microseconds(runs[name, size]) for size in sizes if (name, size) in runs}
+        yield from ratio(f"{name}, time a record", times, way.time)
+        if way.memory is not None:
+            growths = {size: mebibytes(runs[name, size]) for size in times if size >= LARGE}
+            yield from ratio(f"{name}, growth", growths, way.memory)
+
+
+def ratio(title: str, figures: dict[int, float], bound: float) -> Iterator[str]:
+    if len(figures) > 1:
+        low, *_, high = figures
+        times = figures[high] / figures[low]
+        yield f"- {title}: x {times:.2f} from {low:,} to {high:,} records (at most {bound:g})"
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
-        _, _, car, limit, processor = sys.argv
-        anyio.run(read, car, float(limit), processor)
+        _, _, car, way = sys.argv
+        anyio.run(read, car, WAYS[way])
         return
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -165,9 +182,9 @@ def main() -> None:
     runs = measure(sizes, options.rounds, options.cache)
     print("{cpu}, {cores} cores, {system}, {python}".format(**machine()))
     print()
-    print("\n".join(table("records, us a record", runs, sizes, microseconds)))
+    print("\n".join(table("records, us a record", microseconds, runs, sizes)))
     print()
-    print("\n".join(table("records, growth in MiB", runs, sizes, mebibytes)))
+    print("\n".join(table("records, growth in MiB", mebibytes, runs, sizes)))
     print()
     print("\n".join(ratios(runs, sizes)))
 

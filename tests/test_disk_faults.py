@@ -762,3 +762,12 @@ def test_the_big_repo_is_over_a_mebibyte() -> None:
     """Or the limits above would not be met."""
     assert len(BIG_CAR) > 5 * MIB
     assert len(CAR) < 100_000
+
+
+async def test_a_file_that_is_no_database_is_refused_with_what_sqlite_said(tmp_path: Path) -> None:
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear database,\n" * 100)
+    with pytest.raises(ForeignFile) as caught:
+        await DiskBuilder().open(path)
+    check(caught.value, path, sqlite3.DatabaseError)
+    assert path.read_text() == "Dear database,\n" * 100

@@ -29,7 +29,7 @@ from repo_stream import (
     RepoStreamError,
 )
 from repo_stream.process import length, noop
-from repo_stream.testing import build_car, build_repo, cid_of
+from repo_stream.testing import build_car, build_repo, cid_of, encode
 from support import walk
 
 BOTH_WAYS = pytest.mark.parametrize(
@@ -330,19 +330,54 @@ async def test_what_cbor_cannot_carry(name: str) -> None:
     in_memory = dict(await results(process, 16))
     assert in_memory[BLOCKS[60][0]] is value
 
+    first = next(rkey for rkey, data in BLOCKS if process(data) is value)
     async with DiskBuilder().open() as store:
         outcome = await DriverBuilder(mem_limit_mb=0, block_processor=process).load_car(CAR)
         assert isinstance(outcome, Driver.Disk)
+        _, driver = await outcome.paused.finish_loading(store)
+        before = [rkey for rkey, _ in BLOCKS[: [rkey for rkey, _ in BLOCKS].index(first)]]
+        for at in range(0, len(before), 7):
+            chunk = await driver.next_chunk(7)
+            assert chunk is not None
+            assert [rkey for rkey, _ in chunk] == before[at : at + 7]
         with pytest.raises(ProcessError) as caught:
-            await outcome.paused.finish_loading(store)
+            await driver.next_chunk(7)
         error = caught.value
         assert named in str(error)
         assert "dumps=" in str(error)
         assert "loads=" in str(error)
         assert len(str(error)) < 1000
-        assert error.rkey is None
-        assert error.cid in {REPO.records[rkey] for rkey, data in BLOCKS if process(data) is value}
+        assert error.rkey == first
+        assert error.cid == REPO.records[first]
         assert isinstance(error.__cause__, Exception)
+        # The store is as good as new.
+        outputs = await walk(CAR, DriverBuilder(mem_limit_mb=0), store=store)
+        assert [(output.rkey, output.data) for output in outputs] == BLOCKS
+
+
+async def test_what_cannot_be_stored_and_is_nobodys_does_no_harm() -> None:
+    nobodys = encode({"text": "nobody's"})
+    car = REPO.to_car(extra_blocks=[(cid_of(nobodys), nobodys)])
+
+    def process(data: bytes) -> Any:
+        return object() if data == nobodys else len(data)
+
+    for limit in (16, 0):
+        outputs = await walk(car, DriverBuilder(mem_limit_mb=limit, block_processor=process))
+        assert [(output.rkey, output.data) for output in outputs] == [
+            (rkey, len(data)) for rkey, data in BLOCKS
+        ]
+
+
+async def test_a_processor_whose_results_cannot_be_stored_is_told_early() -> None:
+    car = build_car({f"com.example.a/{n:04}": {"n": n} for n in range(200)})
+    builder = DriverBuilder(mem_limit_mb=0, block_processor=lambda _data: object())
+    async with DiskBuilder().open() as store:
+        outcome = await builder.load_car(car)
+        assert isinstance(outcome, Driver.Disk)
+        with pytest.raises(ProcessError, match="dumps=") as caught:
+            await outcome.paused.finish_loading(store)
+        assert caught.value.rkey is None
         # The store is as good as new.
         outputs = await walk(CAR, DriverBuilder(mem_limit_mb=0), store=store)
         assert [(output.rkey, output.data) for output in outputs] == BLOCKS

@@ -509,12 +509,8 @@ def _refuse_foreign(path: Path) -> None:
     else:
         if not stat.S_ISREG(status.st_mode):
             raise StoreUnavailable("it is not a regular file", path=path)
-        if status.st_size > 0 and _application_id(path) != APPLICATION_ID:
-            raise ForeignFile(
-                "the file there was not made by a disk store, and has not been touched; "
-                "choose another path",
-                path=path,
-            )
+        if status.st_size > 0:
+            _refuse_content(path)
     # SQLite would take these for the store's own, which has none.
     real = path.resolve()
     for suffix in ("-journal", "-wal"):
@@ -525,7 +521,7 @@ def _refuse_foreign(path: Path) -> None:
             )
 
 
-def _application_id(path: Path) -> int | None:
+def _refuse_content(path: Path) -> None:
     # Reading the file's first bytes would do, but closing it again would drop all the locks that
     # this process has on it, as POSIX wants it: those of another store, or of somebody's database.
     # SQLite takes care of that. An immutable file it neither locks nor recovers nor writes.
@@ -534,14 +530,23 @@ def _application_id(path: Path) -> int | None:
         try:
             # So that a truncated file can still say whose it is.
             connection.execute("PRAGMA writable_schema=ON")
-            found: int = connection.execute("PRAGMA application_id").fetchone()[0]
+            (found,) = connection.execute("PRAGMA application_id").fetchone()
         finally:
             connection.close()
     except sqlite3.Error as error:
         if _primary_code(error) in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
-            return None
+            raise _foreign(path) from error
         raise _named(error, path) from error
-    return found
+    if found != APPLICATION_ID:
+        raise _foreign(path)
+
+
+def _foreign(path: Path) -> ForeignFile:
+    return ForeignFile(
+        "the file there was not made by a disk store, and has not been touched; "
+        "choose another path",
+        path=path,
+    )
 
 
 async def _connect(path: Path | None) -> aiosqlite.Connection:

@@ -9,7 +9,7 @@ they do when the walker asks for blocks that are not at hand.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -24,7 +24,7 @@ from repo_stream.errors import (
     StoreClosed,
 )
 from repo_stream.limits import Limits
-from repo_stream.load import Budget, Loading, Turn, spill
+from repo_stream.load import Budget, Loading, Turn, Unstored, spill
 from repo_stream.mst import Commit
 from repo_stream.process import Processor, noop
 from repo_stream.reader import CarReader
@@ -278,7 +278,9 @@ class NeedDisk(Generic[T]):
             try:
                 await spill(loading, store, lease)
                 self.commit = loading.commit_found()
-                return self.commit, DiskDriver(self._builder, self.commit, store, lease)
+                return self.commit, DiskDriver(
+                    self._builder, self.commit, store, lease, loading.unstored
+                )
             except BaseException:
                 await store.abandon(lease)
                 raise
@@ -494,14 +496,20 @@ class DiskDriver(RepoDriver[T]):
     """Walks a repo that is in a disk store. `NeedDisk.finish_loading` makes it."""
 
     def __init__(
-        self, builder: DriverBuilder[T], commit: Commit, store: DiskStore, lease: int
+        self,
+        builder: DriverBuilder[T],
+        commit: Commit,
+        store: DiskStore,
+        lease: int,
+        unstored: Mapping[bytes, Unstored],
     ) -> None:
         processor = builder.block_processor
         super().__init__(builder, commit, Blocks[T].empty(alike=processor.keeps_bytes))
         self._store: DiskStore | None = store
         self._lease = lease
         self._loads = processor.loads
-        self._unreadable: dict[bytes, Exception] = {}
+        self._unstored = unstored
+        self._unreadable: dict[bytes, Unstored] = {}
 
     @asynccontextmanager
     async def to_channel(self, n: int = _DEFAULT_CHUNK) -> AsyncGenerator[Channel[T]]:
@@ -587,12 +595,13 @@ class DiskDriver(RepoDriver[T]):
         self._unreadable.clear()
         self._keep(await store.fetch(self._lease, needed))
         nearest = needed[0]
-        if nearest not in blocks and nearest not in self._unreadable:
-            raise walker.missing()
-        if nearest in self._unreadable:
-            error = self._unreadable[nearest]
-            message = f"its stored result cannot be read back: {error}"
-            raise ProcessError(message, rkey=walker.missing().rkey, cid=Cid(nearest)) from error
+        if nearest not in blocks:
+            missing = walker.missing()
+            failure = self._unreadable.get(nearest) or self._unstored.get(nearest)
+            if failure is None:
+                raise missing
+            message, cause = failure
+            raise ProcessError(message, rkey=missing.rkey, cid=Cid(nearest)) from cause
 
     def _keep(self, rows: Sequence[Row]) -> None:
         raw, processed = self._blocks.raw, self._blocks.processed
@@ -604,7 +613,8 @@ class DiskDriver(RepoDriver[T]):
             try:
                 processed[cid] = loads(data)
             except Exception as error:  # noqa: BLE001 - it is raised once the walk gets there
-                self._unreadable[cid] = error
+                message = f"its stored result cannot be read back: {error}"
+                self._unreadable[cid] = Unstored(message, error)
 
 
 class Channel(Generic[T]):

@@ -26,7 +26,7 @@ from repo_stream.reader import CarReader
 if TYPE_CHECKING:
     from repo_stream.disk import DiskStore
 
-__all__ = ["Budget", "Loading", "Turn", "spill"]
+__all__ = ["Budget", "Loading", "Turn", "Unstored", "spill"]
 
 T = TypeVar("T")
 
@@ -35,6 +35,10 @@ _TURN: Final = 0.010
 # Blocks that are processed between two looks at the clock. Whoever processes them may take long for
 # each; and no load gets faster with more.
 _BATCH: Final = 128
+
+# Results that cannot be stored, for blocks that may be nobody's records. With more of them, it is
+# the processor whose results cannot be.
+_MOST_UNSTORED: Final = 100
 
 # What goes to disk with one write.
 _WRITE_BYTES: Final = MIB
@@ -79,6 +83,18 @@ class Budget(NamedTuple):
         return cls(piece, cache, max(store, limit // 2))
 
 
+class Unstored(NamedTuple):
+    """Why a result is not on disk.
+
+    Attributes:
+        message: for people.
+        cause: what was raised.
+    """
+
+    message: str
+    cause: Exception
+
+
 class Loading(Generic[T]):
     """A CAR on its way in: the commit is picked out, everything else goes to a memory store.
 
@@ -99,6 +115,8 @@ class Loading(Generic[T]):
         self.processor = processor
         self.store: MemoryStore[T] = MemoryStore(processor)
         self.commit: Commit | None = None
+        # It matters only if the walk needs them, so a few are put up with.
+        self.unstored: dict[bytes, Unstored] = {}
         self._root = roots[0]
         self._reader = reader
         self.turn = Turn()
@@ -145,7 +163,7 @@ async def spill(loading: Loading[T], store: DiskStore, lease: int) -> None:
     """Put what is in memory on disk, and the rest of the file after it.
 
     Raises:
-        ProcessError: where a result cannot be stored.
+        ProcessError: where more than a few results cannot be stored.
         DiskError: where the store fails.
         RepoStreamError: whatever reading the file raises.
     """
@@ -168,7 +186,11 @@ async def _dumped(loading: Loading[T], results: Sequence[tuple[bytes, T]]) -> li
             try:
                 rows.append((cid, _as_bytes(dumps(value))))
             except Exception as error:
-                raise _cannot_spill(cid, value, error) from error
+                message = _cannot_spill(value, error)
+                if len(loading.unstored) == _MOST_UNSTORED:
+                    raise ProcessError(message, rkey=None, cid=Cid(cid)) from error
+                # Its traceback would hold on to all that is on its way to disk.
+                loading.unstored[cid] = Unstored(message, error.with_traceback(None))
         await loading.turn.pause_if_over()
     return rows
 
@@ -179,10 +201,8 @@ def _as_bytes(data: object) -> bytes:
     return data
 
 
-def _cannot_spill(cid: bytes, value: object, error: Exception) -> ProcessError:
-    return ProcessError(
+def _cannot_spill(value: object, error: Exception) -> str:
+    return (
         f"the processor's result, a {type(value).__qualname__}, cannot be stored on disk: {error}; "
-        "return plain values, or give Processor(..., dumps=..., loads=...)",
-        rkey=None,
-        cid=Cid(cid),
+        "return plain values, or give Processor(..., dumps=..., loads=...)"
     )
