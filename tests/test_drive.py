@@ -507,6 +507,14 @@ async def test_a_paused_repo_tells_its_commit_where_it_can(place: str, known: bo
             assert paused.commit.cid == REPO.commit_cid
 
 
+async def test_a_limit_of_0_lets_decide_by_the_commit_too() -> None:
+    outcome = await DriverBuilder(mem_limit_mb=0).load_car(with_commit_at(REPO, "first"))
+    assert isinstance(outcome, Driver.Disk)
+    async with outcome.paused as paused:
+        assert paused.commit is not None
+        assert paused.commit.cid == REPO.commit_cid
+
+
 @BOTH_WAYS
 @pytest.mark.parametrize("copies", [1, 3])
 async def test_the_processor_never_sees_the_commit(copies: int, mem_limit_mb: int) -> None:

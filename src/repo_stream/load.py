@@ -122,9 +122,13 @@ class Loading(Generic[T]):
         self.turn = Turn()
 
     async def fill(self, limit: int) -> bool:
-        """Read on until the store needs `limit` bytes, or the file is over, which it returns."""
+        """Read on until the store needs `limit` bytes, or the file is over, which it returns.
+
+        At least the blocks that came with the header are taken, so that a commit among them is
+        known whatever the limit.
+        """
         store = self.store
-        while store.need < limit:
+        while True:
             blocks = await self._reader.next_blocks()
             if blocks is None:
                 return True
@@ -137,7 +141,8 @@ class Loading(Generic[T]):
             for at in range(0, len(blocks), _BATCH):
                 store.add(blocks[at : at + _BATCH])
                 await self.turn.pause_if_over()
-        return False
+            if store.need >= limit:
+                return False
 
     def _pick_commit(self, blocks: list[Block]) -> None:
         """Take the commit out of the blocks: it is no record, so it is not processed."""
