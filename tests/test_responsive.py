@@ -8,10 +8,11 @@ counts that wait. By the clock on the wall the bound holds for most ticks only.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,22 +24,29 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from repo_stream import DiskBuilder, Driver, DriverBuilder, Output, RepoDriver
+from repo_stream import DiskBuilder, DiskDriver, Driver, DriverBuilder, Output, RepoDriver
 from repo_stream.testing import made_car
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        sys.gettrace() is not None or "coverage" in sys.modules,
+        reason="what measures coverage makes every task late",
+    ),
+]
 
 PERIOD = 0.010
 LATE = 0.100
+# Machines that run other people's tests at the same time stand still now and then.
+ROOM = 3 if os.environ.get("CI") else 1
 
 RECORDS = 100_000  # 39 MB
 FEWER = 20_000
+MORE = 250_000
 HUGE = 1_000_000  # more than there are
 
 TASKS = Path("/proc/self/task")
 COUNTS_WAITS = sys.platform == "linux" and (TASKS / str(os.getpid()) / "schedstat").exists()
-
-Walk = Callable[[Any], Awaitable[int]]
 
 
 # --- The ticks ----------------------------------------------------------------------------------
@@ -132,7 +140,7 @@ def made(folder: Path, records: int) -> Path:
 @pytest.fixture(scope="session")
 def cars(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     folder = tmp_path_factory.mktemp("cars")
-    return {records: made(folder, records) for records in (RECORDS, FEWER)}
+    return {records: made(folder, records) for records in (RECORDS, FEWER, MORE)}
 
 
 def slow(block: bytes) -> int:
@@ -147,34 +155,36 @@ def parts(block: bytes) -> dict[str, Any]:
     return {"size": len(block), "parts": [block[at : at + 16] for at in range(0, len(block), 32)]}
 
 
-async def chunks(driver: Any, n: int) -> int:
-    # They are kept to the end: what it takes to free them is not the driver's.
-    kept = [chunk async for chunk in anext_of(driver.next_chunk, n)]
-    return sum(map(len, kept))
+# What comes is kept until nobody ticks any more: the time to free it is not the driver's.
+Kept = list[list[Any]]
+Walk = Callable[[RepoDriver[Any]], Awaitable[Kept]]
 
 
-async def outputs(driver: Any, n: int) -> int:
-    kept = [chunk async for chunk in anext_of(driver.next_outputs, n)]
-    return sum(map(len, kept))
+async def chunks(driver: RepoDriver[Any], n: int) -> Kept:
+    kept: Kept = []
+    while chunk := await driver.next_chunk(n):
+        kept.append(chunk)
+    return kept
 
 
-async def anext_of(
-    following: Callable[[int], Awaitable[list[Any] | None]], n: int
-) -> AsyncGenerator[list[Any], None]:
-    while chunk := await following(n):
-        yield chunk
+async def outputs(driver: RepoDriver[Any], n: int) -> Kept:
+    kept: Kept = []
+    while chunk := await driver.next_outputs(n):
+        kept.append(chunk)
+    return kept
 
 
-async def through_channel(driver: Any) -> int:
+async def through_channel(driver: RepoDriver[Any]) -> Kept:
+    assert isinstance(driver, DiskDriver)
     async with driver.to_channel(512) as channel:
-        return sum([len(chunk) async for chunk in channel])
+        return [chunk async for chunk in channel]
 
 
-async def singly(driver: Any) -> int:
-    return len([rkey async for rkey, _ in driver])
+async def singly(driver: RepoDriver[Any]) -> Kept:
+    return [[record] async for record in driver]
 
 
-async def read(car: Path, builder: DriverBuilder[Any], walk: Walk, where: str) -> int:
+async def read(car: Path, builder: DriverBuilder[Any], walk: Walk, where: str) -> Kept:
     match await builder.load_car(car):
         case Driver.Memory(_, driver):
             assert where == "memory"
@@ -184,6 +194,14 @@ async def read(car: Path, builder: DriverBuilder[Any], walk: Walk, where: str) -
             async with DiskBuilder().open() as store:
                 _, on_disk = await paused.finish_loading(store)
                 return await walk(on_disk)
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """To look through all that is kept takes Python's collector longer than there is time."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 IN_MEMORY = DriverBuilder(mem_limit_mb=1024)
@@ -198,7 +216,7 @@ FEW = partial(chunks, n=256)
         pytest.param(RECORDS, IN_MEMORY, FEW, "memory", id="memory"),
         pytest.param(RECORDS, IN_MEMORY, partial(chunks, n=HUGE), "memory", id="memory, huge n"),
         pytest.param(
-            RECORDS, IN_MEMORY, partial(outputs, n=HUGE), "memory", id="memory, huge n, outputs"
+            MORE, IN_MEMORY, partial(outputs, n=HUGE), "memory", id="memory, huge n, outputs"
         ),
         pytest.param(
             FEWER, IN_MEMORY.with_block_processor(slow), FEW, "memory", id="memory, slow processor"
@@ -218,23 +236,26 @@ FEW = partial(chunks, n=256)
         ),
     ],
 )
+@pytest.mark.usefixtures("no_collector")
 async def test_other_tasks_get_their_turn(
     cars: dict[int, Path], records: int, builder: DriverBuilder[Any], walk: Walk, where: str
 ) -> None:
     idle = await ticks_during(partial(anyio.sleep, 0.2))
 
+    kept: Kept = []
     took = 0.0
 
     async def job() -> None:
-        nonlocal took
+        nonlocal kept, took
         began = time.perf_counter()
-        assert await read(cars[records], builder, walk, where) == records
+        kept = await read(cars[records], builder, walk, where)
         took = time.perf_counter() - began
 
     ticks = await ticks_during(job)
+    assert sum(map(len, kept)) == records
     assert took > LATE, "too little work to be late by"
     if COUNTS_WAITS:
-        assert most(ticks) <= LATE
+        assert most(ticks) <= LATE * ROOM
     *_, three_quarters = quantiles([tick.late for tick in ticks], n=4)
     assert three_quarters <= LATE + max(tick.late for tick in idle)
 
@@ -252,10 +273,10 @@ async def test_repos_walked_at_once_share_the_time(
     began = time.perf_counter()
     done: list[float] = []
 
-    async def walk(driver: RepoDriver[bytes]) -> int:
-        records = await chunks(driver, 256)
+    async def walk(driver: RepoDriver[bytes]) -> Kept:
+        kept = await chunks(driver, 256)
         done.append(time.perf_counter() - began)
-        return records
+        return kept
 
     async with anyio.create_task_group() as tasks:
         for _ in range(4):
