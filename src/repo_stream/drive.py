@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, overload
 
@@ -133,12 +133,7 @@ class DriverBuilder(Generic[T]):
 
     def with_mem_limit_mb(self, mem_limit_mb: float) -> DriverBuilder[T]:
         """Give a builder with another memory limit, in MiB."""
-        return DriverBuilder(
-            mem_limit_mb=mem_limit_mb,
-            block_processor=self.block_processor,
-            verify_cids=self.verify_cids,
-            limits=self.limits,
-        )
+        return replace(self, mem_limit_mb=mem_limit_mb)
 
     def with_block_processor(
         self, block_processor: Processor[U] | Callable[[bytes], U]
@@ -160,21 +155,11 @@ class DriverBuilder(Generic[T]):
 
         Without the check, whoever wrote the file can put any bytes under any CID.
         """
-        return DriverBuilder(
-            mem_limit_mb=self.mem_limit_mb,
-            block_processor=self.block_processor,
-            verify_cids=verify_cids,
-            limits=self.limits,
-        )
+        return replace(self, verify_cids=verify_cids)
 
     def with_limits(self, limits: Limits) -> DriverBuilder[T]:
         """Give a builder with other bounds on what is read."""
-        return DriverBuilder(
-            mem_limit_mb=self.mem_limit_mb,
-            block_processor=self.block_processor,
-            verify_cids=self.verify_cids,
-            limits=limits,
-        )
+        return replace(self, limits=limits)
 
     async def load_car(self, source: Source) -> Driver.Memory[T] | Driver.Disk[T]:
         """Read a CAR until it is over, or until the memory limit is reached.
