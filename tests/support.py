@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import pytest
 
@@ -23,9 +23,23 @@ def shared(name: str) -> Path:
     return path
 
 
-async def pieces_of(data: bytes, size: int) -> AsyncIterator[bytes]:
-    for at in range(0, len(data), size):
-        yield data[at : at + size]
+class Pieces:
+    """An async source that may be left at any time; trio wants an async generator to be closed."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._pieces:
+            return piece
+        raise StopAsyncIteration
+
+
+def pieces_of(data: bytes, size: int) -> Pieces:
+    return Pieces(data[at : at + size] for at in range(0, len(data), size))
 
 
 async def walk(

@@ -7,7 +7,7 @@ the environment, a hundred times as many.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import anyio
@@ -30,6 +30,7 @@ from repo_stream import (
 from repo_stream.cid import ordinary
 from repo_stream.mst import Node, decode_node, decode_node_plainly
 from repo_stream.testing import Entry, RawRecord, Repo, build_repo, node
+from support import Pieces
 
 FACTOR = 100 if os.environ.get("REPO_STREAM_HYPOTHESIS") == "thorough" else 1
 EXAMPLES = settings(
@@ -97,8 +98,12 @@ def expected(repo: Repo) -> list[Output[bytes]]:
     return [Output(rkey, Cid(cid), repo.blocks[cid]) for rkey, cid in repo.records.items()]
 
 
-async def in_pieces(car: bytes, cuts: list[int]) -> AsyncIterator[bytes]:
+def in_pieces(car: bytes, cuts: list[int]) -> Pieces:
     """The file in pieces of these sizes, over and over."""
+    return Pieces(cut_up(car, cuts))
+
+
+def cut_up(car: bytes, cuts: list[int]) -> Iterator[bytes]:
     at = turn = 0
     while at < len(car):
         size = cuts[turn % len(cuts)] if cuts else len(car)
