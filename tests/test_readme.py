@@ -90,8 +90,10 @@ def test_python_block_runs(block: str) -> None:
 
 
 @pytest.mark.usefixtures("here", "way")
-def test_example_gives_every_record_in_order(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = blocks(section("Use it"), "python")
+@pytest.mark.parametrize("example", blocks(section("Use it"), "python"))
+def test_example_gives_every_record_in_order(
+    example: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     execute(example)
     commit, *records = capsys.readouterr().out.splitlines()
     assert commit.startswith("did:plc:")

@@ -1,6 +1,6 @@
 """Read AT Protocol repositories: verified records in key order, within a memory limit.
 
-Start with `DriverBuilder`.
+Start with `open_car`, or with `DriverBuilder` to decide for yourself what goes to disk.
 """
 
 from typing import TYPE_CHECKING
@@ -76,6 +76,10 @@ from repo_stream.limits import (
 from repo_stream.mst import (
     Commit,
 )
+from repo_stream.opening import (
+    Repo,
+    open_car,
+)
 from repo_stream.process import (
     Processor,
 )
@@ -141,6 +145,7 @@ __all__ = [
     "Output",
     "ProcessError",
     "Processor",
+    "Repo",
     "RepoDriver",
     "RepoStreamError",
     "Source",
@@ -154,6 +159,7 @@ __all__ = [
     "UnsupportedCarVersion",
     "UnsupportedKey",
     "WrongDepth",
+    "open_car",
 ]
 
 

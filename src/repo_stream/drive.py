@@ -563,6 +563,17 @@ class DiskDriver(RepoDriver[T]):
             self._ahead, self._given = Taken.nothing(), 0
             return store
 
+    async def aclose(self) -> None:
+        """Leave the walk: empty the store, unless another repo has it by now. It stays open.
+
+        Afterwards the driver raises `StoreClosed`. A cancellation waits until it is done.
+        """
+        store, self._store = self._store, None
+        if store is not None:
+            self._error = StoreClosed("its driver has been closed", path=store.path)
+            self._ahead, self._given = Taken.nothing(), 0
+            await store.abandon(self._lease)
+
     def _require_store(self) -> DiskStore:
         if self._store is None:
             raise StoreClosed("its driver handed it on with reset_store", path=None)
