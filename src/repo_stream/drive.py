@@ -26,7 +26,7 @@ from repo_stream.errors import (
 from repo_stream.limits import Limits
 from repo_stream.load import Budget, Loading, Turn, Unstored, spill
 from repo_stream.mst import Commit
-from repo_stream.process import Processor, noop
+from repo_stream.process import Processor, as_processor, noop
 from repo_stream.reader import CarReader
 from repo_stream.source import Source
 from repo_stream.walk import Blocks, Taken, Walker
@@ -121,13 +121,9 @@ class DriverBuilder(Generic[T]):
     ) -> None:
         if not mem_limit_mb >= 0:
             raise ValueError(f"mem_limit_mb must not be negative, not {mem_limit_mb}")
-        if not isinstance(block_processor, Processor):
-            if not callable(block_processor):
-                raise TypeError(f"a block processor is called, and {block_processor!r} cannot be")
-            block_processor = Processor(block_processor)
         # The class is frozen, so its own assignments go round it.
         object.__setattr__(self, "mem_limit_mb", mem_limit_mb)
-        object.__setattr__(self, "block_processor", block_processor)
+        object.__setattr__(self, "block_processor", as_processor(block_processor))
         object.__setattr__(self, "verify_cids", verify_cids)
         object.__setattr__(self, "limits", limits if limits is not None else Limits())
 
