@@ -173,7 +173,7 @@ def as_processor(process: Processor[T] | Callable[[bytes], T]) -> Processor[T]:
         (False, True)
     """
     if isinstance(process, Processor):
-        return cast("Processor[T]", process)
+        return cast("Processor[T]", process)  # type: ignore[redundant-cast] # not for pyright
     return Processor(process, lazy=any(process is ready for ready in _LAZY))
 
 
