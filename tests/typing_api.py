@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 import anyio
 
@@ -26,7 +26,9 @@ from repo_stream import (
     Output,
     Processor,
     RepoDriver,
+    open_car,
 )
+from repo_stream.process import dag_json, length, noop, record
 
 
 async def example(reader: anyio.AsyncFile[bytes]) -> None:
@@ -80,6 +82,37 @@ async def builders() -> None:
     processor = Processor(sizes)
     assert_type(processor, Processor[dict[str, int]])
     assert_type(DriverBuilder().with_block_processor(processor), DriverBuilder[dict[str, int]])
+    assert_type(DriverBuilder().with_block_processor(len), DriverBuilder[int])
+    assert_type(DriverBuilder(block_processor=len, mem_limit_mb=1), DriverBuilder[int])
+    assert_type(DriverBuilder(block_processor=lambda block: block.hex()), DriverBuilder[str])
+    assert_type(DriverBuilder().with_block_processor(len).with_mem_limit_mb(1), DriverBuilder[int])
+
+
+async def ready_processors() -> None:
+    builder = DriverBuilder()
+    assert_type(builder.with_block_processor(noop), DriverBuilder[bytes])
+    assert_type(builder.with_block_processor(length), DriverBuilder[int])
+    assert_type(builder.with_block_processor(dag_json), DriverBuilder[str])
+    assert_type(builder.with_block_processor(record), DriverBuilder[dict[str, Any]])
+    assert_type(Processor(record, lazy=True), Processor[dict[str, Any]])
+
+
+async def one_line(source: Path) -> None:
+    async with open_car(source) as repo:
+        assert_type(repo.commit, Commit)
+        assert_type(repo.spilled, bool)
+        assert_type(await repo.next_chunk(10), list[tuple[str, bytes]] | None)
+        async for rkey, block in repo:
+            assert_type(rkey, str)
+            assert_type(block, bytes)
+    async with open_car(source, block_processor=len) as sizes:
+        async for _, size in sizes:
+            assert_type(size, int)
+        async for output in sizes.outputs():
+            assert_type(output, Output[int])
+    async with open_car(source, mem_limit_mb=1, block_processor=record) as records:
+        async for _, value in records:
+            assert_type(value, dict[str, Any])
 
 
 async def sources(stream: AsyncIterable[bytes]) -> None:

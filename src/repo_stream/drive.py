@@ -505,6 +505,9 @@ class DiskDriver(RepoDriver[T]):
             has not been taken when the block is left comes from the driver again. Until then every
             other use of the driver is an `anyio.BusyResourceError`.
 
+        Raises:
+            ValueError: where `n` is less than 1.
+
         Example:
             >>> async def example(driver: DiskDriver[int]) -> None:
             ...     async with driver.to_channel(512) as chunks:

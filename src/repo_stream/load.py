@@ -119,7 +119,7 @@ class Loading(Generic[T]):
         self.unstored: dict[bytes, Unstored] = {}
         self._root = roots[0]
         self._reader = reader
-        self.turn = Turn()
+        self.turn: Turn = Turn()
 
     async def fill(self, limit: int) -> bool:
         """Read on until the store needs `limit` bytes, or the file is over, which it returns.

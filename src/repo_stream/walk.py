@@ -60,8 +60,8 @@ class Blocks(Generic[T]):
     __slots__ = ("processed", "raw")
 
     def __init__(self, raw: dict[bytes, bytes], processed: dict[bytes, T]) -> None:
-        self.raw = raw
-        self.processed = processed
+        self.raw: dict[bytes, bytes] = raw
+        self.processed: dict[bytes, T] = processed
 
     @classmethod
     def empty(cls, *, alike: bool) -> Blocks[T]:
