@@ -46,9 +46,12 @@ def documented(name: str, value: Any) -> Iterator[tuple[str, Any]]:
                 yield f"{name}.{member}", function
 
 
-EVERYTHING = dict(
-    item for name, value in NAMES.items() if callable(value) for item in documented(name, value)
-)
+EVERYTHING = {
+    full_name: member
+    for name, value in NAMES.items()
+    if inspect.isfunction(value) or type(value) is type
+    for full_name, member in documented(name, value)
+}
 
 
 def test_there_is_something_to_see() -> None:
