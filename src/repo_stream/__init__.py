@@ -19,7 +19,9 @@ from repo_stream.drive import (
     DriverBuilder,
     MemDriver,
     NeedDisk,
+    OnError,
     Output,
+    Problem,
     RepoDriver,
 )
 from repo_stream.errors import (
@@ -78,6 +80,7 @@ from repo_stream.mst import (
 )
 from repo_stream.opening import (
     Repo,
+    load_commit,
     open_car,
 )
 from repo_stream.process import (
@@ -142,7 +145,9 @@ __all__ = [
     "NodeError",
     "NodePrefixNotMinimal",
     "NodePrefixTooLong",
+    "OnError",
     "Output",
+    "Problem",
     "ProcessError",
     "Processor",
     "Repo",
@@ -159,6 +164,7 @@ __all__ = [
     "UnsupportedCarVersion",
     "UnsupportedKey",
     "WrongDepth",
+    "load_commit",
     "open_car",
 ]
 

@@ -59,9 +59,8 @@ __all__ = ["DiskBuilder", "DiskStore", "Row"]
 R = TypeVar("R")
 
 #: A stored block: its raw CID, its bytes, and whether they are a processed value.
-Row = tuple[bytes, bytes, int]
+Row = tuple[bytes, bytes | None, int]
 
-_RowOrLarge = tuple[bytes, bytes | None, int]
 
 #: What a store's file says it is, where SQLite keeps room for it (`PRAGMA application_id`).
 APPLICATION_ID: Final = 0x52_53_50_59  # "RSPY"
@@ -279,7 +278,8 @@ class DiskStore:
     async def fetch(self, lease: int, cids: Sequence[bytes]) -> list[Row]:
         """Read the blocks of these CIDs, in no order, as far as they are there.
 
-        Of large ones only the first few come, so that an answer stays within some MiB.
+        Of large ones only the first few come, so that an answer stays within some MiB; of the
+        others it says that they are there, with `None` for what they hold.
         """
         with self._guard:
             self._check(lease)
@@ -396,7 +396,9 @@ async def _fetch(connection: aiosqlite.Connection, cids: Sequence[bytes]) -> lis
     # A thousand blocks of 2 MiB would be too many: large ones come one by one, the nearest first.
     room = _LARGE_BYTES
     for cid in cids if large else ():
-        if cid in large and room > 0:
+        if cid in large and room <= 0:
+            small.append((cid, None, 0))
+        elif cid in large:
             for key, value, processed in await _rows(connection, _SELECT_ANY, [cid]):
                 if value is not None:
                     small.append((key, value, processed))
@@ -406,9 +408,9 @@ async def _fetch(connection: aiosqlite.Connection, cids: Sequence[bytes]) -> lis
 
 async def _rows(
     connection: aiosqlite.Connection, query: str, cids: Sequence[bytes]
-) -> Sequence[_RowOrLarge]:
+) -> Sequence[Row]:
     # Plain tuples, as no row factory is set.
-    return cast("Sequence[_RowOrLarge]", await connection.execute_fetchall(query, cids))
+    return cast("Sequence[Row]", await connection.execute_fetchall(query, cids))
 
 
 # --- The database -------------------------------------------------------------------------------

@@ -13,12 +13,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar, cast, overload
 
 import anyio
 
 from repo_stream.cid import Cid
 from repo_stream.errors import (
+    DiskError,
+    MissingBlock,
     ProcessError,
     RepoStreamError,
     StoreClosed,
@@ -27,6 +29,7 @@ from repo_stream.limits import Limits
 from repo_stream.load import Budget, Loading, Turn, Unstored, spill
 from repo_stream.mst import Commit
 from repo_stream.process import Processor, as_processor, noop
+from repo_stream.ranges import KeyRanges
 from repo_stream.reader import CarReader
 from repo_stream.source import Source
 from repo_stream.walk import Blocks, Taken, Walker
@@ -34,7 +37,17 @@ from repo_stream.walk import Blocks, Taken, Walker
 if TYPE_CHECKING:
     from repo_stream.disk import DiskStore, Row
 
-__all__ = ["DiskDriver", "Driver", "DriverBuilder", "MemDriver", "NeedDisk", "Output", "RepoDriver"]
+__all__ = [
+    "DiskDriver",
+    "Driver",
+    "DriverBuilder",
+    "MemDriver",
+    "NeedDisk",
+    "OnError",
+    "Output",
+    "Problem",
+    "RepoDriver",
+]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -46,6 +59,27 @@ _SLICE: Final = 512
 
 # Blocks fetched from disk with one query: 256 take 1.3 times as long, 4,000 no less.
 _FETCH: Final = 1000
+
+# Problems that are listed. A hostile repo can have a million, each with its error.
+_LISTED_PROBLEMS: Final = 1000
+
+#: What to do about a record that cannot be had.
+OnError = Literal["raise", "skip", "yield"]
+
+
+class Problem(NamedTuple):
+    """A record that could not be had, where the builder was told to go on.
+
+    Attributes:
+        rkey: its key.
+        cid: the CID of its block.
+        error: why: `ProcessError` where the processor failed on it, `MissingBlock` where the file
+            does not hold it.
+    """
+
+    rkey: str
+    cid: Cid
+    error: ProcessError | MissingBlock
 
 
 class Output(NamedTuple, Generic[T]):
@@ -76,6 +110,8 @@ class DriverBuilder(Generic[T]):
             default, `noop`, leaves them as they are.
         verify_cids: check every block against its CID.
         limits: bounds on what strangers may send.
+        key_ranges: which keys are walked; see `with_key_range` and its siblings.
+        on_error: see `with_on_error`.
 
     Example:
         >>> builder = DriverBuilder().with_mem_limit_mb(10).with_block_processor(len)
@@ -93,6 +129,8 @@ class DriverBuilder(Generic[T]):
     block_processor: Processor[T]
     verify_cids: bool
     limits: Limits
+    key_ranges: KeyRanges
+    on_error: OnError
 
     @overload
     def __init__(
@@ -101,6 +139,8 @@ class DriverBuilder(Generic[T]):
         mem_limit_mb: float = ...,
         verify_cids: bool = ...,
         limits: Limits = ...,
+        key_ranges: KeyRanges = ...,
+        on_error: Literal["raise", "skip"] = ...,
     ) -> None: ...
     @overload
     def __init__(
@@ -110,6 +150,8 @@ class DriverBuilder(Generic[T]):
         block_processor: Processor[T] | Callable[[bytes], T],
         verify_cids: bool = ...,
         limits: Limits = ...,
+        key_ranges: KeyRanges = ...,
+        on_error: Literal["raise", "skip"] = ...,
     ) -> None: ...
     def __init__(
         self,
@@ -118,7 +160,11 @@ class DriverBuilder(Generic[T]):
         block_processor: Any = noop,
         verify_cids: bool = True,
         limits: Limits | None = None,
+        key_ranges: KeyRanges | None = None,
+        on_error: OnError = "raise",
     ) -> None:
+        if on_error not in {"raise", "skip", "yield"}:
+            raise ValueError(f'on_error is "raise", "skip" or "yield", not {on_error!r}')
         if not mem_limit_mb >= 0:
             raise ValueError(f"mem_limit_mb must not be negative, not {mem_limit_mb}")
         # The class is frozen, so its own assignments go round it.
@@ -126,6 +172,8 @@ class DriverBuilder(Generic[T]):
         object.__setattr__(self, "block_processor", as_processor(block_processor))
         object.__setattr__(self, "verify_cids", verify_cids)
         object.__setattr__(self, "limits", limits if limits is not None else Limits())
+        object.__setattr__(self, "key_ranges", key_ranges or KeyRanges())
+        object.__setattr__(self, "on_error", on_error)
 
     def with_mem_limit_mb(self, mem_limit_mb: float) -> DriverBuilder[T]:
         """Give a builder with another memory limit, in MiB."""
@@ -139,12 +187,8 @@ class DriverBuilder(Generic[T]):
         It is called for every block that may be a record, needed or not, in any order, and never
         with a node of the tree. What it raises matters once the walk reaches the record.
         """
-        return DriverBuilder(
-            mem_limit_mb=self.mem_limit_mb,
-            block_processor=block_processor,
-            verify_cids=self.verify_cids,
-            limits=self.limits,
-        )
+        processor = cast("Processor[T]", as_processor(block_processor))
+        return cast("DriverBuilder[U]", replace(self, block_processor=processor))
 
     def with_cid_verification(self, verify_cids: bool) -> DriverBuilder[T]:
         """Give a builder that checks blocks against their CIDs, or does not.
@@ -156,6 +200,62 @@ class DriverBuilder(Generic[T]):
     def with_limits(self, limits: Limits) -> DriverBuilder[T]:
         """Give a builder with other bounds on what is read."""
         return replace(self, limits=limits)
+
+    def with_key_range(self, start: str | None = None, stop: str | None = None) -> DriverBuilder[T]:
+        """Give a builder whose drivers walk only the keys from `start` to before `stop`.
+
+        `None` leaves that side open. Subtrees outside are not walked, and records outside are not
+        processed. This method, `with_prefix` and `with_collections` narrow each other down.
+
+        Raises:
+            ValueError: where `stop` comes before `start`.
+
+        Example:
+            >>> builder = DriverBuilder().with_key_range("app.bsky.feed.post/3k", None)
+        """
+        return self._narrowed(KeyRanges.of(start, stop))
+
+    def with_prefix(self, prefix: str) -> DriverBuilder[T]:
+        """Give a builder whose drivers walk only the keys that start with `prefix`."""
+        return self._narrowed(KeyRanges.prefixes([prefix]))
+
+    def with_collections(self, *names: str) -> DriverBuilder[T]:
+        """Give a builder whose drivers walk only some collections, named by their NSIDs.
+
+        Raises:
+            ValueError: where a name is empty or has a slash.
+
+        Example:
+            >>> builder = DriverBuilder().with_collections("app.bsky.feed.post")
+        """
+        return self._narrowed(KeyRanges.collections(names))
+
+    def _narrowed(self, ranges: KeyRanges) -> DriverBuilder[T]:
+        return replace(self, key_ranges=self.key_ranges & ranges)
+
+    @overload
+    def with_on_error(self, on_error: Literal["raise", "skip"]) -> DriverBuilder[T]: ...
+    @overload
+    def with_on_error(
+        self, on_error: Literal["yield"]
+    ) -> DriverBuilder[T | ProcessError | MissingBlock]: ...
+    def with_on_error(self, on_error: OnError) -> DriverBuilder[Any]:
+        """Give a builder whose drivers raise, skip or hand out the errors of single records.
+
+        Those are `ProcessError` and the `MissingBlock` of a record. Nodes always raise, as nothing
+        is known of what lies beyond them.
+
+        Args:
+            on_error: `"raise"` ends the walk there, which is the default; `"skip"` leaves the
+                record out; `"yield"` gives the exception in the place of the value. The last two
+                add it to `RepoDriver.problems`.
+        """
+        return replace(self, on_error=on_error)
+
+    @property
+    def _processes_late(self) -> bool:
+        """Whether records are processed once the walk gets to them: few may be wanted."""
+        return not (self.key_ranges.everything or self.block_processor.keeps_bytes)
 
     async def load_car(self, source: Source) -> Driver.Memory[T] | Driver.Disk[T]:
         """Read a CAR until it is over, or until the memory limit is reached.
@@ -179,11 +279,17 @@ class DriverBuilder(Generic[T]):
             source, limits=self.limits, verify_cids=self.verify_cids, piece_size=budget.piece
         )
         try:
-            loading = Loading(reader, self.block_processor)
+            late = self._processes_late
+            # Only `spill` and `blocks` know the results' type, and late there are none yet.
+            processor = cast("Processor[T]", Processor(noop)) if late else self.block_processor
+            loading = Loading(reader, processor)
             whole = await loading.fill(budget.store)
             if whole:
                 commit = loading.commit_found()
-                return Driver.Memory(commit, MemDriver(self, commit, loading.store.blocks))
+                blocks = loading.store.blocks
+                if late:
+                    blocks = Blocks(blocks.raw, {})
+                return Driver.Memory(commit, MemDriver(self, commit, blocks))
         except BaseException:
             await reader.aclose()
             raise
@@ -292,8 +398,9 @@ class RepoDriver(Generic[T]):
     """
 
     def __init__(self, builder: DriverBuilder[T], commit: Commit, blocks: Blocks[T]) -> None:
-        process = builder.block_processor.process
-        self._walker = Walker(commit.data, process, builder.limits)
+        self._builder = builder
+        self._root = commit.data
+        self._walker = self._new_walker(builder.key_ranges)
         self._blocks = blocks
         self._guard = anyio.ResourceGuard("walking this repo with")
         self._turn = Turn()
@@ -303,6 +410,22 @@ class RepoDriver(Generic[T]):
         # They outlast a cancelled call and a loop that was left.
         self._ahead: Taken[T] = Taken.nothing()
         self._given = 0
+        self._problems: list[Problem] = []
+        self._problem_count = 0
+
+    def _new_walker(self, ranges: KeyRanges) -> Walker[T]:
+        builder = self._builder
+        return Walker(self._root, builder.block_processor.process, builder.limits, ranges)
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        """The records that were skipped or handed out as errors so far: the first 1,000 of them."""
+        return tuple(self._problems)
+
+    @property
+    def problem_count(self) -> int:
+        """How many records were skipped or handed out as errors so far."""
+        return self._problem_count
 
     async def next_chunk(self, n: int = _DEFAULT_CHUNK) -> list[tuple[str, T]] | None:
         """Give the next records, in key order, as pairs of key and result.
@@ -330,6 +453,126 @@ class RepoDriver(Generic[T]):
     async def next_outputs(self, n: int = _DEFAULT_CHUNK) -> list[Output[T]] | None:
         """Do what `next_chunk` does, with the CID of each record beside it."""
         return await self._next_shaped(n, _outputs)
+
+    async def next_keys(self, n: int = _DEFAULT_CHUNK) -> list[tuple[str, Cid]] | None:
+        """Give the next keys, in order, each with the CID of its record; `None` at the end.
+
+        No record is read, processed or needed. It goes on from where the last call of any kind
+        ended, and moves all of them on.
+
+        Args:
+            n: the most to give. Fewer come only at the end, and before an error.
+
+        Raises:
+            ValueError: where `n` is less than 1.
+            NodeError, MissingBlock, LimitExceeded, DiskError: as in `next_chunk`, for nodes alone.
+        """
+        if n < 1:
+            raise ValueError(f"a chunk has at least 1 key, not {n}")
+        with self._guard:
+            await self._turn.pause_if_over()
+            if self._given < len(self._ahead.rkeys):
+                ahead = self._give(n)
+                return _keys(ahead.rkeys, ahead.cids) if ahead is not None else None
+            if isinstance(self._error, (ProcessError, MissingBlock)):
+                self._error = None  # it may have been a record's; a node's comes again
+            if self._error is not None:
+                raise self._error.with_traceback(self._trace)
+            return await self._next_keys(n)
+
+    async def _next_keys(self, n: int) -> list[tuple[str, Cid]] | None:
+        walker, blocks = self._walker, self._blocks
+        rkeys: list[str] = []
+        cids: list[bytes] = []
+        before = walker.mark()
+        try:
+            while len(rkeys) < n and not walker.done:
+                more, their_cids = walker.take_keys(blocks, min(n - len(rkeys), _SLICE))
+                rkeys += more
+                cids += their_cids
+                if not more and not walker.done:
+                    await self._supply(walker, blocks, _FETCH, records=False)
+                await self._turn.pause_if_over()
+        except RepoStreamError as error:
+            self._error, self._trace = error, error.__traceback__
+            if not rkeys:
+                raise
+        except BaseException:
+            walker.go_back(before)
+            raise
+        return _keys(rkeys, cids) if rkeys else None
+
+    async def seek(self, rkey: str) -> None:
+        """Go on from a key, before or behind: the first with it or after it comes next.
+
+        It brings back a walk that has ended, and goes past an error, which comes again where it is
+        still in the way. Outside the builder's key ranges there is still nothing.
+
+        Args:
+            rkey: a full key, `collection/record-key`, or the beginning of one; it need not be
+                there.
+
+        Raises:
+            DiskError: where the store had failed or was handed on.
+
+        Example:
+            >>> async def after(driver: RepoDriver[bytes], rkey: str) -> list[tuple[str, bytes]]:
+            ...     await driver.seek(rkey + chr(0))
+            ...     return await driver.next_chunk() or []
+        """
+        key = rkey.encode()
+        with self._guard:
+            await self._turn.pause_if_over()
+            if isinstance(self._error, DiskError):
+                raise self._error.with_traceback(self._trace)
+            self._walker.seek(key)
+            self._ahead, self._given = Taken.nothing(), 0
+            self._error = self._trace = None
+
+    async def get(self, rkey: str) -> Output[T] | None:
+        """Give one record, wherever the walk stands and whatever its key ranges are.
+
+        Returns:
+            The record, or `None` where the tree proves that the repo has none with that key.
+
+        Raises:
+            NodeError, LimitExceeded: where a node on the way breaks a rule.
+            MissingBlock: where the file does not hold a node on the way, or the record.
+            ProcessError: where the processor failed on the record.
+            DiskError: where the store fails.
+        """
+        with self._guard:
+            walker = self._new_walker(KeyRanges.key(rkey.encode()))
+            blocks = self._own_blocks()
+            while not (taken := walker.take(blocks, 1)).rkeys and not walker.done:
+                await self._supply(walker, blocks, 1)
+            await self._turn.pause_if_over()
+        return _outputs(taken)[0] if taken.rkeys else None
+
+    async def collections(self) -> list[str]:
+        """List the collections that have records within the key ranges, in the order of their keys.
+
+        It looks for the first key of each and never walks through one.
+
+        Raises:
+            NodeError, MissingBlock, LimitExceeded, DiskError: as in `next_chunk`, for nodes alone.
+        """
+        names: list[str] = []
+        with self._guard:
+            walker = self._new_walker(self._builder.key_ranges)
+            blocks = self._own_blocks()
+            while not walker.done:
+                rkeys, _cids = walker.take_keys(blocks, 1)
+                if rkeys:
+                    name, slash, _ = rkeys[0].partition("/")
+                    if slash:
+                        names.append(name)
+                    # After the slash comes "0", and after a key without one, itself with a zero.
+                    walker.seek(f"{name}0".encode() if slash else rkeys[0].encode() + b"\0")
+                elif not walker.done:
+                    await self._supply(walker, blocks, 1, records=False)
+                await self._turn.pause_if_over()
+        return names
 
     def __aiter__(self) -> AsyncIterator[tuple[str, T]]:
         return self
@@ -414,11 +657,31 @@ class RepoDriver(Generic[T]):
             if not taken.rkeys:
                 if self._walker.done:
                     return False
-                await self._supply()
+                await self._supply(self._walker, self._blocks, _FETCH)
         except RepoStreamError as error:
+            if self._put_up_with(error, ahead):
+                await self._turn.pause_if_over()
+                return True
             self._error, self._trace = error, error.__traceback__
             return False
         ahead.extend(taken)
+        return True
+
+    def _put_up_with(self, error: RepoStreamError, ahead: Taken[T]) -> bool:
+        """Go past a record that cannot be had, where that is asked for; say whether it was."""
+        on_error = self._builder.on_error
+        if on_error == "raise" or not isinstance(error, (ProcessError, MissingBlock)):
+            return False
+        if error.rkey is None:
+            return False  # a node
+        rkey, cid = self._walker.skip_record()
+        self._problem_count += 1
+        # Its traceback would hold on to what was at hand when it was raised.
+        error.with_traceback(None)
+        if len(self._problems) < _LISTED_PROBLEMS:
+            self._problems.append(Problem(rkey, Cid(cid), error))
+        if on_error == "yield":
+            ahead.extend(Taken([rkey], [cid], [cast("T", error)]))
         return True
 
     def _give(self, n: int) -> Taken[T] | None:
@@ -440,9 +703,22 @@ class RepoDriver(Generic[T]):
             chunk.extend(self._ahead.cut(self._given))
             self._ahead, self._given = chunk, 0
 
-    async def _supply(self) -> None:
-        """Bring the blocks that the walker stands before, or raise `MissingBlock`."""
+    def _own_blocks(self) -> Blocks[T]:
+        """Give blocks for a walk apart from the main one."""
         raise NotImplementedError
+
+    async def _supply(
+        self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
+    ) -> None:
+        """Bring up to `n` blocks, that before which the walker stands first, or say it is missing.
+
+        Without `records` only nodes are brought.
+        """
+        raise NotImplementedError
+
+
+def _keys(rkeys: Sequence[str], cids: Sequence[bytes]) -> list[tuple[str, Cid]]:
+    return list(zip(rkeys, map(Cid, cids), strict=True))
 
 
 def _pairs(taken: Taken[T]) -> list[tuple[str, T]]:
@@ -469,8 +745,13 @@ class _Outputs(Generic[T]):
 class MemDriver(RepoDriver[T]):
     """Walks a repo that is in memory. `DriverBuilder.load_car` makes it."""
 
-    async def _supply(self) -> None:
-        raise self._walker.missing()
+    def _own_blocks(self) -> Blocks[T]:
+        return self._blocks
+
+    async def _supply(
+        self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
+    ) -> None:
+        raise walker.missing()
 
 
 class DiskDriver(RepoDriver[T]):
@@ -485,12 +766,19 @@ class DiskDriver(RepoDriver[T]):
         unstored: Mapping[bytes, Unstored],
     ) -> None:
         processor = builder.block_processor
-        super().__init__(builder, commit, Blocks[T].empty(alike=processor.keeps_bytes))
+        self._alike = processor.keeps_bytes
+        super().__init__(builder, commit, self._own_blocks())
         self._store: DiskStore | None = store
         self._lease = lease
         self._loads = processor.loads
         self._unstored = unstored
         self._unreadable: dict[bytes, Unstored] = {}
+        # Blocks that the store was asked for and does not have, so that a walk that goes past
+        # missing records need not ask again for each.
+        self._absent: set[bytes] = set()
+
+    def _own_blocks(self) -> Blocks[T]:
+        return Blocks[T].empty(alike=self._alike)
 
     @asynccontextmanager
     async def to_channel(self, n: int = _DEFAULT_CHUNK) -> AsyncGenerator[Channel[T]]:
@@ -578,18 +866,23 @@ class DiskDriver(RepoDriver[T]):
             raise StoreClosed("its driver handed it on with reset_store", path=None)
         return self._store
 
-    async def _supply(self) -> None:
-        """Fetch the blocks that the walk needs next, and let go of those that it is done with.
+    async def _supply(
+        self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
+    ) -> None:
+        """Fetch the blocks that a walk needs next, and let go of those that it is done with.
 
         A query for a thousand blocks takes a twentieth of the time of a thousand queries.
         """
         store = self._require_store()
-        walker, blocks = self._walker, self._blocks
-        needed = walker.wanted(blocks, _FETCH)
-        walker.prune(blocks)
-        self._unreadable.clear()
-        self._keep(await store.fetch(self._lease, needed))
-        nearest = needed[0]
+        nearest = walker.nearest()
+        if nearest not in self._absent and nearest not in self._unreadable:
+            needed = walker.wanted(blocks, n, records=records)
+            if n == _FETCH:
+                walker.prune(blocks)
+            self._unreadable.clear()
+            rows = await store.fetch(self._lease, needed)
+            self._keep(blocks, rows)
+            self._absent = set(needed).difference([cid for cid, _data, _processed in rows])
         if nearest not in blocks:
             missing = walker.missing()
             failure = self._unreadable.get(nearest) or self._unstored.get(nearest)
@@ -598,10 +891,12 @@ class DiskDriver(RepoDriver[T]):
             message, cause = failure
             raise ProcessError(message, rkey=missing.rkey, cid=Cid(nearest)) from cause
 
-    def _keep(self, rows: Sequence[Row]) -> None:
-        raw, processed = self._blocks.raw, self._blocks.processed
+    def _keep(self, blocks: Blocks[T], rows: Sequence[Row]) -> None:
+        raw, processed = blocks.raw, blocks.processed
         loads = self._loads
         for cid, data, is_processed in rows:
+            if data is None:
+                continue  # it is large, and comes when it is nearer
             if not is_processed:
                 raw[cid] = data
                 continue

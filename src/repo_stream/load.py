@@ -26,7 +26,7 @@ from repo_stream.reader import CarReader
 if TYPE_CHECKING:
     from repo_stream.disk import DiskStore
 
-__all__ = ["Budget", "Loading", "Turn", "Unstored", "spill"]
+__all__ = ["Budget", "Loading", "Turn", "Unstored", "root_of", "spill"]
 
 T = TypeVar("T")
 
@@ -95,6 +95,20 @@ class Unstored(NamedTuple):
     cause: Exception
 
 
+def root_of(reader: CarReader) -> Cid:
+    """Give the CID of a repo's commit.
+
+    Raises:
+        MissingRoot, BadRoot: where the header names no commit.
+    """
+    roots = reader.header.roots
+    if not roots:
+        raise MissingRoot
+    if not roots[0].is_ordinary:
+        raise BadRoot(cid=roots[0])
+    return roots[0]
+
+
 class Loading(Generic[T]):
     """A CAR on its way in: the commit is picked out, everything else goes to a memory store.
 
@@ -107,17 +121,12 @@ class Loading(Generic[T]):
     """
 
     def __init__(self, reader: CarReader, processor: Processor[T]) -> None:
-        roots = reader.header.roots
-        if not roots:
-            raise MissingRoot
-        if not roots[0].is_ordinary:
-            raise BadRoot(cid=roots[0])
         self.processor = processor
         self.store: MemoryStore[T] = MemoryStore(processor)
         self.commit: Commit | None = None
         # It matters only if the walk needs them, so a few are put up with.
         self.unstored: dict[bytes, Unstored] = {}
-        self._root = roots[0]
+        self._root = root_of(reader)
         self._reader = reader
         self.turn: Turn = Turn()
 

@@ -32,6 +32,7 @@ from repo_stream.errors import (
 )
 from repo_stream.limits import Limits
 from repo_stream.mst import DEPTH_BOUNDS, decode_node, key_depth
+from repo_stream.ranges import KeyRanges
 
 __all__ = ["Blocks", "Taken", "Walker"]
 
@@ -110,11 +111,22 @@ class Walker(Generic[T]):
         process: turns a record's bytes into the result; it is called for records that were kept
             raw, once they are reached.
         limits: `mst_depth`, `node_entries` and `key_bytes` apply.
+        ranges: the keys that are wanted, all by default. Subtrees that can hold none of them are
+            not opened, and their blocks are not needed.
     """
 
-    def __init__(self, root: bytes, process: Callable[[bytes], T], limits: Limits) -> None:
-        self._stack: list[_Frame] = [(root, None, b"", None)]
+    def __init__(
+        self,
+        root: bytes,
+        process: Callable[[bytes], T],
+        limits: Limits,
+        ranges: KeyRanges | None = None,
+    ) -> None:
+        self._root: _Subtree = (root, None, b"", None)
+        self._stack: list[_Frame] = [self._root]
         self._process = process
+        self._wanted_ranges = ranges if ranges is not None else KeyRanges()
+        self._ranges = None if self._wanted_ranges.everything else self._wanted_ranges
         self._limits = limits
         self._error: RepoStreamError | None = None
 
@@ -122,6 +134,67 @@ class Walker(Generic[T]):
     def done(self) -> bool:
         """Whether every record has been taken."""
         return not self._stack
+
+    def mark(self) -> list[_Frame]:
+        """Remember where the walk stands, for `go_back`."""
+        return self._stack.copy()
+
+    def go_back(self, mark: list[_Frame]) -> None:
+        """Stand again where the walk stood at `mark`."""
+        self._stack = mark
+
+    def seek(self, key: bytes) -> None:
+        """Go on from a key, before or behind, as if it were the first that is wanted.
+
+        An error is forgotten. Where its node or record is still in the way it comes again.
+        """
+        ranges = self._wanted_ranges.starting_at(key)
+        self._ranges = None if ranges.everything else ranges
+        self._stack = [self._root]
+        self._error = None
+
+    def skip_record(self) -> tuple[str, bytes]:
+        """Leave out the record that the walk stands before; give its key and CID."""
+        rkeys, cids = cast("_Run", self._stack[-1])
+        self._stack[-1:] = [(rkeys[1:], cids[1:])] if len(rkeys) > 1 else []
+        self._error = None
+        return rkeys[0], cids[0]
+
+    def take_keys(self, blocks: Blocks[T], n: int) -> tuple[list[str], list[bytes]]:
+        """Do what `take` does without the records: keys and CIDs, from nodes alone.
+
+        Raises:
+            NodeError, LimitExceeded: when the walk stands before the fault.
+        """
+        if self._error is not None and not isinstance(self._error, ProcessError):
+            raise self._error
+        stack, raw = self._stack, blocks.raw
+        rkeys_out: list[str] = []
+        cids_out: list[bytes] = []
+        before = self.mark()
+        try:
+            while stack and (room := n - len(rkeys_out)):
+                frame = stack[-1]
+                if len(frame) == 2:
+                    rkeys, cids = frame
+                    rkeys_out += rkeys[:room]
+                    cids_out += cids[:room]
+                    stack[-1:] = [(rkeys[room:], cids[room:])] if len(rkeys) > room else []
+                    self._error = None
+                elif (block := raw.get(frame[0])) is not None:
+                    stack[-1:] = self._opened(frame, block)
+                elif frame[0] in blocks.processed:
+                    raise _no_node(frame[0])  # noqa: TRY301 - it is an error of the walk
+                else:
+                    break
+        except RepoStreamError as error:
+            self._error = error
+            if not rkeys_out:
+                raise
+        except BaseException:
+            self._stack = before
+            raise
+        return rkeys_out, cids_out
 
     def take(self, blocks: Blocks[T], n: int) -> Taken[T]:
         """Walk on as far as `blocks` allow and take up to `n` records.
@@ -135,7 +208,7 @@ class Walker(Generic[T]):
         if self._error is not None:
             raise self._error
         taken = Taken[T].nothing()
-        before = self._stack.copy()
+        before = self.mark()
         try:
             self._take(blocks, n, taken)
         except RepoStreamError as error:
@@ -158,6 +231,7 @@ class Walker(Generic[T]):
         raw = blocks.raw
         processed = blocks.processed
         find = processed.__getitem__
+        open_node = self._open if self._ranges is None else self._open_within
         rkeys_out, cids_out, values_out = taken
         room = n
         while stack and room:
@@ -184,13 +258,9 @@ class Walker(Generic[T]):
                 block = raw.get(frame[0])
                 if block is None:
                     if frame[0] in processed:
-                        raise MalformedNode(
-                            cid=Cid(frame[0]),
-                            reason='it does not start as a map of "e" and "l"',
-                            offset=0,
-                        )
+                        raise _no_node(frame[0])
                     return
-                stack[-1:] = self._open(frame, block)
+                stack[-1:] = open_node(frame, block)
 
     def _take_singly(self, run: _Run, blocks: Blocks[T], taken: Taken[T]) -> bool:
         """Take the run on top record by record; say whether all of it was there."""
@@ -220,7 +290,7 @@ class Walker(Generic[T]):
             message = f"the block processor raised {type(error).__name__}: {error}"
             raise ProcessError(message, rkey=rkey, cid=Cid(cid)) from error
 
-    def wanted(self, blocks: Blocks[T], n: int) -> list[bytes]:
+    def wanted(self, blocks: Blocks[T], n: int, *, records: bool = True) -> list[bytes]:
         """Name up to `n` blocks that are not at hand, in the order in which the walk needs them.
 
         It looks through nodes that are at hand, opening them where they hang, so that a driver can
@@ -230,6 +300,8 @@ class Walker(Generic[T]):
 
         What is at hand is looked through only so far, too. Where the next records are large and
         come one at a time, a hostile tree would else be opened as a whole meanwhile.
+
+        Without `records` it names nodes alone.
         """
         wanted: dict[bytes, None] = {}
         stack = self._stack
@@ -239,16 +311,17 @@ class Walker(Generic[T]):
             frame = stack[at]
             seen += len(frame[1]) if len(frame) == 2 else 1
             if len(frame) == 2:
-                for cid in frame[1]:
-                    if cid not in blocks:
-                        wanted[cid] = None
+                if records:
+                    for cid in frame[1]:
+                        if cid not in blocks:
+                            wanted[cid] = None
             elif (block := blocks.raw.get(frame[0])) is None:
                 if frame[0] in blocks.processed:
                     break
                 wanted[frame[0]] = None
             else:
                 try:
-                    frames = self._open(frame, block)
+                    frames = self._opened(frame, block)
                 except RepoStreamError:
                     break
                 stack[at : at + 1] = frames
@@ -268,12 +341,35 @@ class Walker(Generic[T]):
             for cid in [cid for cid in table if cid not in named]:
                 del table[cid]
 
+    def nearest(self) -> bytes:
+        """Name the block that the walk stands before."""
+        frame = self._stack[-1]
+        return frame[1][0] if len(frame) == 2 else frame[0]
+
     def missing(self) -> MissingBlock:
         """Give the error that says which block the walk stands before."""
         frame = self._stack[-1]
         if len(frame) == 2:
             return MissingBlock(cid=Cid(frame[1][0]), kind="record", rkey=frame[0][0])
         return MissingBlock(cid=Cid(frame[0]), kind="node", rkey=None)
+
+    def _opened(self, subtree: _Subtree, block: bytes) -> list[_Frame]:
+        if self._ranges is None:
+            return self._open(subtree, block)
+        return self._open_within(subtree, block)
+
+    def _open_within(self, subtree: _Subtree, block: bytes) -> list[_Frame]:
+        """Open a subtree's node and keep the frames of what is wanted in it."""
+        ranges = cast("KeyRanges", self._ranges)
+        frames: list[_Frame] = []
+        for frame in self._open(subtree, block):
+            if len(frame) == 2:
+                rkeys, cids = frame
+                spans = [(rkeys[span], cids[span]) for span in ranges.spans(rkeys)]
+                frames.extend(reversed(spans))
+            elif ranges.may_hold(frame[2], frame[3]):
+                frames.append(frame)
+        return frames
 
     def _open(self, subtree: _Subtree, block: bytes) -> list[_Frame]:
         """Check a subtree's node and give the frames of what is in it, the first of them last."""
@@ -336,6 +432,10 @@ def _open_without_keys(subtree: _Subtree, left: bytes | None) -> list[_Frame]:
     if depth == 0:
         raise ChildBelowLeaf(cid=Cid(cid))
     return [(left, depth - 1, lower, upper)]
+
+
+def _no_node(cid: bytes) -> MalformedNode:
+    return MalformedNode(cid=Cid(cid), reason='it does not start as a map of "e" and "l"', offset=0)
 
 
 def _wrong_depth(cid: bytes, keys: list[bytes], expected: int) -> WrongDepth:
