@@ -288,7 +288,7 @@ class DriverBuilder(Generic[T]):
                 commit = loading.commit_found()
                 blocks = loading.store.blocks
                 if late:
-                    blocks = Blocks(blocks.raw, {})
+                    blocks = Blocks[T](blocks.raw, {})
                 return Driver.Memory(commit, MemDriver(self, commit, blocks))
         except BaseException:
             await reader.aclose()
