@@ -172,4 +172,5 @@ def test_every_file_that_is_linked_exists() -> None:
 
 
 def test_a_person_reads_it_in_ten_minutes() -> None:
-    assert len(README.split()) <= 2_500
+    prose = re.sub(r"^```.*?^```$|^\|.*?$", "", README, flags=re.MULTILINE | re.DOTALL)
+    assert len(prose.split()) <= 2_400
