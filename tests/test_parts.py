@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import process_time
 
 import pytest
 
@@ -17,6 +18,7 @@ from repo_stream import (
     load_commit,
     open_car,
 )
+from repo_stream.mst import key_depth
 from repo_stream.testing import build_car
 from support import Pieces, pieces_of
 
@@ -209,3 +211,18 @@ async def test_missing_records_are_gone_past_and_missing_nodes_are_not(limit: fl
     async with open_car(car, mem_limit_mb=limit, verify_cids=False, on_error="skip") as repo:
         with pytest.raises(MissingBlock):
             await repo.next_chunk()
+
+
+@LIMITS
+async def test_as_many_collections_as_records_are_listed_in_linear_time(limit: float) -> None:
+    # All in one wide leaf and its likes: a walk from the root for each would decode them again.
+    keys = [f"c{n:05d}/x" for n in range(30_000)]
+    wide = [key for key in keys if key_depth(key.encode()) == 0][:8000]
+    async with open_car(build_car({key: {} for key in wide}), mem_limit_mb=limit) as repo:
+        began = process_time()
+        assert await repo.collections() == [key.partition("/")[0] for key in wide]
+        listed = process_time() - began
+        began = process_time()
+        while await repo.next_keys(1):
+            pass
+        assert listed < 10 * (process_time() - began)

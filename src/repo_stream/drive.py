@@ -532,6 +532,8 @@ class RepoDriver(Generic[T]):
     async def get(self, rkey: str) -> Output[T] | None:
         """Give one record, wherever the walk stands and whatever its key ranges are.
 
+        An error is raised, whatever `with_on_error` says.
+
         Returns:
             The record, or `None` where the tree proves that the repo has none with that key.
 
@@ -568,7 +570,7 @@ class RepoDriver(Generic[T]):
                     if slash:
                         names.append(name)
                     # After the slash comes "0", and after a key without one, itself with a zero.
-                    walker.seek(f"{name}0".encode() if slash else rkeys[0].encode() + b"\0")
+                    walker.skip_to(f"{name}0".encode() if slash else rkeys[0].encode() + b"\0")
                 elif not walker.done:
                     await self._supply(walker, blocks, 1, records=False)
                 await self._turn.pause_if_over()

@@ -12,6 +12,7 @@ every node within its bounds, make the whole walk ordered; nothing else is compa
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Generic, NamedTuple, TypeVar, cast
@@ -152,6 +153,26 @@ class Walker(Generic[T]):
         self._ranges = None if ranges.everything else ranges
         self._stack = [self._root]
         self._error = None
+
+    def skip_to(self, key: bytes) -> None:
+        """Leave out all that comes before a key that is still ahead.
+
+        No node is opened again, so that however many keys are skipped to, the walk stays linear.
+        """
+        self._ranges = self._wanted_ranges.starting_at(key)
+        stack = self._stack
+        while stack:
+            frame = stack[-1]
+            if len(frame) == 2:
+                rkeys, cids = frame
+                if at := bisect_left(rkeys, key, key=str.encode):
+                    stack[-1:] = [(rkeys[at:], cids[at:])] if at < len(rkeys) else []
+                if at < len(rkeys):
+                    return
+            elif frame[3] is not None and frame[3] <= key:
+                stack.pop()
+            else:
+                return
 
     def skip_record(self) -> tuple[str, bytes]:
         """Leave out the record that the walk stands before; give its key and CID."""
