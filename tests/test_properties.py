@@ -27,8 +27,16 @@ from repo_stream import (
     Output,
     RepoStreamError,
 )
+from repo_stream.car import parse_header, parse_header_plainly
 from repo_stream.cid import ordinary
-from repo_stream.mst import Node, decode_node, decode_node_plainly
+from repo_stream.dagcbor import encode
+from repo_stream.mst import (
+    Commit,
+    Node,
+    decode_commit_plainly,
+    decode_node,
+    decode_node_plainly,
+)
 from repo_stream.testing import Entry, RawRecord, Repo, build_repo, node
 from support import Pieces
 
@@ -463,3 +471,66 @@ def test_only_what_would_be_encoded_so_is_decoded(data: st.DataObject) -> None:
         return
     assert encoded_again(found) == block
     assert found[1] == sorted(set(found[1]))
+
+
+# --- The header and the commit ------------------------------------------------------------------
+
+LINKS = CIDS.map(Cid)
+USUAL_DIDS = st.text("abz234567", min_size=24, max_size=24).map("did:plc:".__add__)
+DIDS = USUAL_DIDS | st.sampled_from(["did:web:example.com", "did:plc:" + "a" * 25, "did:x:", "é"])
+TIDS = st.sampled_from(["3jzfcijpj2z2a", "2222222222222", "zzzzzzzzzzzzz", "3jzfcijpj2z2", ""])
+
+
+def commits(dids: st.SearchStrategy[str], prevs: st.SearchStrategy[object]) -> Any:
+    fields = {"did": dids, "rev": TIDS, "sig": st.binary(min_size=63, max_size=65), "data": LINKS}
+    return st.fixed_dictionaries({**fields, "prev": prevs, "version": st.sampled_from([3, 2])})
+
+
+COMMITS = commits(USUAL_DIDS, st.none()) | commits(DIDS, st.none() | LINKS)
+HEADERS = st.fixed_dictionaries(
+    {"roots": st.lists(LINKS, min_size=1, max_size=2), "version": st.sampled_from([1, 1, 1, 2])}
+)
+
+
+def result_or_error(decode: Callable[..., Any], *given_: object) -> Any:
+    try:
+        return decode(*given_)
+    except RepoStreamError as error:
+        return type(error), str(error)
+
+
+@EXAMPLES
+@given(data=st.data(), fields=COMMITS)
+def test_both_commit_decoders_agree(data: st.DataObject, fields: dict[str, object]) -> None:
+    block = encode(fields)
+    block = data.draw(st.just(block) | mutated(block))
+    cid = Cid.of(block)
+    decoded = result_or_error(Commit.decode, block, cid)
+    assert decoded == result_or_error(decode_commit_plainly, block, cid)
+
+
+@EXAMPLES
+@given(data=st.data(), fields=HEADERS)
+def test_both_header_decoders_agree(data: st.DataObject, fields: dict[str, object]) -> None:
+    header = encode(fields)
+    header = data.draw(st.just(header) | mutated(header))
+    assert result_or_error(parse_header, header) == result_or_error(parse_header_plainly, header)
+
+
+def test_each_byte_of_a_usual_commit_and_header_counts() -> None:
+    link = Cid.of(b"")
+    usual = {"did": "did:plc:" + "a" * 24, "rev": "3jzfcijpj2z2a", "sig": bytes(64)}
+    block = encode({**usual, "data": link, "prev": None, "version": 3})
+    header = encode({"roots": [link], "version": 1})
+    for changed in with_one_byte_changed(block):
+        decoded = result_or_error(Commit.decode, changed, link)
+        assert decoded == result_or_error(decode_commit_plainly, changed, link)
+    for changed in with_one_byte_changed(header):
+        decoded = result_or_error(parse_header, changed)
+        assert decoded == result_or_error(parse_header_plainly, changed)
+
+
+def with_one_byte_changed(block: bytes) -> Iterator[bytes]:
+    for at in range(len(block)):
+        for bit in range(8):
+            yield block[:at] + bytes([block[at] ^ 1 << bit]) + block[at + 1 :]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import cast
+from typing import Final, cast
 
 from repo_stream import dagcbor
 from repo_stream.cid import ORDINARY_PREFIX, Cid, read_cid, verify
@@ -291,8 +291,29 @@ def _length(buffer: bytes, at: int, offset: int) -> tuple[int, int]:
     return 0, -1
 
 
+# The header of nearly every repo: one root with an ordinary CID stands between these two.
+_HEADER_START: Final = b"\xa2\x65roots\x81\xd8\x2a\x58\x25\x00" + ORDINARY_PREFIX
+_HEADER_END: Final = b"\x67version\x01"
+_HEADER_LENGTH: Final = len(_HEADER_START) + 32 + len(_HEADER_END)
+
+
 def parse_header(data: bytes) -> CarHeader:
     """Decode a CAR header, without its length prefix.
+
+    The usual one is compared, not decoded: that takes a tenth of the 8 us.
+
+    Raises:
+        UnsupportedCarVersion: where it is the header of a CARv2.
+        BadCarHeader: where it is not a canonical header of a CARv1.
+    """
+    usual = data.startswith(_HEADER_START) and data.endswith(_HEADER_END)
+    if usual and len(data) == _HEADER_LENGTH:
+        return CarHeader(roots=(Cid(data[-len(_HEADER_END) - 36 : -len(_HEADER_END)]),))
+    return parse_header_plainly(data)
+
+
+def parse_header_plainly(data: bytes) -> CarHeader:
+    """Do what `parse_header` does, whatever the header.
 
     Raises:
         UnsupportedCarVersion: where it is the header of a CARv2.
