@@ -107,6 +107,17 @@ async def test_custom_processor_gives_what_it_says(here: Path) -> None:
     assert [output.data.kind for output in outputs] == ["app.bsky.feed.post"] * len(RECORDS)
 
 
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("library", ["msgspec", "pydantic"])
+async def test_recipe_gives_what_it_says(here: Path, library: str) -> None:
+    (block,) = (it for it in blocks(section("Ready processors"), "python") if library in it)
+    names = execute(block)
+    outputs = await walk(str(here / "repo.car"), names["builder"])
+    assert [output.data for output in outputs] == [
+        names["Post"](text=value["text"]) for value in RECORDS.values()
+    ]
+
+
 @pytest.mark.parametrize("title", ["Try it", "Test it"])
 def test_section_holds_one_command(title: str) -> None:
     (block,) = blocks(section(title), "sh")
