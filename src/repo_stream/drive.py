@@ -186,7 +186,13 @@ class DriverBuilder(Generic[T]):
 
         It is called for every block that may be a record, needed or not, in any order, and never
         with a node of the tree. What it raises matters once the walk reaches the record.
+
+        Raises:
+            ValueError: after `with_on_error("yield")`, which adds to what comes out and so comes
+                last.
         """
+        if self.on_error == "yield":
+            raise ValueError('with_on_error("yield") has to come after with_block_processor')
         processor = cast("Processor[T]", as_processor(block_processor))
         return cast("DriverBuilder[U]", replace(self, block_processor=processor))
 
@@ -471,22 +477,24 @@ class RepoDriver(Generic[T]):
             raise ValueError(f"a chunk has at least 1 key, not {n}")
         with self._guard:
             await self._turn.pause_if_over()
-            if self._given < len(self._ahead.rkeys):
-                ahead = self._give(n)
-                return _keys(ahead.rkeys, ahead.cids) if ahead is not None else None
-            if isinstance(self._error, (ProcessError, MissingBlock)):
-                self._error = None  # it may have been a record's; a node's comes again
-            if self._error is not None:
-                raise self._error.with_traceback(self._trace)
-            return await self._next_keys(n)
+            # What has been taken already comes first. It is given once nothing is awaited any more.
+            ahead = self._ahead.cut(self._given, self._given + n)
+            keys = _keys(ahead.rkeys, ahead.cids)
+            if len(keys) < n:
+                keys += await self._next_keys(n - len(keys), first=not keys)
+            self._given += len(ahead.rkeys)
+            return keys or None
 
-    async def _next_keys(self, n: int) -> list[tuple[str, Cid]] | None:
+    async def _next_keys(self, n: int, *, first: bool) -> list[tuple[str, Cid]]:
+        """Give keys from the walk; where they are the `first` of a chunk, an error is raised."""
         walker, blocks = self._walker, self._blocks
+        if isinstance(self._error, (ProcessError, MissingBlock)):
+            self._error = None  # it may have been a record's; a node's comes again
         rkeys: list[str] = []
         cids: list[bytes] = []
         before = walker.mark()
         try:
-            while len(rkeys) < n and not walker.done:
+            while self._error is None and len(rkeys) < n and not walker.done:
                 more, their_cids = walker.take_keys(blocks, min(n - len(rkeys), _SLICE))
                 rkeys += more
                 cids += their_cids
@@ -495,12 +503,12 @@ class RepoDriver(Generic[T]):
                 await self._turn.pause_if_over()
         except RepoStreamError as error:
             self._error, self._trace = error, error.__traceback__
-            if not rkeys:
-                raise
         except BaseException:
             walker.go_back(before)
             raise
-        return _keys(rkeys, cids) if rkeys else None
+        if self._error is not None and first and not rkeys:
+            raise self._error.with_traceback(self._trace)
+        return _keys(rkeys, cids)
 
     async def seek(self, rkey: str) -> None:
         """Go on from a key, before or behind: the first with it or after it comes next.
@@ -678,8 +686,10 @@ class RepoDriver(Generic[T]):
             return False  # a node
         rkey, cid = self._walker.skip_record()
         self._problem_count += 1
-        # Its traceback would hold on to what was at hand when it was raised.
-        error.with_traceback(None)
+        # Their tracebacks would hold on to what was at hand when they were raised.
+        for raised in (error, error.__cause__):
+            if raised is not None:
+                raised.__traceback__ = None
         if len(self._problems) < _LISTED_PROBLEMS:
             self._problems.append(Problem(rkey, Cid(cid), error))
         if on_error == "yield":

@@ -94,6 +94,7 @@ class KeyRanges:
 
     def may_hold(self, lower: bytes, upper: bytes | None) -> bool:
         """Say whether a key between two others can be wanted; `None` is the end of all keys."""
+        lower += b"\0"  # the first key after it
         at = bisect_right(self.ranges, lower, key=lambda each: each[0])
         if at and _ends_after(self.ranges[at - 1][1], lower):
             return True
@@ -101,7 +102,12 @@ class KeyRanges:
 
     def spans(self, keys: Sequence[str]) -> Iterator[slice]:
         """Give the parts of `keys`, which are in order, that are wanted."""
-        for start, stop in self.ranges:
+        # Of a thousand ranges few meet the keys of one node.
+        at = bisect_right(self.ranges, keys[0].encode(), key=lambda each: each[0])
+        last = keys[-1].encode()
+        for start, stop in self.ranges[max(at - 1, 0) :]:
+            if start > last:
+                break
             first = bisect_left(keys, start, key=str.encode)
             beyond = len(keys) if stop is None else bisect_left(keys, stop, first, key=str.encode)
             if first < beyond:

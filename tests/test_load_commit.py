@@ -1,0 +1,82 @@
+"""The commit alone, after as few bytes as possible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from repo_stream import (
+    BadCarHeader,
+    BadCommit,
+    CidMismatch,
+    LimitExceeded,
+    Limits,
+    MissingCommit,
+    MissingRoot,
+    TruncatedCar,
+    load_commit,
+)
+from repo_stream.testing import build_repo, cid_of, write_car
+from support import Pieces
+
+REPO = build_repo({f"com.example.a/{n:05}": {"n": n, "text": "x" * 100} for n in range(2000)})
+CAR = write_car([REPO.commit_cid], REPO.blocks.items())
+
+
+class Counted:
+    """A source that counts what it gave, and fails where it is closed."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.given = 0
+
+    async def read(self, n: int) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        piece = self.data[self.given : self.given + n]
+        self.given += len(piece)
+        return piece
+
+    async def aclose(self) -> None:
+        pytest.fail("it is the caller's to close")
+
+
+async def test_takes_few_bytes_and_closes_nothing() -> None:
+    source = Counted(CAR)
+    found = await load_commit(source)
+    assert (found.cid, found.data) == (REPO.commit_cid, REPO.root)
+    assert source.given <= 4096 < len(CAR) / 50
+    assert await source.read(1)
+
+
+async def test_commit_behind_everything_else_is_found(tmp_path: Path) -> None:
+    order = [*reversed(list(REPO.blocks.items()))]
+    path = tmp_path / "repo.car"
+    await anyio.Path(path).write_bytes(write_car([REPO.commit_cid], order))
+    assert (await load_commit(path)).cid == REPO.commit_cid
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096])
+async def test_what_follows_does_not_matter(size: int) -> None:
+    cut = CAR[: len(CAR) // 2]
+    source = Pieces(cut[at : at + size] for at in range(0, len(cut), size))
+    assert (await load_commit(source)).cid == REPO.commit_cid
+
+
+async def test_what_is_wrong_has_its_name() -> None:
+    with pytest.raises(MissingRoot):
+        await load_commit(write_car([], []))
+    with pytest.raises(BadCarHeader):
+        await load_commit(b"\x00" * 50)
+    with pytest.raises(MissingCommit):
+        await load_commit(write_car([cid_of(b"x")], REPO.blocks.items()))
+    with pytest.raises(TruncatedCar):
+        await load_commit(CAR[:100])
+    with pytest.raises(CidMismatch):
+        await load_commit(write_car([REPO.commit_cid], [(REPO.commit_cid, b"wrong")]))
+    wrong = write_car([REPO.commit_cid], [(REPO.commit_cid, b"wrong")])
+    with pytest.raises(BadCommit):
+        await load_commit(wrong, verify_cids=False)
+    with pytest.raises(LimitExceeded):
+        await load_commit(CAR, limits=Limits(block_bytes=10))

@@ -1,0 +1,208 @@
+"""One bad record is not a bad repo: what comes of records that cannot be given."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import weakref
+from dataclasses import replace
+from typing import Any
+
+import cbor2
+import pytest
+
+from repo_stream import (
+    DriverBuilder,
+    Limits,
+    MissingBlock,
+    NodeError,
+    ProcessError,
+    Processor,
+    RepoStreamError,
+    open_car,
+)
+from repo_stream.testing import RawRecord, Repo, build_repo
+from support import walk
+
+REPO = build_repo({f"com.example.a/{n:04}": {"n": n} for n in range(400)})
+KEYS = list(REPO.records)
+BAD = {KEYS[n] for n in (0, 1, 2, 77, 150, 399)}
+GONE = {KEYS[n] for n in (3, 4, 78, 200, 201, 398)}
+BROKEN = replace(
+    REPO,
+    blocks={
+        cid: block
+        for cid, block in REPO.blocks.items()
+        if cid not in {REPO.records[key] for key in GONE}
+    },
+)
+
+BOTH_WAYS = pytest.mark.parametrize(
+    "mem_limit_mb", [pytest.param(16, id="memory"), pytest.param(0, id="disk")]
+)
+
+
+def number(block: bytes) -> int:
+    n: int = cbor2.loads(block)["n"]
+    if KEYS[n] in BAD:
+        raise ValueError(f"{n} is bad")
+    return n
+
+
+@BOTH_WAYS
+async def test_raise_is_what_comes_without_asking(mem_limit_mb: float) -> None:
+    async with open_car(BROKEN.to_car(), mem_limit_mb=mem_limit_mb, block_processor=number) as repo:
+        with pytest.raises(ProcessError):
+            await repo.next_chunk()
+        assert len(repo.problems) == repo.problem_count == 0
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("n", [1, 10, 5000])
+async def test_skip_leaves_them_out_and_tells(mem_limit_mb: float, n: int) -> None:
+    async with open_car(
+        BROKEN.to_car(), mem_limit_mb=mem_limit_mb, block_processor=number, on_error="skip"
+    ) as repo:
+        found: list[tuple[str, int]] = []
+        while chunk := await repo.next_chunk(n):
+            found += chunk
+        assert found == [(key, at) for at, key in enumerate(KEYS) if key not in BAD | GONE]
+        assert [problem.rkey for problem in repo.problems] == sorted(BAD | GONE)
+        assert repo.problem_count == len(repo.problems) == 12
+        for rkey, cid, error in repo.problems:
+            assert cid == REPO.records[rkey]
+            assert isinstance(error, ProcessError if rkey in BAD else MissingBlock)
+            assert error.rkey == rkey
+            assert error.cid == cid
+            assert isinstance(error.__cause__, ValueError) == (rkey in BAD)
+        assert [problem.rkey for problem in repo.problems[:2]] == sorted(BAD | GONE)[:2]
+
+
+@BOTH_WAYS
+async def test_yield_gives_the_error_in_the_place_of_the_value(mem_limit_mb: float) -> None:
+    async with open_car(
+        BROKEN.to_car(), mem_limit_mb=mem_limit_mb, block_processor=number, on_error="yield"
+    ) as repo:
+        found = [output async for output in repo.outputs()]
+        assert [(output.rkey, output.cid) for output in found] == list(REPO.records.items())
+        for at, output in enumerate(found):
+            if output.rkey in BAD:
+                assert isinstance(output.data, ProcessError)
+            elif output.rkey in GONE:
+                assert isinstance(output.data, MissingBlock)
+            else:
+                assert output.data == at
+        assert repo.problem_count == 12
+        await repo.seek(KEYS[398])
+        chunk = await repo.next_chunk() or []
+        assert [type(value) for _, value in chunk] == [MissingBlock, ProcessError]
+        assert repo.problem_count == 14
+
+
+@BOTH_WAYS
+async def test_a_file_without_records_is_listed_to_a_bound(mem_limit_mb: float) -> None:
+    big = build_repo({f"com.example.a/{n:05}": {"n": n} for n in range(3000)})
+    empty = replace(big, blocks={c: big.blocks[c] for c in (big.commit_cid, *big.nodes)})
+    async with open_car(empty.to_car(), mem_limit_mb=mem_limit_mb, on_error="skip") as repo:
+        assert await repo.next_chunk() is None
+        assert repo.problem_count == 3000
+        assert len(repo.problems) == 1000
+        assert repo.problems[-1].rkey == "com.example.a/00999"
+
+
+def wrong_depth() -> Repo:
+    """A repo whose root is a record's block, so that its keys cannot be where they are."""
+    root = REPO.nodes[-1]
+    others = [cid for cid in REPO.nodes if cid != root]
+    return replace(REPO, blocks={**REPO.blocks, root: REPO.blocks[others[0]]})
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("on_error", ["skip", "yield"])
+async def test_nodes_raise_always(mem_limit_mb: float, on_error: Any) -> None:
+    builder: DriverBuilder[Any] = DriverBuilder(mem_limit_mb=mem_limit_mb, verify_cids=False)
+    builder = builder.with_on_error(on_error)
+    with pytest.raises(NodeError):
+        await walk(wrong_depth().to_car(), builder)
+    gone = replace(REPO, blocks={c: b for c, b in REPO.blocks.items() if c != REPO.nodes[-1]})
+    with pytest.raises(MissingBlock) as caught:
+        await walk(gone.to_car(), builder)
+    assert caught.value.kind == "node"
+
+
+async def test_what_cannot_be_stored_is_a_problem_of_its_record() -> None:
+    def dumps(value: int) -> bytes:
+        if value == 5:
+            raise OverflowError(value)
+        return str(value).encode()
+
+    def loads(data: bytes) -> int:
+        if data == b"6":
+            raise ValueError(data)
+        return int(data)
+
+    processor = Processor(lambda block: int(cbor2.loads(block)["n"]), dumps=dumps, loads=loads)
+    async with open_car(
+        REPO.to_car(), mem_limit_mb=0, block_processor=processor, on_error="skip"
+    ) as repo:
+        assert [value async for _, value in repo] == [n for n in range(400) if n not in {5, 6}]
+        assert [problem.rkey for problem in repo.problems] == KEYS[5:7]
+        causes = [type(problem.error.__cause__) for problem in repo.problems]
+        assert causes == [OverflowError, ValueError]
+
+
+@BOTH_WAYS
+async def test_records_that_look_like_nodes_are_left_out_like_others(mem_limit_mb: float) -> None:
+    repo = build_repo({"a.b/1": {"n": 7}, "a.b/2": RawRecord(b"\xa2\x61e\x80 no node")})
+    async with open_car(
+        repo.to_car(),
+        mem_limit_mb=mem_limit_mb,
+        block_processor=lambda block: int(cbor2.loads(block)["n"]),
+        on_error="skip",
+    ) as opened:
+        assert await opened.next_chunk() == [("a.b/1", 7)]
+        assert await opened.next_chunk() is None
+        assert [problem.rkey for problem in opened.problems] == ["a.b/2"]
+
+
+async def test_problems_hold_on_to_nothing() -> None:
+    class Held:
+        pass
+
+    held: list[weakref.ref[Held]] = []
+
+    def fail(_: bytes) -> int:
+        inside = Held()
+        held.append(weakref.ref(inside))
+        raise ValueError("no")
+
+    async with open_car(REPO.to_car(), block_processor=fail, on_error="yield") as repo:
+        chunk = await repo.next_chunk(5000) or []
+        assert len(chunk) == repo.problem_count == 400
+    gc.collect()
+    assert [ref for ref in held if ref() is not None] == []
+    assert isinstance(pickle.loads(pickle.dumps(chunk[0][1])), RepoStreamError)  # noqa: S301
+
+
+def test_yield_comes_after_the_processor() -> None:
+    with pytest.raises(ValueError, match="after with_block_processor"):
+        DriverBuilder().with_on_error("yield").with_block_processor(len)
+    assert DriverBuilder().with_on_error("skip").with_block_processor(len).on_error == "skip"
+
+
+def test_nothing_else_can_be_asked_for() -> None:
+    unknown: Any = "ignore"
+    with pytest.raises(ValueError, match='on_error is "raise", "skip" or "yield"'):
+        DriverBuilder().with_on_error(unknown)
+
+
+def test_builders_keep_what_was_set() -> None:
+    builder = DriverBuilder().with_on_error("skip").with_prefix("a/")
+    for changed in (
+        builder.with_limits(Limits()),
+        builder.with_mem_limit_mb(3),
+        builder.with_cid_verification(verify_cids=False),
+        builder.with_block_processor(len),
+    ):
+        assert changed.on_error == "skip"
+        assert changed.key_ranges == DriverBuilder().with_collections("a").key_ranges

@@ -1,0 +1,431 @@
+"""Only what is asked for: key ranges, seek, get, collections and keys alone.
+
+A full walk, filtered and cut with plain list operations, says what must come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repo_stream import (
+    Cid,
+    DiskBuilder,
+    Driver,
+    DriverBuilder,
+    Limits,
+    MissingBlock,
+    Output,
+    RepoDriver,
+    StoreClosed,
+    open_car,
+)
+from repo_stream.ranges import KeyRanges
+from repo_stream.testing import Repo, build_repo
+from repo_stream.walk import Blocks, Walker
+from support import walk
+
+LIMITS = Limits()
+NAMES = ["a.b.c.d", "a.b.c", "a.b.d", "zz.top.x"]
+REPO = build_repo({f"{NAMES[n % 4]}/{n:04}": {"n": n % 90} for n in range(600)})
+KEYS = list(REPO.records)
+LINKS = [(rkey, Cid(cid)) for rkey, cid in REPO.records.items()]
+ALL = [(rkey, REPO.blocks[cid]) for rkey, cid in REPO.records.items()]
+
+BOTH_WAYS = pytest.mark.parametrize(
+    "mem_limit_mb", [pytest.param(16, id="memory"), pytest.param(0, id="disk")]
+)
+
+
+@asynccontextmanager
+async def driver_of(
+    mem_limit_mb: float, builder: DriverBuilder[bytes] | None = None, repo: Repo = REPO
+) -> AsyncGenerator[RepoDriver[bytes]]:
+    builder = (builder or DriverBuilder()).with_mem_limit_mb(mem_limit_mb)
+    match await builder.load_car(repo.to_car()):
+        case Driver.Memory(_, driver):
+            yield driver
+        case Driver.Disk(paused):
+            async with DiskBuilder().open() as store:
+                yield (await paused.finish_loading(store))[1]
+
+
+async def rest(driver: RepoDriver[bytes], n: int = 50) -> list[tuple[str, bytes]]:
+    pairs: list[tuple[str, bytes]] = []
+    while chunk := await driver.next_chunk(n):
+        pairs += chunk
+    return pairs
+
+
+def since(rkey: str) -> list[tuple[str, bytes]]:
+    return [pair for pair in ALL if pair[0] >= rkey]
+
+
+# --- The ranges themselves ------------------------------------------------------------------------
+
+
+texts = st.text(alphabet="ab/0\ud7ff\ue000\U0010ffff", max_size=4)
+pairs = st.tuples(texts, st.none() | texts)
+
+
+def joined(asked: Iterable[tuple[str, str | None]]) -> KeyRanges:
+    return KeyRanges._joined(
+        (start.encode(), None if stop is None else stop.encode()) for start, stop in asked
+    )
+
+
+def held(ranges: KeyRanges, keys: list[str]) -> list[str]:
+    return [key for span in ranges.spans(keys) for key in keys[span]]
+
+
+def inside(text: str, ranges: Iterable[tuple[str, str | None]]) -> bool:
+    return any(start <= text and (stop is None or text < stop) for start, stop in ranges)
+
+
+@given(st.lists(pairs, max_size=5), st.lists(texts, min_size=1, max_size=30, unique=True), texts)
+def test_ranges_hold_what_a_filter_holds(
+    asked: list[tuple[str, str | None]], keys: list[str], start: str
+) -> None:
+    keys.sort()
+    ranges = joined(asked)
+    wanted = [key for key in keys if inside(key, asked)]
+    assert held(ranges, keys) == wanted
+    assert held(ranges.starting_at(start.encode()), keys) == [k for k in wanted if k >= start]
+    for lower, upper in zip(keys, [*keys[1:], None], strict=True):
+        between = [lower + "\0", *[start for start, _ in asked if start > lower]]
+        if any(inside(key, asked) for key in between if upper is None or key < upper):
+            assert ranges.may_hold(lower.encode(), None if upper is None else upper.encode())
+
+
+@given(st.lists(pairs, max_size=3), st.lists(pairs, max_size=3), st.lists(texts, min_size=1))
+def test_both_hold_what_two_filters_hold(
+    one: list[tuple[str, str | None]], other: list[tuple[str, str | None]], keys: list[str]
+) -> None:
+    keys.sort()
+    assert held(joined(one) & joined(other), keys) == [
+        key for key in keys if inside(key, one) and inside(key, other)
+    ]
+
+
+@given(texts, st.lists(texts, min_size=1, unique=True))
+def test_prefix_holds_what_begins_with_it(prefix: str, keys: list[str]) -> None:
+    keys.sort()
+    ranges = KeyRanges.prefixes([prefix])
+    assert held(ranges, keys) == [key for key in keys if key.startswith(prefix)]
+
+
+# --- The walker against a plain filter ------------------------------------------------------------
+
+
+places = st.sampled_from([*KEYS, *[key[:-1] for key in KEYS], "", "a", "zzz", *NAMES])
+ranges_of = st.lists(st.tuples(places, st.none() | places), min_size=1, max_size=4)
+
+
+def taken(walker: Walker[bytes], blocks: Blocks[bytes], n: int) -> list[str]:
+    rkeys: list[str] = []
+    while part := walker.take(blocks, n).rkeys:
+        rkeys += part
+    assert walker.done
+    return rkeys
+
+
+@given(ranges_of, st.integers(1, 99), st.lists(places, max_size=4))
+def test_walk_of_ranges_is_the_full_walk_filtered(
+    asked: list[tuple[str, str | None]], n: int, seeks: list[str]
+) -> None:
+    blocks = Blocks(REPO.blocks, REPO.blocks)
+    walker = Walker[bytes](REPO.root, bytes, LIMITS, joined(asked))
+    expected = [key for key in KEYS if inside(key, asked)]
+    assert taken(walker, blocks, n) == expected
+    for place in seeks:
+        walker.seek(place.encode())
+        assert taken(walker, blocks, n) == [key for key in expected if key >= place]
+
+
+@given(ranges_of, st.integers(1, 99), st.lists(places, max_size=4))
+def test_keys_go_where_records_go(
+    asked: list[tuple[str, str | None]], n: int, seeks: list[str]
+) -> None:
+    blocks = Blocks(REPO.blocks, REPO.blocks)
+    walker = Walker[bytes](REPO.root, bytes, LIMITS, joined(asked))
+    for place in seeks:
+        walker.seek(place.encode())
+        left = [key for key in KEYS if inside(key, asked) and key >= place]
+        assert walker.take_keys(blocks, n)[0] == left[:n]
+        left = left[n:]
+        assert walker.take(blocks, n).rkeys == left[:n]
+        left = left[n:]
+
+
+@given(places)
+def test_one_key_opens_only_the_nodes_above_it(rkey: str) -> None:
+    walker = Walker[bytes](REPO.root, bytes, LIMITS, KeyRanges.key(rkey.encode()))
+    blocks = Blocks[bytes].empty(alike=True)
+    while not walker.take(blocks, 1).rkeys and not walker.done:
+        (cid,) = walker.wanted(blocks, 9)
+        blocks.raw[cid] = REPO.blocks[cid]
+    assert len(blocks.raw) <= 12
+
+
+# --- Drivers --------------------------------------------------------------------------------------
+
+
+@BOTH_WAYS
+async def test_ranges_prefix_and_collections(mem_limit_mb: float) -> None:
+    a, b = KEYS[100], KEYS[250]
+    plain = DriverBuilder()
+    for builder, expected in [
+        (plain.with_key_range(a, b), ALL[100:250]),
+        (plain.with_key_range(None, b), ALL[:250]),
+        (plain.with_key_range(a, None), ALL[100:]),
+        (plain.with_prefix("a.b.c"), [pair for pair in ALL if pair[0].startswith("a.b.c")]),
+        (plain.with_prefix(""), ALL),
+        (plain.with_prefix("no.such"), []),
+        (plain.with_collections("a.b.c"), [p for p in ALL if p[0].startswith("a.b.c/")]),
+        (
+            plain.with_collections("zz.top.x", "a.b.c", "no.such"),
+            [p for p in ALL if p[0].startswith(("a.b.c/", "zz.top.x/"))],
+        ),
+    ]:
+        async with driver_of(mem_limit_mb, builder) as driver:
+            assert await rest(driver) == expected
+            assert await driver.next_chunk() is None
+
+
+@pytest.mark.parametrize("names", [("",), ("a.b/c",)])
+def test_names_that_are_no_collections(names: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="named by its NSID"):
+        DriverBuilder().with_collections(*names)
+
+
+@BOTH_WAYS
+async def test_records_outside_are_not_processed(mem_limit_mb: float) -> None:
+    seen: list[bytes] = []
+
+    def process(block: bytes) -> int:
+        seen.append(block)
+        return len(block)
+
+    builder = DriverBuilder(mem_limit_mb=mem_limit_mb, block_processor=process)
+    outputs = await walk(REPO.to_car(), builder.with_prefix(KEYS[7]))
+    assert [(output.rkey, output.data) for output in outputs] == [(KEYS[7], len(ALL[7][1]))]
+    assert seen == [ALL[7][1]]
+
+
+@BOTH_WAYS
+async def test_subtrees_outside_need_not_be_there(mem_limit_mb: float) -> None:
+    prefix = "zz.top.x/"
+    inner = [p for p in ALL if p[0].startswith(prefix)]
+    walker = Walker[bytes](REPO.root, bytes, LIMITS, KeyRanges.prefixes([prefix]))
+    needed = Blocks[bytes].empty(alike=True)
+    while not walker.done:
+        if not walker.take(needed, 99).rkeys:
+            for cid in walker.wanted(needed, 99):
+                needed.raw[cid] = REPO.blocks[cid]
+    part = replace(REPO, blocks={REPO.commit_cid: REPO.commit, **needed.raw})
+    assert len(part.blocks) < len(REPO.blocks)
+    async with driver_of(mem_limit_mb, DriverBuilder().with_prefix(prefix), part) as driver:
+        assert await rest(driver) == inner
+
+
+@BOTH_WAYS
+async def test_after_seek_comes_the_tail(mem_limit_mb: float) -> None:
+    async with driver_of(mem_limit_mb) as driver:
+        for rkey in [KEYS[300], KEYS[20], KEYS[20] + "x", "", "zzzz", "b", KEYS[-1]]:
+            await driver.seek(rkey)
+            assert await driver.next_chunk(10) == (since(rkey)[:10] or None)
+            async for _ in driver:  # what it took ahead is gone with the next seek
+                break
+        await driver.seek(KEYS[550])
+        assert await rest(driver) == ALL[550:]
+        await driver.seek(KEYS[598])  # after the end
+        assert await rest(driver) == ALL[598:]
+
+
+@BOTH_WAYS
+async def test_seek_stays_within_the_ranges(mem_limit_mb: float) -> None:
+    builder = DriverBuilder().with_key_range(KEYS[100], KEYS[200])
+    async with driver_of(mem_limit_mb, builder) as driver:
+        await driver.seek(KEYS[150])
+        assert await rest(driver) == ALL[150:200]
+        await driver.seek("")
+        assert await rest(driver) == ALL[100:200]
+        await driver.seek(KEYS[300])
+        assert await rest(driver) == []
+
+
+@BOTH_WAYS
+async def test_error_is_over_with_once_it_lies_behind(mem_limit_mb: float) -> None:
+    cid = REPO.records[KEYS[0]]
+    broken = replace(REPO, blocks={c: b for c, b in REPO.blocks.items() if c != cid})
+    keys = [key for key, link in REPO.records.items() if link == cid]
+    async with driver_of(mem_limit_mb, repo=broken) as driver:
+        for _ in range(2):
+            with pytest.raises(MissingBlock):
+                await driver.next_chunk()
+        await driver.seek(keys[-1] + "\0")
+        assert await rest(driver) == since(keys[-1])[1:]
+        await driver.seek(keys[-1])
+        with pytest.raises(MissingBlock):
+            await rest(driver)
+
+
+@BOTH_WAYS
+async def test_missing_node_is_in_the_way_again(mem_limit_mb: float) -> None:
+    broken = replace(REPO, blocks={c: b for c, b in REPO.blocks.items() if c != REPO.nodes[-1]})
+    async with driver_of(mem_limit_mb, repo=broken) as driver:
+        with pytest.raises(MissingBlock) as first:
+            await rest(driver)
+        await driver.seek("")
+        assert await driver.next_keys(600) is not None
+        with pytest.raises(MissingBlock) as again:
+            await driver.next_keys()
+        assert again.value.cid == first.value.cid
+
+
+@BOTH_WAYS
+async def test_get_gives_each_record_and_leaves_the_walk(mem_limit_mb: float) -> None:
+    async with driver_of(mem_limit_mb) as driver:
+        found = await driver.next_chunk(40) or []
+        for at in (0, 39, 40, 41, 599):
+            output = await driver.get(KEYS[at])
+            assert output == Output(KEYS[at], LINKS[at][1], ALL[at][1])
+        for absent in ("", "a", KEYS[3] + "0", "zzz/z"):
+            assert await driver.get(absent) is None
+        assert found + await rest(driver) == ALL
+        assert await driver.get(KEYS[7]) == Output(KEYS[7], LINKS[7][1], ALL[7][1])
+
+
+@BOTH_WAYS
+async def test_get_names_what_is_not_there(mem_limit_mb: float) -> None:
+    cid = REPO.records[KEYS[50]]
+    broken = replace(REPO, blocks={c: b for c, b in REPO.blocks.items() if c != cid})
+    async with driver_of(mem_limit_mb, DriverBuilder().with_on_error("skip"), broken) as driver:
+        with pytest.raises(MissingBlock) as caught:
+            await driver.get(KEYS[50])
+        assert (caught.value.kind, caught.value.rkey) == ("record", KEYS[50])
+        assert await driver.get(KEYS[51]) is not None
+
+
+@BOTH_WAYS
+async def test_collections_are_listed_without_records(mem_limit_mb: float) -> None:
+    empty = replace(REPO, blocks={c: REPO.blocks[c] for c in (REPO.commit_cid, *REPO.nodes)})
+    async with driver_of(mem_limit_mb, repo=empty) as driver:
+        assert await driver.collections() == NAMES
+        assert await driver.next_keys(5) == LINKS[:5]
+        assert await driver.collections() == NAMES
+    builder = DriverBuilder().with_key_range("a.b.c.d/", "z")
+    async with driver_of(mem_limit_mb, builder, empty) as driver:
+        expected = {key.split("/")[0]: None for key in KEYS if "a.b.c.d/" <= key < "z"}
+        assert await driver.collections() == list(expected)
+    odd = build_repo({"alone": {}, "a/b/c": {}, "alone.0/x": {}, "alone/x": {}, "/": {}})
+    async with driver_of(mem_limit_mb, repo=odd) as driver:
+        assert await driver.collections() == ["", "a", "alone.0", "alone"]
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("n", [1, 7, 256, 5000])
+async def test_keys_alone_need_no_record(mem_limit_mb: float, n: int) -> None:
+    empty = replace(REPO, blocks={c: REPO.blocks[c] for c in (REPO.commit_cid, *REPO.nodes)})
+    found: list[tuple[str, Cid]] = []
+    async with driver_of(mem_limit_mb, repo=empty) as driver:
+        while keys := await driver.next_keys(n):
+            assert len(keys) == n or len(found) + len(keys) == len(KEYS)
+            found += keys
+        assert await driver.next_keys(n) is None
+    assert found == LINKS
+
+
+@BOTH_WAYS
+async def test_keys_after_a_loop_that_was_left_are_as_many_as_asked(mem_limit_mb: float) -> None:
+    async with driver_of(mem_limit_mb) as driver:
+        async for _ in driver:  # it has taken more than it gave
+            break
+        assert await driver.next_keys(5) == LINKS[1:6]
+        assert await driver.next_keys(500) == LINKS[6:506]
+        assert await driver.next_chunk(1) == ALL[506:507]
+
+
+@BOTH_WAYS
+async def test_keys_before_an_error_come_first(mem_limit_mb: float) -> None:
+    broken = replace(REPO, blocks={c: b for c, b in REPO.blocks.items() if c != REPO.nodes[-1]})
+    async with driver_of(mem_limit_mb, repo=broken) as driver:
+        async for _ in driver:
+            break
+        found = await driver.next_keys(5000) or []
+        assert found == LINKS[1 : 1 + len(found)]
+        for _ in range(2):
+            with pytest.raises(MissingBlock):
+                await driver.next_keys()
+
+
+@BOTH_WAYS
+async def test_keys_and_records_mix(mem_limit_mb: float) -> None:
+    async with driver_of(mem_limit_mb) as driver:
+        keys: list[str] = []
+        while True:
+            keys += [rkey for rkey, _ in await driver.next_chunk(3) or []]
+            keys += [rkey for rkey, _ in await driver.next_keys(5) or []]
+            async for rkey, _ in driver:
+                keys.append(rkey)
+                break
+            else:
+                break
+            keys += [rkey for rkey, _ in await driver.next_keys(300) or []]
+            keys += [output.rkey for output in await driver.next_outputs(2) or []]
+        assert keys == KEYS
+
+
+async def test_keys_fewer_than_one() -> None:
+    async with driver_of(16) as driver:
+        with pytest.raises(ValueError, match="at least 1"):
+            await driver.next_keys(0)
+
+
+async def test_nothing_works_on_a_store_that_moved_on() -> None:
+    async with DiskBuilder().open() as store:
+        async with open_car(REPO.to_car(), mem_limit_mb=0, spill=store) as repo:
+            assert await repo.next_chunk(2) == ALL[:2]
+        for call in (repo.seek(""), repo.get(KEYS[0]), repo.collections(), repo.next_keys()):
+            with pytest.raises(StoreClosed):
+                await call
+
+
+@BOTH_WAYS
+async def test_cancelled_calls_lose_nothing(mem_limit_mb: float) -> None:
+    async with driver_of(mem_limit_mb) as driver:
+        keys: list[str] = []
+        done = False
+        for turn in range(2000):
+            with anyio.CancelScope() as scope:
+                if turn % 2:
+                    scope.cancel()
+                match turn % 8:
+                    case 0 | 1:
+                        part = await driver.next_keys(9)
+                        done = part is None
+                        keys += [rkey for rkey, _ in part or []]
+                    case 2 | 3:
+                        keys += [rkey for rkey, _ in await driver.next_chunk(5) or []]
+                    case 4 | 5:
+                        await driver.get(KEYS[turn % 600])
+                    case _:
+                        await driver.collections()
+            if done:
+                break
+        assert keys == KEYS
+
+
+async def test_one_line_takes_ranges() -> None:
+    async with open_car(REPO.to_car(), collections=["a.b.d"]) as repo:
+        assert await repo.collections() == ["a.b.d"]
+        assert [rkey async for rkey, _ in repo] == [k for k in KEYS if k.startswith("a.b.d/")]
+        await repo.seek("")
+        assert (await repo.next_keys(1) or [])[0][0].startswith("a.b.d/")
+        assert await repo.get(KEYS[0]) == Output(KEYS[0], LINKS[0][1], ALL[0][1])
