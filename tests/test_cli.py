@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,15 +10,19 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
+from repo_stream import Cid
 from repo_stream.cli import main
-from repo_stream.testing import build_car, build_repo, write_car
+from repo_stream.testing import RawRecord, build_car, build_repo, write_car
 from support import shared
 
 SAMPLE = Path(__file__).parent / "cars" / "sample.car"
+
+# A k256 key that signed none of these repos.
+KEY = "did:key:zQ3shqwJEJyMBsBXCWyCBpUBMqxcon9oHB7mCvx4sSpMdLJwc"
 
 POST = "app.bsky.feed.post"
 LIKE = "app.bsky.feed.like"
@@ -49,14 +54,13 @@ def car(tmp_path: Path) -> Path:
     return path
 
 
-def report(text: str) -> tuple[dict[str, str], dict[str, tuple[int, int]]]:
-    """Read a report back: the lines above the table, and the table."""
-    above, _, below = text.partition("\n\n")
+def report(text: str) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """Read a report back: the lines above the table, and the table of collections."""
+    above, below, *_ = text.split("\n\n")
     facts = {line.split(maxsplit=1)[0]: line.split(maxsplit=1)[1] for line in above.splitlines()}
-    rows = [line.split() for line in below.splitlines()[1:] if not line.startswith("---")]
+    rows = [line.split() for line in below.splitlines()[2:] if not line.startswith("---")]
     return facts, {
-        name: (int(records.replace(",", "")), int(size.replace(",", "")))
-        for name, records, size in rows
+        name: tuple(int(figure.replace(",", "")) for figure in figures) for name, *figures in rows
     }
 
 
@@ -64,24 +68,30 @@ def report(text: str) -> tuple[dict[str, str], dict[str, tuple[int, int]]]:
 
 
 def test_prints_whose_repo_it_is_and_what_is_in_it(run: Run, car: Path) -> None:
-    code, out, err = run(car)
+    code, out, err = run("inspect", car)
     facts, collections = report(out)
     assert (code, err) == (0, "")
+    total = SIZE[LIKE] + SIZE[POST]
     assert facts == {
         "DID": "did:plc:someone",
-        "Rev": "3jzfcijpj2z2a",
+        "Rev": "3jzfcijpj2z2a, 2023-06-30 15:03:01 UTC",
+        "Commit": str(
+            Cid(build_repo(RECORDS, did="did:plc:someone", rev="3jzfcijpj2z2a").commit_cid)
+        ),
+        "CAR": f"{car.stat().st_size} bytes, {total} of them records",
+        "Tree": "2 levels, 3 nodes, 1.3 entries a node",
         "Walked": "in memory (limit 16 MiB)",
     }
     assert collections == {
-        LIKE: (1, SIZE[LIKE]),
-        POST: (3, SIZE[POST]),
-        "Total": (4, SIZE[LIKE] + SIZE[POST]),
+        LIKE: (1, SIZE[LIKE], SIZE[LIKE], SIZE[LIKE]),
+        POST: (3, SIZE[POST], SIZE[POST] // 3, SIZE[POST] // 3),
+        "Total": (4, total, round(total / 4), SIZE[POST] // 3),
     }
 
 
 def test_goes_through_a_temporary_file(run: Run, car: Path) -> None:
-    in_memory = report(run(car)[1])[1]
-    code, out, err = run(car, "--mem-limit-mb", "0")
+    in_memory = report(run("inspect", car)[1])[1]
+    code, out, err = run("inspect", car, "--mem-limit-mb", "0")
     facts, collections = report(out)
     assert (code, err) == (0, "")
     assert facts["Walked"] == "through the disk (memory limit 0 MiB): a temporary file"
@@ -94,7 +104,7 @@ def test_goes_through_the_file_given_and_leaves_it_emptied(
 ) -> None:
     store = tmp_path / "spill.db"
     for _ in range(2):
-        code, out, err = run(SAMPLE, "--mem-limit-mb", "0", "--disk", store)
+        code, out, err = run("inspect", SAMPLE, "--mem-limit-mb", "0", "--disk", store)
         assert (code, err) == (0, "")
         assert report(out)[0]["Walked"].endswith(f": {store}")
         assert store.stat().st_size < SAMPLE.stat().st_size / 4
@@ -103,12 +113,12 @@ def test_goes_through_the_file_given_and_leaves_it_emptied(
 
 def test_makes_no_store_where_everything_fits(run: Run, car: Path, tmp_path: Path) -> None:
     store = tmp_path / "spill.db"
-    assert run(car, "--disk", store)[0] == 0
+    assert run("inspect", car, "--disk", store)[0] == 0
     assert not store.exists()
 
 
 def test_takes_a_fraction_of_a_mebibyte(run: Run) -> None:
-    out = run(SAMPLE, "--mem-limit-mb", "0.05")[1]
+    out = run("inspect", SAMPLE, "--mem-limit-mb", "0.05")[1]
     assert report(out)[0]["Walked"].startswith("through the disk (memory limit 0.05 MiB)")
 
 
@@ -118,28 +128,28 @@ def test_takes_a_fraction_of_a_mebibyte(run: Run) -> None:
     [("empty", 0, 0), ("tiny", 8, 2_071), ("little", 278, 246_960), ("midsize", 11_585, 3_741_393)],
 )
 def test_counts_real_repos(run: Run, name: str, records: int, size: int, limit: str) -> None:
-    code, out, _ = run(shared(f"cars/{name}.car"), "--mem-limit-mb", limit)
+    code, out, _ = run("inspect", shared(f"cars/{name}.car"), "--mem-limit-mb", limit)
     assert code == 0
-    assert out.splitlines()[-1].split() == ["Total", f"{records:,}", f"{size:,}"]
+    assert report(out)[1]["Total"][:2] == (records, size)
 
 
 def test_empty_repo_has_a_total_of_nothing(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "empty.car"
     path.write_bytes(build_car({}))
-    code, out, _ = run(path)
+    code, out, _ = run("inspect", path)
     assert code == 0
-    assert report(out)[1] == {"Total": (0, 0)}
+    assert report(out)[1] == {"Total": (0, 0, 0, 0)}
 
 
 def test_fits_80_columns_and_lines_up(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "repo.car"
     long = "x" * 78
-    path.write_bytes(build_car({f"{long}/a": {"n": 1}, f"{'y' * 60}/a": {"n": 2}, **RECORDS}))
-    _, out, _ = run(path)
-    table = out.partition("\n\n")[2].splitlines()
+    path.write_bytes(build_car({f"{long}/a": {"n": 1}, f"{'y' * 40}/a": {"n": 2}, **RECORDS}))
+    _, out, _ = run("inspect", path)
+    table = out.split("\n\n")[1].splitlines()
     assert max(map(len, table)) <= 80
     after_long = table[table.index(long) + 1]
-    assert after_long.split() == ["1", "4"]
+    assert after_long.split() == ["1", "4", "4", "4"]
     assert {len(line) for line in table if line != long} == {len(table[0])}
 
 
@@ -156,10 +166,178 @@ def test_fits_80_columns_and_lines_up(run: Run, tmp_path: Path) -> None:
 def test_hostile_names_are_shown_harmlessly(run: Run, tmp_path: Path, key: str, shown: str) -> None:
     path = tmp_path / "repo.car"
     path.write_bytes(build_car({key: {"n": 1}}))
-    code, out, _ = run(path)
+    code, out, _ = run("inspect", path)
     assert code == 0
-    assert out.splitlines()[6].split() == [shown, "1", "4"]
+    assert out.split("\n\n")[1].splitlines()[2].split() == [shown, "1", "4", "4", "4"]
     assert out.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("records", [1, 2, 30, 2_000])
+def test_tree_has_the_nodes_that_the_file_has(run: Run, tmp_path: Path, records: int) -> None:
+    repo = build_repo({f"a.b.c/{number}": {"n": number} for number in range(records)})
+    path = tmp_path / "repo.car"
+    path.write_bytes(repo.to_car())
+    tree = json.loads(run("inspect", path, "--json")[1])["tree"]
+    assert tree["nodes"] == len(set(repo.blocks)) - records - 1
+    assert sum(layer["entries"] for layer in tree["layers"]) == records
+    assert sum(layer["nodes"] for layer in tree["layers"]) == tree["nodes"]
+
+
+# --- Records ------------------------------------------------------------------------------------
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_ls_gives_keys_and_cids_in_order(run: Run, car: Path) -> None:
+    repo = build_repo(RECORDS)
+    expected = [(key, str(Cid(repo.records[key]))) for key in sorted(RECORDS)]
+    code, out, err = run("ls", car)
+    assert (code, err) == (0, "")
+    assert [tuple(line.split("\t")) for line in out.splitlines()] == expected
+    listed = lines(run("ls", car, "--json")[1])
+    assert [(line["rkey"], line["cid"]) for line in listed] == expected
+
+
+def test_keys_that_look_alike_are_told_apart_and_json_has_them_exact(
+    run: Run, tmp_path: Path
+) -> None:
+    keys = ["a/\x1b[2J", "a/\\x1b[2J", "a/\u202e\x85", 'a/"\n']
+    path = tmp_path / "repo.car"
+    path.write_bytes(build_car({key: {"n": 1} for key in keys}))
+    shown = run("ls", path)[1].splitlines()
+    assert len({line.split("\t")[0] for line in shown}) == len(shown) == 4
+    assert all(line.replace("\t", "").isprintable() for line in shown)
+    for command in ("ls", "export"):
+        flags = ["--json"] if command == "ls" else []
+        out = run(command, path, *flags)[1]
+        assert {json.loads(line)["rkey"] for line in out.split("\n")[:-1]} == set(keys)
+
+
+@pytest.mark.parametrize("limit", ["16", "0"], ids=["in memory", "through the disk"])
+def test_export_gives_every_record(run: Run, car: Path, limit: str) -> None:
+    code, out, err = run("export", car, "--mem-limit-mb", limit)
+    assert (code, err) == (0, "")
+    assert [(line["rkey"], line["value"]) for line in lines(out)] == sorted(RECORDS.items())
+
+
+def test_export_writes_a_file(run: Run, car: Path, tmp_path: Path) -> None:
+    target = tmp_path / "records.jsonl"
+    assert run("export", car, "-o", target) == (0, "", "")
+    assert target.read_text() == run("export", car)[1]
+    assert not (tmp_path / "records.jsonl.part").exists()
+
+
+def test_export_of_a_bad_repo_leaves_no_file(run: Run, tmp_path: Path) -> None:
+    repo = build_repo(RECORDS)
+    kept = [item for item in repo.blocks.items() if item[0] != repo.records[f"{LIKE}/1"]]
+    path = tmp_path / "bad.car"
+    path.write_bytes(write_car([repo.commit_cid], kept))
+    for form in ("jsonl", "parquet"):
+        code, out, err = run("export", path, "-o", tmp_path / "records", "--format", form)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+    assert [item.name for item in tmp_path.iterdir()] == ["bad.car"]
+
+
+def test_export_to_no_directory_gives_one_line(run: Run, car: Path, tmp_path: Path) -> None:
+    target = tmp_path / "nowhere" / "records.jsonl"
+    expected = f"repo-stream: {target}: No such file or directory\n"
+    assert run("export", car, "-o", target) == (1, "", expected)
+
+
+def test_export_writes_parquet(run: Run, tmp_path: Path) -> None:
+    parquet: Any = pytest.importorskip("pyarrow.parquet")
+    target = tmp_path / "records.parquet"
+    assert run("export", SAMPLE, "--format", "parquet", "-o", target) == (0, "", "")
+    rows = parquet.read_table(target).to_pylist()
+    expected = lines(run("export", SAMPLE)[1])
+    assert [{**row, "value": json.loads(row["value"])} for row in rows] == expected
+
+
+def test_export_without_pyarrow_names_the_extra(
+    run: Run, car: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, out, err = run("export", car, "--format", "parquet")
+    assert (code, out) == (2, "")
+    assert "atproto-repo-stream[parquet]" in err
+
+
+def test_get_gives_one_record(run: Run, car: Path) -> None:
+    code, out, err = run("get", car, f"{LIKE}/1")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["value"] == {"n": 1}
+
+
+def test_get_of_an_absent_key_says_so(run: Run, car: Path) -> None:
+    code, out, err = run("get", car, f"{LIKE}/\x1b")
+    assert (code, out) == (1, "")
+    assert "no record" in err
+    assert err.replace("\n", "").isprintable()
+
+
+# --- verify -------------------------------------------------------------------------------------
+
+
+def statuses(out: str) -> dict[str, str]:
+    return {check["name"]: check["status"] for check in json.loads(out)["checks"]}
+
+
+def test_verify_reports_every_check(run: Run, car: Path) -> None:
+    code, out, err = run("verify", car)
+    assert (code, err) == (0, "")
+    assert out.count("\nok ") == 5
+    assert "no signature was checked" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert statuses(run("verify", car, "--json")[1]) == {
+        "car": "ok",
+        "blocks": "ok",
+        "commit": "ok",
+        "signature": "skipped",
+        "tree": "ok",
+        "records": "ok",
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "code"), [(KEY, 1), ("did:plc:someone", 2), ("nonsense", 2)], ids=str
+)
+def test_verify_with_a_key_that_did_not_sign(run: Run, car: Path, key: str, code: int) -> None:
+    ended, out, err = run("verify", car, "--key", key, "--json")
+    assert ended == code
+    if code == 1:
+        report = json.loads(out)
+        assert (report["ok"], err) == (False, "")
+        assert statuses(out)["signature"] == "failed"
+        assert statuses(out)["tree"] == statuses(out)["records"] == "ok"
+    else:
+        assert out == ""
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "failed"),
+    [
+        pytest.param(build_car(RECORDS)[:-1], "car", id="cut short"),
+        pytest.param(b"nonsense", "car", id="no CAR"),
+        pytest.param(
+            build_car(RECORDS).replace(b"\x64text\x61a", b"\x64text\x61x"), "blocks", id="forged"
+        ),
+        pytest.param(
+            build_car({"a/b": RawRecord(b"\xa1\x61n\x18\x01")}), "records", id="not canonical"
+        ),
+    ],
+)
+def test_verify_says_which_check_failed(run: Run, tmp_path: Path, data: bytes, failed: str) -> None:
+    path = tmp_path / "bad.car"
+    path.write_bytes(data)
+    code, out, _ = run("verify", path, "--json")
+    assert code == 1
+    assert [name for name, status in statuses(out).items() if status == "failed"] == [failed]
+    code, out, _ = run("verify", path)
+    assert code == 1
+    assert "The repo does not hold." in out
 
 
 # --- Bad input ----------------------------------------------------------------------------------
@@ -191,25 +369,25 @@ def test_bad_car_gives_one_line(
 ) -> None:
     path = tmp_path / "bad.car"
     path.write_bytes(data)
-    code, out, err = run(path, "--mem-limit-mb", limit)
+    code, out, err = run("inspect", path, "--mem-limit-mb", limit)
     assert (code, out) == (1, "")
-    assert err.startswith(f"python -m repo_stream: {path}: ")
+    assert err.startswith(f"repo-stream: {path}: ")
     assert message in err
     assert err.count("\n") == 1
 
 
 def test_missing_file_gives_one_line(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "nowhere.car"
-    expected = f"python -m repo_stream: {path}: No such file or directory\n"
-    assert run(path) == (1, "", expected)
+    expected = f"repo-stream: {path}: No such file or directory\n"
+    assert run("inspect", path) == (1, "", expected)
 
 
 def test_directory_gives_one_line(run: Run, tmp_path: Path) -> None:
-    assert run(tmp_path) == (1, "", f"python -m repo_stream: {tmp_path}: Is a directory\n")
+    assert run("inspect", tmp_path) == (1, "", f"repo-stream: {tmp_path}: Is a directory\n")
 
 
 def test_name_with_a_line_break_stays_on_one_line(run: Run, tmp_path: Path) -> None:
-    code, _, err = run(tmp_path / "two\nlines\x1b.car")
+    code, _, err = run("inspect", tmp_path / "two\nlines\x1b.car")
     assert code == 1
     assert r"two\nlines\x1b.car" in err
     assert err.count("\n") == 1
@@ -217,7 +395,7 @@ def test_name_with_a_line_break_stays_on_one_line(run: Run, tmp_path: Path) -> N
 
 def test_foreign_file_is_refused_and_unharmed(run: Run, car: Path) -> None:
     before = car.read_bytes()
-    code, out, err = run(car, "--mem-limit-mb", "0", "--disk", car)
+    code, out, err = run("inspect", car, "--mem-limit-mb", "0", "--disk", car)
     assert (code, out) == (1, "")
     assert str(car) in err
     assert err.count("\n") == 1
@@ -226,7 +404,7 @@ def test_foreign_file_is_refused_and_unharmed(run: Run, car: Path) -> None:
 
 def test_store_in_no_directory_gives_one_line(run: Run, car: Path, tmp_path: Path) -> None:
     store = tmp_path / "nowhere" / "spill.db"
-    code, out, err = run(car, "--mem-limit-mb", "0", "--disk", store)
+    code, out, err = run("inspect", car, "--mem-limit-mb", "0", "--disk", store)
     assert (code, out) == (1, "")
     assert str(store) in err
     assert err.count("\n") == 1
@@ -239,7 +417,7 @@ def test_store_that_cannot_be_opened_leaves_no_thread_in_trouble(
     troubles: list[object] = []
     monkeypatch.setattr(threading, "excepthook", troubles.append)
     for _ in range(30):
-        run(car, "--mem-limit-mb", "0", "--disk", tmp_path / "nowhere" / "spill.db")
+        run("inspect", car, "--mem-limit-mb", "0", "--disk", tmp_path / "nowhere" / "spill.db")
     assert troubles == []
 
 
@@ -249,12 +427,16 @@ def test_store_that_cannot_be_opened_leaves_no_thread_in_trouble(
 @pytest.mark.parametrize(
     "arguments",
     [
-        pytest.param([], id="no file"),
-        pytest.param(["a.car", "b.car"], id="two files"),
-        pytest.param(["a.car", "--wrong"], id="unknown option"),
-        pytest.param(["a.car", "--disk"], id="option without its value"),
+        pytest.param([], id="no command"),
+        pytest.param(["a.car"], id="no command, a file"),
+        pytest.param(["inspect"], id="no file"),
+        pytest.param(["get", "a.car"], id="no key"),
+        pytest.param(["inspect", "a.car", "b.car"], id="two files"),
+        pytest.param(["inspect", "a.car", "--wrong"], id="unknown option"),
+        pytest.param(["inspect", "a.car", "--disk"], id="option without its value"),
+        pytest.param(["export", "a.car", "--format", "xml"], id="unknown format"),
         *(
-            pytest.param(["a.car", "--mem-limit-mb", limit], id=f"limit {limit}")
+            pytest.param(["inspect", "a.car", "--mem-limit-mb", limit], id=f"limit {limit}")
             for limit in ("x", "-1", "nan", "inf", "1e308")
         ),
     ],
@@ -262,12 +444,12 @@ def test_store_that_cannot_be_opened_leaves_no_thread_in_trouble(
 def test_wrong_usage(run: Run, arguments: list[str]) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
-    assert err.startswith("usage: python -m repo_stream ")
+    assert err.startswith("usage: repo-stream")
 
 
 def test_help(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    code, out, err = run("--help")
+    code, out, err = run("inspect", "--help")
     assert (code, err) == (0, "")
     assert {"CAR", "--mem-limit-mb", "--disk"} <= set(out.split())
     assert max(map(len, out.splitlines())) <= 80
@@ -281,14 +463,20 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def test_runs_as_a_module(car: Path) -> None:
-    done = subprocess.run(command(car), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command("inspect", car), capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert report(done.stdout)[1]["Total"][0] == len(RECORDS)
 
 
 def test_bad_input_leaves_no_traceback(tmp_path: Path) -> None:
     done = subprocess.run(
-        command(tmp_path / "nowhere.car"), capture_output=True, text=True, timeout=60, check=False
+        command("inspect", tmp_path / "nowhere.car"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
@@ -299,7 +487,7 @@ def test_reader_that_goes_away_ends_it_quietly(car: Path) -> None:
     os.close(reading)
     try:
         done = subprocess.run(
-            command(car), stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False
+            command("inspect", car), stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False
         )
     finally:
         os.close(writing)
@@ -310,10 +498,15 @@ def test_reader_that_goes_away_ends_it_quietly(car: Path) -> None:
 def test_full_disk_behind_the_output_gives_one_line(car: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            command(car), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+            command("inspect", car),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
         )
     assert done.returncode == 1
-    assert done.stderr == "python -m repo_stream: standard output: No space left on device\n"
+    assert done.stderr == "repo-stream: standard output: No space left on device\n"
 
 
 @pytest.mark.parametrize("limit", ["16", "0"], ids=["in memory", "through the disk"])
@@ -322,7 +515,9 @@ def test_ctrl_c_ends_it_quietly(tmp_path: Path, limit: str) -> None:
     fifo = tmp_path / "repo.car"
     os.mkfifo(fifo)
     process = subprocess.Popen(
-        command(fifo, "--mem-limit-mb", limit), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command("inspect", fifo, "--mem-limit-mb", limit),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     try:
         # Opening waits for the reader, so by then the command is at work.
@@ -341,7 +536,7 @@ def test_ctrl_c_ends_it_quietly(tmp_path: Path, limit: str) -> None:
 def test_prints_in_any_encoding(car: Path, tmp_path: Path, encoding: str) -> None:
     store = tmp_path / "sp\u00efll\u2713.db"
     done = subprocess.run(
-        command(car, "--mem-limit-mb", "0", "--disk", store),
+        command("inspect", car, "--mem-limit-mb", "0", "--disk", store),
         env={**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"},
         capture_output=True,
         timeout=60,
@@ -349,3 +544,92 @@ def test_prints_in_any_encoding(car: Path, tmp_path: Path, encoding: str) -> Non
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert store.name.encode(encoding, "backslashreplace") in done.stdout
+
+
+@pytest.mark.parametrize("limit", ["16", "0"], ids=["in memory", "through the disk"])
+def test_reads_standard_input(car: Path, limit: str) -> None:
+    with car.open("rb") as file:
+        from_file = subprocess.run(
+            command("ls", "-", "--mem-limit-mb", limit),
+            stdin=file,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+    from_pipe = subprocess.run(
+        command("ls", "-", "--mem-limit-mb", limit),
+        input=car.read_bytes(),
+        check=False,
+        capture_output=True,
+        timeout=60,
+    )
+    for done in (from_file, from_pipe):
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert len(done.stdout.splitlines()) == len(RECORDS)
+
+
+def test_empty_standard_input_gives_one_line() -> None:
+    done = subprocess.run(
+        command("inspect", "-"),
+        stdin=subprocess.DEVNULL,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is empty" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_ends_the_wait_for_a_pipe_that_says_nothing() -> None:
+    process = subprocess.Popen(
+        command("inspect", "-"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stdin is not None
+        # More than a pipe holds: when it is written, the command is at work.
+        process.stdin.write(SAMPLE.read_bytes()[:150_000])
+        process.stdin.flush()
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert (process.returncode, process.stdout.read(), process.stderr.read()) == (130, b"", b"")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_ctrl_c_ends_an_export_that_nobody_reads() -> None:
+    process = subprocess.Popen(
+        command("export", SAMPLE), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)  # it is at work, and the pipe is too small for the rest
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+        assert (process.returncode, process.stderr.read()) == (130, b"")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("arguments", [("ls",), ("export",), ("export", "--format", "parquet")])
+def test_reader_that_leaves_midway_ends_it_quietly(arguments: tuple[str, ...]) -> None:
+    process = subprocess.Popen(
+        command(*arguments, SAMPLE), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    try:
+        assert (process.wait(timeout=60), process.stderr.read()) == (141, b"")
+    finally:
+        process.kill()
+        process.stderr.close()

@@ -77,6 +77,7 @@ from repo_stream.limits import (
 )
 from repo_stream.mst import (
     Commit,
+    key_depth,
 )
 from repo_stream.opening import (
     Repo,
@@ -164,6 +165,7 @@ __all__ = [
     "UnsupportedCarVersion",
     "UnsupportedKey",
     "WrongDepth",
+    "key_depth",
     "load_commit",
     "open_car",
 ]

@@ -1,0 +1,69 @@
+"""The shell command: what is in a repo, its records, and whether all of it holds.
+
+    repo-stream inspect CAR      whose repo it is, its collections, the shape of its tree
+    repo-stream ls CAR           keys and CIDs
+    repo-stream get KEY CAR      one record
+    repo-stream export CAR       records, as JSON lines or Parquet
+    repo-stream verify CAR       every check, as one report
+
+`CAR` is a file, or `-` for standard input. It uses the public names of the package only. What it
+shows of a repo was written by strangers, so nothing of it reaches a terminal but printable
+characters.
+
+Exit codes: 0, 1 for a repo that cannot be read or does not hold, 2 for wrong usage, and what a
+shell says of a command that was interrupted (130) or whose reader went away (141).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import anyio
+
+from repo_stream import MissingExtra, RepoStreamError, UnsupportedKey
+from repo_stream.cli.options import PROGRAM, parser
+from repo_stream.cli.output import OutputError, drop_output
+from repo_stream.cli.screen import one_line
+
+__all__ = ["main"]
+
+_BAD_REPO: Final = 1
+_WRONG_USAGE: Final = 2
+_INTERRUPTED: Final = 128 + 2  # SIGINT
+_NO_READER: Final = 128 + 13  # SIGPIPE
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says.
+
+    Args:
+        arguments: the arguments; those of the process, unless given.
+
+    Returns:
+        The exit code.
+    """
+    options = parser().parse_args(arguments)
+    try:
+        code: int = anyio.run(options.command, options)
+    except KeyboardInterrupt:
+        drop_output()
+        return _INTERRUPTED
+    except OutputError as error:
+        drop_output()
+        if isinstance(error.cause, BrokenPipeError):
+            return _NO_READER
+        return _complain(str(error))
+    except (MissingExtra, UnsupportedKey) as error:
+        return _complain(str(error), _WRONG_USAGE)
+    except RepoStreamError as error:
+        return _complain(f"{options.car}: {error}")
+    except OSError as error:
+        return _complain(f"{error.filename or options.car}: {error.strerror or error}")
+    return code
+
+
+def _complain(message: str, code: int = _BAD_REPO) -> int:
+    print(f"{PROGRAM}: {one_line(message)}", file=sys.stderr)
+    return code

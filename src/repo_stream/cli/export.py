@@ -1,0 +1,93 @@
+"""`export` and `get`: records as DAG-JSON, one a line, or as a Parquet file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import IO, Final, Protocol
+
+from repo_stream import Output
+from repo_stream.cli.opened import opened
+from repo_stream.cli.output import destination, is_terminal, put_json, writing_to
+from repo_stream.cli.parquet import parquet
+from repo_stream.cli.screen import harmless_json, one_line
+from repo_stream.process import dag_json
+
+__all__ = ["export", "get"]
+
+
+class _Sink(Protocol):
+    """Takes records, in whatever form."""
+
+    def write(self, chunk: Sequence[Output[str]]) -> None:
+        """Take the next records."""
+        ...
+
+
+async def export(options: argparse.Namespace) -> int:
+    """Write the records as they are walked."""
+    kind = _KINDS[options.format]
+    if kind is parquet and options.output is None and is_terminal():
+        options.usage("Parquet is not for a terminal: give a file with -o, or a pipe")
+    async with opened(options, dag_json) as car:
+        if options.output is None and is_terminal():
+            car.meter.close()
+        with destination(options.output) as file, kind(file, options.output) as sink:
+            async for chunk in car.chunks():
+                sink.write(chunk)
+    return 0
+
+
+async def get(options: argparse.Namespace) -> int:
+    """Write one record, or say that the tree has none of that key."""
+    async with opened(options, dag_json) as car:
+        async for chunk in car.chunks():
+            for output in chunk:
+                if output.rkey == options.key:
+                    put_json(_shown(output))
+                    return 0
+    print(f"{options.car}: the repo has no record {one_line(repr(options.key))}", file=sys.stderr)
+    return 1
+
+
+def _shown(output: Output[str]) -> str:
+    """Give a record as a program wants it, or spread out where a person looks at it."""
+    line = _line(output)
+    if not is_terminal():
+        return line
+    return harmless_json(json.dumps(json.loads(line), indent=2, ensure_ascii=False)) + "\n"
+
+
+def _line(output: Output[str]) -> str:
+    rkey = json.dumps(output.rkey, ensure_ascii=False)
+    return f'{{"rkey":{rkey},"cid":"{output.cid}","value":{output.data}}}\n'
+
+
+# --- JSON lines ---------------------------------------------------------------------------------
+
+
+class _JsonLines:
+    def __init__(self, file: IO[bytes], path: str | None) -> None:
+        self._file = file
+        self._path = path
+        self._shown = path is None and is_terminal()
+
+    def write(self, chunk: Sequence[Output[str]]) -> None:
+        lines = [_line(output) for output in chunk]
+        if self._shown:
+            lines = [f"{harmless_json(line[:-1])}\n" for line in lines]
+        text = "".join(lines)
+        with writing_to(self._path):
+            self._file.write(text.encode())
+            self._file.flush()
+
+
+@contextmanager
+def _json_lines(file: IO[bytes], path: str | None) -> Generator[_Sink]:
+    yield _JsonLines(file, path)
+
+
+_KINDS: Final = {"jsonl": _json_lines, "parquet": parquet}

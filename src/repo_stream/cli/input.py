@@ -1,0 +1,61 @@
+"""Where a CAR comes from: a file or standard input, counted on the way."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+import anyio.to_thread
+
+__all__ = ["Input", "open_input"]
+
+_STANDARD_INPUT: Final = "-"
+
+
+class Input:
+    """A CAR as an async source that says how far it has been read.
+
+    Attributes:
+        size: how many bytes it has; `None` where nobody knows, as of a pipe.
+        taken: how many of them have been read.
+    """
+
+    def __init__(self, file: io.FileIO, told: Callable[[int], None]) -> None:
+        status = os.fstat(file.fileno())
+        self.size = status.st_size if stat.S_ISREG(status.st_mode) else None
+        self.taken = 0
+        self._file = file
+        self._told = told
+        # A thread that waits for a pipe could not be interrupted.
+        self._waits = os.name == "posix" and (
+            stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode)
+        )
+
+    async def read(self, n: int) -> bytes:
+        """Give up to `n` bytes; none means the end."""
+        if self._waits:
+            await anyio.wait_readable(self._file)
+            piece = self._file.read(n) or b""
+        else:
+            piece = await anyio.to_thread.run_sync(self._file.read, n) or b""
+        self.taken += len(piece)
+        self._told(self.taken)
+        return piece
+
+
+def open_input(car: str) -> io.FileIO:
+    """Open what the command line names.
+
+    Raises:
+        OSError: where it cannot be opened.
+    """
+    if car != _STANDARD_INPUT:
+        return io.FileIO(car)
+    if sys.stdin is not None and sys.stdin.isatty():
+        raise OSError(0, "is a terminal; pipe a CAR into it", "standard input")
+    return io.FileIO(0, closefd=False)

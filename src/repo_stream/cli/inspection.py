@@ -1,0 +1,211 @@
+"""`inspect`: whose repo it is, what is in it, and the shape of its tree."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from repo_stream import Commit, key_depth
+from repo_stream.cli.opened import opened
+from repo_stream.cli.output import put, put_json
+from repo_stream.cli.screen import facts, name_of, table
+
+__all__ = ["inspect"]
+
+_TID_ALPHABET: Final = "234567abcdefghijklmnopqrstuvwxyz"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+async def inspect(options: argparse.Namespace) -> int:
+    """Walk the whole repo and show what it is."""
+    async with opened(options, len) as car:
+        findings = Findings(car.repo.commit, car.size, car.way)
+        async for chunk in car.chunks():
+            for rkey, _, size in chunk:
+                findings.add(rkey, size)
+    if options.json:
+        put_json(json.dumps(_as_json(findings)) + "\n")
+    else:
+        put("\n".join(_lines(findings)) + "\n")
+    return 0
+
+
+# --- What is found out --------------------------------------------------------------------------
+
+
+@dataclass
+class Tally:
+    """Records and their bytes."""
+
+    records: int = 0
+    size: int = 0
+    largest: int = 0
+
+    def add(self, size: int) -> None:
+        """Count a record."""
+        self.records += 1
+        self.size += size
+        self.largest = max(self.largest, size)
+
+
+@dataclass
+class Layer:
+    """The nodes of the tree at one depth.
+
+    Attributes:
+        nodes: how many there are.
+        entries: how many keys they have in all.
+        most: how many the largest has.
+        here: how many the node has that the walk is in; `None` where it is in none.
+    """
+
+    nodes: int = 0
+    entries: int = 0
+    most: int = 0
+    here: int | None = None
+
+
+@dataclass
+class Shape:
+    """The shape of a tree, from its keys alone: which nodes there are follows from their depths.
+
+    A node at some depth holds the keys of that depth between two neighbours that hang higher, and
+    is there, even without a key, where anything hangs between them.
+    """
+
+    layers: list[Layer] = field(default_factory=list[Layer])
+
+    def add(self, rkey: str) -> None:
+        """Take the next key."""
+        depth = key_depth(rkey.encode())
+        # All that came before hangs below the first node of each new layer.
+        below = bool(self.layers)
+        while len(self.layers) <= depth:
+            self.layers.append(Layer(nodes=1, here=0) if below else Layer())
+        for layer in self.layers[:depth]:
+            layer.here = None
+        for layer in self.layers[depth:]:
+            if layer.here is None:
+                layer.here = 0
+                layer.nodes += 1
+        layer = self.layers[depth]
+        here = layer.here = (layer.here or 0) + 1
+        layer.entries += 1
+        layer.most = max(layer.most, here)
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes the tree has; an empty repo has one."""
+        return sum(layer.nodes for layer in self.layers) or 1
+
+
+@dataclass
+class Findings:
+    """What a walk found out."""
+
+    commit: Commit
+    car_size: int
+    way: str
+    collections: dict[str, Tally] = field(default_factory=dict[str, Tally])
+    total: Tally = field(default_factory=Tally)
+    shape: Shape = field(default_factory=Shape)
+
+    def add(self, rkey: str, size: int) -> None:
+        """Take the next record."""
+        collection, slash, _ = rkey.partition("/")
+        self.collections.setdefault(collection if slash else "", Tally()).add(size)
+        self.total.add(size)
+        self.shape.add(rkey)
+
+
+# --- How it is shown ----------------------------------------------------------------------------
+
+
+def _lines(findings: Findings) -> Iterable[str]:
+    commit, total = findings.commit, findings.total
+    yield from facts(
+        [
+            ("DID", commit.did),
+            ("Rev", f"{commit.rev}, {_moment(commit.rev):%Y-%m-%d %H:%M:%S} UTC"),
+            ("Commit", str(commit.cid)),
+            ("CAR", f"{findings.car_size:,} bytes, {total.size:,} of them records"),
+            ("Tree", _summary(findings.shape, total.records)),
+            ("Walked", findings.way),
+        ]
+    )
+    yield ""
+    yield from table(
+        ("Collection", "Records", "Bytes", "Mean", "Largest"),
+        [(name_of(name), *_figures(tally)) for name, tally in sorted(findings.collections.items())],
+        ("Total", *_figures(total)),
+    )
+    if findings.shape.layers:
+        yield ""
+        yield from table(
+            ("Depth", "Nodes", "Entries", "Entries a node", "Most"),
+            [
+                (f"{depth:>5}", *_layer(layer))
+                for depth, layer in reversed([*enumerate(findings.shape.layers)])
+                if layer.nodes
+            ],
+        )
+
+
+def _moment(tid: str) -> datetime:
+    """Say when a TID was made: microseconds since 1970 in 53 bits, and 10 of a clock's number."""
+    number = 0
+    for char in tid:
+        number = number * 32 + _TID_ALPHABET.index(char)
+    return _EPOCH + timedelta(microseconds=number >> 10)
+
+
+def _summary(shape: Shape, records: int) -> str:
+    nodes = shape.nodes
+    deep = max(len(shape.layers), 1)
+    return (
+        f"{deep:,} {_plural(deep, 'level')}, {nodes:,} {_plural(nodes, 'node')}, "
+        f"{records / nodes:.1f} entries a node"
+    )
+
+
+def _plural(number: int, noun: str) -> str:
+    return noun if number == 1 else f"{noun}s"
+
+
+def _figures(tally: Tally) -> tuple[str, ...]:
+    mean = round(tally.size / tally.records) if tally.records else 0
+    return f"{tally.records:,}", f"{tally.size:,}", f"{mean:,}", f"{tally.largest:,}"
+
+
+def _layer(layer: Layer) -> tuple[str, ...]:
+    mean = layer.entries / layer.nodes
+    return f"{layer.nodes:,}", f"{layer.entries:,}", f"{mean:.1f}", f"{layer.most:,}"
+
+
+def _as_json(findings: Findings) -> dict[str, object]:
+    commit, total, shape = findings.commit, findings.total, findings.shape
+    return {
+        "did": commit.did,
+        "rev": commit.rev,
+        "commit": str(commit.cid),
+        "data": str(commit.data),
+        "prev": None if commit.prev is None else str(commit.prev),
+        "car_bytes": findings.car_size,
+        "records": total.records,
+        "record_bytes": total.size,
+        "collections": {
+            name: {"records": tally.records, "bytes": tally.size, "largest": tally.largest}
+            for name, tally in sorted(findings.collections.items())
+        },
+        "tree": {
+            "nodes": shape.nodes,
+            "layers": [
+                {"depth": depth, "nodes": layer.nodes, "entries": layer.entries, "most": layer.most}
+                for depth, layer in enumerate(shape.layers)
+            ],
+        },
+    }

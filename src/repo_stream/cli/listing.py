@@ -1,0 +1,32 @@
+"""`ls`: keys and CIDs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from repo_stream import Cid
+from repo_stream.cli.opened import opened
+from repo_stream.cli.output import is_terminal, put, put_json
+from repo_stream.cli.screen import shown_key
+
+__all__ = ["ls"]
+
+
+async def ls(options: argparse.Namespace) -> int:
+    """List keys and CIDs in key order."""
+    line, write = (_json_line, put_json) if options.json else (_plain_line, put)
+    async with opened(options, len) as car:
+        async for chunk in car.chunks():
+            if is_terminal():
+                car.meter.close()
+            write("".join([line(rkey, cid) for rkey, cid, _ in chunk]))
+    return 0
+
+
+def _plain_line(rkey: str, cid: Cid) -> str:
+    return f"{shown_key(rkey)}\t{cid}\n"
+
+
+def _json_line(rkey: str, cid: Cid) -> str:
+    return json.dumps({"rkey": rkey, "cid": str(cid)}) + "\n"

@@ -1,0 +1,99 @@
+"""The command line: its commands, their options, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+from repo_stream.cli.export import export, get
+from repo_stream.cli.inspection import inspect
+from repo_stream.cli.listing import ls
+from repo_stream.cli.verification import verify
+
+__all__ = ["PROGRAM", "parser"]
+
+PROGRAM: Final = "repo-stream"
+
+_MOST_MEBIBYTES: Final = 2**44  # all that 64 bits can address
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    whole = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Read AT Protocol repos from CAR files, and check all that is read.",
+        epilog="Exit codes: 0, 1 (the repo cannot be read or does not hold), 2 (wrong usage).",
+    )
+    commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    common = _common()
+
+    def add(name: str, summary: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, parents=[common], help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+        )
+
+    command = add("inspect", "show whose repo it is, what is in it, and the shape of its tree")
+    command.add_argument("--json", action="store_true", help="as JSON")
+    command.set_defaults(command=inspect)
+
+    command = add("ls", "list keys and CIDs, a line for each record")
+    command.add_argument("--json", action="store_true", help="as JSON lines, keys exact")
+    command.set_defaults(command=ls)
+
+    command = add("get", "show one record")
+    command.add_argument("key", metavar="KEY", help="such as app.bsky.actor.profile/self")
+    command.set_defaults(command=get)
+
+    command = add("export", "write records as DAG-JSON, one a line, or as Parquet")
+    command.add_argument(
+        "-o", "--output", metavar="PATH", help="file to write (default: standard output)"
+    )
+    command.add_argument(
+        "--format",
+        choices=("jsonl", "parquet"),
+        default="jsonl",
+        help="what to write (default: jsonl)",
+    )
+    command.set_defaults(command=export, usage=command.error)
+
+    command = add("verify", "make every check there is, and report on all of them")
+    command.add_argument("--json", action="store_true", help="as JSON")
+    command.add_argument(
+        "--key",
+        metavar="DID_KEY",
+        help="the account's signing key, did:key:..., to check the signature with",
+    )
+    command.set_defaults(command=verify)
+    return whole
+
+
+def _common() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "car", metavar="CAR", help='the file, a CARv1 export of one repo; "-" for standard input'
+    )
+    common.add_argument(
+        "--mem-limit-mb",
+        type=_mebibytes,
+        default=16,
+        metavar="N",
+        help="memory that the repo may take, in MiB; what is over it goes through the disk "
+        "(default: 16)",
+    )
+    common.add_argument(
+        "--disk",
+        metavar="PATH",
+        help="file to use for that, which stays, emptied (default: a temporary one)",
+    )
+    common.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+    return common
+
+
+def _mebibytes(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= _MOST_MEBIBYTES:
+        raise argparse.ArgumentTypeError(f"not a number of MiB: {text!r}")
+    return number
+
+
+_mebibytes.__name__ = "number of MiB"  # argparse says "invalid number of MiB value: 'x'"

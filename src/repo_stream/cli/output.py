@@ -1,0 +1,124 @@
+"""Where output goes: written as it comes, and given up quietly when nobody reads it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+__all__ = [
+    "OutputError",
+    "destination",
+    "drop_output",
+    "is_terminal",
+    "put",
+    "put_json",
+    "writing_to",
+]
+
+
+class OutputError(Exception):
+    """What was to be said could not be written.
+
+    Attributes:
+        cause: why.
+    """
+
+    def __init__(self, name: str, cause: OSError) -> None:
+        super().__init__(f"{name}: {cause.strerror or cause}")
+        self.cause = cause
+
+
+def is_terminal() -> bool:
+    """Whether a person looks at the output."""
+    return sys.stdout.isatty()
+
+
+def put(text: str) -> None:
+    """Write text to standard output; what its encoding does not know is escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    with writing_to(None):
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+
+
+def put_json(text: str) -> None:
+    """Write JSON to standard output, which is UTF-8 whatever the locale says."""
+    with writing_to(None):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
+
+
+@contextmanager
+def destination(path: str | None) -> Generator[IO[bytes]]:
+    """Open a file to write, or standard output; a file is there only once it is whole.
+
+    Raises:
+        OutputError: where it cannot be written.
+    """
+    if path is None:
+        with writing_to(None):
+            sys.stdout.flush()
+        yield sys.stdout.buffer
+        return
+    target = Path(path)
+    if target.exists() and not target.is_file():  # a device or a pipe: written as it is
+        with writing_to(path), target.open("wb") as file:
+            yield file
+        return
+    part = target.with_name(f"{target.name}.part")
+    with writing_to(path):
+        file = part.open("wb")
+    try:
+        with file:
+            yield file
+        with writing_to(path):
+            part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def writing_to(path: str | None) -> Generator[None]:
+    """Write, saying where it was if that fails; Ctrl-C ends it."""
+    try:
+        with _interruptible():
+            yield
+    except OSError as error:
+        raise OutputError("standard output" if path is None else path, error) from error
+
+
+@contextmanager
+def _interruptible() -> Generator[None]:
+    """Let Ctrl-C end a write that waits for its reader.
+
+    The event loop's own handler would only be heard once the write is over.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def drop_output() -> None:
+    """Let what could not be written go nowhere, so that the interpreter does not try again."""
+    try:
+        output = sys.stdout.fileno()
+    except OSError:  # no file, as in a test
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, output)
+    finally:
+        os.close(nowhere)

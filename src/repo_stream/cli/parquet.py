@@ -1,0 +1,89 @@
+"""Records as a Parquet file, by `pyarrow`, which is an extra."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from typing import IO, Any, Final
+
+from repo_stream import MissingExtra, Output
+from repo_stream.cli.output import drop_output, writing_to
+
+__all__ = ["Parquet", "parquet"]
+
+# A row group is held as a whole, and written as a whole.
+_GROUP_ROWS: Final = 8192
+_GROUP_CHARACTERS: Final = 2 * 1024 * 1024
+
+
+class Parquet:
+    """Gathers records until they make a row group, and writes it.
+
+    Args:
+        pyarrow: the package.
+        writer: its `ParquetWriter`.
+        path: where it writes; `None` for standard output.
+    """
+
+    # Any: pyarrow has no types.
+    def __init__(self, pyarrow: Any, writer: Any, path: str | None) -> None:  # noqa: ANN401
+        self._pyarrow = pyarrow
+        self._writer = writer
+        self._path = path
+        self._rows: list[Output[str]] = []
+        self._characters = 0
+
+    def write(self, chunk: Sequence[Output[str]]) -> None:
+        """Take the next records."""
+        for output in chunk:
+            self._rows.append(output)
+            self._characters += len(output.data)
+            if len(self._rows) == _GROUP_ROWS or self._characters >= _GROUP_CHARACTERS:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what has been gathered."""
+        if not self._rows:
+            return
+        columns = {
+            "rkey": [output.rkey for output in self._rows],
+            "cid": [str(output.cid) for output in self._rows],
+            "value": [output.data for output in self._rows],
+        }
+        with writing_to(self._path):
+            self._writer.write_table(self._pyarrow.table(columns, schema=self._writer.schema))
+        self._rows, self._characters = [], 0
+
+
+@contextmanager
+def parquet(file: IO[bytes], path: str | None) -> Generator[Parquet]:
+    """Write a Parquet file of three columns of text: `rkey`, `cid`, and `value` as DAG-JSON.
+
+    Raises:
+        MissingExtra: where `pyarrow` is not installed.
+    """
+    try:
+        # Any: pyarrow has no types.
+        pyarrow: Any = import_module("pyarrow")
+        pyarrow_parquet: Any = import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise MissingExtra(
+            extra="parquet", package="pyarrow", feature="exporting Parquet"
+        ) from error
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in ("rkey", "cid", "value")])
+    with writing_to(path):
+        writer = pyarrow_parquet.ParquetWriter(file, schema, compression="zstd")
+    sink = Parquet(pyarrow, writer, path)
+    try:
+        yield sink
+        sink.flush()
+        with writing_to(path):
+            writer.close()
+    except BaseException:
+        # It would write its end when it is collected, to a file closed by then, or to nobody.
+        if path is None:
+            drop_output()
+        with suppress(Exception):
+            writer.close()
+        raise

@@ -1,0 +1,89 @@
+"""A progress bar on a terminal's standard error, by `rich` where it is installed."""
+
+from __future__ import annotations
+
+import sys
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+__all__ = ["Meter"]
+
+# Most repos are read before a bar would have been seen.
+_PATIENCE: Final = 0.25
+
+
+class Meter:
+    """Shows how far the command has come, once it has taken a moment, and leaves no trace.
+
+    Args:
+        shown: whether to show anything; without a terminal on standard error nothing is.
+    """
+
+    def __init__(self, *, shown: bool) -> None:
+        self._from = monotonic() + _PATIENCE if shown and sys.stderr.isatty() else float("inf")
+        self._total: int | None = None
+        self._bar: tuple[Progress, TaskID] | None = None
+        self._records = 0
+
+    def expect(self, total: int | None) -> None:
+        """Say how many bytes there are, where it is known."""
+        self._total = total
+
+    def read(self, taken: int) -> None:
+        """Say how many bytes have been read so far."""
+        if bar := self._shown():
+            progress, task = bar
+            progress.update(task, completed=taken)
+
+    def walked(self, more: int) -> None:
+        """Say how many more records have been walked."""
+        self._records += more
+        if bar := self._shown():
+            progress, task = bar
+            progress.update(task, doing="Walking", records=f"{self._records:,} records")
+
+    def close(self) -> None:
+        """Wipe the bar away, before the terminal is needed for something else."""
+        self._from = float("inf")
+        if self._bar is not None:
+            self._bar[0].stop()
+            self._bar = None
+
+    def _shown(self) -> tuple[Progress, TaskID] | None:
+        if self._bar is None and monotonic() >= self._from:
+            self._bar = _start(self._total)
+            if self._bar is None:
+                self._from = float("inf")
+        return self._bar
+
+
+def _start(total: int | None) -> tuple[Progress, TaskID] | None:
+    try:
+        from rich.console import Console  # noqa: PLC0415 - an extra
+        from rich.progress import (  # noqa: PLC0415 - an extra
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TransferSpeedColumn,
+        )
+    except ImportError:
+        return None
+    console = Console(stderr=True)
+    if console.is_dumb_terminal:
+        return None
+    progress = Progress(
+        TextColumn("{task.fields[doing]}"),
+        BarColumn(bar_width=20),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("{task.fields[records]}"),
+        console=console,
+        transient=True,
+    )
+    task = progress.add_task("", total=total, doing="Reading", records="")
+    progress.start()
+    return progress, task

@@ -1,0 +1,185 @@
+"""`verify`: every check that there is, and one report on all of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from repo_stream import (
+    BadSignature,
+    CarError,
+    CidMismatch,
+    Commit,
+    CommitError,
+    LimitExceeded,
+    MissingBlock,
+    NodeError,
+    ProcessError,
+    RepoStreamError,
+    UnsupportedKey,
+)
+from repo_stream.cli.opened import Opened, opened
+from repo_stream.cli.output import put, put_json
+from repo_stream.cli.screen import facts, one_line
+from repo_stream.process import record
+
+__all__ = ["verify"]
+
+Name = Literal["car", "blocks", "commit", "signature", "tree", "records"]
+
+_CHECKS: Final[dict[Name, str]] = {
+    "car": "the file is a whole CARv1",
+    "blocks": "every block has the hash that its CID claims",
+    "commit": "the commit is there, complete and canonical",
+    "signature": "the account's key signed the commit",
+    "tree": "every node is canonical, whole and where it belongs",
+    "records": "every record is there and canonical DAG-CBOR",
+}
+_BOUNDS_OF_FILES: Final = {"header_bytes", "block_bytes", "car_bytes", "blocks"}
+
+
+@dataclass
+class Check:
+    """One line of the report.
+
+    Attributes:
+        status: `"not made"` where the repo ended before, or nobody asked.
+        note: what is to be said beyond the status.
+        error: why it failed.
+    """
+
+    status: Literal["ok", "FAILED", "not made"] = "not made"
+    note: str = ""
+    error: RepoStreamError | None = None
+
+
+@dataclass
+class Report:
+    """What the checks came to."""
+
+    commit: Commit | None = None
+    records: int = 0
+    checks: dict[Name, Check] = field(default_factory=lambda: {name: Check() for name in _CHECKS})
+
+    @property
+    def holds(self) -> bool:
+        """Whether no check failed."""
+        return all(check.status != "FAILED" for check in self.checks.values())
+
+    def passed(self, *names: Name, note: str = "") -> None:
+        """Take down that these checks were made, and held."""
+        for name in names:
+            if self.checks[name].status == "not made":
+                self.checks[name] = Check("ok", note)
+
+    def failed(self, error: RepoStreamError) -> None:
+        """Take down what was found, and what must have been in order for it to be found."""
+        name = _check_of(error)
+        if name == "commit":
+            self.passed("car", "blocks")
+        self.checks[name] = Check("FAILED", str(error), error)
+
+
+async def verify(options: argparse.Namespace) -> int:
+    """Make every check; give 0 only where none failed."""
+    report = Report()
+    try:
+        async with opened(options, record) as car:
+            report.commit = car.repo.commit
+            report.passed("car", note=f"{car.size:,} bytes")
+            report.passed("blocks")
+            report.passed("commit", note=str(car.repo.commit.cid))
+            _check_signature(report, options.key)
+            await _check_records(report, car)
+    except UnsupportedKey:
+        raise  # it says nothing of the repo
+    except (CarError, CommitError, NodeError, LimitExceeded, MissingBlock, ProcessError) as error:
+        report.failed(error)
+    if options.json:
+        put_json(json.dumps(_as_json(report), indent=2) + "\n")
+    else:
+        put(_as_text(report))
+    return 0 if report.holds else 1
+
+
+def _check_signature(report: Report, did_key: str | None) -> None:
+    assert report.commit is not None  # noqa: S101 - for the type checkers
+    if did_key is None:
+        report.checks["signature"].note = "give the account's key: --key did:key:..."
+        return
+    try:
+        report.commit.verify_signature(did_key)
+    except BadSignature as error:
+        report.failed(error)
+    else:
+        report.passed("signature", note=did_key)
+
+
+async def _check_records(report: Report, car: Opened[dict[str, Any]]) -> None:
+    async for chunk in car.chunks():
+        report.records += len(chunk)
+    report.passed("tree")
+    report.passed("records", note=f"{report.records:,} of them")
+
+
+def _check_of(error: RepoStreamError) -> Name:
+    match error:
+        case CidMismatch():
+            return "blocks"
+        case CarError():
+            return "car"
+        case BadSignature():
+            return "signature"
+        case CommitError():
+            return "commit"
+        case LimitExceeded() if error.limit in _BOUNDS_OF_FILES:
+            return "car"
+        case ProcessError():
+            return "records"
+        case MissingBlock() if error.kind == "record":
+            return "records"
+        case _:
+            return "tree"
+
+
+def _as_text(report: Report) -> str:
+    lines: list[str] = []
+    if report.commit is not None:
+        lines += [*facts([("DID", report.commit.did), ("Rev", report.commit.rev)]), ""]
+    for name, check in report.checks.items():
+        lines.append(f"{check.status:8}  {name:9}  {_CHECKS[name]}")
+        if check.note:
+            lines += [f"{'':21}{line}" for line in _wrapped(one_line(check.note), 59)]
+    verdict = "The repo holds." if report.holds else "The repo does not hold."
+    if report.holds and report.checks["signature"].status != "ok":
+        verdict = "The repo holds, but anybody could have made it: no signature was checked."
+    return "\n".join([*lines, "", verdict, ""])
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+
+    return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
+def _as_json(report: Report) -> dict[str, object]:
+    commit = report.commit
+    return {
+        "ok": report.holds,
+        "did": None if commit is None else commit.did,
+        "rev": None if commit is None else commit.rev,
+        "commit": None if commit is None else str(commit.cid),
+        "records": report.records,
+        "checks": [
+            {
+                "name": name,
+                "what": _CHECKS[name],
+                "status": {"ok": "ok", "FAILED": "failed", "not made": "skipped"}[check.status],
+                "error": None if check.error is None else type(check.error).__name__,
+                "message": None if check.error is None else str(check.error),
+            }
+            for name, check in report.checks.items()
+        ],
+    }
