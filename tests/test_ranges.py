@@ -74,8 +74,8 @@ texts = st.text(alphabet="ab/0\ud7ff\ue000\U0010ffff", max_size=4)
 pairs = st.tuples(texts, st.none() | texts)
 
 
-def joined(asked: Iterable[tuple[str, str | None]]) -> KeyRanges:
-    return KeyRanges._joined(
+def ranges_from(asked: Iterable[tuple[str, str | None]]) -> KeyRanges:
+    return KeyRanges.joined(
         (start.encode(), None if stop is None else stop.encode()) for start, stop in asked
     )
 
@@ -93,7 +93,7 @@ def test_ranges_hold_what_a_filter_holds(
     asked: list[tuple[str, str | None]], keys: list[str], start: str
 ) -> None:
     keys.sort()
-    ranges = joined(asked)
+    ranges = ranges_from(asked)
     wanted = [key for key in keys if inside(key, asked)]
     assert held(ranges, keys) == wanted
     assert held(ranges.starting_at(start.encode()), keys) == [k for k in wanted if k >= start]
@@ -108,7 +108,7 @@ def test_both_hold_what_two_filters_hold(
     one: list[tuple[str, str | None]], other: list[tuple[str, str | None]], keys: list[str]
 ) -> None:
     keys.sort()
-    assert held(joined(one) & joined(other), keys) == [
+    assert held(ranges_from(one) & ranges_from(other), keys) == [
         key for key in keys if inside(key, one) and inside(key, other)
     ]
 
@@ -140,7 +140,7 @@ def test_walk_of_ranges_is_the_full_walk_filtered(
     asked: list[tuple[str, str | None]], n: int, seeks: list[str]
 ) -> None:
     blocks = Blocks(REPO.blocks, REPO.blocks)
-    walker = Walker[bytes](REPO.root, bytes, LIMITS, joined(asked))
+    walker = Walker[bytes](REPO.root, bytes, LIMITS, ranges_from(asked))
     expected = [key for key in KEYS if inside(key, asked)]
     assert taken(walker, blocks, n) == expected
     for place in seeks:
@@ -153,7 +153,7 @@ def test_keys_go_where_records_go(
     asked: list[tuple[str, str | None]], n: int, seeks: list[str]
 ) -> None:
     blocks = Blocks(REPO.blocks, REPO.blocks)
-    walker = Walker[bytes](REPO.root, bytes, LIMITS, joined(asked))
+    walker = Walker[bytes](REPO.root, bytes, LIMITS, ranges_from(asked))
     for place in seeks:
         walker.seek(place.encode())
         left = [key for key in KEYS if inside(key, asked) and key >= place]

@@ -35,12 +35,12 @@ class KeyRanges:
         beyond = None if stop is None else stop.encode()
         if beyond is not None and beyond < first:
             raise ValueError(f"a range ends where it starts or after it, not {stop!r} < {start!r}")
-        return cls._joined([(first, beyond)])
+        return cls.joined([(first, beyond)])
 
     @classmethod
     def prefixes(cls, prefixes: Iterable[str]) -> KeyRanges:
         """Take the keys that start with any of some texts."""
-        return cls._joined((start := prefix.encode(), _after(start)) for prefix in prefixes)
+        return cls.joined((start := prefix.encode(), _after(start)) for prefix in prefixes)
 
     @classmethod
     def collections(cls, names: Iterable[str]) -> KeyRanges:
@@ -62,7 +62,7 @@ class KeyRanges:
         return cls(((key, key + b"\0"),))
 
     @classmethod
-    def _joined(cls, ranges: Iterable[_Range]) -> KeyRanges:
+    def joined(cls, ranges: Iterable[_Range]) -> KeyRanges:
         """Put ranges in order, and those that touch together; empty ones fall away."""
         joined: list[_Range] = []
         for start, stop in sorted(ranges, key=lambda each: each[0]):
@@ -82,7 +82,7 @@ class KeyRanges:
 
     def __and__(self, other: KeyRanges) -> KeyRanges:
         """Take the keys that are in both."""
-        return KeyRanges._joined(
+        return KeyRanges.joined(
             (max(start, other_start), _sooner(stop, other_stop))
             for start, stop in self.ranges
             for other_start, other_stop in other.ranges
