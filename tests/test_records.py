@@ -7,9 +7,12 @@ import functools
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import libipld
 import pytest
 from hypothesis import given
@@ -23,6 +26,7 @@ from repo_stream import (
     Processor,
     RepoStreamError,
     dagcbor,
+    open_car,
     records,
 )
 from repo_stream.process import dag_json, noop, record
@@ -353,6 +357,47 @@ async def test_a_record_with_a_float_is_named_by_its_key(mem_limit_mb: int) -> N
     with pytest.raises(RepoStreamError, match=r"a/2.*has no float") as caught:
         await walk(car, builder)
     assert isinstance(caught.value.__cause__, InvalidDagCbor)
+
+
+@BOTH_WAYS
+async def test_bad_records_are_skipped_where_that_is_asked_for(mem_limit_mb: int) -> None:
+    car = build_car({"a/1": {"n": 1}, "a/2": {"n": 1.5}, "a/3": {"n": 3}})
+    async with open_car(
+        car, mem_limit_mb=mem_limit_mb, block_processor=record, on_error="skip"
+    ) as repo:
+        assert [pair async for pair in repo] == [("a/1", {"n": 1}), ("a/3", {"n": 3})]
+        assert [problem.rkey for problem in repo.problems] == ["a/2"]
+
+
+@BOTH_WAYS
+async def test_slow_lazy_processors_let_others_work(mem_limit_mb: int) -> None:
+    """A chunk that takes a second must not keep the loop for so long."""
+
+    def slow(block: bytes) -> int:
+        time.sleep(0.001)
+        return len(block)
+
+    car = build_car({f"a/{n:03}": {"n": n} for n in range(400)})
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with (
+        open_car(
+            car, mem_limit_mb=mem_limit_mb, block_processor=Processor(slow, lazy=True)
+        ) as repo,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(count)
+        await anyio.lowlevel.checkpoint()
+        before = turns
+        assert len(await repo.next_chunk(400) or []) == 400
+        assert turns - before >= 3
+        tasks.cancel_scope.cancel()
 
 
 # --- What can be a processor --------------------------------------------------------------------

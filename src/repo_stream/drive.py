@@ -56,6 +56,8 @@ U = TypeVar("U")
 _DEFAULT_CHUNK: Final = 256
 # Records that are walked between two looks at the clock.
 _SLICE: Final = 512
+# The same where each of them is processed only then, which may take long.
+_LAZY_SLICE: Final = 64
 
 # Blocks fetched from disk with one query: 256 take 1.3 times as long, 4,000 no less.
 _FETCH: Final = 1000
@@ -410,6 +412,7 @@ class RepoDriver(Generic[T]):
         self._blocks = blocks
         self._guard = anyio.ResourceGuard("walking this repo with")
         self._turn = Turn()
+        self._slice = _LAZY_SLICE if builder.block_processor.lazy else _SLICE
         self._error: RepoStreamError | None = None
         self._trace: TracebackType | None = None
         # Records that have been taken from the walker, and how many of them have been given out.
@@ -652,9 +655,9 @@ class RepoDriver(Generic[T]):
             # gets what is at hand.
             if fewer and left < n:
                 break
-            if not await self._advance(ahead, min(left, _SLICE)):
+            if not await self._advance(ahead, min(left, self._slice)):
                 break
-            if left > _SLICE:
+            if left > self._slice:
                 await self._turn.pause_if_over()
         return self._give(n)
 
