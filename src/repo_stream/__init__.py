@@ -1,101 +1,107 @@
 """Read AT Protocol repositories: verified records in key order, within a memory limit.
 
 Start with `open_car`, or with `DriverBuilder` to decide for yourself what goes to disk.
+
+A name is imported from its room when it is first used: whoever needs the errors, the CIDs or the
+CAR decoder alone does not pay for the rest, and an import that is not used costs next to nothing.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from repo_stream.car import (
-    CarDecoder,
-    CarHeader,
-)
-from repo_stream.cid import (
-    Cid,
-)
-from repo_stream.drive import (
-    Channel,
-    DiskDriver,
-    Driver,
-    DriverBuilder,
-    MemDriver,
-    NeedDisk,
-    OnError,
-    Output,
-    Problem,
-    RepoDriver,
-)
-from repo_stream.errors import (
-    BadCarHeader,
-    BadCommit,
-    BadNodeLink,
-    BadRoot,
-    BadSectionCid,
-    BadSignature,
-    BadVarint,
-    BareRoot,
-    CarError,
-    CarTrailingData,
-    ChildBelowLeaf,
-    CidMismatch,
-    CommitError,
-    DiskError,
-    DiskFull,
-    DiskIOError,
-    EmptyNode,
-    EmptySection,
-    ForeignFile,
-    InvalidCid,
-    InvalidDagCbor,
-    InvalidKey,
-    KeyOutOfOrder,
-    KeyOutOfRange,
-    LimitExceeded,
-    MalformedNode,
-    MaxSizeExceeded,
-    MissingBlock,
-    MissingCommit,
-    MissingExtra,
-    MissingRoot,
-    NodeError,
-    NodePrefixNotMinimal,
-    NodePrefixTooLong,
-    ProcessError,
-    RepoStreamError,
-    StoreClosed,
-    StoreCorrupt,
-    StoreGone,
-    StoreLocked,
-    StoreReadOnly,
-    StoreUnavailable,
-    TruncatedCar,
-    UnsupportedCarVersion,
-    UnsupportedKey,
-    WrongDepth,
-)
-from repo_stream.limits import (
-    Limits,
-)
-from repo_stream.mst import (
-    Commit,
-    key_depth,
-)
-from repo_stream.opening import (
-    Repo,
-    load_commit,
-    open_car,
-)
-from repo_stream.process import (
-    Processor,
-)
-from repo_stream.reader import (
-    CarReader,
-)
-from repo_stream.source import (
-    Source,
-)
-
 if TYPE_CHECKING:
-    from repo_stream.disk import DiskBuilder, DiskStore
+    from repo_stream.car import (
+        CarDecoder,
+        CarHeader,
+    )
+    from repo_stream.cid import (
+        Cid,
+    )
+    from repo_stream.disk import (
+        DiskBuilder,
+        DiskStore,
+    )
+    from repo_stream.drive import (
+        Channel,
+        DiskDriver,
+        Driver,
+        DriverBuilder,
+        MemDriver,
+        NeedDisk,
+        OnError,
+        Output,
+        Problem,
+        RepoDriver,
+    )
+    from repo_stream.errors import (
+        BadCarHeader,
+        BadCommit,
+        BadNodeLink,
+        BadRoot,
+        BadSectionCid,
+        BadSignature,
+        BadVarint,
+        BareRoot,
+        CarError,
+        CarTrailingData,
+        ChildBelowLeaf,
+        CidMismatch,
+        CommitError,
+        DiskError,
+        DiskFull,
+        DiskIOError,
+        EmptyNode,
+        EmptySection,
+        ForeignFile,
+        InvalidCid,
+        InvalidDagCbor,
+        InvalidKey,
+        KeyOutOfOrder,
+        KeyOutOfRange,
+        LimitExceeded,
+        MalformedNode,
+        MaxSizeExceeded,
+        MissingBlock,
+        MissingCommit,
+        MissingExtra,
+        MissingRoot,
+        NodeError,
+        NodePrefixNotMinimal,
+        NodePrefixTooLong,
+        ProcessError,
+        RepoStreamError,
+        StoreClosed,
+        StoreCorrupt,
+        StoreGone,
+        StoreLocked,
+        StoreReadOnly,
+        StoreUnavailable,
+        TruncatedCar,
+        UnsupportedCarVersion,
+        UnsupportedKey,
+        WrongDepth,
+    )
+    from repo_stream.limits import (
+        Limits,
+    )
+    from repo_stream.mst import (
+        Commit,
+        key_depth,
+    )
+    from repo_stream.opening import (
+        Repo,
+        load_commit,
+        open_car,
+    )
+    from repo_stream.process import (
+        Processor,
+    )
+    from repo_stream.reader import (
+        CarReader,
+    )
+    from repo_stream.source import (
+        Source,
+    )
 
 __all__ = [
     "BadCarHeader",
@@ -170,11 +176,101 @@ __all__ = [
     "open_car",
 ]
 
+_ROOMS = {
+    "car": (
+        "CarDecoder",
+        "CarHeader",
+    ),
+    "cid": ("Cid",),
+    "disk": (
+        "DiskBuilder",
+        "DiskStore",
+    ),
+    "drive": (
+        "Channel",
+        "DiskDriver",
+        "Driver",
+        "DriverBuilder",
+        "MemDriver",
+        "NeedDisk",
+        "OnError",
+        "Output",
+        "Problem",
+        "RepoDriver",
+    ),
+    "errors": (
+        "BadCarHeader",
+        "BadCommit",
+        "BadNodeLink",
+        "BadRoot",
+        "BadSectionCid",
+        "BadSignature",
+        "BadVarint",
+        "BareRoot",
+        "CarError",
+        "CarTrailingData",
+        "ChildBelowLeaf",
+        "CidMismatch",
+        "CommitError",
+        "DiskError",
+        "DiskFull",
+        "DiskIOError",
+        "EmptyNode",
+        "EmptySection",
+        "ForeignFile",
+        "InvalidCid",
+        "InvalidDagCbor",
+        "InvalidKey",
+        "KeyOutOfOrder",
+        "KeyOutOfRange",
+        "LimitExceeded",
+        "MalformedNode",
+        "MaxSizeExceeded",
+        "MissingBlock",
+        "MissingCommit",
+        "MissingExtra",
+        "MissingRoot",
+        "NodeError",
+        "NodePrefixNotMinimal",
+        "NodePrefixTooLong",
+        "ProcessError",
+        "RepoStreamError",
+        "StoreClosed",
+        "StoreCorrupt",
+        "StoreGone",
+        "StoreLocked",
+        "StoreReadOnly",
+        "StoreUnavailable",
+        "TruncatedCar",
+        "UnsupportedCarVersion",
+        "UnsupportedKey",
+        "WrongDepth",
+    ),
+    "limits": ("Limits",),
+    "mst": (
+        "Commit",
+        "key_depth",
+    ),
+    "opening": (
+        "Repo",
+        "load_commit",
+        "open_car",
+    ),
+    "process": ("Processor",),
+    "reader": ("CarReader",),
+    "source": ("Source",),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
 
 def __getattr__(name: str) -> object:
-    """Import the disk store when it is first used: SQLite and its loop take half of the time."""
-    if name in {"DiskBuilder", "DiskStore"}:
-        from repo_stream import disk  # noqa: PLC0415 - what this function is for
+    """Import a name's room when it is first used."""
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"repo_stream.{_ROOM_OF[name]}"), name)
+    globals()[name] = value
+    return value
 
-        return getattr(disk, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,41 @@
+"""The public names are the same at run time and for type checkers, and cost nothing unused."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import repo_stream
+
+INIT = Path(repo_stream.__file__).read_text(encoding="utf-8")
+
+
+def test_every_public_name_is_there_and_is_what_type_checkers_see() -> None:
+    declared = {
+        alias.name: node.module
+        for node in ast.walk(ast.parse(INIT))
+        if isinstance(node, ast.ImportFrom) and node.module and "repo_stream." in node.module
+        for alias in node.names
+    }
+    assert sorted(declared) == sorted(repo_stream.__all__)
+    for name, module in declared.items():
+        __import__(module)
+        assert getattr(repo_stream, name) is getattr(sys.modules[module], name)
+    assert set(repo_stream.__all__) <= set(dir(repo_stream))
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    assert not hasattr(repo_stream, "DriverBilder")
+
+
+def test_an_import_alone_brings_nothing_that_is_not_used() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import repo_stream; "
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert not {"anyio", "cbor2", "multiformats", "aiosqlite", "sqlite3", "asyncio"} & set(
+        shown.stdout.split()
+    )
