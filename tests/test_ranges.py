@@ -163,6 +163,20 @@ def test_keys_go_where_records_go(
         left = left[n:]
 
 
+@given(ranges_of, st.integers(1, 99), st.lists(places, max_size=4).map(sorted))
+def test_skipping_forward_goes_where_seeking_goes(
+    asked: list[tuple[str, str | None]], n: int, skips: list[str]
+) -> None:
+    blocks = Blocks(REPO.blocks, REPO.blocks)
+    walker = Walker[bytes](REPO.root, bytes, LIMITS, ranges_from(asked))
+    left = [key for key in KEYS if inside(key, asked)]
+    for place in skips:
+        walker.skip_to(place.encode())
+        left = [key for key in left if key >= place]
+        assert walker.take_keys(blocks, n)[0] == left[:n]
+        left = left[n:]
+
+
 @given(places)
 def test_one_key_opens_only_the_nodes_above_it(rkey: str) -> None:
     walker = Walker[bytes](REPO.root, bytes, LIMITS, KeyRanges.key(rkey.encode()))
