@@ -27,8 +27,8 @@ class Input:
 
     def __init__(self, file: io.FileIO, told: Callable[[int], None]) -> None:
         status = os.fstat(file.fileno())
-        self.size = status.st_size if stat.S_ISREG(status.st_mode) else None
-        self.taken = 0
+        self.size: int | None = status.st_size if stat.S_ISREG(status.st_mode) else None
+        self.taken: int = 0
         self._file = file
         self._told = told
         # A thread that waits for a pipe could not be interrupted.
