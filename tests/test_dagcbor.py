@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import resource
+import subprocess
 import sys
 import tracemalloc
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -769,3 +770,15 @@ def test_measuring_costs_nothing_itself() -> None:
         assert tracemalloc.get_traced_memory()[0] - before < 10_000
     finally:
         tracemalloc.stop()
+
+
+def test_what_few_values_need_is_not_imported_before_one_comes() -> None:
+    program = (
+        "import sys; before = set(sys.modules); import repo_stream;"
+        "late = {'decimal', 'fractions', 'uuid', 'datetime', 'aiosqlite', 'multiformats'};"
+        "assert not late & (set(sys.modules) - before), late & set(sys.modules);"
+        "from repo_stream.dagcbor import dump_value, load_value, size_of;"
+        "from uuid import UUID; given = (UUID(int=1 << 100), 7);"
+        "assert load_value(dump_value(given)) == given; assert size_of(given) > size_of(given[:0])"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -15,16 +15,17 @@ import dataclasses
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date, datetime
-from decimal import Decimal
-from fractions import Fraction
-from typing import Any, Final, cast
-from uuid import UUID
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import cbor2
 
 from repo_stream.cid import Cid, read_cid
 from repo_stream.errors import InvalidCid, InvalidDagCbor
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from decimal import Decimal
 
 __all__ = ["decode", "decode_map", "dump_value", "encode", "load_value", "size_of"]
 
@@ -169,37 +170,46 @@ def _require_data_model(value: object) -> None:
 
 # --- Spilled values -----------------------------------------------------------------------------
 
-_SCALARS: Final = frozenset(
-    {
-        type(None),
-        bool,
-        int,
-        float,
-        complex,
-        str,
-        bytes,
-        Cid,
-        date,
-        datetime,
-        Decimal,
-        Fraction,
-        UUID,
-    }
-)
+_SCALARS: Final = frozenset({type(None), bool, int, float, complex, str, bytes, Cid})
 _SEQUENCES: Final = frozenset({list, tuple, set, frozenset})
 
-_SPILL_ENCODERS: Final[Mapping[type, Any]] = {
-    Cid: _encode_link,
-    tuple: _encode_tuple,
-    frozenset: _encode_frozenset,  # cbor2 reads one back as a set
-    Decimal: _encode_decimal,  # cbor2 makes floats of those that are not finite
-    datetime: _encode_datetime,  # cbor2 writes an offset of one second as "Z:01"
-}
+
+@cache
+def _library_scalars() -> frozenset[type]:
+    """Give the scalars that have to be imported, which takes 6 ms that most programs never need."""
+    from datetime import date, datetime  # noqa: PLC0415 - says why
+    from decimal import Decimal  # noqa: PLC0415
+    from fractions import Fraction  # noqa: PLC0415
+    from uuid import UUID  # noqa: PLC0415
+
+    return frozenset({date, datetime, Decimal, Fraction, UUID})
+
+
+@cache
+def _spill_encoders() -> Mapping[type, Any]:
+    from datetime import datetime  # noqa: PLC0415 - as above
+    from decimal import Decimal  # noqa: PLC0415
+
+    return {
+        Cid: _encode_link,
+        tuple: _encode_tuple,
+        frozenset: _encode_frozenset,  # cbor2 reads one back as a set
+        Decimal: _encode_decimal,  # cbor2 makes floats of those that are not finite
+        datetime: _encode_datetime,  # cbor2 writes an offset of one second as "Z:01"
+    }
+
+
+def _decode_decimal(value: str, _immutable: bool) -> Decimal:
+    from decimal import Decimal  # noqa: PLC0415 - as above
+
+    return Decimal(value)
+
+
 _SPILL_TAGS: Final[Mapping[int, Callable[[Any, bool], Any]]] = {
     _CID_TAG: _link,
     _TUPLE_TAG: lambda value, _immutable: tuple(value),
     _FROZENSET_TAG: lambda value, _immutable: frozenset(value),
-    _DECIMAL_TAG: lambda value, _immutable: Decimal(value),
+    _DECIMAL_TAG: _decode_decimal,
 }
 
 
@@ -217,7 +227,7 @@ def dump_value(value: object) -> bytes:
     if type(value) not in _SCALARS:
         _require_spillable(value)
     try:
-        return cbor2.dumps(value, encoders=_SPILL_ENCODERS)
+        return cbor2.dumps(value, encoders=_spill_encoders())
     except cbor2.CBOREncodeError as error:
         raise ValueError(f"a {type(value).__name__} cannot be written as CBOR: {error}") from error
 
@@ -236,6 +246,8 @@ def load_value(data: bytes) -> Any:  # noqa: ANN401 - whatever `dump_value` was 
 
 def _require_spillable(value: object, nesting: int = _MAX_NESTING) -> None:
     kind = type(value)
+    if kind in _library_scalars():
+        return
     if not nesting:
         # cbor2 would follow it until the stack overflows, and the process with it.
         raise ValueError(f"a value is nested over {_MAX_NESTING} deep, or holds itself")
@@ -284,10 +296,10 @@ def size_of(value: object) -> int:
             waiting.extend(item.values())
         elif issubclass(type(item), (list, tuple, set, frozenset)):
             waiting.extend(item)
-        elif type(item) is UUID:
-            waiting.append(item.int)
         elif type(item) in _SCALARS:
             pass  # asking a Cid for its __dict__ would make it one
+        elif type(item) in _library_scalars():
+            waiting.append(getattr(item, "int", None))  # what a UUID holds
         elif dataclasses.is_dataclass(item):
             waiting.extend(getattr(item, field.name) for field in dataclasses.fields(item))
         elif hasattr(item, "__dict__"):

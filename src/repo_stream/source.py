@@ -11,7 +11,6 @@ import io
 import os
 import stat
 from collections.abc import AsyncIterable, Awaitable, Callable
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
 import anyio
@@ -89,7 +88,7 @@ async def open_pieces(source: Source, piece_size: int) -> Pieces:
         OSError: where it is a path that cannot be opened.
     """
     if isinstance(source, (str, os.PathLike)):
-        file = _File(Path(source), piece_size)
+        file = _File(os.fspath(source), piece_size)
         return Pieces(file.next, file.aclose)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _from_memory(source, piece_size)
@@ -123,7 +122,7 @@ class _File:
     closing one by one takes three times as long for a repo of a few kB.)
     """
 
-    def __init__(self, path: Path, piece_size: int) -> None:
+    def __init__(self, path: str, piece_size: int) -> None:
         self._path = path
         self._piece_size = piece_size
         self._file: io.FileIO | None = None
