@@ -22,10 +22,15 @@ from repo_stream import (
     DiskStore,
     Driver,
     DriverBuilder,
+    MissingBlock,
     NeedDisk,
     Output,
+    Problem,
+    ProcessError,
     Processor,
+    Repo,
     RepoDriver,
+    load_commit,
     open_car,
 )
 from repo_stream.process import dag_json, length, noop, record
@@ -113,6 +118,27 @@ async def one_line(source: Path) -> None:
     async with open_car(source, mem_limit_mb=1, block_processor=record) as records:
         async for _, value in records:
             assert_type(value, dict[str, Any])
+
+
+async def parts(repo: Repo[int]) -> None:
+    assert_type(await repo.next_keys(10), list[tuple[str, Cid]] | None)
+    assert_type(await repo.get("app.bsky.feed.post/1"), Output[int] | None)
+    assert_type(await repo.collections(), list[str])
+    for problem in repo.problems:
+        assert_type(problem, Problem)
+    builder = DriverBuilder().with_block_processor(len)
+    assert_type(builder.with_prefix("app.bsky.feed.post/"), DriverBuilder[int])
+    assert_type(builder.with_key_range("a", None).with_collections("b"), DriverBuilder[int])
+    assert_type(builder.with_on_error("skip"), DriverBuilder[int])
+    assert_type(builder.with_on_error("yield"), DriverBuilder[int | ProcessError | MissingBlock])
+
+
+async def errors_as_values(source: Path) -> None:
+    async with open_car(source, block_processor=dag_json, on_error="yield") as repo:
+        assert_type(repo, Repo[str | ProcessError | MissingBlock])
+    async with open_car(source, on_error="skip") as blocks:
+        assert_type(blocks, Repo[bytes])
+    assert_type(await load_commit(source), Commit)
 
 
 async def sources(stream: AsyncIterable[bytes]) -> None:
