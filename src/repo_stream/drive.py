@@ -261,9 +261,11 @@ class DriverBuilder(Generic[T]):
         return replace(self, on_error=on_error)
 
     @property
-    def _processes_late(self) -> bool:
-        """Whether records are processed once the walk gets to them: few may be wanted."""
-        return not (self.key_ranges.everything or self.block_processor.keeps_bytes)
+    def processes_late(self) -> bool:
+        """Whether records are processed once the walk gets to them: few, or large, results."""
+        if self.block_processor.keeps_bytes:
+            return False
+        return self.block_processor.lazy or not self.key_ranges.everything
 
     async def load_car(self, source: Source) -> Driver.Memory[T] | Driver.Disk[T]:
         """Read a CAR until it is over, or until the memory limit is reached.
@@ -287,7 +289,7 @@ class DriverBuilder(Generic[T]):
             source, limits=self.limits, verify_cids=self.verify_cids, piece_size=budget.piece
         )
         try:
-            late = self._processes_late
+            late = self.processes_late
             # Only `spill` and `blocks` know the results' type, and late there are none yet.
             processor = cast("Processor[T]", Processor(noop)) if late else self.block_processor
             loading = Loading(reader, processor)
@@ -412,7 +414,7 @@ class RepoDriver(Generic[T]):
         self._blocks = blocks
         self._guard = anyio.ResourceGuard("walking this repo with")
         self._turn = Turn()
-        self._slice = _LAZY_SLICE if builder.block_processor.lazy else _SLICE
+        self._slice = _LAZY_SLICE if builder.processes_late else _SLICE
         self._error: RepoStreamError | None = None
         self._trace: TracebackType | None = None
         # Records that have been taken from the walker, and how many of them have been given out.
