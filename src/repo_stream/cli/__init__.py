@@ -2,7 +2,7 @@
 
     repo-stream inspect CAR      whose repo it is, its collections, the shape of its tree
     repo-stream ls CAR           keys and CIDs
-    repo-stream get KEY CAR      one record
+    repo-stream get CAR KEY      one record
     repo-stream export CAR       records, as JSON lines or Parquet
     repo-stream verify CAR       every check, as one report
 
@@ -23,7 +23,7 @@ from typing import Final
 import anyio
 
 from repo_stream import MissingExtra, RepoStreamError, UnsupportedKey
-from repo_stream.cli.options import PROGRAM, parser
+from repo_stream.cli.options import PROGRAM, parse
 from repo_stream.cli.output import OutputError, drop_output
 from repo_stream.cli.screen import one_line
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    options = parser().parse_args(arguments)
+    options = parse(arguments)
     try:
         code: int = anyio.run(options.command, options)
     except KeyboardInterrupt:

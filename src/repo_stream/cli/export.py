@@ -44,12 +44,14 @@ async def export(options: argparse.Namespace) -> int:
 async def get(options: argparse.Namespace) -> int:
     """Write one record, or say that the tree has none of that key."""
     async with opened(options, dag_json) as car:
-        async for chunk in car.chunks():
-            for output in chunk:
-                if output.rkey == options.key:
-                    put_json(_shown(output))
-                    return 0
-    print(f"{options.car}: the repo has no record {one_line(repr(options.key))}", file=sys.stderr)
+        output = await car.repo.get(options.key)
+    if output is not None:
+        put_json(_shown(output))
+        return 0
+    print(
+        f"{one_line(options.car)}: the repo has no record {one_line(repr(options.key))}",
+        file=sys.stderr,
+    )
     return 1
 
 

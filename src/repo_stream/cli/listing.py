@@ -17,10 +17,10 @@ async def ls(options: argparse.Namespace) -> int:
     """List keys and CIDs in key order."""
     line, write = (_json_line, put_json) if options.json else (_plain_line, put)
     async with opened(options, len) as car:
-        async for chunk in car.chunks():
+        async for keys in car.keys():
             if is_terminal():
                 car.meter.close()
-            write("".join([line(rkey, cid) for rkey, cid, _ in chunk]))
+            write("".join([line(rkey, cid) for rkey, cid in keys]))
     return 0
 
 

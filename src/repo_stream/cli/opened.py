@@ -6,9 +6,9 @@ import argparse
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
-from repo_stream import Output, Processor, Repo, open_car
+from repo_stream import Cid, Output, Processor, Repo, open_car
 from repo_stream.cli.input import Input, open_input
 from repo_stream.cli.progress import Meter
 from repo_stream.cli.screen import one_line
@@ -36,6 +36,12 @@ class Opened(Generic[T]):
     way: str
     meter: Meter
 
+    async def keys(self) -> AsyncGenerator[list[tuple[str, Cid]]]:
+        """Walk the repo without its records."""
+        while keys := await self.repo.next_keys(_CHUNK):
+            self.meter.walked(len(keys))
+            yield keys
+
     async def chunks(self) -> AsyncGenerator[list[Output[T]]]:
         """Walk the repo."""
         while chunk := await self.repo.next_outputs(_CHUNK):
@@ -45,7 +51,10 @@ class Opened(Generic[T]):
 
 @asynccontextmanager
 async def opened(
-    options: argparse.Namespace, processor: Processor[T] | Callable[[bytes], T]
+    options: argparse.Namespace,
+    processor: Processor[T] | Callable[[bytes], T],
+    *,
+    on_error: Literal["raise", "skip"] = "raise",
 ) -> AsyncGenerator[Opened[T]]:
     """Load the repo that the command line names, showing how far it is.
 
@@ -63,6 +72,9 @@ async def opened(
                 mem_limit_mb=options.mem_limit_mb,
                 block_processor=processor,
                 spill=options.disk,
+                collections=options.collections,
+                key_range=options.key_range,
+                on_error=on_error,
             ) as repo:
                 way = _way(options, spilled=repo.spilled)
                 yield Opened(repo, source.taken, way, meter)

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Final
 
+from repo_stream import DriverBuilder
 from repo_stream.cli.export import export, get
 from repo_stream.cli.inspection import inspect
 from repo_stream.cli.listing import ls
+from repo_stream.cli.screen import one_line
 from repo_stream.cli.verification import verify
 
-__all__ = ["PROGRAM", "parser"]
+__all__ = ["PROGRAM", "parse"]
 
 PROGRAM: Final = "repo-stream"
 
 _MOST_MEBIBYTES: Final = 2**44  # all that 64 bits can address
 
 
-def parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; end the program where it is wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        # None of it has been used yet, so that what is wrong is the usage.
+        builder = DriverBuilder().with_key_range(*(options.key_range or ()))
+        builder.with_collections(*(options.collections or ["any"]))
+    except ValueError as error:
+        options.usage(one_line(str(error)))
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Read AT Protocol repos from CAR files, and check all that is read.",
@@ -28,9 +42,11 @@ def parser() -> argparse.ArgumentParser:
     common = _common()
 
     def add(name: str, summary: str) -> argparse.ArgumentParser:
-        return commands.add_parser(
+        command = commands.add_parser(
             name, parents=[common], help=summary, description=f"{summary[0].upper()}{summary[1:]}."
         )
+        command.set_defaults(usage=command.error, collections=None, key_range=None)
+        return command
 
     command = add("inspect", "show whose repo it is, what is in it, and the shape of its tree")
     command.add_argument("--json", action="store_true", help="as JSON")
@@ -38,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = add("ls", "list keys and CIDs, a line for each record")
     command.add_argument("--json", action="store_true", help="as JSON lines, keys exact")
+    _add_selection(command)
     command.set_defaults(command=ls)
 
     command = add("get", "show one record")
@@ -54,7 +71,8 @@ def parser() -> argparse.ArgumentParser:
         default="jsonl",
         help="what to write (default: jsonl)",
     )
-    command.set_defaults(command=export, usage=command.error)
+    _add_selection(command)
+    command.set_defaults(command=export)
 
     command = add("verify", "make every check there is, and report on all of them")
     command.add_argument("--json", action="store_true", help="as JSON")
@@ -87,6 +105,28 @@ def _common() -> argparse.ArgumentParser:
     )
     common.add_argument("-q", "--quiet", action="store_true", help="show no progress")
     return common
+
+
+def _add_selection(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--collection",
+        dest="collections",
+        action="append",
+        metavar="NSID",
+        help="only this collection, such as app.bsky.feed.post; can be given again",
+    )
+    command.add_argument(
+        "--range",
+        dest="key_range",
+        nargs=2,
+        type=_bound,
+        metavar=("START", "STOP"),
+        help='only keys from START to before STOP; "" leaves a side open',
+    )
+
+
+def _bound(text: str) -> str | None:
+    return text or None
 
 
 def _mebibytes(text: str) -> float:

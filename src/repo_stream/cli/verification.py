@@ -23,7 +23,7 @@ from repo_stream import (
 )
 from repo_stream.cli.opened import Opened, opened
 from repo_stream.cli.output import put, put_json
-from repo_stream.cli.screen import facts, one_line
+from repo_stream.cli.screen import WIDTH, facts, one_line
 from repo_stream.process import record
 
 __all__ = ["verify"]
@@ -38,6 +38,8 @@ _CHECKS: Final[dict[Name, str]] = {
     "tree": "every node is canonical, whole and where it belongs",
     "records": "every record is there and canonical DAG-CBOR",
 }
+# Bad records that are named; the others are counted.
+_MOST_SHOWN: Final = 20
 _BOUNDS_OF_FILES: Final = {"header_bytes", "block_bytes", "car_bytes", "blocks"}
 
 
@@ -62,6 +64,10 @@ class Report:
 
     commit: Commit | None = None
     records: int = 0
+    bad: int = 0
+    problems: list[tuple[str, RepoStreamError]] = field(
+        default_factory=list[tuple[str, RepoStreamError]]
+    )
     checks: dict[Name, Check] = field(default_factory=lambda: {name: Check() for name in _CHECKS})
 
     @property
@@ -87,7 +93,7 @@ async def verify(options: argparse.Namespace) -> int:
     """Make every check; give 0 only where none failed."""
     report = Report()
     try:
-        async with opened(options, record) as car:
+        async with opened(options, record, on_error="skip") as car:
             report.commit = car.repo.commit
             report.passed("car", note=f"{car.size:,} bytes")
             report.passed("blocks")
@@ -122,7 +128,15 @@ async def _check_records(report: Report, car: Opened[dict[str, Any]]) -> None:
     async for chunk in car.chunks():
         report.records += len(chunk)
     report.passed("tree")
-    report.passed("records", note=f"{report.records:,} of them")
+    problems = car.repo.problems
+    if not problems:
+        report.passed("records", note=f"{report.records:,} of them")
+        return
+    report.bad = car.repo.problem_count
+    report.records += report.bad
+    report.problems = [(problem.rkey, problem.error) for problem in problems[:_MOST_SHOWN]]
+    note = f"{report.bad:,} of {report.records:,} are bad"
+    report.checks["records"] = Check("FAILED", note, problems[0].error)
 
 
 def _check_of(error: RepoStreamError) -> Name:
@@ -152,16 +166,22 @@ def _as_text(report: Report) -> str:
     for name, check in report.checks.items():
         lines.append(f"{check.status:8}  {name:9}  {_CHECKS[name]}")
         if check.note:
-            lines += [f"{'':21}{line}" for line in _wrapped(one_line(check.note), 59)]
+            lines += [f"{'':21}{line}" for line in _wrapped(one_line(check.note), 59, "")]
+    if report.problems:
+        lines += ["", "Bad records:"]
+        for _, error in report.problems:
+            lines += _wrapped(f"- {one_line(str(error))}", WIDTH, "  ")
+        if report.bad > len(report.problems):
+            lines.append(f"- and {report.bad - len(report.problems):,} more")
     verdict = "The repo holds." if report.holds else "The repo does not hold."
     if report.holds and report.checks["signature"].status != "ok":
         verdict = "The repo holds, but anybody could have made it: no signature was checked."
     return "\n".join([*lines, "", verdict, ""])
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def _wrapped(text: str, width: int, indent: str) -> list[str]:
 
-    return textwrap.wrap(text, width, break_on_hyphens=False)
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _as_json(report: Report) -> dict[str, object]:
@@ -172,6 +192,11 @@ def _as_json(report: Report) -> dict[str, object]:
         "rev": None if commit is None else commit.rev,
         "commit": None if commit is None else str(commit.cid),
         "records": report.records,
+        "bad_records": report.bad,
+        "problems": [
+            {"rkey": rkey, "error": type(error).__name__, "message": str(error)}
+            for rkey, error in report.problems
+        ],
         "checks": [
             {
                 "name": name,
