@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -277,6 +279,38 @@ def test_get_of_an_absent_key_says_so(run: Run, car: Path) -> None:
     assert err.replace("\n", "").isprintable()
 
 
+@pytest.mark.parametrize("command", ["ls", "export"])
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--collection", LIKE], [f"{LIKE}/1"]),
+        (["--collection", LIKE, "--collection", POST], sorted(RECORDS)),
+        (["--collection", "app.bsky.feed"], []),
+        (["--range", POST, ""], [key for key in sorted(RECORDS) if key.startswith(POST)]),
+        (["--range", "", f"{POST}/3jzfcijpj2z2a"], [f"{LIKE}/1"]),
+        (["--range", f"{POST}/3jzfcijpj2z2b", f"{POST}/3jzfcijpj2z2c"], [f"{POST}/3jzfcijpj2z2b"]),
+    ],
+)
+def test_only_what_is_asked_for(
+    run: Run, car: Path, command: str, flags: list[str], expected: list[str]
+) -> None:
+    form = ["--json"] if command == "ls" else []
+    code, out, err = run(command, car, *form, *flags)
+    assert (code, err) == (0, "")
+    assert [line["rkey"] for line in lines(out)] == expected
+
+
+def test_ls_needs_no_records(run: Run, tmp_path: Path) -> None:
+    repo = build_repo(RECORDS)
+    records = set(repo.records.values())
+    path = tmp_path / "bare.car"
+    nodes = [item for item in repo.blocks.items() if item[0] not in records]
+    path.write_bytes(write_car([repo.commit_cid], nodes))
+    code, out, err = run("ls", path)
+    assert (code, err) == (0, "")
+    assert [line.split("\t")[0] for line in out.splitlines()] == sorted(RECORDS)
+
+
 # --- verify -------------------------------------------------------------------------------------
 
 
@@ -338,6 +372,24 @@ def test_verify_says_which_check_failed(run: Run, tmp_path: Path, data: bytes, f
     code, out, _ = run("verify", path)
     assert code == 1
     assert "The repo does not hold." in out
+
+
+def test_verify_goes_on_past_bad_records_and_names_them(run: Run, tmp_path: Path) -> None:
+    not_canonical = RawRecord(b"\xa1\x61n\x18\x01")
+    bad = {f"a.b.c/{number:02}\x1b": not_canonical for number in range(30)}
+    path = tmp_path / "bad.car"
+    path.write_bytes(build_car({**RECORDS, **bad}))
+    code, out, _ = run("verify", path, "--json")
+    report = json.loads(out)
+    assert (code, report["records"], report["bad_records"]) == (1, 34, 30)
+    assert [problem["rkey"] for problem in report["problems"]] == sorted(bad)[:20]
+    assert statuses(out)["tree"] == "ok"
+    code, out, _ = run("verify", path)
+    assert code == 1
+    assert "30 of 34 are bad" in out
+    assert "and 10 more" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert out.replace("\n", "").isprintable()
 
 
 # --- Bad input ----------------------------------------------------------------------------------
@@ -435,6 +487,8 @@ def test_store_that_cannot_be_opened_leaves_no_thread_in_trouble(
         pytest.param(["inspect", "a.car", "--wrong"], id="unknown option"),
         pytest.param(["inspect", "a.car", "--disk"], id="option without its value"),
         pytest.param(["export", "a.car", "--format", "xml"], id="unknown format"),
+        pytest.param(["ls", "a.car", "--range", "b", "a"], id="range that ends before it starts"),
+        pytest.param(["ls", "a.car", "--collection", "a/b"], id="key as a collection"),
         *(
             pytest.param(["inspect", "a.car", "--mem-limit-mb", limit], id=f"limit {limit}")
             for limit in ("x", "-1", "nan", "inf", "1e308")
@@ -633,3 +687,77 @@ def test_reader_that_leaves_midway_ends_it_quietly(arguments: tuple[str, ...]) -
     finally:
         process.kill()
         process.stderr.close()
+
+
+# --- On a terminal ------------------------------------------------------------------------------
+
+termios = pytest.importorskip("termios")
+
+
+def on_terminal(arguments: list[str], *, drip: bytes | None = None, term: str = "xterm") -> str:
+    """Run the command on a terminal of 80 columns; give what the terminal was sent."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    process = subprocess.Popen(
+        arguments,
+        stdin=subprocess.PIPE,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": term, "COLUMNS": "80"},
+    )
+    os.close(theirs)
+    assert process.stdin is not None
+    seen = bytearray()
+    try:
+        with process.stdin as pipe:
+            for at in range(0, len(drip or b""), 20_000):
+                pipe.write((drip or b"")[at : at + 20_000])
+                pipe.flush()
+                time.sleep(0.1)
+        with contextlib.suppress(OSError):  # how a terminal ends
+            while piece := os.read(ours, 65536):
+                seen += piece
+        process.wait(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    return seen.decode()
+
+
+def test_progress_is_seen_and_leaves_no_trace() -> None:
+    pytest.importorskip("rich")
+    shown = on_terminal(command("inspect", "-"), drip=SAMPLE.read_bytes())
+    assert "Reading" in shown
+    assert "500 records" in shown
+    assert "kB" in shown
+    after = shown.rpartition("\x1b[2K")[2]
+    assert "DID" in after
+    assert "Reading" not in after
+
+
+@pytest.mark.parametrize("how", ["quiet", "fast", "dumb"])
+def test_progress_stays_away(how: str) -> None:
+    flags = ["-q"] if how == "quiet" else []
+    arguments = command("inspect", SAMPLE if how == "fast" else "-", *flags)
+    drip = None if how == "fast" else SAMPLE.read_bytes()
+    shown = on_terminal(arguments, drip=drip, term="dumb" if how == "dumb" else "xterm")
+    assert shown.startswith("DID")
+    assert "\x1b" not in shown
+
+
+def test_terminal_gets_a_record_spread_out_and_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "repo.car"
+    text = "\x1b[2J\x9b2J\u202e\u2713"
+    path.write_bytes(build_car({"a.b/c": {"text": text}}))
+    for arguments in (("get", path, "a.b/c"), ("export", path)):
+        shown = on_terminal(command(*arguments)).replace("\r\n", "\n")
+        assert json.loads(shown)["value"] == {"text": text}
+        assert shown.replace("\n", "").isprintable()
+        assert (shown.count("\n") > 1) == (arguments[0] == "get")
+
+
+def test_parquet_is_not_for_a_terminal() -> None:
+    shown = on_terminal(command("export", SAMPLE, "--format", "parquet"))
+    assert "-o" in shown
+    assert "PAR1" not in shown

@@ -48,10 +48,8 @@ async def get(options: argparse.Namespace) -> int:
     if output is not None:
         put_json(_shown(output))
         return 0
-    print(
-        f"{one_line(options.car)}: the repo has no record {one_line(repr(options.key))}",
-        file=sys.stderr,
-    )
+    absent = f"{options.car}: the repo has no record {options.key!r}"
+    print(f"repo-stream: {one_line(absent)}", file=sys.stderr)
     return 1
 
 
@@ -60,7 +58,8 @@ def _shown(output: Output[str]) -> str:
     line = _line(output)
     if not is_terminal():
         return line
-    return harmless_json(json.dumps(json.loads(line), indent=2, ensure_ascii=False)) + "\n"
+    spread = json.dumps(json.loads(line), indent=2, ensure_ascii=False)
+    return "".join(f"{harmless_json(part)}\n" for part in spread.split("\n"))
 
 
 def _line(output: Output[str]) -> str:

@@ -26,6 +26,7 @@ class Meter:
         self._from = monotonic() + _PATIENCE if shown and sys.stderr.isatty() else float("inf")
         self._total: int | None = None
         self._bar: tuple[Progress, TaskID] | None = None
+        self._taken = 0
         self._records = 0
 
     def expect(self, total: int | None) -> None:
@@ -34,6 +35,7 @@ class Meter:
 
     def read(self, taken: int) -> None:
         """Say how many bytes have been read so far."""
+        self._taken = taken
         if bar := self._shown():
             progress, task = bar
             progress.update(task, completed=taken)
@@ -54,18 +56,19 @@ class Meter:
 
     def _shown(self) -> tuple[Progress, TaskID] | None:
         if self._bar is None and monotonic() >= self._from:
-            self._bar = _start(self._total)
+            self._bar = _start(self._total, self._taken)
             if self._bar is None:
                 self._from = float("inf")
         return self._bar
 
 
-def _start(total: int | None) -> tuple[Progress, TaskID] | None:
+def _start(total: int | None, taken: int) -> tuple[Progress, TaskID] | None:
     try:
         from rich.console import Console  # noqa: PLC0415 - an extra
         from rich.progress import (  # noqa: PLC0415 - an extra
             BarColumn,
             DownloadColumn,
+            FileSizeColumn,
             Progress,
             TextColumn,
             TransferSpeedColumn,
@@ -78,12 +81,12 @@ def _start(total: int | None) -> tuple[Progress, TaskID] | None:
     progress = Progress(
         TextColumn("{task.fields[doing]}"),
         BarColumn(bar_width=20),
-        DownloadColumn(),
+        DownloadColumn() if total is not None else FileSizeColumn(),
         TransferSpeedColumn(),
         TextColumn("{task.fields[records]}"),
         console=console,
         transient=True,
     )
-    task = progress.add_task("", total=total, doing="Reading", records="")
+    task = progress.add_task("", total=total, completed=taken, doing="Reading", records="")
     progress.start()
     return progress, task
