@@ -11,6 +11,7 @@ import io
 import os
 import stat
 from collections.abc import AsyncIterable, Awaitable, Callable
+from threading import Lock
 from typing import Any, Protocol, TypeAlias, cast
 
 import anyio
@@ -127,18 +128,39 @@ class _File:
         self._piece_size = piece_size
         self._file: io.FileIO | None = None
         self._ended = False
+        # A task that is cancelled past anyio's shields leaves its thread reading.
+        self._reading = False
+        self._lock = Lock()
 
     async def next(self) -> bytes:
         if self._ended:
             return b""
-        return await anyio.to_thread.run_sync(self._read)
+        self._reading = True
+        piece = await anyio.to_thread.run_sync(self._read)
+        self._reading = False
+        return piece
 
     async def aclose(self) -> None:
         self._ended = True
-        if self._file is not None:
-            await anyio.to_thread.run_sync(self._file.close)
+        if self._reading or self._file is not None:
+            try:
+                await anyio.to_thread.run_sync(self._close)
+            except BaseException:
+                # Cancelled before a thread had it. It takes no time, and nobody comes back for it.
+                self._close()
+                raise
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
 
     def _read(self) -> bytes:
+        with self._lock:
+            return b"" if self._ended else self._read_piece()
+
+    def _read_piece(self) -> bytes:
         if self._file is None:
             self._file = io.FileIO(self._path)
         piece = self._file.read(self._piece_size) or b""
