@@ -71,18 +71,17 @@ class MemoryStore(Generic[T]):
             return
         raw = self.blocks.raw
         processed = self.blocks.processed
+        known = len(raw) + len(processed)
         # Blocks that come again cost what they have more than those whose place they take: nothing,
         # unless their CIDs have not been checked.
-        if self._processor.keeps_blocks:
-            known = len(raw)
+        if self._processor.keeps_bytes:
             replaced = {cid: len(raw[cid]) for cid, _data in batch if cid in raw}
             raw.update(batch)
-            added = len(raw) - known
+            added = len(raw) - known // 2
             new = batch if added == len(batch) else dict(batch).items()
             cost = _BLOCK_OVERHEAD * added
             cost += sum([len(data) for _cid, data in new]) - sum(replaced.values())
         else:
-            known = len(raw) + len(processed)
             cost = self._process(batch)
             added = len(raw) + len(processed) - known
         self._contents += cost + _CID_COST * added

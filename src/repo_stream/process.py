@@ -156,11 +156,6 @@ class Processor(Generic[T]):
         """Whether results are the blocks themselves, so that nothing has to be told apart."""
         return self.process is _NOOP and self.dumps is dagcbor.dump_value
 
-    @property
-    def keeps_blocks(self) -> bool:
-        """Whether blocks stay as they are until the walk gives them out, or for ever."""
-        return self.lazy or self.keeps_bytes
-
 
 def as_processor(process: Processor[T] | Callable[[bytes], T]) -> Processor[T]:
     """Give the processor that a function stands for: a lazy one for `record` and `dag_json`.
