@@ -186,7 +186,8 @@ class DriverBuilder(Generic[T]):
     ) -> DriverBuilder[U]:
         """Give a builder whose drivers give out what `block_processor` makes of each record.
 
-        It is called for every block that may be a record, needed or not, in any order, and never
+        Unless it is lazy (see `Processor`), it is called for every block that may be a record,
+        needed or not, in any order, and never
         with a node of the tree. What it raises matters once the walk reaches the record.
 
         Raises:
