@@ -1,0 +1,221 @@
+"""Every kind of source, for real: HTTP clients, sockets and files, in good order and in bad."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import aiofiles
+import aiohttp
+import anyio
+import httpx
+import pytest
+from anyio.abc import SocketAttribute, SocketStream
+
+from repo_stream import (
+    CarError,
+    CarReader,
+    LimitExceeded,
+    Source,
+    TruncatedCar,
+    load_commit,
+    open_car,
+)
+from repo_stream.car_server import CarServer
+from repo_stream.testing import build_car
+
+RECORDS = {f"app.bsky.feed.post/{n:05d}": {"text": f"number {n}"} for n in range(2000)}
+CAR = build_car(RECORDS, order="stream")
+KEYS = list(RECORDS)
+ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+WAYS = pytest.mark.parametrize(
+    "way",
+    [
+        {},
+        {"chunked": True},
+        {"compressed": True},
+        {"chunked": True, "compressed": True},
+        {"drip": True},
+    ],
+    ids=["plain", "chunked", "gzip", "chunked-gzip", "drip"],
+)
+FAULTS = pytest.mark.parametrize("fault", ["stop", "reset"])
+
+
+@pytest.fixture
+def server() -> Iterator[CarServer]:
+    with CarServer() as server:
+        yield server
+
+
+async def keys_of(source: Source) -> list[str]:
+    async with open_car(source, mem_limit_mb=0, block_processor=len) as repo:
+        return [rkey async for rkey, _ in repo]
+
+
+# --- HTTP ---------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def by_httpx(url: str) -> AsyncGenerator[AsyncIterator[bytes]]:
+    async with httpx.AsyncClient() as client, client.stream("GET", url) as response:
+        # trio wants an async generator that is left early to be closed.
+        body = cast("AsyncGenerator[bytes]", response.aiter_bytes())
+        async with aclosing(body):
+            yield body
+        assert not client.is_closed
+
+
+@asynccontextmanager
+async def by_aiohttp(url: str) -> AsyncGenerator[AsyncIterator[bytes]]:
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        yield response.content.iter_chunked(1 << 16)
+        assert not session.closed
+
+
+@WAYS
+async def test_httpx_gives_every_record(server: CarServer, way: Any) -> None:
+    async with by_httpx(server.serve(CAR, **way)) as body:
+        assert await keys_of(body) == KEYS
+
+
+@ON_ASYNCIO
+@WAYS
+async def test_aiohttp_gives_every_record(server: CarServer, way: Any) -> None:
+    async with by_aiohttp(server.serve(CAR, **way)) as body:
+        assert await keys_of(body) == KEYS
+
+
+@FAULTS
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_httpx_says_that_the_connection_broke(
+    server: CarServer, fault: Any, chunked: bool
+) -> None:
+    async with by_httpx(server.serve(CAR, fault=fault, chunked=chunked)) as body:
+        with pytest.raises(httpx.TransportError):
+            await keys_of(body)
+
+
+@ON_ASYNCIO
+@FAULTS
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_aiohttp_says_that_the_connection_broke(
+    server: CarServer, fault: Any, chunked: bool
+) -> None:
+    async with by_aiohttp(server.serve(CAR, fault=fault, chunked=chunked)) as body:
+        with pytest.raises(aiohttp.ClientError):
+            await keys_of(body)
+
+
+async def test_a_body_that_is_shorter_than_its_car_is_truncated(server: CarServer) -> None:
+    async with by_httpx(server.serve(CAR[:-10])) as body:
+        with pytest.raises(TruncatedCar):
+            await keys_of(body)
+
+
+async def test_an_error_in_the_place_of_a_repo_is_no_car(server: CarServer) -> None:
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(server.url + "/xrpc/com.atproto.sync.getRepo?did=did:plc:none")
+        assert answer.status_code == 404
+        assert answer.json()["error"] == "RepoNotFound"
+
+
+@ON_ASYNCIO  # httpx leaves a generator of its own to be collected, which trio warns about
+async def test_a_commit_costs_the_beginning_of_the_download(server: CarServer) -> None:
+    async with by_httpx(server.serve(CAR, drip=True)) as body:
+        commit = await load_commit(body)
+    assert commit.version == 3
+    assert server.sent < len(CAR) // 4
+
+
+async def test_the_whole_way_from_a_did(server: CarServer) -> None:
+    server.serve(CAR, did="did:plc:whole")
+    async with httpx.AsyncClient() as client:
+        document = (await client.get(f"{server.url}/did:plc:whole")).json()
+        pds = document["service"][0]["serviceEndpoint"]
+        url = f"{pds}/xrpc/com.atproto.sync.getRepo"
+        async with client.stream("GET", url, params={"did": "did:plc:whole"}) as response:
+            assert await keys_of(response.aiter_bytes()) == KEYS
+
+
+# --- TCP ----------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def tcp_server(data: bytes) -> AsyncGenerator[int]:
+    async def send(stream: SocketStream) -> None:
+        async with stream:
+            await stream.send(data)
+
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(listener.serve, send)
+        yield listener.extra(SocketAttribute.local_port)  # noqa: S610 - this is not Django's
+        tasks.cancel_scope.cancel()
+
+
+async def test_an_anyio_stream_gives_every_record_and_stays_open() -> None:
+    async with tcp_server(CAR) as port, await anyio.connect_tcp("127.0.0.1", port) as stream:
+        assert await keys_of(stream) == KEYS
+        with pytest.raises(anyio.EndOfStream):
+            await stream.receive()
+
+
+@ON_ASYNCIO
+async def test_a_stream_reader_gives_every_record_and_stays_open() -> None:
+    async with tcp_server(CAR) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            assert await keys_of(reader) == KEYS
+            assert await reader.read(1) == b""
+            assert not writer.is_closing()
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+
+async def test_a_connection_that_ends_midway_is_a_truncated_car() -> None:
+    data = CAR[: len(CAR) // 2]
+    async with tcp_server(data) as port, await anyio.connect_tcp("127.0.0.1", port) as stream:
+        with pytest.raises(TruncatedCar):
+            await keys_of(stream)
+
+
+# --- Files and bytes ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "repo.car"
+    path.write_bytes(CAR)
+    return path
+
+
+async def test_an_anyio_file_gives_every_record_and_stays_open(path: Path) -> None:
+    async with await anyio.open_file(path, "rb") as file:
+        assert await keys_of(file) == KEYS
+        assert not file.wrapped.closed
+
+
+@ON_ASYNCIO
+async def test_an_aiofiles_file_gives_every_record_and_stays_open(path: Path) -> None:
+    opening: AbstractAsyncContextManager[Any] = aiofiles.open(path, "rb")
+    async with opening as file:
+        assert await keys_of(file) == KEYS
+        assert not file.closed
+
+
+async def test_paths_and_bytes_give_every_record(path: Path) -> None:
+    for source in (path, str(path), CAR, bytearray(CAR), memoryview(CAR)):
+        assert await keys_of(source) == KEYS
+
+
+async def test_a_body_that_is_still_compressed_is_no_car() -> None:
+    with pytest.raises((CarError, LimitExceeded)):
+        await CarReader.open(gzip.compress(CAR))
