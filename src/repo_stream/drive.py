@@ -187,8 +187,8 @@ class DriverBuilder(Generic[T]):
         """Give a builder whose drivers give out what `block_processor` makes of each record.
 
         Unless it is lazy (see `Processor`), it is called for every block that may be a record,
-        needed or not, in any order, and never
-        with a node of the tree. What it raises matters once the walk reaches the record.
+        needed or not, in any order, and never with a node of the tree. What it raises matters once
+        the walk reaches the record.
 
         Raises:
             ValueError: after `with_on_error("yield")`, which adds to what comes out and so comes
