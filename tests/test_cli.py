@@ -18,7 +18,7 @@ import pytest
 
 from repo_stream import Cid
 from repo_stream.cli import main
-from repo_stream.testing import RawRecord, build_car, build_repo, write_car
+from repo_stream.testing import RawRecord, build_car, build_repo, cid_of, write_car
 from support import shared
 
 SAMPLE = Path(__file__).parent / "cars" / "sample.car"
@@ -159,6 +159,7 @@ def test_fits_80_columns_and_lines_up(run: Run, tmp_path: Path) -> None:
     ("key", "shown"),
     [
         pytest.param("\x1b[2J\x07evil/a", r"\x1b[2J\x07evil", id="escape sequences"),
+        pytest.param("\x1b" * 100 + "/a", r"\x1b" * 19 + "\\...", id="longer than a line"),
         pytest.param("two\nlines/a", r"two\nlines", id="line break"),
         pytest.param("caf\u00e9\u202e/a", r"caf\xe9\u202e", id="not ASCII"),
         pytest.param("nocollection", "(none)", id="no slash"),
@@ -170,7 +171,8 @@ def test_hostile_names_are_shown_harmlessly(run: Run, tmp_path: Path, key: str, 
     path.write_bytes(build_car({key: {"n": 1}}))
     code, out, _ = run("inspect", path)
     assert code == 0
-    assert out.split("\n\n")[1].splitlines()[2].split() == [shown, "1", "4", "4", "4"]
+    rows = " ".join(out.split("\n\n")[1].splitlines()[2:-2])
+    assert rows.split() == [shown, "1", "4", "4", "4"]
     assert out.replace("\n", "").isprintable()
 
 
@@ -372,6 +374,24 @@ def test_verify_says_which_check_failed(run: Run, tmp_path: Path, data: bytes, f
     code, out, _ = run("verify", path)
     assert code == 1
     assert "The repo does not hold." in out
+
+
+@pytest.mark.parametrize(
+    ("fault", "car"), [("missing", "ok"), ("bad", "skipped")], ids=["missing", "bad"]
+)
+def test_verify_claims_nothing_of_what_it_has_not_read(
+    run: Run, tmp_path: Path, fault: str, car: str
+) -> None:
+    repo = build_repo(RECORDS)
+    bad = b"\xa0"
+    root = repo.commit_cid if fault == "missing" else cid_of(bad)
+    others = [item for item in repo.blocks.items() if item[0] != repo.commit_cid]
+    path = tmp_path / "bad.car"
+    path.write_bytes(write_car([root], others if fault == "missing" else [(root, bad), *others]))
+    code, out, _ = run("verify", path, "--json")
+    assert code == 1
+    assert statuses(out)["commit"] == "failed"
+    assert statuses(out)["car"] == statuses(out)["blocks"] == car
 
 
 def test_verify_goes_on_past_bad_records_and_names_them(run: Run, tmp_path: Path) -> None:

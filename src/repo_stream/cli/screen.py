@@ -31,8 +31,12 @@ def harmless_json(text: str) -> str:
 
 
 def name_of(collection: str) -> str:
-    """Show the name of a collection in ASCII, as all that the specification allows are."""
-    return ascii(collection)[1:-1] if collection else "(none)"
+    """Show the name of a collection in ASCII, as all that the specification allows are.
+
+    What is longer than a line is cut.
+    """
+    name = ascii(collection)[1:-1] if collection else "(none)"
+    return name if len(name) <= WIDTH else f"{name[: WIDTH - 3]}..."
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> Iterable[str]:
