@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ import pytest
 
 import repo_stream
 from repo_stream import DiskBuilder, DriverBuilder, Limits, RepoStreamError, Source
+from repo_stream.car_server import CarServer
 from repo_stream.cli import main
 from repo_stream.testing import build_car
 from support import walk
@@ -63,6 +64,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def network() -> Iterator[str]:
+    """The URL of a server that stands in for the network: PLC directory and PDS in one."""
+    with CarServer() as server:
+        server.serve(build_car(RECORDS), did="did:plc:ewvi7nxzyoun6zhxrhs64oiz", chunked=True)
+        yield server.url
+
+
 @pytest.fixture(params=["in memory", "through the disk"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Which branch the README's programs take, whatever limit they set."""
@@ -85,8 +94,24 @@ def test_every_python_block_is_found() -> None:
 
 @pytest.mark.usefixtures("here", "way")
 @pytest.mark.parametrize("block", PYTHON)
-def test_python_block_runs(block: str) -> None:
-    execute(block)
+def test_python_block_runs(block: str, network: str) -> None:
+    execute(block.replace("https://plc.directory", network))
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(
+    "example", blocks(section("From an account to its records"), "python"), ids=["httpx", "aiohttp"]
+)
+def test_an_account_leads_to_its_records(
+    example: str, network: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    execute(example.replace("https://plc.directory", network))
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == sorted(RECORDS)
+
+
+async def test_the_test_in_the_readme_passes() -> None:
+    (block,) = blocks(section("In your tests"), "python")
+    await execute(block)["test_lengths"](build_car)
 
 
 @pytest.mark.usefixtures("here", "way")
