@@ -58,7 +58,7 @@ class CarServer:
     def __init__(self) -> None:
         self._repos: dict[str, _Served] = {}
         #: How many bytes of CARs have gone out so far, headers of HTTP and chunks left out.
-        self.sent = 0
+        self.sent: int = 0
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
