@@ -34,7 +34,7 @@ def car_builder() -> Callable[..., bytes]:
         async def test_lengths(car_builder):
             car = car_builder({"app.bsky.feed.post/3k2": {"text": "hi"}})
             async with open_car(car, block_processor=len) as repo:
-                assert await repo.next_chunk() == [("app.bsky.feed.post/3k2", 10)]
+                assert await repo.next_chunk() == [("app.bsky.feed.post/3k2", 9)]
     """
     from repo_stream.testing import build_car  # noqa: PLC0415 - only for tests that use it
 
