@@ -179,8 +179,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._server.connections.discard(self.connection)
         super().finish()
 
-    def do_GET(self) -> None:
-        self.close_connection = True
+    def end_headers(self) -> None:
+        """Say that the connection ends with this answer, or a client would use it again."""
+        self.send_header("Connection", "close")
+        super().end_headers()
+
+    def do_GET(self) -> None:  # noqa: N802 - the name that the base class calls
         with suppress(OSError):  # the client may go at any time
             self._server.owner.answer(self)
 
