@@ -57,8 +57,8 @@ def record(block: bytes) -> dict[str, Any]:
     They are `dict`, `list`, `str`, `int`, `bytes`, `bool` and `None`, and `Cid` for a link. The
     data model of atproto has no floats, so a record with one is not valid.
 
-    With the extra `[fast]`, which installs `libipld`, a record of 200 to 600 bytes takes 1 to 4 us,
-    with `cbor2` alone 7 to 30; the values and the errors are the same. It is lazy: until the walk
+    With the extra `[fast]`, which installs `libipld`, a record of 200 to 600 bytes takes 1 to 3 us,
+    with `cbor2` alone 7 to 14; the values and the errors are the same. It is lazy: until the walk
     is there, memory and disk hold the record's own DAG-CBOR, and what the tree does not reach is
     never decoded.
 
@@ -81,7 +81,7 @@ def dag_json(block: bytes) -> str:
 
     A link is written as `{"/":"bafy..."}`, bytes as `{"/":{"bytes":"..."}}` in base64 without
     padding, keys are sorted, and characters beyond ASCII stay as they are: write it as UTF-8. A
-    record of 200 to 600 bytes takes 4 to 15 us with the extra `[fast]`, 9 to 40 without. It is
+    record of 200 to 600 bytes takes 3 to 6 us with the extra `[fast]`, 9 to 18 without. It is
     lazy, as `record` is. See https://ipld.io/specs/codecs/dag-json/spec/.
 
     Args:
