@@ -184,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         super().end_headers()
 
-    def do_GET(self) -> None:  # noqa: N802 - the name that the base class calls
+    def do_GET(self) -> None:
         with suppress(OSError):  # the client may go at any time
             self._server.owner.answer(self)
 
