@@ -22,7 +22,7 @@ from test_readme import PYTHON, ROOT
 pytestmark = pytest.mark.slow
 
 # What the stranger does not have.
-NEEDS_MORE = re.compile(r"^(import|from) (aiohttp|httpx|msgspec|pydantic)\b", re.MULTILINE)
+NEEDS_MORE = re.compile(r"^(import|from) (aiohttp|httpx|msgspec|pydantic|pytest)\b", re.MULTILINE)
 TYPED_PROGRAM = ROOT / "tests" / "typing_api.py"
 
 
