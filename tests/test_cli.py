@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -604,6 +605,115 @@ def test_ctrl_c_ends_it_quietly(tmp_path: Path, limit: str) -> None:
         process.kill()
         process.wait()
     assert (process.returncode, out, err) == (130, b"", b"")
+
+
+@pytest.fixture(params=["script", "module"])
+def entry(request: pytest.FixtureRequest) -> list[str]:
+    """The command as the installed script starts it, and as a module."""
+    if request.param == "module":
+        return [sys.executable, "-m", "repo_stream"]
+    project = tomllib.loads((SAMPLE.parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    module, _, function = project["scripts"]["repo-stream"].partition(":")
+    script = f"import sys; from {module} import {function}; sys.exit({function}())"
+    return [sys.executable, "-c", script]
+
+
+@pytest.mark.parametrize("heard_as", ["KeyboardInterrupt", "ImportError"])
+@pytest.mark.parametrize("imported", ["argparse", "anyio", "asyncio"])
+def test_ctrl_c_while_it_imports_ends_it_quietly(
+    entry: list[str], imported: str, heard_as: str, tmp_path: Path
+) -> None:
+    # What it imports sends Ctrl-C to it; some modules make another exception of that.
+    interrupting = f"""
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(30)
+except KeyboardInterrupt as error:
+    raise {heard_as} from error
+"""
+    (tmp_path / f"{imported}.py").write_text(interrupting)
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [*entry, "inspect", SAMPLE],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+# Started where Ctrl-C was turned off, as by `nohup` or `&`, it stays off.
+DEAF = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+
+
+def test_ctrl_c_again_and_again_ends_it_no_worse(entry: list[str], tmp_path: Path) -> None:
+    target, store = tmp_path / "records.jsonl", tmp_path / "spill.db"
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [*entry, "export", "-", "-o", target, "--mem-limit-mb", "0", "--disk", store],
+        stdin=reading,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        os.write(writing, SAMPLE.read_bytes()[:60_000])
+        for _ in range(1_000):
+            if store.exists():
+                break
+            time.sleep(0.01)
+        for _ in range(200):
+            process.send_signal(signal.SIGINT)
+            if process.poll() is not None:
+                break
+            time.sleep(0.001)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reading)
+        os.close(writing)
+    # At its very end Python turns the signal back into the system's own, which says the same.
+    assert process.returncode in {130, -signal.SIGINT}
+    assert (out, err) == (b"", b"")
+    assert os.listdir(tmp_path) == [store.name]  # noqa: PTH208 - names are what matters
+
+
+def test_ctrl_c_ends_the_wait_for_a_pipe_that_nobody_writes_to(
+    entry: list[str], tmp_path: Path
+) -> None:
+    fifo = tmp_path / "repo.car"
+    os.mkfifo(fifo)
+    process = subprocess.Popen([*entry, "ls", fifo], stderr=subprocess.PIPE)
+    try:
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, err) == (130, b"")
+
+
+def test_ctrl_c_that_was_turned_off_stays_off(entry: list[str], tmp_path: Path) -> None:
+    fifo = tmp_path / "repo.car"
+    os.mkfifo(fifo)
+    program = f"{DEAF}os.execv(sys.argv[1], sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *entry, "ls", fifo],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        with fifo.open("wb", buffering=0) as pipe:  # opened by both: it is at work
+            process.send_signal(signal.SIGINT)
+            pipe.write(SAMPLE.read_bytes())
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, len(out.splitlines()), err) == (0, 500, b"")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

@@ -7,8 +7,8 @@ CAR decoder alone does not pay for the rest, and an import that is not used cost
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # typing has it, and takes longer to import than all of this
 if TYPE_CHECKING:
     from repo_stream.car import (
         CarDecoder,

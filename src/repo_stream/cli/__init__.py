@@ -16,6 +16,7 @@ shell says of a command that was interrupted (130) or whose reader went away (14
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -23,6 +24,7 @@ from typing import Final
 import anyio
 
 from repo_stream import MissingExtra, RepoStreamError, UnsupportedKey
+from repo_stream.cli.interrupts import INTERRUPTED, interruptible
 from repo_stream.cli.options import PROGRAM, parse
 from repo_stream.cli.output import OutputError, drop_output
 from repo_stream.cli.screen import one_line
@@ -31,7 +33,6 @@ __all__ = ["main"]
 
 _BAD_REPO: Final = 1
 _WRONG_USAGE: Final = 2
-_INTERRUPTED: Final = 128 + 2  # SIGINT
 _NO_READER: Final = 128 + 13  # SIGPIPE
 
 
@@ -46,10 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parse(arguments)
     try:
-        code: int = anyio.run(options.command, options)
-    except KeyboardInterrupt:
-        drop_output()
-        return _INTERRUPTED
+        return anyio.run(_run, options)
+    except KeyboardInterrupt:  # before the command began
+        return INTERRUPTED
     except OutputError as error:
         drop_output()
         if isinstance(error.cause, BrokenPipeError):
@@ -61,7 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"{options.car}: {error}")
     except OSError as error:
         return _complain(f"{error.filename or options.car}: {error.strerror or error}")
-    return code
+
+
+async def _run(options: argparse.Namespace) -> int:
+    try:
+        with interruptible():
+            code: int = await options.command(options)
+            return code
+    except KeyboardInterrupt:
+        pass
+    drop_output()
+    return INTERRUPTED
 
 
 def _complain(message: str, code: int = _BAD_REPO) -> int:

@@ -12,6 +12,8 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
+from repo_stream.cli.interrupts import at_once
+
 __all__ = ["Input", "open_input"]
 
 _STANDARD_INPUT: Final = "-"
@@ -55,7 +57,8 @@ def open_input(car: str) -> io.FileIO:
         OSError: where it cannot be opened.
     """
     if car != _STANDARD_INPUT:
-        return io.FileIO(car)
+        with at_once():  # it waits, where it is a pipe that nobody writes to yet
+            return io.FileIO(car)
     if sys.stdin is not None and sys.stdin.isatty():
         raise OSError(0, "is a terminal; pipe a CAR into it", "standard input")
     return io.FileIO(0, closefd=False)

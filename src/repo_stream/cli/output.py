@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from repo_stream.cli.interrupts import at_once
 
 __all__ = [
     "OutputError",
@@ -89,26 +89,10 @@ def destination(path: str | None) -> Generator[IO[bytes]]:
 def writing_to(path: str | None) -> Generator[None]:
     """Write, saying where it was if that fails; Ctrl-C ends it."""
     try:
-        with _interruptible():
+        with at_once():
             yield
     except OSError as error:
         raise OutputError("standard output" if path is None else path, error) from error
-
-
-@contextmanager
-def _interruptible() -> Generator[None]:
-    """Let Ctrl-C end a write that waits for its reader.
-
-    The event loop's own handler would only be heard once the write is over.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def drop_output() -> None:
