@@ -47,6 +47,7 @@ from repo_stream import (
     MissingRoot,
     NodePrefixNotMinimal,
     NodePrefixTooLong,
+    NotACar,
     RepoStreamError,
     TruncatedCar,
     UnsupportedCarVersion,
@@ -319,8 +320,8 @@ case("header: version 1.0", header_only(b"\xa2" + ROOTS + b"\x67version\xf9\x3c\
 case("header: version a text", header_only(encode({"roots": [], "version": "1"})), BadCarHeader)
 case("header: no version", header_only(encode({"roots": [Link(RECORD_CID)]})), BadCarHeader)
 case("header: no list of roots", header_only(encode({"version": 1})), BadCarHeader)
-case("header: not CBOR", header_only(b"<!DOCTYPE html>"), BadCarHeader)
-case("header: a list", header_only(encode([1])), BadCarHeader)
+case("header: not CBOR", header_only(b"<!DOCTYPE html>"), NotACar)
+case("header: a list", header_only(encode([1])), NotACar)
 case("header: bytes after it", header_only(b"\xa2" + ROOTS + VERSION + b"\0"), BadCarHeader)
 case("header: unsorted", header_only(b"\xa2" + VERSION + ROOTS), BadCarHeader)
 case("header: indefinite", header_only(b"\xbf" + ROOTS + VERSION + b"\xff"), BadCarHeader)
@@ -333,7 +334,7 @@ case(
     header_only(encode({"roots": [Link(b"")], "version": 1})),
     BadCarHeader,
 )
-case("header: 60,000 levels deep", header_only(b"\x81" * 60_000), BadCarHeader)
+case("header: 60,000 levels deep", header_only(b"\x81" * 60_000), NotACar)
 case(
     "header: claims 2^62 roots",
     header_only(b"\xa1\x65roots\x9b" + b"\x40" + bytes(7)),

@@ -26,6 +26,7 @@ from repo_stream import (
     EmptySection,
     LimitExceeded,
     Limits,
+    NotACar,
     RepoStreamError,
     TruncatedCar,
     UnsupportedCarVersion,
@@ -523,7 +524,9 @@ def test_a_header_with_a_fault(header: bytes) -> None:
     outcome = decode(framed(header) + AFTER)
     assert outcome.header is None
     assert outcome.blocks == []
-    assert type(outcome.error) is BadCarHeader
+    if isinstance(outcome.error, NotACar):  # no map, so no header of any kind
+        return
+    assert isinstance(outcome.error, BadCarHeader)
     assert outcome.error.offset == 0
     assert outcome.error.reason
     assert outcome.error.reason in str(outcome.error)
@@ -561,9 +564,9 @@ def test_other_versions_are_named(data: bytes, version: int) -> None:
         pytest.param(b"\xff" * 10, BadVarint, id="length-without-end"),
         pytest.param(b"\0", BadCarHeader, id="length-zero"),
         pytest.param(bytes(100), BadCarHeader, id="zeros"),
-        pytest.param(b"<!DOCTYPE html><html>" + b" " * 99, BadCarHeader, id="html"),
-        pytest.param(b'{"error":"RepoNotFound"}', TruncatedCar, id="json"),
-        pytest.param(b'{"error":"RepoNotFound"}' + b" " * 200, BadCarHeader, id="longer-json"),
+        pytest.param(b"<!DOCTYPE html><html>" + b" " * 99, NotACar, id="html"),
+        pytest.param(b'{"error":"RepoNotFound"}', NotACar, id="json"),
+        pytest.param(b'{"error":"RepoNotFound"}' + b" " * 200, NotACar, id="longer-json"),
     ],
 )
 def test_what_is_no_car_at_all(data: bytes, kind: type[RepoStreamError]) -> None:
@@ -846,3 +849,36 @@ def test_pieces_make_no_difference_to_a_damaged_car(data: bytes, verify_cids: bo
     limits = Limits(block_bytes=500, header_bytes=200, car_bytes=2000, blocks=30)
     outcome = decode(data, limits=limits, verify_cids=verify_cids)
     assert outcome.error is not None or outcome.offset == len(data)
+
+
+# --- What is no CAR at all ----------------------------------------------------------------------
+
+PAGE = b"<!DOCTYPE html>\n<title>502 \x1b[2JBad\xc2\x9b Gateway</title>" + b"x" * 500
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        pytest.param(PAGE, "an HTML page, which starts: <!DOCTYPE html> <title>502", id="page"),
+        pytest.param(PAGE[:40], "an HTML page", id="short page"),
+        pytest.param(b'{"error":"RepoNotFound"}', 'JSON, which starts: {"error":"Rep', id="JSON"),
+        pytest.param(b'\xef\xbb\xbf{"error":1}', 'JSON, which starts: {"error":1}', id="mark"),
+        pytest.param("Not f\u00f6und".encode(), "text, which starts: Not f", id="text"),
+        pytest.param(b"\x1f\x8b\x08\0" + bytes(99), "compressed by gzip", id="gzip"),
+        pytest.param(b"\x89PNG\r\n\x1a\n" + bytes(99), "something else", id="an image"),
+    ],
+)
+def test_what_is_no_car_is_called_so_however_it_is_cut(data: bytes, said: str) -> None:
+    messages: set[str] = set()
+    for size in (1, 2, 7, len(data)):
+        decoder = CarDecoder()
+        with pytest.raises(NotACar) as caught:
+            for at in range(0, len(data), size):
+                decoder.feed(data[at : at + size])
+            decoder.finish()
+        messages.add(str(caught.value))
+        assert caught.value.start == data[:160]
+        assert caught.value.looks_like in str(caught.value)
+    (message,) = messages
+    assert said in message
+    assert message.isprintable()

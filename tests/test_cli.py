@@ -16,16 +16,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from repo_stream import Cid
 from repo_stream.cli import main
 from repo_stream.testing import RawRecord, build_car, build_repo, cid_of, write_car
 from support import shared
+from test_signature import did_key, signer
 
 SAMPLE = Path(__file__).parent / "cars" / "sample.car"
 
 # A k256 key that signed none of these repos.
 KEY = "did:key:zQ3shqwJEJyMBsBXCWyCBpUBMqxcon9oHB7mCvx4sSpMdLJwc"
+
+CURVES = {"k256": ec.SECP256K1(), "p256": ec.SECP256R1()}
 
 POST = "app.bsky.feed.post"
 LIKE = "app.bsky.feed.like"
@@ -186,6 +190,28 @@ def test_tree_has_the_nodes_that_the_file_has(run: Run, tmp_path: Path, records:
     assert tree["nodes"] == len(set(repo.blocks)) - records - 1
     assert sum(layer["entries"] for layer in tree["layers"]) == records
     assert sum(layer["nodes"] for layer in tree["layers"]) == tree["nodes"]
+
+
+def test_names_the_largest_collections_and_counts_the_others(run: Run, tmp_path: Path) -> None:
+    small = {f"a.b.c{number:04}/{end}": {"n": 1} for number in range(950) for end in "x"}
+    large = {f"a.b.c{number:04}/{end}": {"n": 1} for number in range(950, 1_000) for end in "xy"}
+    path = tmp_path / "repo.car"
+    path.write_bytes(build_car({**small, **large, "nowhere": {"n": 1}, "/a": {"n": 1}}))
+    out = run("inspect", path)[1]
+    found = json.loads(run("inspect", path, "--json")[1])
+    assert len(found["collections"]) == 201
+    assert found["collections"][""]["records"] == 2
+    assert {key.partition("/")[0] for key in large} <= set(found["collections"])
+    assert found["other_collections"] == {
+        "collections": 800,
+        "records": 800,
+        "bytes": 800 * 4,
+        "largest": 4,
+    }
+    named = sum(tally["records"] for tally in found["collections"].values())
+    assert named + 800 == found["records"] == 1_052
+    assert "(800 others)" in out
+    assert len(out.splitlines()) < 230
 
 
 # --- Records ------------------------------------------------------------------------------------
@@ -413,6 +439,28 @@ def test_verify_goes_on_past_bad_records_and_names_them(run: Run, tmp_path: Path
     assert out.replace("\n", "").isprintable()
 
 
+@pytest.mark.parametrize("curve", ["k256", "p256"])
+@pytest.mark.parametrize("whose", ["the account's", "another"])
+def test_verify_with_a_key(run: Run, tmp_path: Path, curve: str, whose: str) -> None:
+    private, other = (ec.generate_private_key(CURVES[curve]) for _ in range(2))
+    path = tmp_path / "signed.car"
+    path.write_bytes(build_car(RECORDS, sign=signer(private)))
+    key = did_key(private if whose == "the account's" else other)
+    code, out, err = run("verify", path, "--key", key)
+    report = json.loads(run("verify", path, "--key", key, "--json")[1])
+    status = {check["name"]: check["status"] for check in report["checks"]}
+    assert err == ""
+    assert status.pop("signature") == ("ok" if whose == "the account's" else "failed")
+    assert set(status.values()) == {"ok"}
+    assert max(map(len, out.splitlines())) <= 80
+    if whose == "the account's":
+        assert (code, report["ok"]) == (0, True)
+        assert out.endswith("\nThe repo holds.\n")
+    else:
+        assert (code, report["ok"]) == (1, False)
+        assert out.endswith("\nThe repo does not hold.\n")
+
+
 # --- Bad input ----------------------------------------------------------------------------------
 
 
@@ -447,6 +495,30 @@ def test_bad_car_gives_one_line(
     assert err.startswith(f"repo-stream: {path}: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["inspect", "ls", "export", "verify"])
+def test_limit_that_is_too_low_can_be_raised_from_here(
+    run: Run, tmp_path: Path, command: str
+) -> None:
+    path = tmp_path / "repo.car"
+    path.write_bytes(build_car({"a.b/c": {"text": "x" * 3_000_000}}))
+    code, out, err = run(command, path)
+    assert code == 1
+    said = " ".join((out + err).split())
+    assert "--limit block_bytes=N" in said
+    assert "DriverBuilder" not in said
+    assert run(command, path, "--limit", "block_bytes=4000000")[0] == 0
+
+
+def test_server_that_said_no_is_quoted_harmlessly(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "repo.car"
+    path.write_bytes(b'{"error":"RepoNotFound","message":"\x1b[2J\xc2\x9b2J"}')
+    code, out, err = run("ls", path)
+    assert (code, out) == (1, "")
+    assert "no CAR file but JSON" in err
+    assert "RepoNotFound" in err
+    assert err.replace("\n", "").isprintable()
 
 
 def test_missing_file_gives_one_line(run: Run, tmp_path: Path) -> None:
@@ -513,6 +585,10 @@ def test_store_that_cannot_be_opened_leaves_no_thread_in_trouble(
         *(
             pytest.param(["inspect", "a.car", "--mem-limit-mb", limit], id=f"limit {limit}")
             for limit in ("x", "-1", "nan", "inf", "1e308")
+        ),
+        *(
+            pytest.param(["inspect", "a.car", "--limit", limit], id=f"limit {limit}")
+            for limit in ("blocks", "blocks=", "blocks=-1", "block=1", "=1")
         ),
     ],
 )

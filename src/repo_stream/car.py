@@ -28,6 +28,7 @@ from repo_stream.errors import (
     InvalidCid,
     InvalidDagCbor,
     LimitExceeded,
+    NotACar,
     RepoStreamError,
     TruncatedCar,
     UnsupportedCarVersion,
@@ -40,6 +41,9 @@ __all__ = ["Block", "CarDecoder", "CarHeader"]
 Block = tuple[bytes, bytes]
 
 _MAX_VARINT_BYTES = 9
+# What is no CAR is shown by so many bytes; text may begin with a mark that it is UTF-8.
+_START_BYTES = 160
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ class CarDecoder:
         self._fed = 0
         self._blocks = 0
         self._header: CarHeader | None = None
+        self._foreign = False
         self._finished = False
         self._error: RepoStreamError | None = None
 
@@ -160,6 +165,8 @@ class CarDecoder:
         """
         if self._error is not None:
             raise self._error
+        if self._foreign:
+            self._fail(NotACar(start=bytes(self._waiting)), [])
         if self._header is None or self._waiting:
             length, start = _length(bytes(self._waiting), 0, self._offset)
             need = start + length if start >= 0 else None
@@ -176,6 +183,9 @@ class CarDecoder:
         return blocks
 
     def _take_header(self, buffer: bytes) -> None:
+        if buffer.startswith(_BYTE_ORDER_MARK):
+            self._take_foreign(buffer)
+            return
         length, start = _length(buffer, 0, 0)
         if start < 0:
             self._needed = len(buffer) + 1
@@ -187,6 +197,12 @@ class CarDecoder:
             )
         if length == 0:
             raise BadCarHeader("it has length zero")
+        if start == len(buffer):
+            self._needed = start + 1
+            return
+        if buffer[start] >> 5 != 5:  # a map, in CBOR
+            self._take_foreign(buffer)
+            return
         end = start + length
         self._needed = end
         if end > len(buffer):
@@ -194,6 +210,13 @@ class CarDecoder:
         self._header = parse_header(buffer[start:end])
         self._offset = end
         self._needed = 1
+
+    def _take_foreign(self, buffer: bytes) -> None:
+        """Wait for enough of what is no CAR to say what it is, however it was cut into pieces."""
+        self._foreign = True
+        self._needed = _START_BYTES
+        if len(buffer) >= _START_BYTES:
+            raise NotACar(start=buffer[:_START_BYTES])
 
     def _take_sections(self, buffer: bytes, at: int, blocks: list[Block]) -> None:
         """Cut `buffer` into blocks from index `at` on.

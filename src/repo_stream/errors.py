@@ -59,6 +59,7 @@ __all__ = [
     "NodeError",
     "NodePrefixNotMinimal",
     "NodePrefixTooLong",
+    "NotACar",
     "ProcessError",
     "RepoStreamError",
     "StoreClosed",
@@ -163,6 +164,43 @@ class BadCarHeader(CarError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"the CAR header is not valid: {reason}", offset=0)
         self.reason = reason
+
+
+class NotACar(CarError):
+    """The file is something else altogether, often what a server said instead of sending a repo.
+
+    Attributes:
+        start: its first bytes, 160 at most.
+        looks_like: what it seems to be, in words.
+    """
+
+    def __init__(self, *, start: bytes) -> None:
+        looks_like, advice = _look_at(start)
+        super().__init__(f"this is no CAR file but {looks_like}; {advice}", offset=0)
+        self.start = start
+        self.looks_like = looks_like
+
+
+def _look_at(start: bytes) -> tuple[str, str]:
+    """Say what a file seems to be, and what to do about it."""
+    fetch = "look at what the server answered, its status too, and fetch it again"
+    if start.startswith(b"\x1f\x8b"):
+        return "compressed by gzip", "decompress it first"
+    # Where it was cut, a character may lack its end.
+    text = start.decode("utf-8-sig", "ignore")
+    if len(text.encode()) < len(start) - 6 or any(char in _NOT_IN_TEXT for char in text):
+        return "something else", fetch
+    excerpt = " ".join(text.split())
+    shown = excerpt if excerpt.isprintable() else ascii(excerpt)[1:-1]
+    if excerpt.lower().startswith(("<!doctype html", "<html")):
+        kind = "an HTML page"
+    else:
+        kind = "JSON" if excerpt.startswith(("{", "[")) else "text"
+    return f"{kind}, which starts: {shown}", fetch
+
+
+# Control characters, but for those that text has, colours of terminals included.
+_NOT_IN_TEXT = frozenset(map(chr, range(32))) - frozenset("\t\n\f\r\x1b")
 
 
 class MissingRoot(CarError):

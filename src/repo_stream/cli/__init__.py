@@ -27,7 +27,7 @@ from repo_stream import MissingExtra, RepoStreamError, UnsupportedKey
 from repo_stream.cli.interrupts import INTERRUPTED, interruptible
 from repo_stream.cli.options import PROGRAM, parse
 from repo_stream.cli.output import OutputError, drop_output
-from repo_stream.cli.screen import one_line
+from repo_stream.cli.screen import explained, one_line
 
 __all__ = ["main"]
 
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MissingExtra, UnsupportedKey) as error:
         return _complain(str(error), _WRONG_USAGE)
     except RepoStreamError as error:
-        return _complain(f"{options.car}: {error}")
+        return _complain(f"{options.car}: {explained(error)}")
     except OSError as error:
         return _complain(f"{error.filename or options.car}: {error.strerror or error}")
 

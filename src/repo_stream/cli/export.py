@@ -57,14 +57,14 @@ def _shown(output: Output[str]) -> str:
     """Give a record as a program wants it, or spread out where a person looks at it."""
     line = _line(output)
     if not is_terminal():
-        return line
+        return f"{line}\n"
     spread = json.dumps(json.loads(line), indent=2, ensure_ascii=False)
     return "".join(f"{harmless_json(part)}\n" for part in spread.split("\n"))
 
 
 def _line(output: Output[str]) -> str:
     rkey = json.dumps(output.rkey, ensure_ascii=False)
-    return f'{{"rkey":{rkey},"cid":"{output.cid}","value":{output.data}}}\n'
+    return f'{{"rkey":{rkey},"cid":"{output.cid}","value":{output.data}}}'
 
 
 # --- JSON lines ---------------------------------------------------------------------------------
@@ -77,12 +77,10 @@ class _JsonLines:
         self._shown = path is None and is_terminal()
 
     def write(self, chunk: Sequence[Output[str]]) -> None:
-        lines = [_line(output) for output in chunk]
-        if self._shown:
-            lines = [f"{harmless_json(line[:-1])}\n" for line in lines]
-        text = "".join(lines)
         with writing_to(self._path):
-            self._file.write(text.encode())
+            for output in chunk:
+                line = _line(output)
+                self._file.write((harmless_json(line) if self._shown else line).encode() + b"\n")
             self._file.flush()
 
 

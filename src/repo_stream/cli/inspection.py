@@ -7,16 +7,19 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from heapq import heappush, heappushpop
 from typing import Final
 
 from repo_stream import Commit, key_depth
 from repo_stream.cli.opened import opened
 from repo_stream.cli.output import put, put_json
-from repo_stream.cli.screen import facts, name_of, table
+from repo_stream.cli.screen import facts, name_of, one_line, table
 
 __all__ = ["inspect"]
 
 _TID_ALPHABET: Final = "234567abcdefghijklmnopqrstuvwxyz"
+# Collections that are named: a stranger's repo can have one for each record.
+_MOST_NAMED: Final = 200
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -27,6 +30,7 @@ async def inspect(options: argparse.Namespace) -> int:
         async for chunk in car.chunks():
             for rkey, _, size in chunk:
                 findings.add(rkey, size)
+        findings.collections.close()
     if options.json:
         put_json(json.dumps(_as_json(findings)) + "\n")
     else:
@@ -50,6 +54,60 @@ class Tally:
         self.records += 1
         self.size += size
         self.largest = max(self.largest, size)
+
+    def include(self, other: Tally) -> None:
+        """Count all that another one counted."""
+        self.records += other.records
+        self.size += other.size
+        self.largest = max(self.largest, other.largest)
+
+
+class Collections:
+    """A tally for each of the largest collections, and one for all others together.
+
+    A walk in key order is through with a collection when the next one begins, so that no more
+    tallies are held than will be shown.
+
+    Attributes:
+        others: what is in the collections that are not named.
+        other_names: how many those are.
+    """
+
+    def __init__(self) -> None:
+        self.others: Tally = Tally()
+        self.other_names: int = 0
+        self._nameless = Tally()
+        self._named: list[tuple[int, int, str, Tally]] = []
+        self._name = ""
+        self._tally = self._nameless
+
+    def add(self, rkey: str, size: int) -> None:
+        """Count a record."""
+        name = rkey.partition("/")[0] if "/" in rkey else ""
+        if not name:  # such keys do not stand together
+            self._nameless.add(size)
+            return
+        if name != self._name:
+            self.close()
+            self._name, self._tally = name, Tally()
+        self._tally.add(size)
+
+    def close(self) -> None:
+        """Be through with a collection."""
+        if not self._name:
+            return
+        entry = (self._tally.records, self._tally.size, self._name, self._tally)
+        self._name = ""
+        if len(self._named) < _MOST_NAMED:
+            heappush(self._named, entry)
+            return
+        self.others.include(heappushpop(self._named, entry)[-1])
+        self.other_names += 1
+
+    def named(self) -> list[tuple[str, Tally]]:
+        """Give the largest ones, by name."""
+        nameless = [("", self._nameless)] if self._nameless.records else []
+        return nameless + sorted((name, tally) for *_, name, tally in self._named)
 
 
 @dataclass
@@ -110,14 +168,13 @@ class Findings:
     commit: Commit
     car_size: int
     way: str
-    collections: dict[str, Tally] = field(default_factory=dict[str, Tally])
+    collections: Collections = field(default_factory=Collections)
     total: Tally = field(default_factory=Tally)
     shape: Shape = field(default_factory=Shape)
 
     def add(self, rkey: str, size: int) -> None:
         """Take the next record."""
-        collection, slash, _ = rkey.partition("/")
-        self.collections.setdefault(collection if slash else "", Tally()).add(size)
+        self.collections.add(rkey, size)
         self.total.add(size)
         self.shape.add(rkey)
 
@@ -129,7 +186,7 @@ def _lines(findings: Findings) -> Iterable[str]:
     commit, total = findings.commit, findings.total
     yield from facts(
         [
-            ("DID", commit.did),
+            ("DID", one_line(commit.did)),
             ("Rev", f"{commit.rev}, {_moment(commit.rev):%Y-%m-%d %H:%M:%S} UTC"),
             ("Commit", str(commit.cid)),
             ("CAR", f"{findings.car_size:,} bytes, {total.size:,} of them records"),
@@ -140,7 +197,7 @@ def _lines(findings: Findings) -> Iterable[str]:
     yield ""
     yield from table(
         ("Collection", "Records", "Bytes", "Mean", "Largest"),
-        [(name_of(name), *_figures(tally)) for name, tally in sorted(findings.collections.items())],
+        [*_rows(findings.collections)],
         ("Total", *_figures(total)),
     )
     if findings.shape.layers:
@@ -153,6 +210,13 @@ def _lines(findings: Findings) -> Iterable[str]:
                 if layer.nodes
             ],
         )
+
+
+def _rows(collections: Collections) -> Iterable[tuple[str, ...]]:
+    for name, tally in collections.named():
+        yield name_of(name), *_figures(tally)
+    if others := collections.other_names:
+        yield f"({others:,} {_plural(others, 'other')})", *_figures(collections.others)
 
 
 def _moment(tid: str) -> datetime:
@@ -199,7 +263,13 @@ def _as_json(findings: Findings) -> dict[str, object]:
         "record_bytes": total.size,
         "collections": {
             name: {"records": tally.records, "bytes": tally.size, "largest": tally.largest}
-            for name, tally in sorted(findings.collections.items())
+            for name, tally in findings.collections.named()
+        },
+        "other_collections": {
+            "collections": findings.collections.other_names,
+            "records": findings.collections.others.records,
+            "bytes": findings.collections.others.size,
+            "largest": findings.collections.others.largest,
         },
         "tree": {
             "nodes": shape.nodes,

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
-from repo_stream import Cid, Output, Processor, Repo, open_car
+from repo_stream import Cid, Limits, Output, Processor, Repo, open_car
 from repo_stream.cli.input import Input, open_input
 from repo_stream.cli.progress import Meter
 from repo_stream.cli.screen import one_line
@@ -17,7 +17,9 @@ __all__ = ["Opened", "opened"]
 
 T = TypeVar("T")
 
-_CHUNK: Final = 512
+# Keys are short. A record can have 2 MiB, so that few of them are held at once.
+_KEYS: Final = 512
+_RECORDS: Final = 32
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,13 @@ class Opened(Generic[T]):
 
     async def keys(self) -> AsyncGenerator[list[tuple[str, Cid]]]:
         """Walk the repo without its records."""
-        while keys := await self.repo.next_keys(_CHUNK):
+        while keys := await self.repo.next_keys(_KEYS):
             self.meter.walked(len(keys))
             yield keys
 
     async def chunks(self) -> AsyncGenerator[list[Output[T]]]:
         """Walk the repo."""
-        while chunk := await self.repo.next_outputs(_CHUNK):
+        while chunk := await self.repo.next_outputs(_RECORDS):
             self.meter.walked(len(chunk))
             yield chunk
 
@@ -62,6 +64,7 @@ async def opened(
         OSError: where it cannot be opened.
         RepoStreamError: where it cannot be read.
     """
+    limits: dict[str, Any] = dict(options.limits or ())  # Any: by name, of their types
     meter = Meter(shown=not options.quiet)
     try:
         with open_input(options.car) as file:
@@ -75,6 +78,7 @@ async def opened(
                 collections=options.collections,
                 key_range=options.key_range,
                 on_error=on_error,
+                limits=Limits(**limits),
             ) as repo:
                 way = _way(options, spilled=repo.spilled)
                 yield Opened(repo, source.taken, way, meter)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
-from repo_stream import DriverBuilder
+from repo_stream import DriverBuilder, Limits
 from repo_stream.cli.export import export, get
 from repo_stream.cli.inspection import inspect
 from repo_stream.cli.listing import ls
@@ -103,6 +104,15 @@ def _common() -> argparse.ArgumentParser:
         metavar="PATH",
         help="file to use for that, which stays, emptied (default: a temporary one)",
     )
+    common.add_argument(
+        "--limit",
+        dest="limits",
+        type=_limit,
+        action="append",
+        metavar="NAME=N",
+        help="change a limit on what strangers may send, such as block_bytes=4194304; "
+        "can be given again",
+    )
     common.add_argument("-q", "--quiet", action="store_true", help="show no progress")
     return common
 
@@ -127,6 +137,15 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
 
 def _bound(text: str) -> str | None:
     return text or None
+
+
+def _limit(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    names = [field.name for field in dataclasses.fields(Limits)]
+    if name not in names or not (number.isascii() and number.isdecimal()):
+        shown = f"{', '.join(names[:-1])} or {names[-1]}"
+        raise argparse.ArgumentTypeError(f"not NAME=N, where NAME is {shown}: {text!r}")
+    return name, int(number)
 
 
 def _mebibytes(text: str) -> float:

@@ -6,7 +6,18 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-__all__ = ["WIDTH", "facts", "harmless_json", "name_of", "one_line", "shown_key", "table"]
+from repo_stream import LimitExceeded, MaxSizeExceeded, RepoStreamError
+
+__all__ = [
+    "WIDTH",
+    "explained",
+    "facts",
+    "harmless_json",
+    "name_of",
+    "one_line",
+    "shown_key",
+    "table",
+]
 
 WIDTH: Final = 80
 
@@ -21,6 +32,20 @@ def one_line(text: str) -> str:
 def shown_key(key: str) -> str:
     r"""Show a key so that no two look alike: what cannot be printed is escaped, and so is a `\`."""
     return one_line(key.replace("\\", "\\\\"))
+
+
+def explained(error: RepoStreamError) -> str:
+    """Say what is wrong, and what to do about it with this command instead of a program."""
+    match error:
+        case LimitExceeded(where=where, actual=actual, limit=limit, maximum=maximum):
+            return (
+                f"{where}: {actual:,} is over the limit {limit}={maximum}; "
+                f"if you trust the source, raise it: --limit {limit}=N"
+            )
+        case MaxSizeExceeded(max_stored_mb=limit):
+            return f"the repo needs more than the {limit:,} MiB that this command puts on disk"
+        case _:
+            return str(error)
 
 
 def harmless_json(text: str) -> str:
