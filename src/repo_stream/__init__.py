@@ -22,12 +22,14 @@ if TYPE_CHECKING:
         DiskStore,
     )
     from repo_stream.drive import (
-        Channel,
-        DiskDriver,
         Driver,
         DriverBuilder,
-        MemDriver,
         NeedDisk,
+    )
+    from repo_stream.drivers import (
+        Channel,
+        DiskDriver,
+        MemDriver,
         OnError,
         Output,
         Problem,
@@ -189,12 +191,14 @@ _ROOMS = {
         "DiskStore",
     ),
     "drive": (
-        "Channel",
-        "DiskDriver",
         "Driver",
         "DriverBuilder",
-        "MemDriver",
         "NeedDisk",
+    ),
+    "drivers": (
+        "Channel",
+        "DiskDriver",
+        "MemDriver",
         "OnError",
         "Output",
         "Problem",

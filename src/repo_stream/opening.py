@@ -12,14 +12,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar, overload
 
 from repo_stream.cid import Cid
-from repo_stream.drive import (
-    Driver,
-    DriverBuilder,
-    OnError,
-    Output,
-    Problem,
-    RepoDriver,
-)
+from repo_stream.drive import Driver, DriverBuilder
+from repo_stream.drivers import OnError, Output, Problem, RepoDriver
 from repo_stream.errors import MissingBlock, MissingCommit, ProcessError
 from repo_stream.limits import Limits
 from repo_stream.load import root_of
