@@ -19,6 +19,7 @@ from repo_stream import (
     BadSignature,
     BadVarint,
     BareRoot,
+    BlockReleased,
     CarError,
     CarTrailingData,
     ChildBelowLeaf,
@@ -31,6 +32,7 @@ from repo_stream import (
     EmptyNode,
     EmptySection,
     ForeignFile,
+    IncompleteRange,
     InvalidCid,
     InvalidDagCbor,
     InvalidKey,
@@ -39,6 +41,7 @@ from repo_stream import (
     LimitExceeded,
     MalformedNode,
     MaxSizeExceeded,
+    MemLimitExceeded,
     MissingBlock,
     MissingCommit,
     MissingExtra,
@@ -110,6 +113,21 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
     ),
     (MissingBlock(cid=CID, kind="record", rkey="a/b"), [CID, "record", "'a/b'", "incomplete"]),
     (MissingBlock(cid=CID, kind="node", rkey=None), [CID, "node", "incomplete"]),
+    (
+        IncompleteRange(cid=CID, start="a/b", stop="a/b\0", after="a/a", before=None),
+        [CID, "whether", "'a/b'", "whole repo"],
+    ),
+    (
+        IncompleteRange(cid=CID, start="a/b", stop="a/c", after=None, before="a/d"),
+        [CID, "'a/b'", "'a/c'", "whole repo"],
+    ),
+    (
+        IncompleteRange(cid=CID, start="a/b", stop=None, after=None, before=None),
+        [CID, "'a/b' on", "whole repo"],
+    ),
+    (BlockReleased(cid=CID, rkey="a/b"), [CID, "'a/b'", "mem_limit_mb", "spill"]),
+    (BlockReleased(cid=CID, rkey=None), [CID, "MST node", "spill"]),
+    (MemLimitExceeded(mem_limit_mb=16, early=4321), ["4321", "16 MiB", "spill"]),
     (ProcessError("KeyError: 'text'", rkey="a/b", cid=CID), [CID, "'a/b'", "KeyError: 'text'"]),
     (ProcessError("no CBOR", rkey=None, cid=CID), [CID, "no CBOR"]),
     (MaxSizeExceeded(path=PATH, max_stored_mb=5), [PATH, 5, "with_max_stored_mb"]),
@@ -158,7 +176,7 @@ def types_of_facts(error: BaseException) -> dict[str, type]:
 
 
 def test_there_is_an_example_of_every_leaf() -> None:
-    assert {type(error) for error, _ in EXAMPLES} == leaves()
+    assert {type(error) for error, _ in EXAMPLES} == leaves() | {MissingBlock}
 
 
 def test_every_error_is_public() -> None:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
         DiskDriver,
         MemDriver,
         OnError,
-        Output,
         Problem,
         RepoDriver,
     )
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
         BadSignature,
         BadVarint,
         BareRoot,
+        BlockReleased,
         CarError,
         CarTrailingData,
         ChildBelowLeaf,
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         EmptyNode,
         EmptySection,
         ForeignFile,
+        IncompleteRange,
         InvalidCid,
         InvalidDagCbor,
         InvalidKey,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
         LimitExceeded,
         MalformedNode,
         MaxSizeExceeded,
+        MemLimitExceeded,
         MissingBlock,
         MissingCommit,
         MissingExtra,
@@ -99,14 +101,29 @@ if TYPE_CHECKING:
     from repo_stream.process import (
         Processor,
     )
+    from repo_stream.proofs import (
+        Absent,
+        Present,
+        RangeProof,
+    )
     from repo_stream.reader import (
         CarReader,
     )
     from repo_stream.source import (
         Source,
     )
+    from repo_stream.stream import (
+        BlockOrder,
+        StreamDriver,
+    )
+    from repo_stream.walk import (
+        Gap,
+        Output,
+        TreeNode,
+    )
 
 __all__ = [
+    "Absent",
     "BadCarHeader",
     "BadCommit",
     "BadNodeLink",
@@ -115,6 +132,8 @@ __all__ = [
     "BadSignature",
     "BadVarint",
     "BareRoot",
+    "BlockOrder",
+    "BlockReleased",
     "CarDecoder",
     "CarError",
     "CarHeader",
@@ -137,6 +156,8 @@ __all__ = [
     "EmptyNode",
     "EmptySection",
     "ForeignFile",
+    "Gap",
+    "IncompleteRange",
     "InvalidCid",
     "InvalidDagCbor",
     "InvalidKey",
@@ -147,6 +168,7 @@ __all__ = [
     "MalformedNode",
     "MaxSizeExceeded",
     "MemDriver",
+    "MemLimitExceeded",
     "MissingBlock",
     "MissingCommit",
     "MissingExtra",
@@ -158,9 +180,11 @@ __all__ = [
     "NotACar",
     "OnError",
     "Output",
+    "Present",
     "Problem",
     "ProcessError",
     "Processor",
+    "RangeProof",
     "Repo",
     "RepoDriver",
     "RepoStreamError",
@@ -171,6 +195,8 @@ __all__ = [
     "StoreLocked",
     "StoreReadOnly",
     "StoreUnavailable",
+    "StreamDriver",
+    "TreeNode",
     "TruncatedCar",
     "UnsupportedCarVersion",
     "UnsupportedKey",
@@ -200,7 +226,6 @@ _ROOMS = {
         "DiskDriver",
         "MemDriver",
         "OnError",
-        "Output",
         "Problem",
         "RepoDriver",
     ),
@@ -213,6 +238,7 @@ _ROOMS = {
         "BadSignature",
         "BadVarint",
         "BareRoot",
+        "BlockReleased",
         "CarError",
         "CarTrailingData",
         "ChildBelowLeaf",
@@ -224,6 +250,7 @@ _ROOMS = {
         "EmptyNode",
         "EmptySection",
         "ForeignFile",
+        "IncompleteRange",
         "InvalidCid",
         "InvalidDagCbor",
         "InvalidKey",
@@ -232,6 +259,7 @@ _ROOMS = {
         "LimitExceeded",
         "MalformedNode",
         "MaxSizeExceeded",
+        "MemLimitExceeded",
         "MissingBlock",
         "MissingCommit",
         "MissingExtra",
@@ -264,8 +292,22 @@ _ROOMS = {
         "open_car",
     ),
     "process": ("Processor",),
+    "proofs": (
+        "Absent",
+        "Present",
+        "RangeProof",
+    ),
     "reader": ("CarReader",),
     "source": ("Source",),
+    "stream": (
+        "BlockOrder",
+        "StreamDriver",
+    ),
+    "walk": (
+        "Gap",
+        "Output",
+        "TreeNode",
+    ),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -12,7 +12,6 @@ come back equal, tuples included, which CBOR alone would turn into lists.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -254,11 +253,13 @@ def _require_spillable(value: object, nesting: int = _MAX_NESTING) -> None:
     parts: Iterable[object]
     if kind is dict:
         items = cast("dict[object, object]", value)
-        parts = itertools.chain(items, items.values())
+        parts = [*items, *items.values()]
     elif kind in _SEQUENCES:
         parts = cast("Iterable[object]", value)
     else:
         raise TypeError(f"a {kind.__qualname__} would not come back as one from CBOR")
+    if _SCALARS.issuperset(map(type, parts)):
+        return
     for part in parts:
         if type(part) not in _SCALARS:
             _require_spillable(part, nesting - 1)

@@ -54,13 +54,14 @@ from repo_stream.limits import MIB
 if TYPE_CHECKING:
     import aiosqlite
 
-__all__ = ["DiskBuilder", "DiskStore", "Row"]
+__all__ = ["DiskBuilder", "DiskStore", "Row", "SegmentRow"]
 
 R = TypeVar("R")
 
 #: A stored block: its raw CID, its bytes, and whether they are a processed value.
 Row = tuple[bytes, bytes | None, int]
-
+#: A segment of blocks that a walk let go of: their CIDs, their contents, and of which kind.
+SegmentRow = tuple[bytes, bytes, int]
 
 #: What a store's file says it is, where SQLite keeps room for it (`PRAGMA application_id`).
 APPLICATION_ID: Final = 0x52_53_50_59  # "RSPY"
@@ -79,7 +80,8 @@ _SELECT_SMALL: Final = (
 _SELECT_ANY: Final = "SELECT key, val, processed FROM blocks WHERE key = ?"
 _LARGE_BYTES: Final = 2 * MIB
 _CREATE: Final = (
-    "CREATE TABLE blocks (key BLOB NOT NULL, val BLOB NOT NULL, processed INT NOT NULL)"
+    "CREATE TABLE blocks (key BLOB NOT NULL, val BLOB NOT NULL, processed INT NOT NULL)",
+    "CREATE TABLE released (cids BLOB NOT NULL, contents BLOB NOT NULL, processed INT NOT NULL)",
 )
 
 
@@ -265,8 +267,7 @@ class DiskStore:
             self._check(lease)
             for rows in (raw, processed):
                 self._stored += sum([len(key) + len(value) for key, value in rows])
-            if self._stored > self._builder.max_stored_mb * MIB:
-                raise MaxSizeExceeded(path=self.path, max_stored_mb=self._builder.max_stored_mb)
+            self._require_room()
             await self._database.run(_put, raw, processed)
 
     async def seal(self, lease: int) -> None:
@@ -274,6 +275,36 @@ class DiskStore:
         with self._guard:
             self._check(lease)
             await self._database.run(_seal)
+
+    async def set_aside(self, lease: int, segments: Sequence[SegmentRow]) -> None:
+        """Store segments of blocks that a walk has let go of; see `repo_stream.released`.
+
+        Raises:
+            MaxSizeExceeded: where they are more than may be stored.
+        """
+        with self._guard:
+            self._check(lease)
+            self._stored += sum([len(cids) + len(contents) for cids, contents, _kind in segments])
+            self._require_room()
+            await self._database.run(_set_aside, segments)
+
+    async def search(self, lease: int, cid: bytes) -> list[SegmentRow]:
+        """Give the segments that were set aside and hold a CID, perhaps by accident across two."""
+        with self._guard:
+            self._check(lease)
+            return await self._database.run(_search, cid)
+
+    async def first_set_aside(self, lease: int) -> tuple[int, SegmentRow] | None:
+        """Give the first segment that is still set aside, and its number."""
+        with self._guard:
+            self._check(lease)
+            return await self._database.run(_first_set_aside)
+
+    async def drop_set_aside(self, lease: int, number: int) -> None:
+        """Forget a segment that was set aside."""
+        with self._guard:
+            self._check(lease)
+            self._stored -= await self._database.run(_drop_set_aside, number)
 
     async def fetch(self, lease: int, cids: Sequence[bytes]) -> list[Row]:
         """Read the blocks of these CIDs, in no order, as far as they are there.
@@ -300,6 +331,10 @@ class DiskStore:
             with suppress(DiskError):
                 await self._database.run(_reset)
 
+    def _require_room(self) -> None:
+        if self._stored > self._builder.max_stored_mb * MIB:
+            raise MaxSizeExceeded(path=self.path, max_stored_mb=self._builder.max_stored_mb)
+
     def _check(self, lease: int) -> None:
         if lease != self._lease:
             raise StoreClosed("it was reset, closed or given to another repo", path=self.path)
@@ -324,7 +359,7 @@ async def _prepare(connection: aiosqlite.Connection) -> None:
 async def _reset(connection: aiosqlite.Connection) -> None:
     await connection.rollback()
     await _forget_tables(connection)
-    for statement in ("VACUUM", "PRAGMA journal_mode=MEMORY", _CREATE):
+    for statement in ("VACUUM", "PRAGMA journal_mode=MEMORY", *_CREATE):
         await connection.execute_fetchall(statement)
 
 
@@ -342,7 +377,8 @@ async def _forget_tables(connection: aiosqlite.Connection) -> None:
         if _primary_code(error) != sqlite3.SQLITE_ERROR:
             raise
         # Builds of SQLite that are on the defensive, such as Apple's, do not allow it.
-        for statement in ("PRAGMA journal_mode=OFF", "DROP TABLE IF EXISTS blocks"):
+        drops = [f"DROP TABLE IF EXISTS {table}" for table in ("blocks", "released")]
+        for statement in ("PRAGMA journal_mode=OFF", *drops):
             await connection.execute_fetchall(statement)
 
 
@@ -369,8 +405,33 @@ async def _close(cursor: aiosqlite.Cursor) -> None:
     await cursor.close()
 
 
+async def _set_aside(connection: aiosqlite.Connection, segments: Sequence[SegmentRow]) -> None:
+    await _close(await connection.executemany("INSERT INTO released VALUES (?,?,?)", segments))
+
+
+async def _search(connection: aiosqlite.Connection, cid: bytes) -> list[SegmentRow]:
+    query = "SELECT cids, contents, processed FROM released WHERE instr(cids, ?)"
+    return [tuple(row) for row in await connection.execute_fetchall(query, [cid])]
+
+
+async def _first_set_aside(connection: aiosqlite.Connection) -> tuple[int, SegmentRow] | None:
+    query = "SELECT rowid, cids, contents, processed FROM released ORDER BY rowid LIMIT 1"
+    for number, *segment in await connection.execute_fetchall(query):
+        return number, cast("SegmentRow", tuple(segment))
+    return None
+
+
+async def _drop_set_aside(connection: aiosqlite.Connection, number: int) -> int:
+    """Give how many bytes it had; none where it has gone already."""
+    size = "SELECT sum(length(cids) + length(contents)) FROM released WHERE rowid = ?"
+    ((bytes_there,),) = await connection.execute_fetchall(size, [number])
+    await connection.execute_fetchall("DELETE FROM released WHERE rowid = ?", [number])
+    return bytes_there or 0
+
+
 async def _seal(connection: aiosqlite.Connection) -> None:
-    index = "INDEX blocks_by_key ON blocks (key, processed)"
+    # Whoever was cancelled while this ran to its end does not know that it did.
+    index = "INDEX IF NOT EXISTS blocks_by_key ON blocks (key, processed)"
     try:
         await connection.execute_fetchall(f"CREATE UNIQUE {index}")
     except sqlite3.IntegrityError:

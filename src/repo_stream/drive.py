@@ -9,11 +9,13 @@ they do when the walker asks for blocks that are not at hand.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from repo_stream.drivers import DiskDriver, MemDriver, OnError, RepoDriver
 from repo_stream.errors import MissingBlock, ProcessError
+from repo_stream.incoming import Spill
 from repo_stream.limits import Limits
 from repo_stream.load import Budget, Loading, spill
 from repo_stream.mst import Commit
@@ -21,7 +23,8 @@ from repo_stream.process import Processor, as_processor, noop
 from repo_stream.ranges import KeyRanges
 from repo_stream.reader import CarReader
 from repo_stream.source import Source
-from repo_stream.walk import Blocks
+from repo_stream.stream import StreamDriver, streamed
+from repo_stream.walk import Blocks, Gap
 
 if TYPE_CHECKING:
     from repo_stream.disk import DiskStore
@@ -45,6 +48,7 @@ class DriverBuilder(Generic[T]):
         limits: bounds on what strangers may send.
         key_ranges: which keys are walked; see `with_key_range` and its siblings.
         on_error: see `with_on_error`.
+        gaps: see `with_gaps`.
 
     Example:
         >>> builder = DriverBuilder().with_mem_limit_mb(10).with_block_processor(len)
@@ -64,6 +68,7 @@ class DriverBuilder(Generic[T]):
     limits: Limits
     key_ranges: KeyRanges
     on_error: OnError
+    gaps: bool
 
     @overload
     def __init__(
@@ -74,6 +79,7 @@ class DriverBuilder(Generic[T]):
         limits: Limits = ...,
         key_ranges: KeyRanges = ...,
         on_error: Literal["raise", "skip"] = ...,
+        gaps: Literal[False] = ...,
     ) -> None: ...
     @overload
     def __init__(
@@ -85,6 +91,7 @@ class DriverBuilder(Generic[T]):
         limits: Limits = ...,
         key_ranges: KeyRanges = ...,
         on_error: Literal["raise", "skip"] = ...,
+        gaps: Literal[False] = ...,
     ) -> None: ...
     def __init__(
         self,
@@ -95,6 +102,7 @@ class DriverBuilder(Generic[T]):
         limits: Limits | None = None,
         key_ranges: KeyRanges | None = None,
         on_error: OnError = "raise",
+        gaps: bool = False,
     ) -> None:
         if on_error not in {"raise", "skip", "yield"}:
             raise ValueError(f'on_error is "raise", "skip" or "yield", not {on_error!r}')
@@ -107,6 +115,7 @@ class DriverBuilder(Generic[T]):
         object.__setattr__(self, "limits", limits if limits is not None else Limits())
         object.__setattr__(self, "key_ranges", key_ranges or KeyRanges())
         object.__setattr__(self, "on_error", on_error)
+        object.__setattr__(self, "gaps", gaps)
 
     def with_mem_limit_mb(self, mem_limit_mb: float) -> DriverBuilder[T]:
         """Give a builder with another memory limit, in MiB."""
@@ -122,11 +131,13 @@ class DriverBuilder(Generic[T]):
         the walk reaches the record.
 
         Raises:
-            ValueError: after `with_on_error("yield")`, which adds to what comes out and so comes
-                last.
+            ValueError: after `with_on_error("yield")` or `with_gaps()`, which add to what comes out
+                and so come last.
         """
         if self.on_error == "yield":
             raise ValueError('with_on_error("yield") has to come after with_block_processor')
+        if self.gaps:
+            raise ValueError("with_gaps() has to come after with_block_processor")
         processor = cast("Processor[T]", as_processor(block_processor))
         return cast("DriverBuilder[U]", replace(self, block_processor=processor))
 
@@ -192,6 +203,22 @@ class DriverBuilder(Generic[T]):
         """
         return replace(self, on_error=on_error)
 
+    def with_gaps(self) -> DriverBuilder[T | Gap]:
+        """Give a builder whose drivers go past what is missing, and say where: for CAR slices.
+
+        A slice has a part of a repo's blocks, such as those that a commit has changed
+        (https://atproto.com/specs/repository#repository-diffs). What is missing comes out as a
+        `Gap` in the place of a value, in key order beside the records that are there: under its key
+        where it is a record, and under the key `""`, which no record has, where it is a subtree.
+
+        Example:
+            >>> async def changed(slice_of_repo: bytes) -> list[str]:
+            ...     builder = DriverBuilder().with_gaps()
+            ...     async with builder.stream_car(slice_of_repo) as (commit, driver):
+            ...         return [rkey async for rkey, value in driver if not isinstance(value, Gap)]
+        """
+        return cast("DriverBuilder[T | Gap]", replace(self, gaps=True))
+
     @property
     def processes_late(self) -> bool:
         """Whether records are processed once the walk gets to them: few, or large, results."""
@@ -236,6 +263,46 @@ class DriverBuilder(Generic[T]):
             await reader.aclose()
             raise
         return Driver.Disk(NeedDisk(self, loading))
+
+    def stream_car(
+        self, source: Source, *, spill: Spill = None, drain: bool = True
+    ) -> AbstractAsyncContextManager[tuple[Commit, StreamDriver[T]]]:
+        """Walk a CAR while it comes in: records at once, and nothing kept that is not needed.
+
+        The atproto specification knows an order of blocks that lets a reader do so: the commit,
+        then each node before what is below it, and each record where its key comes. Such a file
+        takes the same little memory whatever its size. In any other order it gives the same
+        records: blocks that come early are kept in memory, and beyond `mem_limit_mb` the repo goes
+        to disk, with the rest of the file.
+
+        Nothing is read before it is needed, so that a slow consumer holds up the download.
+
+        Args:
+            source: see `Source`. It stays the caller's; only a path's file is closed here.
+            spill: where blocks go that do not fit in memory: the path of a database, which is
+                emptied before and after; a `DiskStore`, which is empty again at the end and stays
+                open; `None`, a temporary file; or `False`, nowhere.
+            drain: read the file to its end when the walk is over, and check that, too.
+
+        Returns:
+            A context manager that gives the commit and the driver. Entering it reads the file as
+            far as its commit.
+
+        Raises:
+            CarError, CidMismatch, LimitExceeded: where the file cannot be read.
+            CommitError: where its commit is missing or not valid.
+            MemLimitExceeded: where what comes before the commit fills the memory, and `spill` is
+                `False`.
+            DiskError: where the store fails.
+            TypeError: where the source is none.
+
+        Example:
+            >>> async def total(source: Source) -> int:
+            ...     builder = DriverBuilder().with_block_processor(len)
+            ...     async with builder.stream_car(source) as (commit, driver):
+            ...         return sum([size async for rkey, size in driver])
+        """
+        return streamed(self, source, spill, drain=drain)
 
 
 class Driver:

@@ -18,18 +18,21 @@ import anyio
 from repo_stream.cid import Cid
 from repo_stream.errors import (
     DiskError,
+    IncompleteRange,
     MissingBlock,
     ProcessError,
     RepoStreamError,
     StoreClosed,
 )
+from repo_stream.fetch import FETCH, Shelf
 from repo_stream.load import Turn, Unstored
 from repo_stream.mst import Commit
+from repo_stream.proofs import Absent, Present, RangeProof
 from repo_stream.ranges import KeyRanges
-from repo_stream.walk import Blocks, Taken, Walker
+from repo_stream.walk import Blocks, Gap, Output, Taken, TreeNode, Walker
 
 if TYPE_CHECKING:
-    from repo_stream.disk import DiskStore, Row
+    from repo_stream.disk import DiskStore
     from repo_stream.drive import DriverBuilder
 
 __all__ = [
@@ -51,9 +54,6 @@ _SLICE: Final = 512
 # The same where each of them is processed only then, which may take long.
 _LAZY_SLICE: Final = 64
 
-# Blocks fetched from disk with one query: 256 take 1.3 times as long, 4,000 no less.
-_FETCH: Final = 1000
-
 # Problems that are listed. A hostile repo can have a million, each with its error.
 _LISTED_PROBLEMS: Final = 1000
 
@@ -74,20 +74,6 @@ class Problem(NamedTuple):
     rkey: str
     cid: Cid
     error: ProcessError | MissingBlock
-
-
-class Output(NamedTuple, Generic[T]):
-    """One record of a repo.
-
-    Attributes:
-        rkey: its full path in the repo, `collection/record-key`.
-        cid: the CID of its block.
-        data: what the processor made of it.
-    """
-
-    rkey: str
-    cid: Cid
-    data: T
 
 
 # --- Walking ------------------------------------------------------------------------------------
@@ -114,6 +100,8 @@ class RepoDriver(Generic[T]):
         # They outlast a cancelled call and a loop that was left.
         self._ahead: Taken[T] = Taken.nothing()
         self._given = 0
+        # The same of `next_items`, where a call was cancelled.
+        self._items: list[TreeNode | Output[T] | Gap] = []
         self._problems: list[Problem] = []
         self._problem_count = 0
 
@@ -175,6 +163,7 @@ class RepoDriver(Generic[T]):
             raise ValueError(f"a chunk has at least 1 key, not {n}")
         with self._guard:
             await self._turn.pause_if_over()
+            self._take_items_back()
             # What has been taken already comes first. It is given once nothing is awaited any more.
             ahead = self._ahead.cut(self._given, self._given + n)
             keys = _keys(ahead.rkeys, ahead.cids)
@@ -193,12 +182,14 @@ class RepoDriver(Generic[T]):
         before = walker.mark()
         try:
             while self._error is None and len(rkeys) < n and not walker.done:
-                more, their_cids = walker.take_keys(blocks, min(n - len(rkeys), _SLICE))
+                more, their_cids = self._take_keys(min(n - len(rkeys), _SLICE))
                 rkeys += more
                 cids += their_cids
                 if not more and not walker.done:
-                    await self._supply(walker, blocks, _FETCH, records=False)
+                    await self._supply(walker, blocks, FETCH, records=False)
                 await self._turn.pause_if_over()
+            if not rkeys and walker.done:
+                await self._end()
         except RepoStreamError as error:
             self._error, self._trace = error, error.__traceback__
         except BaseException:
@@ -207,6 +198,57 @@ class RepoDriver(Generic[T]):
         if self._error is not None and first and not rkeys:
             raise self._error.with_traceback(self._trace)
         return _keys(rkeys, cids)
+
+    async def next_items(self, n: int = _DEFAULT_CHUNK) -> list[TreeNode | Output[T] | Gap] | None:
+        """Give what comes next in the tree: its nodes too, raw, each before all that is below it.
+
+        It is for those who write repos in another form: the commit and these, in this order, are
+        all of a repo. It goes on from where the last call of any kind ended, and moves all of them
+        on; nodes that another call went past do not come again.
+
+        Args:
+            n: the most to give. Fewer come only at the end, and before an error.
+
+        Returns:
+            `TreeNode`, `Output`, and with `DriverBuilder.with_gaps` also `Gap`; `None` at the end.
+
+        Raises:
+            ValueError: where `n` is less than 1.
+            NodeError, MissingBlock, ProcessError, LimitExceeded, DiskError: as in `next_chunk`.
+        """
+        if n < 1:
+            raise ValueError(f"a chunk has at least 1 item, not {n}")
+        with self._guard:
+            await self._turn.pause_if_over()
+            self._items += _items(self._ahead.cut(self._given))
+            self._ahead, self._given = Taken.nothing(), 0
+            while len(self._items) < n and await self._more_items(n - len(self._items)):
+                await self._turn.pause_if_over()
+            if not self._items and self._error is not None:
+                raise self._error.with_traceback(self._trace)
+            items, self._items = self._items[:n], self._items[n:]
+            return items or None
+
+    async def _more_items(self, n: int) -> bool:
+        """Take up to `n` items more; say whether there may be others."""
+        if self._error is not None:
+            return False
+        try:
+            items = self._take_items(min(n, self._slice))
+            if not items:
+                if self._walker.done:
+                    await self._end()
+                    return False
+                await self._supply(self._walker, self._blocks, FETCH)
+        except RepoStreamError as error:
+            instead = Taken[T].nothing()
+            if not self._put_up_with(error, instead):
+                self._error, self._trace = error, error.__traceback__
+                return False
+            self._items += _items(instead)
+        else:
+            self._items += items
+        return True
 
     async def seek(self, rkey: str) -> None:
         """Go on from a key, before or behind: the first with it or after it comes next.
@@ -231,8 +273,8 @@ class RepoDriver(Generic[T]):
             await self._turn.pause_if_over()
             if isinstance(self._error, DiskError):
                 raise self._error.with_traceback(self._trace)
-            self._walker.seek(key)
-            self._ahead, self._given = Taken.nothing(), 0
+            await self._go_to(key)
+            self._items.clear()
             self._error = self._trace = None
 
     async def get(self, rkey: str) -> Output[T] | None:
@@ -250,12 +292,59 @@ class RepoDriver(Generic[T]):
             DiskError: where the store fails.
         """
         with self._guard:
+            await self._gather()
             walker = self._new_walker(KeyRanges.key(rkey.encode()))
             blocks = self._own_blocks()
             while not (taken := walker.take(blocks, 1)).rkeys and not walker.done:
-                await self._supply(walker, blocks, 1)
+                try:
+                    await self._supply(walker, blocks, 1)
+                except MissingBlock as error:
+                    raise _unproven(error, walker, rkey, rkey + "\0") from None
             await self._turn.pause_if_over()
         return _outputs(taken)[0] if taken.rkeys else None
+
+    async def prove(self, rkey: str) -> Present | Absent:
+        """Say whether the repo has a record with a key, by the nodes that lead there.
+
+        The records themselves are not needed. Together with the commit's signature
+        (`Commit.verify_signature`) it proves the account's own word, whoever gave you the CAR.
+
+        Raises:
+            IncompleteRange: where a node on the way is not in the CAR, as in a slice; it names the
+                node that would be needed.
+            NodeError, LimitExceeded: where a node on the way breaks a rule.
+            DiskError: where the store fails.
+        """
+        keys, after, before = await self._proven(rkey, rkey + "\0")
+        return Present(*keys[0]) if keys else Absent(rkey, after, before)
+
+    async def prove_range(self, start: str = "", stop: str | None = None) -> RangeProof:
+        """List the keys from `start` to before `stop`, sure that there are no others.
+
+        All of them are held at once; the builder's key ranges do not matter.
+
+        Raises:
+            ValueError: where `stop` comes before `start`.
+            IncompleteRange, NodeError, LimitExceeded, DiskError: as in `prove`.
+        """
+        return await self._proven(start, stop)
+
+    async def _proven(self, start: str, stop: str | None) -> RangeProof:
+        with self._guard:
+            await self._gather()
+            walker = self._new_walker(KeyRanges.of(start, stop))
+            blocks = self._own_blocks()
+            keys: list[tuple[str, Cid]] = []
+            while not walker.done:
+                rkeys, cids = walker.take_keys(blocks, _SLICE)
+                keys += _keys(rkeys, cids)
+                if not rkeys and not walker.done:
+                    try:
+                        await self._supply(walker, blocks, FETCH, records=False)
+                    except MissingBlock as error:
+                        raise _unproven(error, walker, start, stop) from None
+                await self._turn.pause_if_over()
+            return RangeProof(keys, *walker.outer)
 
     async def collections(self) -> list[str]:
         """List the collections that have records within the key ranges, in the order of their keys.
@@ -267,6 +356,7 @@ class RepoDriver(Generic[T]):
         """
         names: list[str] = []
         with self._guard:
+            await self._gather()
             walker = self._new_walker(self._builder.key_ranges)
             blocks = self._own_blocks()
             while not walker.done:
@@ -342,6 +432,7 @@ class RepoDriver(Generic[T]):
 
     async def _next_unguarded(self, n: int, *, fewer: bool = False) -> Taken[T] | None:
         await self._turn.pause_if_over()
+        self._take_items_back()
         if self._given == len(self._ahead.rkeys):
             self._ahead, self._given = Taken.nothing(), 0
         ahead = self._ahead
@@ -361,11 +452,12 @@ class RepoDriver(Generic[T]):
         if self._error is not None:
             return False
         try:
-            taken = self._walker.take(self._blocks, n)
+            taken = self._take(n)
             if not taken.rkeys:
                 if self._walker.done:
+                    await self._end()
                     return False
-                await self._supply(self._walker, self._blocks, _FETCH)
+                await self._supply(self._walker, self._blocks, FETCH)
         except RepoStreamError as error:
             if self._put_up_with(error, ahead):
                 await self._turn.pause_if_over()
@@ -377,6 +469,10 @@ class RepoDriver(Generic[T]):
 
     def _put_up_with(self, error: RepoStreamError, ahead: Taken[T]) -> bool:
         """Go past a record that cannot be had, where that is asked for; say whether it was."""
+        if self._builder.gaps and isinstance(error, MissingBlock):
+            gap = self._walker.gap()
+            ahead.extend(Taken([gap.rkey or ""], [gap.cid], [cast("T", gap)]))
+            return True
         on_error = self._builder.on_error
         if on_error == "raise" or not isinstance(error, (ProcessError, MissingBlock)):
             return False
@@ -413,6 +509,44 @@ class RepoDriver(Generic[T]):
             chunk.extend(self._ahead.cut(self._given))
             self._ahead, self._given = chunk, 0
 
+    # What the drivers differ in.
+
+    def _take(self, n: int) -> Taken[T]:
+        """Take up to `n` records from what is at hand."""
+        return self._walker.take(self._blocks, n)
+
+    def _take_keys(self, n: int) -> tuple[list[str], list[bytes]]:
+        """Take up to `n` keys and CIDs from what is at hand."""
+        return self._walker.take_keys(self._blocks, n)
+
+    def _take_items(self, n: int) -> list[TreeNode | Output[T]]:
+        """Take up to `n` nodes and records from what is at hand."""
+        return self._walker.take_items(self._blocks, n)
+
+    async def _end(self) -> None:
+        """Do what is left to do when the walk is over."""
+
+    async def _go_to(self, key: bytes) -> None:
+        """Put the walk before a key."""
+        self._walker.seek(key)
+        self._ahead, self._given = Taken.nothing(), 0
+
+    async def _gather(self) -> None:
+        """Have the whole repo within reach, for a walk to anywhere in it."""
+
+    def _take_items_back(self) -> None:
+        """Put records that a cancelled `next_items` had taken in front of those still to come."""
+        if not self._items:
+            return
+        taken = Taken[T].nothing()
+        for item in self._items:
+            if isinstance(item, Output):
+                taken.extend(Taken([item.rkey], [item.cid], [item.data]))
+            elif isinstance(item, Gap):
+                taken.extend(Taken([item.rkey or ""], [item.cid], [cast("T", item)]))
+        self._items = []
+        self._take_back([taken])
+
     def _own_blocks(self) -> Blocks[T]:
         """Give blocks for a walk apart from the main one."""
         raise NotImplementedError
@@ -425,6 +559,20 @@ class RepoDriver(Generic[T]):
         Without `records` only nodes are brought.
         """
         raise NotImplementedError
+
+
+def _unproven(error: MissingBlock, walker: Walker[T], start: str, stop: str | None) -> MissingBlock:
+    """Give the error for a node that a proof needs; that of a record stays as it is."""
+    if error.rkey is not None:
+        return error
+    gap = walker.gap()
+    return IncompleteRange(
+        cid=error.cid, start=start, stop=stop, after=gap.after, before=gap.before
+    )
+
+
+def _items(taken: Taken[T]) -> list[TreeNode | Output[T] | Gap]:
+    return [each.data if isinstance(each.data, Gap) else each for each in _outputs(taken)]
 
 
 def _keys(rkeys: Sequence[str], cids: Sequence[bytes]) -> list[tuple[str, Cid]]:
@@ -480,12 +628,7 @@ class DiskDriver(RepoDriver[T]):
         super().__init__(builder, commit, self._own_blocks())
         self._store: DiskStore | None = store
         self._lease = lease
-        self._loads = processor.loads
-        self._unstored = unstored
-        self._unreadable: dict[bytes, Unstored] = {}
-        # Blocks that the store was asked for and does not have, so that a walk that goes past
-        # missing records need not ask again for each.
-        self._absent: set[bytes] = set()
+        self._shelf: Shelf[T] = Shelf(store, lease, processor, unstored)
 
     def _own_blocks(self) -> Blocks[T]:
         return Blocks[T].empty(alike=self._alike)
@@ -579,42 +722,8 @@ class DiskDriver(RepoDriver[T]):
     async def _supply(
         self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
     ) -> None:
-        """Fetch the blocks that a walk needs next, and let go of those that it is done with.
-
-        A query for a thousand blocks takes a twentieth of the time of a thousand queries.
-        """
-        store = self._require_store()
-        nearest = walker.nearest()
-        if nearest not in self._absent and nearest not in self._unreadable:
-            needed = walker.wanted(blocks, n, records=records)
-            if n == _FETCH:
-                walker.prune(blocks)
-            self._unreadable.clear()
-            rows = await store.fetch(self._lease, needed)
-            self._keep(blocks, rows)
-            self._absent = set(needed).difference([cid for cid, _data, _processed in rows])
-        if nearest not in blocks:
-            missing = walker.missing()
-            failure = self._unreadable.get(nearest) or self._unstored.get(nearest)
-            if failure is None:
-                raise missing
-            message, cause = failure
-            raise ProcessError(message, rkey=missing.rkey, cid=Cid(nearest)) from cause
-
-    def _keep(self, blocks: Blocks[T], rows: Sequence[Row]) -> None:
-        raw, processed = blocks.raw, blocks.processed
-        loads = self._loads
-        for cid, data, is_processed in rows:
-            if data is None:
-                continue  # it is large, and comes when it is nearer
-            if not is_processed:
-                raw[cid] = data
-                continue
-            try:
-                processed[cid] = loads(data)
-            except Exception as error:  # noqa: BLE001 - it is raised once the walk gets there
-                message = f"its stored result cannot be read back: {error}"
-                self._unreadable[cid] = Unstored(message, error)
+        self._require_store()
+        await self._shelf.bring(walker, blocks, n, records=records)
 
 
 class Channel(Generic[T]):

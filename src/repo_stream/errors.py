@@ -6,6 +6,9 @@
     ├── NodeError            a node of the Merkle Search Tree
     ├── LimitExceeded        something is larger than `Limits` allows
     ├── MissingBlock         the tree names a block that the CAR does not hold
+    │   └── IncompleteRange  so that nobody can tell what a range of keys holds
+    ├── BlockReleased        a block was let go of, and is asked for again
+    ├── MemLimitExceeded     what comes early does not fit in memory, and may not go to disk
     ├── ProcessError         the caller's own processor failed on a record
     ├── DiskError            the disk store
     └── MissingExtra         an optional dependency is not installed
@@ -33,6 +36,7 @@ __all__ = [
     "BadSignature",
     "BadVarint",
     "BareRoot",
+    "BlockReleased",
     "CarError",
     "CarTrailingData",
     "ChildBelowLeaf",
@@ -44,6 +48,7 @@ __all__ = [
     "EmptyNode",
     "EmptySection",
     "ForeignFile",
+    "IncompleteRange",
     "InvalidCid",
     "InvalidDagCbor",
     "InvalidKey",
@@ -52,6 +57,7 @@ __all__ = [
     "LimitExceeded",
     "MalformedNode",
     "MaxSizeExceeded",
+    "MemLimitExceeded",
     "MissingBlock",
     "MissingCommit",
     "MissingExtra",
@@ -542,15 +548,90 @@ class MissingBlock(RepoStreamError):
         rkey: the record's key; `None` for a node.
     """
 
-    def __init__(self, *, cid: Cid, kind: Literal["node", "record"], rkey: str | None) -> None:
+    def __init__(
+        self,
+        *,
+        cid: Cid,
+        kind: Literal["node", "record"],
+        rkey: str | None,
+        message: str | None = None,
+    ) -> None:
         what = f"record {rkey!r}" if rkey is not None else "MST node"
         super().__init__(
-            f"the block {cid} of {what} is not in the CAR; "
+            message
+            or f"the block {cid} of {what} is not in the CAR; "
             "the download may be incomplete, or the file a slice of a repo"
         )
         self.cid = cid
         self.kind: Literal["node", "record"] = kind
         self.rkey = rkey
+
+
+class IncompleteRange(MissingBlock):
+    """What a repo has in a range of keys cannot be proven, as a node on the way is not in the CAR.
+
+    Attributes:
+        start: the first key of the range.
+        stop: the first key beyond it; `None` for all that follow.
+        after: the nearest key before the subtree that is missing; `None` where there is none.
+        before: the nearest key beyond it; `None` where there is none.
+    """
+
+    def __init__(
+        self, *, cid: Cid, start: str, stop: str | None, after: str | None, before: str | None
+    ) -> None:
+        if stop == start + "\0":
+            what = f"whether the repo has {start!r}"
+        elif stop is None:
+            what = f"what the repo has from {start!r} on"
+        else:
+            what = f"what the repo has from {start!r} to before {stop!r}"
+        super().__init__(
+            cid=cid,
+            kind="node",
+            rkey=None,
+            message=f"{what} cannot be told from this CAR: it lacks the MST node {cid}; "
+            "fetch a slice that has it, or the whole repo",
+        )
+        self.start = start
+        self.stop = stop
+        self.after = after
+        self.before = before
+
+
+class BlockReleased(RepoStreamError):
+    """A block is asked for again after it was used, let go of, and given up for want of memory.
+
+    Attributes:
+        cid: the block.
+        rkey: the key of the record that it is; `None` for a node.
+    """
+
+    def __init__(self, *, cid: Cid, rkey: str | None) -> None:
+        what = f"record {rkey!r}" if rkey is not None else "MST node"
+        super().__init__(
+            f"the block {cid} of {what} is not at hand: if the CAR holds it, it came earlier and "
+            "was given up when the memory limit was reached; raise mem_limit_mb, or let it spill"
+        )
+        self.cid = cid
+        self.rkey = rkey
+
+
+class MemLimitExceeded(RepoStreamError):
+    """Blocks that come before they are needed fill the memory, and `spill=False` forbids the disk.
+
+    Attributes:
+        mem_limit_mb: the limit, in MiB.
+        early: how many blocks have to be kept.
+    """
+
+    def __init__(self, *, mem_limit_mb: float, early: int) -> None:
+        super().__init__(
+            f"{early} blocks came before the walk needs them and do not fit in {mem_limit_mb:g} "
+            "MiB; raise mem_limit_mb, or let them spill to disk"
+        )
+        self.mem_limit_mb = mem_limit_mb
+        self.early = early
 
 
 class ProcessError(RepoStreamError):

@@ -26,23 +26,34 @@ from repo_stream.reader import CarReader
 if TYPE_CHECKING:
     from repo_stream.disk import DiskStore
 
-__all__ = ["Budget", "Loading", "Turn", "Unstored", "root_of", "spill"]
+__all__ = [
+    "BATCH",
+    "WRITE_BLOCKS",
+    "WRITE_BYTES",
+    "Budget",
+    "Loading",
+    "Turn",
+    "Unstored",
+    "dumped",
+    "root_of",
+    "spill",
+]
 
 T = TypeVar("T")
 
 # How long a task may work before others get their turn, in seconds.
 _TURN: Final = 0.010
-# Blocks that are processed between two looks at the clock. Whoever processes them may take long for
-# each; and no load gets faster with more.
-_BATCH: Final = 128
+#: Blocks that are processed between two looks at the clock. Whoever processes them may take long
+#: for each; and no load gets faster with more.
+BATCH: Final = 128
 
 # Results that cannot be stored, for blocks that may be nobody's records. With more of them, it is
 # the processor whose results cannot be.
 _MOST_UNSTORED: Final = 100
 
-# What goes to disk with one write.
-_WRITE_BYTES: Final = MIB
-_WRITE_BLOCKS: Final = 4000
+#: What goes to disk with one write.
+WRITE_BYTES: Final = MIB
+WRITE_BLOCKS: Final = 4000
 
 
 class Turn:
@@ -64,6 +75,7 @@ class Budget(NamedTuple):
     Attributes:
         piece: what is read from the source at a time.
         cache: what SQLite may keep in memory.
+        released: what blocks may cost that a walk has let go of, before they go to disk.
         store: what the blocks in memory may cost. At the moment when that is reached, a piece is at
             hand three times (as it was read, joined to what was left, and cut into blocks), and a
             cache and a write are about to be needed; the limit has to hold for all of them.
@@ -71,6 +83,7 @@ class Budget(NamedTuple):
 
     piece: int
     cache: int
+    released: int
     store: int
 
     @classmethod
@@ -79,8 +92,8 @@ class Budget(NamedTuple):
         limit = int(min(mem_limit_mb * MIB, sys.maxsize))
         piece = min(max(limit // 64, MIB // 16), MIB)
         cache = min(max(limit // 16, MIB // 4), 2 * MIB)
-        store = limit - 3 * piece - cache - _WRITE_BYTES
-        return cls(piece, cache, max(store, limit // 2))
+        store = limit - 3 * piece - cache - WRITE_BYTES
+        return cls(piece, cache, min(max(limit // 16, MIB // 16), MIB), max(store, limit // 2))
 
 
 class Unstored(NamedTuple):
@@ -137,21 +150,31 @@ class Loading(Generic[T]):
         known whatever the limit.
         """
         store = self.store
-        while True:
-            blocks = await self._reader.next_blocks()
-            if blocks is None:
-                return True
-            if self.commit is None:
-                self._pick_commit(blocks)
-            if not self.processor.keeps_bytes:
-                # A file that holds the commit twice must not show it to the processor either.
-                root = self._root
-                blocks = [block for block in blocks if block[0] != root]
-            for at in range(0, len(blocks), _BATCH):
-                store.add(blocks[at : at + _BATCH])
+        while (blocks := await self.next_blocks()) is not None:
+            for at in range(0, len(blocks), BATCH):
+                store.add(blocks[at : at + BATCH])
                 await self.turn.pause_if_over()
             if store.need >= limit:
                 return False
+        return True
+
+    async def next_blocks(self) -> list[Block] | None:
+        """Give the blocks that come next, without the commit; `None` where the file is over."""
+        blocks = await self._reader.next_blocks()
+        if blocks is None:
+            return None
+        if self.commit is None:
+            self._pick_commit(blocks)
+        if not self.processor.keeps_bytes:
+            # A file that holds the commit twice must not show it to the processor either.
+            root = self._root
+            blocks = [block for block in blocks if block[0] != root]
+        return blocks
+
+    @property
+    def offset(self) -> int:
+        """How many bytes of the file have been decoded."""
+        return self._reader.offset
 
     def _pick_commit(self, blocks: list[Block]) -> None:
         """Take the commit out of the blocks: it is no record, so it is not processed."""
@@ -184,19 +207,24 @@ async def spill(loading: Loading[T], store: DiskStore, lease: int) -> None:
     over = False
     while True:
         while not loading.store.empty:
-            raw, processed = loading.store.drain(_WRITE_BLOCKS)
-            await store.put(lease, raw, await _dumped(loading, processed))
+            raw, processed = loading.store.drain(WRITE_BLOCKS)
+            await store.put(lease, raw, await dumped(loading, processed))
         if over:
             break
-        over = await loading.fill(_WRITE_BYTES)
+        over = await loading.fill(WRITE_BYTES)
     await store.seal(lease)
 
 
-async def _dumped(loading: Loading[T], results: Sequence[tuple[bytes, T]]) -> list[Block]:
+async def dumped(loading: Loading[T], results: Sequence[tuple[bytes, T]]) -> list[Block]:
+    """Turn results into what is stored of them; those that cannot be are remembered.
+
+    Raises:
+        ProcessError: where they are more than a few.
+    """
     dumps = loading.processor.dumps
     rows: list[Block] = []
-    for at in range(0, len(results), _BATCH):
-        for cid, value in results[at : at + _BATCH]:
+    for at in range(0, len(results), BATCH):
+        for cid, value in results[at : at + BATCH]:
             try:
                 rows.append((cid, _as_bytes(dumps(value))))
             except Exception as error:

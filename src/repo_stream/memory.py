@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Generic, TypeVar, cast
 
 from repo_stream.car import Block
 from repo_stream.mst import NODE_START, looks_like_node
@@ -23,6 +23,8 @@ _BLOCK_OVERHEAD = 33 + 7.5
 # A table of a million entries takes 30 bytes for each when it is full, a smaller one 27. One with
 # less than this to each of its entries is about to grow.
 _ROOMY_ENTRY = 32
+# One with more than this has grown for four times as many.
+_SPARSE_ENTRY = 120
 
 
 class MemoryStore(Generic[T]):
@@ -115,6 +117,44 @@ class MemoryStore(Generic[T]):
             raw[cid] = data
             cost += len(data) + _BLOCK_OVERHEAD
         return cost
+
+    def put_back(self, cid: bytes, *, block: bytes | None, result: T | None) -> None:
+        """Take one block in again, as it was, or as what had been made of it."""
+        if block is not None:
+            self.forget([cid])
+            self.keep_raw(cid, block)
+            return
+        value = cast("T", result)
+        self.blocks.processed[cid] = value
+        self._contents += self._processor.size_of(value) + _CID_COST
+
+    def forget(self, cids: Iterable[bytes]) -> tuple[list[Block], list[tuple[bytes, T]]]:
+        """Give these blocks away, as far as they are here: those kept raw, and those processed."""
+        raw_table, processed_table = self.blocks.raw, self.blocks.processed
+        size_of = self._processor.size_of
+        raw: list[Block] = []
+        processed: list[tuple[bytes, T]] = []
+        cost = 0.0
+        for cid in cids:
+            data = raw_table.pop(cid, None)
+            if data is not None:
+                raw.append((cid, data))
+                cost += len(data) + _BLOCK_OVERHEAD + _CID_COST
+            elif cid in processed_table:
+                value = processed_table.pop(cid)
+                processed.append((cid, value))
+                cost += size_of(value) + _CID_COST
+        self._contents -= cost
+        return raw, processed
+
+    def shrink(self) -> None:
+        """Give back the memory of tables that once held much more than they do now."""
+        for table in self._tables():
+            if sys.getsizeof(table) > _SPARSE_ENTRY * (len(table) + 1000):
+                # A table shrinks only when it is built anew.
+                kept = dict(table)
+                table.clear()
+                table.update(kept)  # type: ignore[arg-type] # its own items
 
     def drain(self, blocks: int) -> tuple[list[Block], list[tuple[bytes, T]]]:
         """Give up to so many blocks away: those kept raw, and those processed.

@@ -1,0 +1,98 @@
+"""Blocks fetched from a disk store as a walk needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from repo_stream.cid import Cid
+from repo_stream.errors import ProcessError
+from repo_stream.load import Unstored
+from repo_stream.process import Processor
+from repo_stream.walk import Blocks, Walker
+
+if TYPE_CHECKING:
+    from repo_stream.disk import DiskStore, Row
+
+__all__ = ["FETCH", "Shelf"]
+
+T = TypeVar("T")
+
+#: Blocks fetched with one query: 256 take 1.3 times as long, 4,000 no less.
+FETCH: Final = 1000
+
+
+class Shelf(Generic[T]):
+    """A repo in a disk store, for walks through it.
+
+    Args:
+        store: where it is.
+        lease: what shows that the store still holds this repo.
+        processor: reads stored results back.
+        unstored: results that could not be stored, by the CIDs of their blocks.
+    """
+
+    def __init__(
+        self,
+        store: DiskStore,
+        lease: int,
+        processor: Processor[T],
+        unstored: Mapping[bytes, Unstored],
+    ) -> None:
+        self._store = store
+        self._lease = lease
+        self._loads = processor.loads
+        self._unstored = unstored
+        self._unreadable: dict[bytes, Unstored] = {}
+        # Blocks that the store was asked for and does not have, so that a walk that goes past
+        # missing records need not ask again for each.
+        self._absent: set[bytes] = set()
+
+    async def bring(
+        self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
+    ) -> None:
+        """Fetch the blocks that a walk needs next, and let go of those that it is done with.
+
+        A query for a thousand blocks takes a twentieth of the time of a thousand queries.
+
+        Args:
+            walker: needs them.
+            blocks: where they are put.
+            n: the most to fetch.
+            records: whether records are wanted, or nodes alone.
+
+        Raises:
+            MissingBlock, ProcessError: where the block that the walk stands before is not there.
+            DiskError: where the store fails.
+        """
+        nearest = walker.nearest()
+        if nearest not in self._absent and nearest not in self._unreadable:
+            needed = walker.wanted(blocks, n, records=records)
+            if n == FETCH:
+                walker.prune(blocks)
+            self._unreadable.clear()
+            rows = await self._store.fetch(self._lease, needed)
+            self._keep(blocks, rows)
+            self._absent = set(needed).difference([cid for cid, _data, _processed in rows])
+        if nearest not in blocks:
+            missing = walker.missing()
+            failure = self._unreadable.get(nearest) or self._unstored.get(nearest)
+            if failure is None:
+                raise missing
+            message, cause = failure
+            raise ProcessError(message, rkey=missing.rkey, cid=Cid(nearest)) from cause
+
+    def _keep(self, blocks: Blocks[T], rows: Sequence[Row]) -> None:
+        raw, processed = blocks.raw, blocks.processed
+        loads = self._loads
+        for cid, data, is_processed in rows:
+            if data is None:
+                continue  # it is large, and comes when it is nearer
+            if not is_processed:
+                raw[cid] = data
+                continue
+            try:
+                processed[cid] = loads(data)
+            except Exception as error:  # noqa: BLE001 - it is raised once the walk gets there
+                message = f"its stored result cannot be read back: {error}"
+                self._unreadable[cid] = Unstored(message, error)

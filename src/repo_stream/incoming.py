@@ -1,0 +1,399 @@
+"""A CAR that is walked while it comes in: what has come, what is kept, and what was let go of.
+
+A block goes one of three ways. One that is next in the walk is used as it comes, and let go of. One
+that comes early is kept in memory until the walk needs it. And when memory is full, all that is
+kept goes to disk, with the rest of the file after it, and the walk goes on from there.
+
+What was let go of is kept small (`repo_stream.released`), for the few records that two keys name:
+in memory at first, then on disk, where nobody looks at it again unless a block is missing.
+
+Every step can be cancelled, and taken again: what is on its way from one place to the next is in
+the old place until it is in the new one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final, Generic, Literal, TypeAlias, TypeVar
+
+from repo_stream.car import Block
+from repo_stream.errors import BlockReleased, MemLimitExceeded, MissingBlock, RepoStreamError
+from repo_stream.fetch import Shelf
+from repo_stream.limits import MIB
+from repo_stream.load import BATCH, WRITE_BLOCKS, WRITE_BYTES, Budget, Loading, dumped
+from repo_stream.mst import Commit
+from repo_stream.process import Processor
+from repo_stream.released import Released, Segment
+from repo_stream.walk import Arrivals, Blocks, Taken, Walker
+
+if TYPE_CHECKING:
+    from repo_stream.disk import DiskStore
+
+__all__ = ["Incoming", "Spill"]
+
+T = TypeVar("T")
+
+#: Where blocks go that do not fit in memory: a file, an open store, a temporary file, or nowhere.
+Spill: TypeAlias = "str | os.PathLike[str] | DiskStore | Literal[False] | None"
+
+# A block that was let go of is looked for only as often as that reads no more than so many times
+# what has been read of the file, and this. It takes a fiftieth of the time of reading it.
+_SEARCHES: Final = 4
+_SEARCH_BYTES: Final = MIB
+# Blocks are let go of for good reason only: where it leaves less than this free, all go to disk.
+_ROOMY: Final = 7 / 8
+
+
+class Incoming(Generic[T]):
+    """The blocks of a CAR on their way to a walk.
+
+    Args:
+        loading: reads the file.
+        processor: what is made of records in the end, at once or late.
+        mem_limit_mb: what blocks may take in memory, in MiB.
+        spill: where they go then.
+    """
+
+    def __init__(
+        self, loading: Loading[T], processor: Processor[T], mem_limit_mb: float, spill: Spill
+    ) -> None:
+        #: Blocks of the piece that was read last, as far as the walk has not gone past them.
+        self.arrivals: Arrivals = Arrivals()
+        #: Blocks that are kept.
+        self.blocks: Blocks[T] = Blocks(loading.store.blocks.raw, {})
+        if loading.processor is processor:
+            self.blocks = loading.store.blocks
+        #: Whether the file has been read to its end.
+        self.over: bool = False
+        #: Whether every block so far has come when the walk needed it.
+        self.in_order: bool = True
+        #: The most blocks that had to be kept at once.
+        self.most_early: int = 0
+        #: Blocks that came after the walk was over.
+        self.late: int = 0
+        #: The nodes that the walk opens among `blocks`.
+        self.opened: list[bytes] = []
+        self._loading = loading
+        self._processor = processor
+        self._budget = Budget.of(mem_limit_mb)
+        self._mem_limit_mb = mem_limit_mb
+        self._spill: Spill = spill
+        self._released: Released[T] = Released(processor)
+        # Of the blocks that are kept, those that the walk has used.
+        self._used: set[bytes] = set()
+        # CIDs that were set aside on disk, and those that were looked through, in bytes.
+        self._set_aside = 0
+        self._searched = 0
+        # Whether all that the file holds is to be kept together, for walks that go anywhere.
+        self._everything = False
+        # The disk: the store, whether it was opened here, and what shows that it is still ours.
+        self._store: DiskStore | None = None
+        self._owned = False
+        self._lease = 0
+        # A move to disk that has begun, and what of it is being written.
+        self._moving = False
+        self._writing: tuple[Sequence[Block], Sequence[tuple[bytes, T]]] | None = None
+        self._shelf: Shelf[T] | None = None
+
+    @property
+    def spilled(self) -> bool:
+        """Whether the repo has gone to disk."""
+        return self._shelf is not None
+
+    @property
+    def early(self) -> int:
+        """How many blocks are kept in memory for later."""
+        if self._shelf is not None:
+            return 0
+        raw, processed = self.blocks.raw, self.blocks.processed
+        kept = len(raw) if processed is raw else len(raw) + len(processed)
+        return kept - len(self._used)
+
+    # --- What comes -----------------------------------------------------------------------------
+
+    async def commit(self) -> Commit:
+        """Read on until the commit has come, keeping what comes before it.
+
+        Raises:
+            MissingCommit: where the file does not hold it.
+        """
+        while self._loading.commit is None and await self.read_on():
+            if self._loading.commit is None:
+                self.in_order = False
+                await self.keep_arrivals()
+        commit = self._loading.commit_found()
+        self._used.add(commit.cid)
+        return commit
+
+    async def read_on(self) -> bool:
+        """Read the next piece; say whether any block came with it."""
+        await self._limit_released()
+        blocks = None if self.over else await self._loading.next_blocks()
+        if blocks is None:
+            self.over = True
+            return False
+        self.arrivals = Arrivals(blocks)
+        return True
+
+    async def keep_arrivals(self, walker: Walker[T] | None = None) -> bool:
+        """Keep what has come, but for what the walk names and does not want.
+
+        Returns:
+            Whether it is in memory; else all has gone to disk.
+        """
+        while batch := self.arrivals.some(BATCH):
+            self._keep(batch, walker)
+            self.arrivals.at += len(batch)
+            await self._loading.turn.pause_if_over()
+        self.most_early = max(self.most_early, self.early)
+        await self._make_room()
+        return self._shelf is None
+
+    def _keep(self, batch: Sequence[Block], walker: Walker[T] | None) -> None:
+        if walker is not None and walker.passing:
+            passed = [block for block in batch if walker.passes(*block)]
+            self._release(passed)
+            batch = [block for block in batch if block not in passed] if passed else batch
+        self._loading.store.add(batch)
+
+    def let_pass(self, walker: Walker[T]) -> bool:
+        """Go past a block that the walk names and does not want; say whether that comes next."""
+        arrivals = self.arrivals
+        block = arrivals.cids[arrivals.at], arrivals.data[arrivals.at]
+        if not walker.passes(*block):
+            return False
+        self._release([block])
+        arrivals.at += 1
+        return True
+
+    async def drain(self) -> None:
+        """Read the file to its end, checking what comes and keeping none of it."""
+        while self.arrivals.next is not None or await self.read_on():
+            self.late += len(self.arrivals.cids) - self.arrivals.at
+            self.arrivals = Arrivals()
+            await self._loading.turn.pause_if_over()
+
+    # --- What the walk has used -----------------------------------------------------------------
+
+    def used_kept(self, cids: Iterable[bytes]) -> None:
+        """Note that the walk has used blocks that were kept."""
+        if self._shelf is None and not self._everything:
+            self._used.update(cids)
+            self._used.update(self.opened)
+        self.opened.clear()
+
+    def used_arrivals(self, at: int, taken: Taken[T]) -> None:
+        """Let go of the arrivals that the walk has used.
+
+        Args:
+            at: the first of them.
+            taken: the records that it took.
+        """
+        arrivals = self.arrivals
+        nodes, arrivals.nodes = arrivals.nodes, []
+        cids, blocks = arrivals.cids[at : arrivals.at], arrivals.data[at : arrivals.at]
+        aligned = len(cids) == len(nodes) + len(taken.cids)
+        if not aligned:  # some of it was kept
+            self._used.update([cid for cid in taken.cids if cid in self.blocks])
+        if (
+            self._loading.processor is self._processor
+            and not self._processor.keeps_bytes
+            and aligned
+        ):
+            self._release([(arrivals.cids[node], arrivals.data[node]) for node in nodes])
+            for node in reversed(nodes):
+                del blocks[node - at]
+            self._released.add_results(taken.cids, taken.values, blocks)
+        else:
+            self._released.add_blocks(cids, blocks)
+        self.used_kept(())
+
+    def _release(self, blocks: Sequence[Block]) -> None:
+        self._released.add_blocks([cid for cid, _ in blocks], [data for _, data in blocks])
+
+    def _let_go(self) -> None:
+        """Let go of what the walk has used."""
+        raw, processed = self._loading.store.forget(self._used)
+        self._loading.store.shrink()
+        self._used = set()
+        for at in range(0, len(raw), BATCH):
+            self._release(raw[at : at + BATCH])
+        for at in range(0, len(processed), BATCH):
+            batch = processed[at : at + BATCH]
+            self._released.add_results([cid for cid, _ in batch], [value for _, value in batch])
+
+    async def recall(self, cid: bytes, *, at_any_cost: bool) -> bool:
+        """Keep a block again that the walk was through with; say whether there was such a block.
+
+        It is looked for through all that was let go of, so not whenever a block is not at hand: it
+        may as well come later.
+
+        Args:
+            cid: the block.
+            at_any_cost: look for it, however often others were looked for.
+        """
+        size = self._released.cids_size + self._set_aside
+        budget = _SEARCHES * (self._loading.offset + _SEARCH_BYTES)
+        if not size or not (at_any_cost or self._searched + size <= budget):
+            return False
+        self._searched += size
+        found = self._released.find(cid)
+        if found is None and self._set_aside and self._store is not None:
+            rows = await self._store.search(self._lease, cid)
+            segments = [Segment(cids, contents, bool(kind)) for cids, contents, kind in rows]
+            found = self._released.find_in(segments, cid)
+        if found is None:
+            return False
+        if self._need >= self._budget.store:
+            self._let_go()
+        self._loading.store.put_back(cid, block=found.block, result=found.result)
+        self._used.add(cid)
+        return True
+
+    def gone(self, walker: Walker[T]) -> RepoStreamError:
+        """Give the error for a block that the walk stands before, and that nobody has."""
+        missing = walker.missing()
+        if self._released.lost:
+            return BlockReleased(cid=missing.cid, rkey=missing.rkey)
+        return missing
+
+    # --- Room -----------------------------------------------------------------------------------
+
+    @property
+    def _need(self) -> int:
+        return self._loading.store.need + sys.getsizeof(self._used) + self._released.size
+
+    async def _limit_released(self) -> None:
+        """Keep what was let go of within its part of the memory limit."""
+        if self._spill is False:
+            most = max(self._budget.store - self._loading.store.need, 0)
+            while self._released.size > most:
+                self._released.lose_oldest()
+        elif self._released.size > self._budget.released:
+            await self._put_aside(self._budget.released // 2)
+
+    async def _put_aside(self, rest: int) -> None:
+        store = await self._opened_store()
+        while self._released.size > rest:
+            segments = self._released.oldest(WRITE_BYTES)
+            await store.set_aside(self._lease, segments)
+            self._released.drop(len(segments))
+            self._set_aside += sum([len(segment.cids) for segment in segments])
+
+    async def _make_room(self) -> None:
+        """Let go of blocks, or move to disk, where what is kept is all that the limit allows."""
+        if self._need < self._budget.store:
+            return
+        if not self._everything:
+            self._let_go()
+            await self._limit_released()
+            if self._need < self._budget.store * _ROOMY:
+                return
+        if self._spill is False:
+            if self._released.lost:
+                return  # whoever needs what was given up is told so
+            raise MemLimitExceeded(mem_limit_mb=self._mem_limit_mb, early=self.early)
+        self._moving = True
+        await self.move_on()
+
+    async def settle(self) -> None:
+        """Have all that the file holds together, in memory or on disk: for walks to anywhere."""
+        if self._everything and self.over and not len(self._released):
+            return
+        self._everything = True
+        if self._set_aside and self._shelf is None:
+            self._moving = True
+        await self.move_on()
+        while self._shelf is None:
+            if len(self._released):
+                self._put_back_oldest()
+                await self._loading.turn.pause_if_over()
+                await self._make_room()
+            elif self.arrivals.next is not None or await self.read_on():
+                await self.keep_arrivals()
+            else:
+                break
+
+    def _put_back_oldest(self) -> None:
+        raw, results = self._released.items(self._released.oldest(0)[0])
+        for cid, block in raw:
+            self._loading.store.put_back(cid, block=block, result=None)
+        for cid, result in results:
+            self._loading.store.put_back(cid, block=None, result=result)
+        self._used.update([cid for cid, _ in (*raw, *results)])
+        self._released.drop(1)
+
+    # --- The disk -------------------------------------------------------------------------------
+
+    async def bring(
+        self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
+    ) -> None:
+        """Fetch what a walk needs next from disk; see `Shelf.bring`."""
+        if self._shelf is None:
+            raise self.gone(walker)
+        try:
+            await self._shelf.bring(walker, blocks, n, records=records)
+        except MissingBlock:
+            raise self.gone(walker) from None
+
+    async def _opened_store(self) -> DiskStore:
+        if self._store is None:
+            # SQLite takes half of the time of the import, and most repos stay in memory.
+            from repo_stream.disk import DiskBuilder, DiskStore  # noqa: PLC0415
+
+            if isinstance(self._spill, DiskStore):
+                self._store = self._spill
+            else:
+                self._store = await DiskBuilder().open(self._spill or None)
+                self._owned = True
+        if not self._lease:
+            self._lease = await self._store.begin(self._budget.cache)
+        return self._store
+
+    async def move_on(self) -> None:
+        """Go on with a move to disk that was begun, if one was: all that is kept, then the rest."""
+        if not self._moving or self._shelf is not None:
+            return
+        store = await self._opened_store()
+        lease = self._lease
+        while len(self._released):
+            await store.put(lease, *self._released.rows(self._released.oldest(0)[0]))
+            self._released.drop(1)
+        while (aside := await store.first_set_aside(lease)) is not None:
+            number, (cids, contents, kind) = aside
+            await store.put(lease, *self._released.rows(Segment(cids, contents, bool(kind))))
+            await store.drop_set_aside(lease, number)
+        while await self._write_some(store):
+            pass
+        await store.seal(lease)
+        self._used.clear()
+        self.opened.clear()
+        self._shelf = Shelf(store, lease, self._processor, self._loading.unstored)
+
+    async def _write_some(self, store: DiskStore) -> bool:
+        """Write some of what is kept, or of what comes; say whether there was any."""
+        kept = self._loading.store
+        while self._writing is None:
+            if kept.empty and self.arrivals.next is None and not await self.read_on():
+                return False
+            while kept.need < WRITE_BYTES and (batch := self.arrivals.some(BATCH)):
+                kept.add(batch)
+                self.arrivals.at += len(batch)
+                await self._loading.turn.pause_if_over()
+            if not kept.empty:
+                self._writing = kept.drain(WRITE_BLOCKS)
+        raw, processed = self._writing
+        await store.put(self._lease, raw, await dumped(self._loading, processed))
+        self._writing = None
+        return True
+
+    async def aclose(self) -> None:
+        """Close what was opened, and empty a store that was lent."""
+        store, self._store = self._store, None
+        await self._loading.aclose()
+        if store is not None and self._owned:
+            await store.aclose()
+        elif store is not None and self._lease:
+            await store.abandon(self._lease)

@@ -1,0 +1,183 @@
+"""What a walk has let go of, kept small, in case that it is asked for again.
+
+Two keys of a repo can name one record, and the file may hold it once. A walk that lets go of what
+it has used would lose it, so what is let go is packed into *segments*: the CIDs of a few hundred
+blocks in one string, and what there was to them in another. A segment is never opened unless a
+block is asked for again, which few repos do, so packing is fast and looking up is a search.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from repo_stream import dagcbor
+from repo_stream.car import Block
+from repo_stream.process import Processor
+
+__all__ = ["Found", "Released", "Segment"]
+
+T = TypeVar("T")
+
+_CID: Final = 36
+# What a segment costs beside its bytes: two of them, their tuple, and its place in a queue.
+_OVERHEAD: Final = 200
+
+
+class Segment(NamedTuple):
+    """Some blocks that were let go.
+
+    Attributes:
+        cids: their CIDs, 36 bytes each.
+        contents: what there was to them, as one list in CBOR: bytes, or results.
+        processed: whether those are results of the processor.
+    """
+
+    cids: bytes
+    contents: bytes
+    processed: bool
+
+    @property
+    def size(self) -> int:
+        """What it costs in memory, in bytes."""
+        return len(self.cids) + len(self.contents) + _OVERHEAD
+
+
+class Found(NamedTuple, Generic[T]):
+    """A block that was let go and found again.
+
+    Attributes:
+        block: its bytes, where they were kept.
+        result: what the processor had made of it, where that was kept instead.
+    """
+
+    block: bytes | None
+    result: T | None
+
+
+class Released(Generic[T]):
+    """Segments in memory, the oldest first.
+
+    Args:
+        processor: whose results are packed.
+    """
+
+    def __init__(self, processor: Processor[T]) -> None:
+        self._processor = processor
+        # A column of plain results is packed at once, others one by one.
+        self._plain = processor.dumps is dagcbor.dump_value and (
+            processor.loads is dagcbor.load_value
+        )
+        self._segments: deque[Segment] = deque()
+        #: What the segments cost, in bytes, and how much of that is CIDs.
+        self.size: int = 0
+        self.cids_size: int = 0
+        #: Blocks that were given up: nobody can ask for them again.
+        self.lost: int = 0
+
+    def add_blocks(self, cids: Sequence[bytes], blocks: Sequence[bytes]) -> None:
+        """Take blocks as they are."""
+        if cids:
+            self._keep(Segment(b"".join(cids), dagcbor.dump_value([*blocks]), processed=False))
+
+    def add_results(
+        self, cids: Sequence[bytes], results: Sequence[T], blocks: Sequence[bytes] | None = None
+    ) -> None:
+        """Take results of the processor.
+
+        Args:
+            cids: the CIDs of their blocks.
+            results: what the processor made of those.
+            blocks: the blocks themselves, to be taken where a result has no form on disk. Without
+                them such results are lost.
+        """
+        if not cids:
+            return
+        try:
+            self._keep(Segment(b"".join(cids), self._packed(results), processed=True))
+        except Exception:  # noqa: BLE001 - whatever `dumps` raises; it matters to nobody as yet
+            if blocks is not None:
+                self.add_blocks(cids, blocks)
+            elif len(cids) == 1:
+                self.lost += 1
+            else:
+                for cid, result in zip(cids, results, strict=True):
+                    self.add_results([cid], [result])
+
+    def _packed(self, results: Sequence[T]) -> bytes:
+        if self._plain:
+            return dagcbor.dump_value([*results])
+        dumps = self._processor.dumps
+        return dagcbor.dump_value([dumps(result) for result in results])
+
+    def _keep(self, segment: Segment) -> None:
+        self._segments.append(segment)
+        self.size += segment.size
+        self.cids_size += len(segment.cids)
+
+    def __len__(self) -> int:
+        return len(self._segments)
+
+    def oldest(self, size: int) -> list[Segment]:
+        """Give the oldest segment, and those after it up to so many bytes."""
+        segments: list[Segment] = []
+        for segment in self._segments:
+            size -= segment.size
+            if segments and size < 0:
+                break
+            segments.append(segment)
+        return segments
+
+    def drop(self, n: int) -> None:
+        """Forget the `n` oldest segments, which are somewhere else by now."""
+        for _ in range(n):
+            segment = self._segments.popleft()
+            self.size -= segment.size
+            self.cids_size -= len(segment.cids)
+
+    def lose_oldest(self) -> None:
+        """Give up the blocks of the oldest segment."""
+        self.lost += len(self._segments[0].cids) // _CID
+        self.drop(1)
+
+    def find(self, cid: bytes) -> Found[T] | None:
+        """Look for a block that was let go of and is in memory."""
+        return self.find_in(self._segments, cid)
+
+    def find_in(self, segments: Iterable[Segment], cid: bytes) -> Found[T] | None:
+        """Look for a block in some segments."""
+        for segment in segments:
+            at = segment.cids.find(cid)
+            while at >= 0 and at % _CID:
+                at = segment.cids.find(cid, at + 1)
+            if at >= 0:
+                item = dagcbor.load_value(segment.contents)[at // _CID]
+                if segment.processed:
+                    return Found(None, item if self._plain else self._processor.loads(item))
+                return Found(item, None)
+        return None
+
+    def items(self, segment: Segment) -> tuple[list[Block], list[tuple[bytes, T]]]:
+        """Give what is in a segment: blocks as they are, and results."""
+        pairs = self._pairs(segment)
+        if not segment.processed:
+            return pairs, []
+        if not self._plain:
+            pairs = [(cid, self._processor.loads(item)) for cid, item in pairs]
+        return [], pairs
+
+    def rows(self, segment: Segment) -> tuple[list[Block], list[Block]]:
+        """Give what is in a segment in the form of the disk store: blocks, and results."""
+        pairs = self._pairs(segment)
+        if not segment.processed:
+            return pairs, []
+        if self._plain:
+            pairs = [(cid, self._processor.dumps(item)) for cid, item in pairs]
+        return [], pairs
+
+    @staticmethod
+    def _pairs(segment: Segment) -> list[tuple[bytes, Any]]:  # Any: bytes, or a result
+        cids = [segment.cids[at : at + _CID] for at in range(0, len(segment.cids), _CID)]
+        contents: list[Any] = dagcbor.load_value(segment.contents)
+        return list(zip(cids, contents, strict=True))

@@ -1,0 +1,221 @@
+"""The driver that walks a repo while its CAR comes in.
+
+It asks for the blocks that the walk needs next, and reads on until they are there. Where they come
+in that very order, each is used as it comes; what comes early is kept (`repo_stream.incoming`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+
+from repo_stream.drivers import RepoDriver
+from repo_stream.errors import StoreClosed
+from repo_stream.incoming import Incoming, Spill
+from repo_stream.load import Budget, Loading
+from repo_stream.mst import Commit
+from repo_stream.process import Processor, noop
+from repo_stream.reader import CarReader
+from repo_stream.source import Source
+from repo_stream.walk import Blocks, Output, Taken, TreeNode, Walker
+
+if TYPE_CHECKING:
+    from repo_stream.drive import DriverBuilder
+
+__all__ = ["BlockOrder", "StreamDriver", "streamed"]
+
+T = TypeVar("T")
+
+
+class BlockOrder(NamedTuple):
+    """In which order the blocks of a CAR have come so far.
+
+    Attributes:
+        streamable: whether each came when the walk needed it: the order in which a repo can be read
+            in little memory, whatever its size.
+        early: how many blocks are kept at present, as they came early or are of no use.
+        most_early: how many had to be kept at most, seen each time when more had to be read.
+    """
+
+    streamable: bool
+    early: int
+    most_early: int
+
+
+class StreamDriver(RepoDriver[T]):
+    """Walks a repo while its CAR comes in. `DriverBuilder.stream_car` makes it.
+
+    It has the methods of the other drivers. `get`, `collections`, `prove`, `prove_range` and a
+    `seek` to a key behind need the repo as a whole: they read the file to its end and keep what it
+    holds, in memory or on disk. To seek a key ahead, keys alone and key ranges need no more memory
+    than to walk.
+
+    A cancelled call loses nothing that had come. Whether the source can go on is the source's
+    affair: an async generator, such as `aiter_bytes` of httpx, ends when a read is cancelled.
+    """
+
+    def __init__(
+        self, builder: DriverBuilder[T], commit: Commit, incoming: Incoming[T], *, drain: bool
+    ) -> None:
+        super().__init__(builder, commit, incoming.blocks)
+        self._incoming = incoming
+        self._drain = drain
+        self._walker.opened = incoming.opened
+        self._walker.passing = {}
+
+    @property
+    def order(self) -> BlockOrder:
+        """In which order the blocks have come so far."""
+        incoming = self._incoming
+        return BlockOrder(incoming.in_order, incoming.early, incoming.most_early)
+
+    @property
+    def spilled(self) -> bool:
+        """Whether the repo did not fit in memory and has gone to disk."""
+        return self._incoming.spilled
+
+    @property
+    def left_over(self) -> int | None:
+        """How many blocks the walk had no use for; `None` before the file is over, or on disk."""
+        incoming = self._incoming
+        if not incoming.over or incoming.spilled or not self._walker.done:
+            return None
+        return incoming.early + incoming.late
+
+    def _take(self, n: int) -> Taken[T]:
+        incoming = self._incoming
+        arrivals = incoming.arrivals
+        taken = Taken[T].nothing()
+        if arrivals.next is None:
+            try:
+                taken = self._walker.take(self._blocks, n)
+            finally:
+                incoming.used_kept(taken.cids)
+            return taken
+        at = arrivals.at
+        try:
+            taken = self._walker.take_along(arrivals, self._blocks, n)
+        finally:
+            incoming.used_arrivals(at, taken)
+        return taken
+
+    def _take_items(self, n: int) -> list[TreeNode | Output[T]]:
+        incoming = self._incoming
+        at = incoming.arrivals.at
+        records = Taken[T].nothing()
+        try:
+            items = self._walker.take_items(self._blocks, n, incoming.arrivals)
+            for item in items:
+                if isinstance(item, Output):
+                    records.extend(Taken([item.rkey], [bytes(item.cid)], [item.data]))
+        finally:
+            incoming.used_arrivals(at, records)
+        return items
+
+    def _take_keys(self, n: int) -> tuple[list[str], list[bytes]]:
+        cids: list[bytes] = []
+        try:
+            rkeys, cids = self._walker.take_keys(self._blocks, n)
+        finally:
+            here = [cid for cid in cids if cid in self._blocks]
+            self._incoming.used_kept(here)
+            self._walker.pass_by(cids)
+        return rkeys, cids
+
+    async def _supply(
+        self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
+    ) -> None:
+        """Read on until the block is there that the walk stands before."""
+        incoming = self._incoming
+        await incoming.move_on()
+        if walker is not self._walker or incoming.spilled:
+            await incoming.bring(walker, blocks, n, records=records)
+            return
+        nearest = walker.nearest()
+        walker.want(nearest)
+        looked = False
+        while nearest not in blocks and (not records or incoming.arrivals.next != nearest):
+            if incoming.arrivals.next is None:
+                if await incoming.read_on():
+                    continue
+                if await incoming.recall(nearest, at_any_cost=True):
+                    return
+                raise incoming.gone(walker)
+            if records:
+                if incoming.let_pass(walker):
+                    continue
+                if not looked and await incoming.recall(nearest, at_any_cost=False):
+                    return
+                looked = True
+                incoming.in_order = False
+            if not await incoming.keep_arrivals(walker):
+                return
+
+    async def _end(self) -> None:
+        if self._drain:
+            await self._incoming.drain()
+
+    async def _go_to(self, key: bytes) -> None:
+        ahead = self._ahead.rkeys
+        reached = ahead[self._given - 1] if self._given else None
+        if (
+            self._error is None
+            and reached is not None
+            and reached.encode() < key <= ahead[-1].encode()
+        ):
+            self._given = bisect_left(ahead, key, self._given, key=str.encode)
+            return
+        self._ahead, self._given = Taken.nothing(), 0
+        last = self._walker.last
+        if self._error is None and last is not None and last.encode() < key:
+            self._walker.skip_to(key)
+            return
+        await self._gather()
+        self._walker.seek(key)
+
+    async def _gather(self) -> None:
+        await self._incoming.settle()
+
+    def _own_blocks(self) -> Blocks[T]:
+        if self._incoming.spilled:
+            return Blocks[T].empty(alike=self._builder.block_processor.keeps_bytes)
+        return self._blocks
+
+    async def aclose(self) -> None:
+        """Leave the walk, and close what was opened for it. Afterwards it raises `StoreClosed`."""
+        self._error = StoreClosed("its CAR is no longer read", path=None)
+        self._ahead, self._given = Taken.nothing(), 0
+        self._items.clear()
+        await self._incoming.aclose()
+
+
+@asynccontextmanager
+async def streamed(
+    builder: DriverBuilder[T], source: Source, spill: Spill, *, drain: bool
+) -> AsyncGenerator[tuple[Commit, StreamDriver[T]]]:
+    """Open a CAR to walk it while it comes in; see `DriverBuilder.stream_car`."""
+    reader = await CarReader.open(
+        source,
+        limits=builder.limits,
+        verify_cids=builder.verify_cids,
+        piece_size=Budget.of(builder.mem_limit_mb).piece,
+    )
+    try:
+        # Late, blocks are kept as they are, and only the walk knows the results' type.
+        late = builder.processes_late
+        kept = cast("Processor[T]", Processor(noop)) if late else builder.block_processor
+        loading = Loading(reader, kept)
+        incoming = Incoming(loading, builder.block_processor, builder.mem_limit_mb, spill)
+        try:
+            commit = await incoming.commit()
+            driver = StreamDriver(builder, commit, incoming, drain=drain)
+            try:
+                yield commit, driver
+            finally:
+                await driver.aclose()
+        finally:
+            await incoming.aclose()
+    finally:
+        await reader.aclose()
