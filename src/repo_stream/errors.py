@@ -548,18 +548,10 @@ class MissingBlock(RepoStreamError):
         rkey: the record's key; `None` for a node.
     """
 
-    def __init__(
-        self,
-        *,
-        cid: Cid,
-        kind: Literal["node", "record"],
-        rkey: str | None,
-        message: str | None = None,
-    ) -> None:
+    def __init__(self, *, cid: Cid, kind: Literal["node", "record"], rkey: str | None) -> None:
         what = f"record {rkey!r}" if rkey is not None else "MST node"
         super().__init__(
-            message
-            or f"the block {cid} of {what} is not in the CAR; "
+            f"the block {cid} of {what} is not in the CAR; "
             "the download may be incomplete, or the file a slice of a repo"
         )
         self.cid = cid
@@ -586,11 +578,10 @@ class IncompleteRange(MissingBlock):
             what = f"what the repo has from {start!r} on"
         else:
             what = f"what the repo has from {start!r} to before {stop!r}"
-        super().__init__(
-            cid=cid,
-            kind="node",
-            rkey=None,
-            message=f"{what} cannot be told from this CAR: it lacks the MST node {cid}; "
+        super().__init__(cid=cid, kind="node", rkey=None)
+        Exception.__init__(
+            self,
+            f"{what} cannot be told from this CAR: it lacks the MST node {cid}; "
             "fetch a slice that has it, or the whole repo",
         )
         self.start = start
