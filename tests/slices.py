@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -212,6 +212,12 @@ async def chunks(driver: RepoDriver[T], n: int = 7) -> list[tuple[str, T]]:
         assert len(chunk) <= n
         pairs += chunk
     return pairs
+
+
+async def gather(call: Callable[[int], Awaitable[list[T] | None]], n: int, found: list[T]) -> None:
+    """Add all that a driver gives, of which something is there even where it ends in an error."""
+    while some := await call(n):
+        found += some
 
 
 async def items(driver: RepoDriver[Any], n: int = 7) -> list[Any]:

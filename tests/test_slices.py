@@ -36,6 +36,7 @@ from repo_stream import (
     RepoDriver,
     TreeNode,
 )
+from repo_stream.released import Found, Released
 from repo_stream.testing import (
     Repo,
     build_repo,
@@ -54,6 +55,7 @@ from slices import (
     dated_records,
     driver_of,
     gaps_of,
+    gather,
     items,
     items_of,
     missing_in,
@@ -396,8 +398,7 @@ async def test_without_gaps_what_is_missing_ends_the_walk(way: str) -> None:
     async with driver_of(way, part.car(), BUILDER) as driver:
         for call in (driver.next_chunk, driver.next_items):
             with pytest.raises(MissingBlock) as caught:
-                while await call(7):
-                    pass
+                await gather(cast("Any", call), 7, [])
             assert (caught.value.cid, caught.value.rkey) == (first.cid, first.rkey)
 
 
@@ -416,6 +417,34 @@ async def test_stream_of_a_slice_leaves_nothing_over() -> None:
     async with GAPS.stream_car(pieces_of(part.car(), 100), spill=False) as (_, driver):
         assert await chunks(driver) == pairs_of(part)
         assert driver.left_over == 0
+
+
+@ON_ASYNCIO
+async def test_stream_that_was_kept_whole_leaves_nothing_over() -> None:
+    async with BUILDER.stream_car(REPO.to_car()) as (_, driver):
+        assert await driver.get(KEYS[5]) is not None
+        assert len(await chunks(driver)) == len(KEYS)
+        assert driver.left_over == 0
+
+
+@ON_ASYNCIO
+async def test_many_missing_blocks_are_not_looked_for_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each would be looked for in all that the walk has let go of before."""
+    searched: list[bytes] = []
+    find = Released[bytes].find
+
+    def counted(released: Released[bytes], cid: bytes) -> Found[bytes] | None:
+        searched.append(cid)
+        return find(released, cid)
+
+    monkeypatch.setattr(Released, "find", counted)
+    repo = build_repo({f"a.b.c/{n:04}": {"n": n} for n in range(2000)})
+    part = slice_of(repo, repo.blocks.keys() - {*[*repo.records.values()][1000:]})
+    async with GAPS.stream_car(pieces_of(part.car("stream"), 4096)) as (_, driver):
+        assert await chunks(driver, 100) == pairs_of(part)
+    assert 0 < len(searched) < 50
 
 
 # --- Proofs ---------------------------------------------------------------------------------------
@@ -558,7 +587,8 @@ SMALL_KEYS = st.text("abc/0\u00e9\U0001f600", min_size=1, max_size=5) | st.integ
     lambda n: f"app.bsky.feed.post/{n:03}"
 )
 # Few different records, so that keys share them; the first looks like a node.
-RECORDS = st.sampled_from([{"e": [], "l": None}, {"a": 1}, {"a": 2}, {"a": 3}])
+FEW_RECORDS: list[dict[str, object]] = [{"e": [], "l": None}, {"a": 1}, {"a": 2}, {"a": 3}]
+RECORDS = st.sampled_from(FEW_RECORDS)
 REPOS = st.dictionaries(SMALL_KEYS, RECORDS, max_size=30).map(build_repo)
 
 
@@ -709,16 +739,16 @@ async def test_hostile_trees_are_hostile_slices(way: str) -> None:
         if len(car) > 100_000:
             continue
         builder = DriverBuilder(verify_cids=case.verify, limits=case.limits)
-        found: list[str] = []
+        found: list[Any] = []
         async with driver_of(way, car, builder, piece=4096) as driver:
             for _ in range(2):
                 with pytest.raises(case.error) as caught:
-                    while some := await driver.next_items(5):
-                        found += [item.rkey for item in some if isinstance(item, Output)]
+                    await gather(driver.next_items, 5, found)
                 error = caught.value
                 assert type(error) is case.error, case.name
                 assert {name: getattr(error, name) for name in case.fields} == case.fields
-            assert tuple(found) == case.before, case.name
+            rkeys = tuple(item.rkey for item in found if isinstance(item, Output))
+            assert rkeys == case.before, case.name
             if issubclass(case.error, NodeError):
                 with pytest.raises((NodeError, MissingBlock)):
                     await driver.prove_range()
@@ -770,8 +800,7 @@ async def test_block_that_was_given_up_is_never_called_a_gap() -> None:
         source = pieces_of(part.car("stream"), 5000)
         async with builder.stream_car(source, spill=False) as (_, driver):
             with pytest.raises(error):
-                while chunk := await driver.next_chunk(100):
-                    got += chunk
+                await gather(driver.next_chunk, 100, got)
         assert got == pairs_of(part)[: len(got)]
         assert len(got) > 5900
         async with builder.stream_car(pieces_of(part.car("stream"), 5000)) as (_, driver):

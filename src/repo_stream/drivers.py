@@ -285,7 +285,6 @@ class RepoDriver(Generic[T]):
             if isinstance(self._error, DiskError):
                 raise self._error.with_traceback(self._trace)
             await self._go_to(key)
-            self._items.clear()
             self._error = self._trace = None
 
     async def get(self, rkey: str) -> Output[T] | None:
@@ -332,8 +331,8 @@ class RepoDriver(Generic[T]):
     async def prove_range(self, start: str = "", stop: str | None = None) -> RangeProof:
         """List the keys from `start` to before `stop`, sure that there are no others.
 
-        All of them are held at once; the builder's key ranges do not matter. A range that ends where
-        it starts is proven by no node, and names no key.
+        All of them are held at once; the builder's key ranges do not matter. A range that ends
+        where it starts is proven by no node, and names no key.
 
         Raises:
             ValueError: where `stop` comes before `start`.
@@ -524,6 +523,11 @@ class RepoDriver(Generic[T]):
             chunk.extend(self._ahead.cut(self._given))
             self._ahead, self._given = chunk, 0
 
+    def _forget_taken(self) -> None:
+        """Let go of what was taken from the walker and not given out."""
+        self._ahead, self._given = Taken.nothing(), 0
+        self._items.clear()
+
     # What the drivers differ in.
 
     def _take(self, n: int) -> Taken[T]:
@@ -544,7 +548,7 @@ class RepoDriver(Generic[T]):
     async def _go_to(self, key: bytes) -> None:
         """Put the walk before a key."""
         self._walker.seek(key)
-        self._ahead, self._given = Taken.nothing(), 0
+        self._forget_taken()
 
     async def _gather(self) -> None:
         """Have the whole repo within reach, for a walk to anywhere in it."""
@@ -715,7 +719,7 @@ class DiskDriver(RepoDriver[T]):
             await store.reset()
             self._store = None
             self._error = StoreClosed("its driver handed it on with reset_store", path=store.path)
-            self._ahead, self._given = Taken.nothing(), 0
+            self._forget_taken()
             return store
 
     async def aclose(self) -> None:
@@ -726,7 +730,7 @@ class DiskDriver(RepoDriver[T]):
         store, self._store = self._store, None
         if store is not None:
             self._error = StoreClosed("its driver has been closed", path=store.path)
-            self._ahead, self._given = Taken.nothing(), 0
+            self._forget_taken()
             await store.abandon(self._lease)
 
     def _require_store(self) -> DiskStore:

@@ -130,6 +130,7 @@ class StreamDriver(RepoDriver[T]):
         """Read on until the block is there that the walk stands before."""
         incoming = self._incoming
         await incoming.move_on()
+        await incoming.settle_slice()
         if walker is not self._walker or incoming.spilled:
             await incoming.bring(walker, blocks, n, records=records)
             return
@@ -169,12 +170,12 @@ class StreamDriver(RepoDriver[T]):
         ):
             self._given = bisect_left(ahead, key, self._given, key=str.encode)
             return
-        self._ahead, self._given = Taken.nothing(), 0
         if self._error is None and self._walker.has_ahead(key):
             self._walker.skip_to(key)
-            return
-        await self._gather()
-        self._walker.seek(key)
+        else:
+            await self._gather()
+            self._walker.seek(key)
+        self._forget_taken()
 
     async def _gather(self) -> None:
         await self._incoming.settle()
@@ -187,8 +188,7 @@ class StreamDriver(RepoDriver[T]):
     async def aclose(self) -> None:
         """Leave the walk, and close what was opened for it. Afterwards it raises `StoreClosed`."""
         self._error = StoreClosed("its CAR is no longer read", path=None)
-        self._ahead, self._given = Taken.nothing(), 0
-        self._items.clear()
+        self._forget_taken()
         await self._incoming.aclose()
 
 

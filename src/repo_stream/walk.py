@@ -220,8 +220,8 @@ class Walker(Generic[T]):
         self._last: str | None = None
         # Before it nothing is left, as the walk has gone there, or past what is missing before it.
         self._start = b""
-        # Whether nodes are given too, so that none may be opened before the walk is there. Then this
-        # is the stack as `wanted` would have left it, and the nodes that it looked through.
+        # Whether nodes are given too, so that none may be opened before the walk is there. Then
+        # there is a stack beside it as `wanted` would leave it, and the nodes it looked through.
         self._gives_nodes = False
         self._looked_at: list[_Frame] = []
         self._looked_through: list[bytes] = []
@@ -611,9 +611,9 @@ class Walker(Generic[T]):
         """Name up to `n` blocks that are not at hand, in the order in which the walk needs them.
 
         It looks through nodes that are at hand, opening them where they hang unless nodes are given
-        too, so that a driver can fetch records far ahead with one query. A node that turns out to be faulty is left for
-        `take` to find when it stands before it, after all the records that come first. Nothing
-        beyond it is named: the walk will end there.
+        too, so that a driver can fetch records far ahead with one query. A node that turns out to
+        be faulty is left for `take` to find when it stands before it, after all the records that
+        come first. Nothing beyond it is named: the walk will end there.
 
         What is at hand is looked through only so far, too. Where the next records are large and
         come one at a time, a hostile tree would else be opened as a whole meanwhile.
