@@ -10,13 +10,17 @@ from contextlib import contextmanager
 from typing import IO, Final, Protocol
 
 from repo_stream import Output
+from repo_stream.cli.input import is_input
 from repo_stream.cli.opened import opened
 from repo_stream.cli.output import destination, is_terminal, put_json, writing_to
-from repo_stream.cli.parquet import parquet
+from repo_stream.cli.parquet import parquet, pyarrow_and_parquet
 from repo_stream.cli.screen import harmless_json, one_line
 from repo_stream.process import dag_json
 
 __all__ = ["export", "get"]
+
+
+_STANDARD_OUTPUT: Final = "-"
 
 
 class _Sink(Protocol):
@@ -30,12 +34,17 @@ class _Sink(Protocol):
 async def export(options: argparse.Namespace) -> int:
     """Write the records as they are walked."""
     kind = _KINDS[options.format]
-    if kind is parquet and options.output is None and is_terminal():
-        options.usage("Parquet is not for a terminal: give a file with -o, or a pipe")
+    path: str | None = None if options.output == _STANDARD_OUTPUT else options.output
+    if path is not None and is_input(options.car, path):
+        options.usage(f"-o names the CAR itself, which would be gone: {path}")
+    if kind is parquet:
+        pyarrow_and_parquet()  # where it is not installed, nothing needs to be read
+        if path is None and is_terminal():
+            options.usage("Parquet is not for a terminal: give a file with -o, or a pipe")
     async with opened(options, dag_json) as car:
-        if options.output is None and is_terminal():
+        if path is None and is_terminal():
             car.meter.close()
-        with destination(options.output) as file, kind(file, options.output) as sink:
+        with destination(path) as file, kind(file, path) as sink:
             async for chunk in car.chunks():
                 sink.write(chunk)
     return 0
