@@ -336,6 +336,64 @@ def test_export_leaves_files_alone_that_it_did_not_make(
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    """A repo with a record that is not there, two that are none, and two that are fine."""
+    repo = build_repo(
+        {
+            "a.b.c/1": {"n": 1},
+            "a.b.c/2": RawRecord(b"\xa1\x61n\xfb\x3f\xf8\x00\x00\x00\x00\x00\x00"),
+            "a.b.c/3": {"n": 3},
+            "a.b.c/4": RawRecord(b"nothing"),
+            "a.b.c/5": {"n": 5},
+        }
+    )
+    kept = [item for item in repo.blocks.items() if item[0] != repo.records["a.b.c/3"]]
+    path = tmp_path / "bad.car"
+    path.write_bytes(write_car([repo.commit_cid], kept))
+    return path
+
+
+@pytest.mark.parametrize("limit", ["16", "0"], ids=["in memory", "through the disk"])
+def test_export_leaves_bad_records_out_where_it_is_told_to(run: Run, bad: Path, limit: str) -> None:
+    code, out, err = run("export", bad, "--skip-bad", "--mem-limit-mb", limit)
+    assert [line["rkey"] for line in lines(out)] == ["a.b.c/1", "a.b.c/5"]
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith(
+        f"repo-stream: {bad}: 3 records were left out; the first: record 'a.b.c/2'"
+    )
+    assert "float" in err
+
+
+def test_export_says_how_to_go_past_a_bad_record(run: Run, bad: Path) -> None:
+    code, _, err = run("export", bad)
+    assert code == 1
+    assert "'a.b.c/2'" in err
+    assert "--skip-bad" in err
+    assert "processor" not in err  # nobody at a shell gave one
+    assert "--skip-bad" not in run("get", bad, "a.b.c/2")[2]  # there is nothing else to give
+    assert "processor" not in run("verify", bad)[1]
+
+
+def test_export_of_a_good_repo_leaves_nothing_out(run: Run, car: Path, tmp_path: Path) -> None:
+    assert run("export", car, "--skip-bad") == run("export", car)
+    target = tmp_path / "records.jsonl"
+    assert run("export", car, "--skip-bad", "-o", target) == (0, "", "")
+    assert target.exists()
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_export_without_its_bad_records_makes_a_file(
+    run: Run, bad: Path, tmp_path: Path, form: str
+) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    target = tmp_path / "records"
+    code, out, _ = run("export", bad, "--skip-bad", "-o", target, "--format", form)
+    assert (code, out) == (1, "")
+    assert target.stat().st_size
+
+
 def test_export_to_no_directory_gives_one_line(run: Run, car: Path, tmp_path: Path) -> None:
     target = tmp_path / "nowhere" / "records.jsonl"
     expected = f"repo-stream: {target}: No such file or directory\n"

@@ -75,6 +75,11 @@ def _parser() -> argparse.ArgumentParser:
         default="jsonl",
         help="what to write (default: jsonl)",
     )
+    command.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out records that are missing or broken, say how many, and exit with 1",
+    )
     _add_selection(command)
     command.set_defaults(command=export)
 
