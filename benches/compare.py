@@ -209,6 +209,17 @@ def made(records: int, order: str, seed: int, cache: Path) -> Path:
     return path
 
 
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where `made` keeps its files."""
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(tempfile.gettempdir(), "repo-stream-bench"),
+        metavar="DIR",
+        help="where the made files are kept",
+    )
+
+
 async def write(path: Path, pieces: AsyncIterable[bytes]) -> None:
     part = path.with_suffix(".part")
     async with await anyio.open_file(part, "wb") as file:
@@ -465,13 +476,7 @@ def arguments() -> argparse.Namespace:
     add("--skip", nargs="+", metavar="NAME", default=[])
     add("--rounds", type=int, default=5)
     add("--timeout", type=float, default=600, metavar="SECONDS", help="for one turn")
-    add(
-        "--cache",
-        type=Path,
-        default=Path(tempfile.gettempdir(), "repo-stream-bench"),
-        metavar="DIR",
-        help="where the made files are kept",
-    )
+    add_cache(parser)
     add("--no-build", dest="build", action="store_false", help="take upstreams as they are built")
     add("--json", type=Path, metavar="OUT")
     add("--plot", type=Path, metavar="OUT.png", help="needs matplotlib")
