@@ -252,7 +252,7 @@ class Walker(Generic[T]):
         raw = blocks.raw
         processed = blocks.processed
         find = processed.__getitem__
-        open_node = self._open if self._ranges is None else self._open_within
+        limits, ranges = self._limits, self._ranges
         rkeys_out, cids_out, values_out = taken
         room = n
         while stack and room:
@@ -281,7 +281,8 @@ class Walker(Generic[T]):
                     if frame[0] in processed:
                         raise _no_node(frame[0])
                     return
-                stack[-1:] = open_node(frame, block)
+                frames = open_node(frame, block, limits)
+                stack[-1:] = frames if ranges is None else _within(ranges, frames)
 
     def _take_singly(self, run: _Run, blocks: Blocks[T], taken: Taken[T]) -> bool:
         """Take the run on top record by record; say whether all of it was there."""
@@ -375,70 +376,69 @@ class Walker(Generic[T]):
         return MissingBlock(cid=Cid(frame[0]), kind="node", rkey=None)
 
     def _opened(self, subtree: _Subtree, block: bytes) -> list[_Frame]:
-        if self._ranges is None:
-            return self._open(subtree, block)
-        return self._open_within(subtree, block)
+        frames = open_node(subtree, block, self._limits)
+        return frames if self._ranges is None else _within(self._ranges, frames)
 
-    def _open_within(self, subtree: _Subtree, block: bytes) -> list[_Frame]:
-        """Open a subtree's node and keep the frames of what is wanted in it."""
-        ranges = cast("KeyRanges", self._ranges)
-        frames: list[_Frame] = []
-        for frame in self._open(subtree, block):
-            if len(frame) == 2:
-                rkeys, cids = frame
-                spans = [(rkeys[span], cids[span]) for span in ranges.spans(rkeys)]
-                frames.extend(reversed(spans))
-            elif ranges.may_hold(frame[2], frame[3]):
-                frames.append(frame)
-        return frames
 
-    def _open(self, subtree: _Subtree, block: bytes) -> list[_Frame]:
-        """Check a subtree's node and give the frames of what is in it, the first of them last."""
-        cid, depth, lower, upper = subtree
-        left, keys, values, trees = decode_node(block, cid, self._limits)
-        if not keys:
-            return _open_without_keys(subtree, left)
-        if depth is None:
-            depth = self._root_depth(cid, keys[0])
-        lowest, beyond = DEPTH_BOUNDS[depth]
-        digests = [sha256(key).digest() for key in keys]
-        if min(digests) < lowest or max(digests) >= beyond:
-            raise _wrong_depth(cid, keys, depth)
-        if keys[0] <= lower or (upper is not None and keys[-1] >= upper):
-            raise _out_of_range(cid, keys, lower, upper)
-        try:
-            rkeys = [*map(bytes.decode, keys)]
-        except UnicodeDecodeError as error:
-            raise InvalidKey(
-                cid=Cid(cid), key=bytes(error.object), reason="is not UTF-8"
-            ) from error
-        if left is None and not trees:
-            return [(rkeys, values)]
-        if depth == 0:
-            raise ChildBelowLeaf(cid=Cid(cid))
-        frames: list[_Frame] = []
-        end = len(keys)
-        for at in reversed(trees):
-            following = keys[at + 1] if at + 1 < len(keys) else upper
-            if at + 1 < end:
-                frames.append((rkeys[at + 1 : end], values[at + 1 : end]))
-            frames.append((trees[at], depth - 1, keys[at], following))
-            end = at + 1
-        frames.append((rkeys[:end], values[:end]))
-        if left is not None:
-            frames.append((left, depth - 1, lower, keys[0]))
-        return frames
+def open_node(subtree: _Subtree, block: bytes, limits: Limits) -> list[_Frame]:
+    """Check a subtree's node and give the frames of what is in it, the first of them last."""
+    cid, depth, lower, upper = subtree
+    left, keys, values, trees = decode_node(block, cid, limits)
+    if not keys:
+        return _open_without_keys(subtree, left)
+    if depth is None:
+        depth = _root_depth(cid, keys[0], limits)
+    lowest, beyond = DEPTH_BOUNDS[depth]
+    digests = [sha256(key).digest() for key in keys]
+    if min(digests) < lowest or max(digests) >= beyond:
+        raise _wrong_depth(cid, keys, depth)
+    if keys[0] <= lower or (upper is not None and keys[-1] >= upper):
+        raise _out_of_range(cid, keys, lower, upper)
+    try:
+        rkeys = [*map(bytes.decode, keys)]
+    except UnicodeDecodeError as error:
+        raise InvalidKey(cid=Cid(cid), key=bytes(error.object), reason="is not UTF-8") from error
+    if left is None and not trees:
+        return [(rkeys, values)]
+    if depth == 0:
+        raise ChildBelowLeaf(cid=Cid(cid))
+    frames: list[_Frame] = []
+    end = len(keys)
+    for at in reversed(trees):
+        following = keys[at + 1] if at + 1 < len(keys) else upper
+        if at + 1 < end:
+            frames.append((rkeys[at + 1 : end], values[at + 1 : end]))
+        frames.append((trees[at], depth - 1, keys[at], following))
+        end = at + 1
+    frames.append((rkeys[:end], values[:end]))
+    if left is not None:
+        frames.append((left, depth - 1, lower, keys[0]))
+    return frames
 
-    def _root_depth(self, cid: bytes, key: bytes) -> int:
-        depth = key_depth(key)
-        if depth > self._limits.mst_depth:
-            raise LimitExceeded(
-                limit="mst_depth",
-                maximum=self._limits.mst_depth,
-                actual=depth,
-                where=f"the root of the tree, MST node {Cid(cid)}",
-            )
-        return depth
+
+def _within(ranges: KeyRanges, frames: list[_Frame]) -> list[_Frame]:
+    """Keep of a node's frames what is wanted."""
+    wanted: list[_Frame] = []
+    for frame in frames:
+        if len(frame) == 2:
+            rkeys, cids = frame
+            spans = [(rkeys[span], cids[span]) for span in ranges.spans(rkeys)]
+            wanted.extend(reversed(spans))
+        elif ranges.may_hold(frame[2], frame[3]):
+            wanted.append(frame)
+    return wanted
+
+
+def _root_depth(cid: bytes, key: bytes, limits: Limits) -> int:
+    depth = key_depth(key)
+    if depth > limits.mst_depth:
+        raise LimitExceeded(
+            limit="mst_depth",
+            maximum=limits.mst_depth,
+            actual=depth,
+            where=f"the root of the tree, MST node {Cid(cid)}",
+        )
+    return depth
 
 
 def _open_without_keys(subtree: _Subtree, left: bytes | None) -> list[_Frame]:
