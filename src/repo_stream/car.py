@@ -120,7 +120,7 @@ class CarDecoder:
         """
         if self._error is not None:
             raise self._error
-        if not isinstance(piece, bytes):
+        if type(piece) is not bytes:
             # Blocks are cut out of it, and must be keys, and last when the caller's buffer changes.
             piece = bytes(memoryview(piece))
         if not piece:

@@ -389,9 +389,9 @@ def open_node(subtree: _Subtree, block: bytes, limits: Limits) -> list[_Frame]:
     if depth is None:
         depth = _root_depth(cid, keys[0], limits)
     lowest, beyond = DEPTH_BOUNDS[depth]
-    digests = [sha256(key).digest() for key in keys]
-    if min(digests) < lowest or max(digests) >= beyond:
-        raise _wrong_depth(cid, keys, depth)
+    for key in keys:
+        if not lowest <= sha256(key).digest() < beyond:
+            raise WrongDepth(cid=Cid(cid), key=key, depth=key_depth(key), expected=depth)
     if keys[0] <= lower or (upper is not None and keys[-1] >= upper):
         raise _out_of_range(cid, keys, lower, upper)
     try:
@@ -457,11 +457,6 @@ def _open_without_keys(subtree: _Subtree, left: bytes | None) -> list[_Frame]:
 
 def _no_node(cid: bytes) -> MalformedNode:
     return MalformedNode(cid=Cid(cid), reason='it does not start as a map of "e" and "l"', offset=0)
-
-
-def _wrong_depth(cid: bytes, keys: list[bytes], expected: int) -> WrongDepth:
-    key = next(key for key in keys if key_depth(key) != expected)
-    return WrongDepth(cid=Cid(cid), key=key, depth=key_depth(key), expected=expected)
 
 
 def _out_of_range(
