@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import anyio
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hostile import CASES
@@ -68,6 +68,7 @@ from slices import (
     slice_of,
 )
 from support import pieces_of, shared
+from test_properties import FEW
 
 EVERY_WAY = pytest.mark.parametrize("way", WAYS)
 ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -582,7 +583,6 @@ async def test_error_says_what_cannot_be_told() -> None:
 
 # --- Any slice of any repo ------------------------------------------------------------------------
 
-FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SMALL_KEYS = st.text("abc/0\u00e9\U0001f600", min_size=1, max_size=5) | st.integers(0, 99).map(
     lambda n: f"app.bsky.feed.post/{n:03}"
 )

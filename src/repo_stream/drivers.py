@@ -297,7 +297,8 @@ class RepoDriver(Generic[T]):
 
         Raises:
             NodeError, LimitExceeded: where a node on the way breaks a rule.
-            MissingBlock: where the file does not hold a node on the way, or the record.
+            IncompleteRange: where the file does not hold a node on the way, as in a slice.
+            MissingBlock: where it does not hold the record.
             ProcessError: where the processor failed on the record.
             DiskError: where the store fails.
         """
