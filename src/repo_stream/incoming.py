@@ -42,9 +42,6 @@ Spill: TypeAlias = "str | os.PathLike[str] | DiskStore | Literal[False] | None"
 # what has been read of the file, and this. It takes a fiftieth of the time of reading it.
 _SEARCHES: Final = 4
 _SEARCH_BYTES: Final = MIB
-# Where the file is over and so many blocks were looked for in vain, as in a slice, all of it is put
-# together, where a look is enough: 18,000 that were missing took 14 s, and so they take 0.8 s.
-_VAIN: Final = 16
 # Blocks are let go of for good reason only: where it leaves less than this free, all go to disk.
 _ROOMY: Final = 7 / 8
 
@@ -89,8 +86,6 @@ class Incoming(Generic[T]):
         # CIDs that were set aside on disk, and those that were looked through, in bytes.
         self._set_aside = 0
         self._searched = 0
-        # How often a block was looked for that nobody has.
-        self._vain = 0
         # Whether all that the file holds is to be kept together, for walks that go anywhere.
         self._everything = False
         # The disk: the store, whether it was opened here, and what shows that it is still ours.
@@ -184,7 +179,7 @@ class Incoming(Generic[T]):
 
     def used_kept(self, cids: Iterable[bytes]) -> None:
         """Note that the walk has used blocks that were kept."""
-        if self._shelf is None:
+        if self._shelf is None and not self._everything:
             self._used.update(cids)
             self._used.update(self.opened)
         self.opened.clear()
@@ -250,8 +245,6 @@ class Incoming(Generic[T]):
             segments = [Segment(cids, contents, bool(kind)) for cids, contents, kind in rows]
             found = self._released.find_in(segments, cid)
         if found is None:
-            if at_any_cost:
-                self._vain += 1
             return False
         if self._need >= self._budget.store:
             self._let_go()
@@ -304,11 +297,6 @@ class Incoming(Generic[T]):
             raise MemLimitExceeded(mem_limit_mb=self._mem_limit_mb, early=self.early)
         self._moving = True
         await self.move_on()
-
-    async def settle_slice(self) -> None:
-        """Have all together where many blocks are missing, and looking for each takes too long."""
-        if self._vain > _VAIN and self._spill is not False:
-            await self.settle()
 
     async def settle(self) -> None:
         """Have all that the file holds together, in memory or on disk: for walks to anywhere."""

@@ -130,7 +130,6 @@ class StreamDriver(RepoDriver[T]):
         """Read on until the block is there that the walk stands before."""
         incoming = self._incoming
         await incoming.move_on()
-        await incoming.settle_slice()
         if walker is not self._walker or incoming.spilled:
             await incoming.bring(walker, blocks, n, records=records)
             return
