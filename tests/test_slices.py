@@ -445,7 +445,7 @@ async def test_many_missing_blocks_are_not_looked_for_one_by_one(
     part = slice_of(repo, repo.blocks.keys() - {*[*repo.records.values()][1000:]})
     async with GAPS.stream_car(pieces_of(part.car("stream"), 4096)) as (_, driver):
         assert await chunks(driver, 100) == pairs_of(part)
-    assert 0 < len(searched) < 50
+    assert 0 < len(searched) < 300
 
 
 # --- Proofs ---------------------------------------------------------------------------------------

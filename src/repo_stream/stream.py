@@ -82,7 +82,7 @@ class StreamDriver(RepoDriver[T]):
         incoming = self._incoming
         if not incoming.over or incoming.spilled or not self._walker.done:
             return None
-        return incoming.early + incoming.late
+        return incoming.unused
 
     def _take(self, n: int) -> Taken[T]:
         incoming = self._incoming
@@ -115,13 +115,14 @@ class StreamDriver(RepoDriver[T]):
         return items
 
     def _take_keys(self, n: int) -> tuple[list[str], list[bytes]]:
-        cids: list[bytes] = []
+        incoming = self._incoming
+        at = incoming.arrivals.at
         try:
-            rkeys, cids = self._walker.take_keys(self._blocks, n)
+            rkeys, cids = self._walker.take_keys(self._blocks, n, incoming.arrivals)
         finally:
-            here = [cid for cid in cids if cid in self._blocks]
-            self._incoming.used_kept(here)
-            self._walker.pass_by(cids)
+            incoming.used_arrivals(at, Taken.nothing())
+        incoming.used_kept([cid for cid in cids if cid in self._blocks])
+        self._walker.pass_by([cid for cid in cids if cid not in self._blocks])
         return rkeys, cids
 
     async def _supply(
@@ -136,26 +137,38 @@ class StreamDriver(RepoDriver[T]):
         nearest = walker.nearest()
         walker.want(nearest)
         looked = False
-        while nearest not in blocks and (not records or incoming.arrivals.next != nearest):
+        while nearest not in blocks and incoming.arrivals.next != nearest:
+            await incoming.pause()
             if incoming.arrivals.next is None:
                 if await incoming.read_on():
                     continue
-                if await incoming.recall(nearest, at_any_cost=True):
-                    return
-                raise incoming.gone(walker)
-            if records:
-                if incoming.let_pass(walker):
-                    continue
-                if not looked and await incoming.recall(nearest, at_any_cost=False):
-                    return
-                looked = True
-                incoming.in_order = False
+                await self._find_again(walker)
+                return
+            if incoming.let_pass(walker):
+                continue
+            if not looked and incoming.can_search and await incoming.recall(walker):
+                return
+            looked = True
+            incoming.in_order = False
             if not await incoming.keep_arrivals(walker):
                 return
 
+    async def _find_again(self, walker: Walker[T]) -> None:
+        """Have the block that the walk stands before at hand again, now that the file is over."""
+        incoming = self._incoming
+        if incoming.can_search:
+            if await incoming.recall(walker):
+                return
+        else:
+            await incoming.settle()
+            if incoming.spilled or walker.nearest() in self._blocks:
+                return
+        raise incoming.gone(walker)
+
     async def _end(self) -> None:
         if self._drain:
-            await self._incoming.drain()
+            everything = self._builder.key_ranges.everything and not self._walker.left_out
+            await self._incoming.drain(keep=not everything)
 
     async def _go_to(self, key: bytes) -> None:
         ahead = self._ahead.rkeys
@@ -177,6 +190,8 @@ class StreamDriver(RepoDriver[T]):
         self._forget_taken()
 
     async def _gather(self) -> None:
+        if isinstance(self._error, StoreClosed):
+            raise self._error.with_traceback(self._trace)
         await self._incoming.settle()
 
     def _own_blocks(self) -> Blocks[T]:

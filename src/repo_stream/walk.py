@@ -232,6 +232,8 @@ class Walker(Generic[T]):
         #: What the walk names but does not want, with the subtree that a block is the top of, for
         #: whoever wants to know such blocks when they come and puts a `dict` here.
         self.passing: dict[bytes, _Subtree | None] | None = None
+        #: Whether the walk has gone past anything that it did not take.
+        self.left_out: bool = False
 
     @property
     def done(self) -> bool:
@@ -269,6 +271,7 @@ class Walker(Generic[T]):
         self._start = key
         self._error = self._last = None
         self._ranges = self._wanted_ranges.starting_at(key)
+        self.left_out = True
         stack = self._stack
         while stack:
             frame = stack[-1]
@@ -294,8 +297,10 @@ class Walker(Generic[T]):
         self.pass_by(cids[:1])
         return rkeys[0], cids[0]
 
-    def take_keys(self, blocks: Blocks[T], n: int) -> tuple[list[str], list[bytes]]:
-        """Do what `take` does without the records: keys and CIDs, from nodes alone.
+    def take_keys(
+        self, blocks: Blocks[T], n: int, arrivals: Arrivals | None = None
+    ) -> tuple[list[str], list[bytes]]:
+        """Do what `take` or `take_along` does without the records: keys and CIDs, from nodes alone.
 
         Raises:
             NodeError, LimitExceeded: when the walk stands before the fault.
@@ -303,9 +308,11 @@ class Walker(Generic[T]):
         if self._error is not None and not isinstance(self._error, ProcessError):
             raise self._error
         stack, raw = self._stack, blocks.raw
+        if arrivals is None:
+            arrivals = Arrivals()
         rkeys_out: list[str] = []
         cids_out: list[bytes] = []
-        before = self.mark()
+        before, at, nodes = self.mark(), arrivals.at, len(arrivals.nodes)
         try:
             while stack and (room := n - len(rkeys_out)):
                 frame = stack[-1]
@@ -315,6 +322,10 @@ class Walker(Generic[T]):
                     cids_out += cids[:room]
                     stack[-1:] = [(rkeys[room:], cids[room:])] if len(rkeys) > room else []
                     self._error = None
+                elif arrivals.next == frame[0]:
+                    stack[-1:] = self._opened(frame, arrivals.data[arrivals.at])
+                    arrivals.nodes.append(arrivals.at)
+                    arrivals.at += 1
                 elif (block := raw.get(frame[0])) is not None:
                     stack[-1:] = self._opened(frame, block)
                     self._note(frame[0])
@@ -328,6 +339,8 @@ class Walker(Generic[T]):
                 raise
         except BaseException:
             self.go_back(before)
+            arrivals.at = at
+            del arrivals.nodes[nodes:]
             raise
         if rkeys_out:
             self._last = rkeys_out[-1]
@@ -737,10 +750,12 @@ class Walker(Generic[T]):
 
     def pass_by(self, cids: Sequence[bytes]) -> None:
         """Name records that the walk does not want, should they come."""
+        self.left_out = self.left_out or bool(cids)
         if self.passing is not None and len(self.passing) < _MOST_PASSING:
             self.passing.update(dict.fromkeys(cids))
 
     def _pass_subtree(self, subtree: _Subtree) -> None:
+        self.left_out = True
         if self.passing is not None and len(self.passing) < _MOST_PASSING:
             self.passing[subtree[0]] = subtree
 
