@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import anyio.lowlevel
@@ -13,6 +13,7 @@ from repo_stream import (
     Cid,
     DiskBuilder,
     DiskDriver,
+    DiskStore,
     Driver,
     DriverBuilder,
     Gap,
@@ -21,7 +22,6 @@ from repo_stream import (
     StoreClosed,
     TreeNode,
 )
-from repo_stream.fetch import Shelf
 from repo_stream.load import Turn
 from repo_stream.mst import decode_node_plainly
 from repo_stream.testing import build_repo, key_height, made_car, write_car
@@ -243,13 +243,14 @@ async def test_seek_among_gaps_that_a_cancelled_call_had_taken(
 async def test_each_block_is_fetched_about_once_from_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     repo = build_repo({f"a.b.c/{n:05}": {"n": n} for n in range(4000)})
     fetched: list[int] = []
-    keep = Shelf[bytes]._keep
+    fetch = DiskStore.fetch
 
-    def counted(shelf: Shelf[bytes], blocks: Any, rows: Any) -> None:
+    async def counted(store: DiskStore, lease: int, cids: Sequence[bytes]) -> Any:
+        rows = await fetch(store, lease, cids)
         fetched.append(len(rows))
-        keep(shelf, blocks, rows)
+        return rows
 
-    monkeypatch.setattr(Shelf, "_keep", counted)
+    monkeypatch.setattr(DiskStore, "fetch", counted)
     async with driver_of("disk", repo.to_car(), BUILDER) as driver:
         assert len(await items(driver, 256)) == len(repo.blocks) - 1
     assert sum(fetched) < 1.2 * len(repo.blocks)
