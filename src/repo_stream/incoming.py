@@ -19,7 +19,14 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Generic, Literal, TypeAlias, TypeVar
 
 from repo_stream.car import Block
-from repo_stream.errors import BlockReleased, MemLimitExceeded, MissingBlock, RepoStreamError
+from repo_stream.cid import Cid
+from repo_stream.errors import (
+    BlockReleased,
+    MemLimitExceeded,
+    MissingBlock,
+    ProcessError,
+    RepoStreamError,
+)
 from repo_stream.fetch import Shelf
 from repo_stream.limits import MIB
 from repo_stream.load import BATCH, WRITE_BLOCKS, WRITE_BYTES, Budget, Loading, dumped
@@ -71,8 +78,6 @@ class Incoming(Generic[T]):
         self.in_order: bool = True
         #: The most blocks that had to be kept at once.
         self.most_early: int = 0
-        #: Blocks that came after the walk was over.
-        self.late: int = 0
         #: The nodes that the walk opens among `blocks`.
         self.opened: list[bytes] = []
         self._loading = loading
@@ -83,7 +88,9 @@ class Incoming(Generic[T]):
         self._released: Released[T] = Released(processor)
         # Of the blocks that are kept, those that the walk has used.
         self._used: set[bytes] = set()
-        # CIDs that were set aside on disk, and those that were looked through, in bytes.
+        # How many blocks the walk has used so far, wherever they are now.
+        self._used_count = 0
+        # CIDs that were set aside on disk, and those that were looked through there, in bytes.
         self._set_aside = 0
         self._searched = 0
         # Whether all that the file holds is to be kept together, for walks that go anywhere.
@@ -111,6 +118,11 @@ class Incoming(Generic[T]):
         kept = len(raw) if processed is raw else len(raw) + len(processed)
         return kept - len(self._used)
 
+    @property
+    def unused(self) -> int:
+        """How many of the blocks that have come the walk has not used."""
+        return self._loading.came - self._used_count
+
     # --- What comes -----------------------------------------------------------------------------
 
     async def commit(self) -> Commit:
@@ -121,10 +133,10 @@ class Incoming(Generic[T]):
         """
         while self._loading.commit is None and await self.read_on():
             if self._loading.commit is None:
-                self.in_order = False
                 await self.keep_arrivals()
         commit = self._loading.commit_found()
-        self._used.add(commit.cid)
+        self.in_order = self._loading.commit_first
+        self.used_kept([commit.cid])
         return commit
 
     async def read_on(self) -> bool:
@@ -153,35 +165,55 @@ class Incoming(Generic[T]):
 
     def _keep(self, batch: Sequence[Block], walker: Walker[T] | None) -> None:
         if walker is not None and walker.passing:
-            passed = [block for block in batch if walker.passes(*block)]
-            self._release(passed)
-            batch = [block for block in batch if block not in passed] if passed else batch
+            passed: list[Block] = []
+            wanted: list[Block] = []
+            for block in batch:
+                (passed if walker.passes(*block) else wanted).append(block)
+            self._release(passed, used=False)
+            batch = wanted
         self._loading.store.add(batch)
 
     def let_pass(self, walker: Walker[T]) -> bool:
-        """Go past a block that the walk names and does not want; say whether that comes next."""
+        """Go past blocks that the walk names and does not want; say whether such come next."""
         arrivals = self.arrivals
-        block = arrivals.cids[arrivals.at], arrivals.data[arrivals.at]
-        if not walker.passes(*block):
-            return False
-        self._release([block])
-        arrivals.at += 1
-        return True
+        passed: list[Block] = []
+        for block in arrivals.some(BATCH) if walker.passing else ():
+            if not walker.passes(*block):
+                break
+            passed.append(block)
+        self._release(passed, used=False)
+        arrivals.at += len(passed)
+        return bool(passed)
 
-    async def drain(self) -> None:
-        """Read the file to its end, checking what comes and keeping none of it."""
+    async def drain(self, *, keep: bool) -> None:
+        """Read the file to its end, and check what comes.
+
+        Args:
+            keep: keep it small, as what was let go of is, for walks to what this one left out.
+                Else nobody can ask for it any more.
+        """
         while self.arrivals.next is not None or await self.read_on():
-            self.late += len(self.arrivals.cids) - self.arrivals.at
+            while keep and (batch := self.arrivals.some(BATCH)):
+                # No tree names any others.
+                named = [block for block in batch if Cid(block[0]).is_ordinary]
+                self._release(named, used=False)
+                self.arrivals.at += len(batch)
             self.arrivals = Arrivals()
-            await self._loading.turn.pause_if_over()
+            await self.pause()
+
+    async def pause(self) -> None:
+        """Let other tasks work, where this one has worked for long enough."""
+        await self._loading.turn.pause_if_over()
 
     # --- What the walk has used -----------------------------------------------------------------
 
     def used_kept(self, cids: Iterable[bytes]) -> None:
         """Note that the walk has used blocks that were kept."""
-        if self._shelf is None and not self._everything:
+        if self._shelf is None:
+            known = len(self._used)
             self._used.update(cids)
             self._used.update(self.opened)
+            self._used_count += len(self._used) - known
         self.opened.clear()
 
     def used_arrivals(self, at: int, taken: Taken[T]) -> None:
@@ -195,8 +227,6 @@ class Incoming(Generic[T]):
         nodes, arrivals.nodes = arrivals.nodes, []
         cids, blocks = arrivals.cids[at : arrivals.at], arrivals.data[at : arrivals.at]
         aligned = len(cids) == len(nodes) + len(taken.cids)
-        if not aligned:  # some of it was kept
-            self._used.update([cid for cid in taken.cids if cid in self.blocks])
         if (
             self._loading.processor is self._processor
             and not self._processor.keeps_bytes
@@ -208,48 +238,70 @@ class Incoming(Generic[T]):
             self._released.add_results(taken.cids, taken.values, blocks)
         else:
             self._released.add_blocks(cids, blocks)
-        self.used_kept(())
+        # Where more was taken than came, the rest was kept.
+        self.used_kept(() if aligned else [cid for cid in taken.cids if cid in self.blocks])
+        self._used_count += len(cids)
 
-    def _release(self, blocks: Sequence[Block]) -> None:
-        self._released.add_blocks([cid for cid, _ in blocks], [data for _, data in blocks])
+    def _release(self, blocks: Sequence[Block], *, used: bool = True) -> None:
+        cids, data = [cid for cid, _ in blocks], [data for _, data in blocks]
+        self._released.add_blocks(cids, data, used=used)
 
-    def _let_go(self) -> None:
-        """Let go of what the walk has used."""
-        raw, processed = self._loading.store.forget(self._used)
-        self._loading.store.shrink()
-        self._used = set()
-        for at in range(0, len(raw), BATCH):
-            self._release(raw[at : at + BATCH])
-        for at in range(0, len(processed), BATCH):
-            batch = processed[at : at + BATCH]
-            self._released.add_results([cid for cid, _ in batch], [value for _, value in batch])
+    async def _let_go(self) -> None:
+        """Let go of what the walk has used, little by little: it may be all that is kept."""
+        store, used = self._loading.store, self._used
+        while used:
+            some: list[bytes] = []
+            size = 0
+            while used and len(some) < BATCH and size < WRITE_BYTES:
+                some.append(used.pop())
+                size += len(store.blocks.raw.get(some[-1], b""))
+            raw, processed = store.forget(some)
+            self._release(raw)
+            self._released.add_results(
+                [cid for cid, _ in processed], [each for _, each in processed]
+            )
+            await self._limit_released()
+            await self.pause()
+        self._used = set()  # only a new one is small
+        store.shrink()
 
-    async def recall(self, cid: bytes, *, at_any_cost: bool) -> bool:
+    @property
+    def can_search(self) -> bool:
+        """Whether what was let go of has not been looked through too often yet."""
+        searched = self._searched + self._released.searched
+        return searched <= _SEARCHES * (self._loading.offset + _SEARCH_BYTES)
+
+    async def recall(self, walker: Walker[T]) -> bool:
         """Keep a block again that the walk was through with; say whether there was such a block.
 
         It is looked for through all that was let go of, so not whenever a block is not at hand: it
         may as well come later.
 
         Args:
-            cid: the block.
-            at_any_cost: look for it, however often others were looked for.
+            walker: stands before the block.
+
+        Raises:
+            ProcessError: where it was kept as a result, and the processor cannot load that.
         """
-        size = self._released.cids_size + self._set_aside
-        budget = _SEARCHES * (self._loading.offset + _SEARCH_BYTES)
-        if not size or not (at_any_cost or self._searched + size <= budget):
-            return False
-        self._searched += size
-        found = self._released.find(cid)
-        if found is None and self._set_aside and self._store is not None:
-            rows = await self._store.search(self._lease, cid)
-            segments = [Segment(cids, contents, bool(kind)) for cids, contents, kind in rows]
-            found = self._released.find_in(segments, cid)
+        cid = walker.nearest()
+        try:
+            found = self._released.find(cid)
+            if found is None and self._set_aside and self._store is not None:
+                self._searched += self._set_aside
+                rows = await self._store.search(self._lease, cid)
+                found = self._released.find_in([Segment(*row) for row in rows], cid)
+        except RepoStreamError:
+            raise
+        except Exception as error:
+            message = f"its stored result cannot be read back: {error}"
+            raise ProcessError(message, rkey=walker.missing().rkey, cid=Cid(cid)) from error
         if found is None:
             return False
         if self._need >= self._budget.store:
-            self._let_go()
+            await self._let_go()
         self._loading.store.put_back(cid, block=found.block, result=found.result)
-        self._used.add(cid)
+        if found.used:
+            self._used.add(cid)
         return True
 
     def gone(self, walker: Walker[T]) -> RepoStreamError:
@@ -268,7 +320,8 @@ class Incoming(Generic[T]):
     async def _limit_released(self) -> None:
         """Keep what was let go of within its part of the memory limit."""
         if self._spill is False:
-            most = max(self._budget.store - self._loading.store.need, 0)
+            kept = self._loading.store.need + sys.getsizeof(self._used)
+            most = max(self._budget.store * _ROOMY - kept, 0)
             while self._released.size > most:
                 self._released.lose_oldest()
         elif self._released.size > self._budget.released:
@@ -287,20 +340,21 @@ class Incoming(Generic[T]):
         if self._need < self._budget.store:
             return
         if not self._everything:
-            self._let_go()
+            await self._let_go()
             await self._limit_released()
-            if self._need < self._budget.store * _ROOMY:
+            room = 1 if self._spill is False else _ROOMY
+            if self._need < self._budget.store * room:
                 return
         if self._spill is False:
-            if self._released.lost:
-                return  # whoever needs what was given up is told so
+            # The walk can go on where it needs no more than what it comes past.
+            self._everything = False
             raise MemLimitExceeded(mem_limit_mb=self._mem_limit_mb, early=self.early)
         self._moving = True
         await self.move_on()
 
     async def settle(self) -> None:
         """Have all that the file holds together, in memory or on disk: for walks to anywhere."""
-        if self._everything and self.over and not len(self._released):
+        if self._everything and self.over and not len(self._released) and not self._moving:
             return
         self._everything = True
         if self._set_aside and self._shelf is None:
@@ -317,12 +371,14 @@ class Incoming(Generic[T]):
                 break
 
     def _put_back_oldest(self) -> None:
-        raw, results = self._released.items(self._released.oldest(0)[0])
+        segment = self._released.oldest(0)[0]
+        raw, results = self._released.items(segment)
         for cid, block in raw:
             self._loading.store.put_back(cid, block=block, result=None)
         for cid, result in results:
             self._loading.store.put_back(cid, block=None, result=result)
-        self._used.update([cid for cid, _ in (*raw, *results)])
+        if segment.used:
+            self._used.update([cid for cid, _ in (*raw, *results)])
         self._released.drop(1)
 
     # --- The disk -------------------------------------------------------------------------------
@@ -362,8 +418,8 @@ class Incoming(Generic[T]):
             await store.put(lease, *self._released.rows(self._released.oldest(0)[0]))
             self._released.drop(1)
         while (aside := await store.first_set_aside(lease)) is not None:
-            number, (cids, contents, kind) = aside
-            await store.put(lease, *self._released.rows(Segment(cids, contents, bool(kind))))
+            number, row = aside
+            await store.put(lease, *self._released.rows(Segment(*row)))
             await store.drop_set_aside(lease, number)
         while await self._write_some(store):
             pass
@@ -392,8 +448,17 @@ class Incoming(Generic[T]):
     async def aclose(self) -> None:
         """Close what was opened, and empty a store that was lent."""
         store, self._store = self._store, None
-        await self._loading.aclose()
-        if store is not None and self._owned:
-            await store.aclose()
-        elif store is not None and self._lease:
-            await store.abandon(self._lease)
+        try:
+            await self._loading.aclose()
+        finally:
+            if store is not None:
+                await self._leave(store)
+
+    async def _leave(self, store: DiskStore) -> None:
+        try:
+            # A temporary file is gone when it is closed.
+            if self._lease and (store.path is not None or not self._owned):
+                await store.abandon(self._lease)
+        finally:
+            if self._owned:
+                await store.aclose()

@@ -20,7 +20,7 @@ from repo_stream.errors import BadRoot, MissingCommit, MissingRoot, ProcessError
 from repo_stream.limits import MIB
 from repo_stream.memory import MemoryStore
 from repo_stream.mst import Commit
-from repo_stream.process import Processor
+from repo_stream.process import Processor, as_bytes
 from repo_stream.reader import CarReader
 
 if TYPE_CHECKING:
@@ -137,6 +137,9 @@ class Loading(Generic[T]):
         self.processor = processor
         self.store: MemoryStore[T] = MemoryStore(processor)
         self.commit: Commit | None = None
+        #: Blocks that have come, and whether the first of them was the commit.
+        self.came: int = 0
+        self.commit_first: bool = False
         # It matters only if the walk needs them, so a few are put up with.
         self.unstored: dict[bytes, Unstored] = {}
         self._root = root_of(reader)
@@ -165,6 +168,8 @@ class Loading(Generic[T]):
             return None
         if self.commit is None:
             self._pick_commit(blocks)
+        else:
+            self.came += len(blocks)
         if not self.processor.keeps_bytes:
             # A file that holds the commit twice must not show it to the processor either.
             root = self._root
@@ -178,8 +183,11 @@ class Loading(Generic[T]):
 
     def _pick_commit(self, blocks: list[Block]) -> None:
         """Take the commit out of the blocks: it is no record, so it is not processed."""
+        before = self.came
+        self.came += len(blocks)
         for at, (cid, data) in enumerate(blocks):
             if cid == self._root:
+                self.commit_first = before + at == 0
                 self.commit = Commit.decode(data, self._root)
                 self.store.keep_raw(cid, data)
                 del blocks[at]
@@ -226,21 +234,15 @@ async def dumped(loading: Loading[T], results: Sequence[tuple[bytes, T]]) -> lis
     for at in range(0, len(results), BATCH):
         for cid, value in results[at : at + BATCH]:
             try:
-                rows.append((cid, _as_bytes(dumps(value))))
+                rows.append((cid, as_bytes(dumps(value))))
             except Exception as error:
                 message = _cannot_spill(value, error)
-                if len(loading.unstored) == _MOST_UNSTORED:
+                if len(loading.unstored) == _MOST_UNSTORED and cid not in loading.unstored:
                     raise ProcessError(message, rkey=None, cid=Cid(cid)) from error
                 # Its traceback would hold on to all that is on its way to disk.
                 loading.unstored[cid] = Unstored(message, error.with_traceback(None))
         await loading.turn.pause_if_over()
     return rows
-
-
-def _as_bytes(data: object) -> bytes:
-    if not isinstance(data, bytes):
-        raise TypeError(f"dumps gave a {type(data).__qualname__} instead of bytes")
-    return data
 
 
 def _cannot_spill(value: object, error: Exception) -> str:

@@ -96,8 +96,8 @@ class MemoryStore(Generic[T]):
 
     def put_back(self, cid: bytes, *, block: bytes | None, result: T | None) -> None:
         """Take one block in again, as it was, or as what had been made of it."""
+        self.forget([cid])
         if block is not None:
-            self.forget([cid])
             self.keep_raw(cid, block)
             return
         value = cast("T", result)
@@ -116,7 +116,8 @@ class MemoryStore(Generic[T]):
             if data is not None:
                 raw.append((cid, data))
                 cost += len(data) + _BLOCK_OVERHEAD + _CID_COST
-            elif cid in processed_table:
+            # Both, where the one came while the other was put back.
+            if cid in processed_table:
                 value = processed_table.pop(cid)
                 processed.append((cid, value))
                 cost += size_of(value) + _CID_COST

@@ -19,8 +19,10 @@ from repo_stream.limits import Limits
 from repo_stream.load import root_of
 from repo_stream.mst import Commit
 from repo_stream.process import Processor, noop
+from repo_stream.proofs import Absent, Present, RangeProof
 from repo_stream.reader import CarReader
 from repo_stream.source import Source
+from repo_stream.walk import Gap, TreeNode
 
 if TYPE_CHECKING:
     from repo_stream.disk import DiskStore
@@ -81,9 +83,21 @@ class Repo(Generic[T]):
         """See `RepoDriver.seek`."""
         await self.driver.seek(rkey)
 
+    async def next_items(self, n: int = _DEFAULT_CHUNK) -> list[TreeNode | Output[T] | Gap] | None:
+        """See `RepoDriver.next_items`."""
+        return await self.driver.next_items(n)
+
     async def get(self, rkey: str) -> Output[T] | None:
         """See `RepoDriver.get`."""
         return await self.driver.get(rkey)
+
+    async def prove(self, rkey: str) -> Present | Absent:
+        """See `RepoDriver.prove`."""
+        return await self.driver.prove(rkey)
+
+    async def prove_range(self, start: str = "", stop: str | None = None) -> RangeProof:
+        """See `RepoDriver.prove_range`."""
+        return await self.driver.prove_range(start, stop)
 
     async def collections(self) -> list[str]:
         """See `RepoDriver.collections`."""

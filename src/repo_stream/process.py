@@ -26,7 +26,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 from repo_stream import dagcbor
 from repo_stream.records import decode_record, to_dag_json
 
-__all__ = ["Processor", "as_processor", "dag_json", "length", "noop", "record"]
+__all__ = ["Processor", "as_bytes", "as_processor", "dag_json", "length", "noop", "record"]
 
 T = TypeVar("T")
 
@@ -170,6 +170,17 @@ def as_processor(process: Processor[T] | Callable[[bytes], T]) -> Processor[T]:
     if isinstance(process, Processor):
         return cast("Processor[T]", process)  # type: ignore[redundant-cast] # not for pyright
     return Processor(process, lazy=any(process is ready for ready in _LAZY))
+
+
+def as_bytes(data: object) -> bytes:
+    """Give what `dumps` gave.
+
+    Raises:
+        TypeError: where it is not bytes.
+    """
+    if not isinstance(data, bytes):
+        raise TypeError(f"dumps gave a {type(data).__qualname__} instead of bytes")
+    return data
 
 
 def _is_async(process: object) -> bool:

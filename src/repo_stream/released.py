@@ -14,13 +14,16 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from repo_stream import dagcbor
 from repo_stream.car import Block
-from repo_stream.process import Processor
+from repo_stream.cid import ORDINARY_LENGTH
+from repo_stream.process import Processor, as_bytes
 
 __all__ = ["Found", "Released", "Segment"]
 
 T = TypeVar("T")
 
-_CID: Final = 36
+_CID: Final = ORDINARY_LENGTH
+# What is in a segment: results of the processor, or blocks that the walk took, or went past.
+_BLOCKS, _RESULTS, _UNUSED = 0, 1, 2
 # What a segment costs beside its bytes: two of them, their tuple, and its place in a queue.
 _OVERHEAD: Final = 200
 
@@ -31,12 +34,22 @@ class Segment(NamedTuple):
     Attributes:
         cids: their CIDs, 36 bytes each.
         contents: what there was to them, as one list in CBOR: bytes, or results.
-        processed: whether those are results of the processor.
+        kind: which of them, and whether the walk has used them.
     """
 
     cids: bytes
     contents: bytes
-    processed: bool
+    kind: int
+
+    @property
+    def processed(self) -> bool:
+        """Whether there are results of the processor in it."""
+        return self.kind == _RESULTS
+
+    @property
+    def used(self) -> bool:
+        """Whether the walk has used what is in it, and not only gone past."""
+        return self.kind != _UNUSED
 
     @property
     def size(self) -> int:
@@ -50,10 +63,12 @@ class Found(NamedTuple, Generic[T]):
     Attributes:
         block: its bytes, where they were kept.
         result: what the processor had made of it, where that was kept instead.
+        used: whether the walk had used it.
     """
 
     block: bytes | None
     result: T | None
+    used: bool
 
 
 class Released(Generic[T]):
@@ -75,11 +90,16 @@ class Released(Generic[T]):
         self.cids_size: int = 0
         #: Blocks that were given up: nobody can ask for them again.
         self.lost: int = 0
+        #: How much was read to look for blocks, in bytes.
+        self.searched: int = 0
 
-    def add_blocks(self, cids: Sequence[bytes], blocks: Sequence[bytes]) -> None:
-        """Take blocks as they are."""
+    def add_blocks(
+        self, cids: Sequence[bytes], blocks: Sequence[bytes], *, used: bool = True
+    ) -> None:
+        """Take blocks as they are, `used` by the walk or not."""
         if cids:
-            self._keep(Segment(b"".join(cids), dagcbor.dump_value([*blocks]), processed=False))
+            kind = _BLOCKS if used else _UNUSED
+            self._keep(Segment(b"".join(cids), dagcbor.dump_value([*blocks]), kind))
 
     def add_results(
         self, cids: Sequence[bytes], results: Sequence[T], blocks: Sequence[bytes] | None = None
@@ -95,7 +115,7 @@ class Released(Generic[T]):
         if not cids:
             return
         try:
-            self._keep(Segment(b"".join(cids), self._packed(results), processed=True))
+            self._keep(Segment(b"".join(cids), self._packed(results), _RESULTS))
         except Exception:  # noqa: BLE001 - whatever `dumps` raises; it matters to nobody as yet
             if blocks is not None:
                 self.add_blocks(cids, blocks)
@@ -109,7 +129,7 @@ class Released(Generic[T]):
         if self._plain:
             return dagcbor.dump_value([*results])
         dumps = self._processor.dumps
-        return dagcbor.dump_value([dumps(result) for result in results])
+        return dagcbor.dump_value([as_bytes(dumps(result)) for result in results])
 
     def _keep(self, segment: Segment) -> None:
         self._segments.append(segment)
@@ -142,20 +162,23 @@ class Released(Generic[T]):
         self.drop(1)
 
     def find(self, cid: bytes) -> Found[T] | None:
-        """Look for a block that was let go of and is in memory."""
-        return self.find_in(self._segments, cid)
+        """Look for a block that was let go of and is in memory: the latest first, as most are."""
+        return self.find_in(reversed(self._segments), cid)
 
     def find_in(self, segments: Iterable[Segment], cid: bytes) -> Found[T] | None:
         """Look for a block in some segments."""
         for segment in segments:
+            self.searched += len(segment.cids)
             at = segment.cids.find(cid)
             while at >= 0 and at % _CID:
                 at = segment.cids.find(cid, at + 1)
             if at >= 0:
+                self.searched += len(segment.contents)
                 item = dagcbor.load_value(segment.contents)[at // _CID]
-                if segment.processed:
-                    return Found(None, item if self._plain else self._processor.loads(item))
-                return Found(item, None)
+                if not segment.processed:
+                    return Found(item, None, segment.used)
+                result = item if self._plain else self._processor.loads(item)
+                return Found(None, result, used=True)
         return None
 
     def items(self, segment: Segment) -> tuple[list[Block], list[tuple[bytes, T]]]:

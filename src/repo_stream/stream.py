@@ -19,7 +19,7 @@ from repo_stream.mst import Commit
 from repo_stream.process import Processor, noop
 from repo_stream.reader import CarReader
 from repo_stream.source import Source
-from repo_stream.walk import Blocks, Output, Taken, TreeNode, Walker
+from repo_stream.walk import Blocks, Gap, Output, Taken, TreeNode, Walker
 
 if TYPE_CHECKING:
     from repo_stream.drive import DriverBuilder
@@ -82,7 +82,7 @@ class StreamDriver(RepoDriver[T]):
         incoming = self._incoming
         if not incoming.over or incoming.spilled or not self._walker.done:
             return None
-        return incoming.early + incoming.late
+        return incoming.unused
 
     def _take(self, n: int) -> Taken[T]:
         incoming = self._incoming
@@ -115,13 +115,14 @@ class StreamDriver(RepoDriver[T]):
         return items
 
     def _take_keys(self, n: int) -> tuple[list[str], list[bytes]]:
-        cids: list[bytes] = []
+        incoming = self._incoming
+        at = incoming.arrivals.at
         try:
-            rkeys, cids = self._walker.take_keys(self._blocks, n)
+            rkeys, cids = self._walker.take_keys(self._blocks, n, incoming.arrivals)
         finally:
-            here = [cid for cid in cids if cid in self._blocks]
-            self._incoming.used_kept(here)
-            self._walker.pass_by(cids)
+            incoming.used_arrivals(at, Taken.nothing())
+        incoming.used_kept([cid for cid in cids if cid in self._blocks])
+        self._walker.pass_by([cid for cid in cids if cid not in self._blocks])
         return rkeys, cids
 
     async def _supply(
@@ -136,46 +137,61 @@ class StreamDriver(RepoDriver[T]):
         nearest = walker.nearest()
         walker.want(nearest)
         looked = False
-        while nearest not in blocks and (not records or incoming.arrivals.next != nearest):
+        while nearest not in blocks and incoming.arrivals.next != nearest:
+            await incoming.pause()
             if incoming.arrivals.next is None:
                 if await incoming.read_on():
                     continue
-                if await incoming.recall(nearest, at_any_cost=True):
-                    return
-                raise incoming.gone(walker)
-            if records:
-                if incoming.let_pass(walker):
-                    continue
-                if not looked and await incoming.recall(nearest, at_any_cost=False):
-                    return
-                looked = True
-                incoming.in_order = False
+                await self._find_again(walker)
+                return
+            if incoming.let_pass(walker):
+                continue
+            if not looked and incoming.can_search and await incoming.recall(walker):
+                return
+            looked = True
+            incoming.in_order = False
             if not await incoming.keep_arrivals(walker):
                 return
 
+    async def _find_again(self, walker: Walker[T]) -> None:
+        """Have the block that the walk stands before at hand again, now that the file is over."""
+        incoming = self._incoming
+        if incoming.can_search:
+            if await incoming.recall(walker):
+                return
+        else:
+            await incoming.settle()
+            if incoming.spilled or walker.nearest() in self._blocks:
+                return
+        raise incoming.gone(walker)
+
     async def _end(self) -> None:
         if self._drain:
-            await self._incoming.drain()
+            everything = self._builder.key_ranges.everything and not self._walker.left_out
+            await self._incoming.drain(keep=not everything)
 
     async def _go_to(self, key: bytes) -> None:
         ahead = self._ahead.rkeys
         reached = ahead[self._given - 1] if self._given else None
+        gaps = self._builder.gaps and any(isinstance(value, Gap) for value in self._ahead.values)
         if (
             self._error is None
+            and not gaps  # those of subtrees have no key to look for
             and reached is not None
             and reached.encode() < key <= ahead[-1].encode()
         ):
             self._given = bisect_left(ahead, key, self._given, key=str.encode)
             return
-        self._ahead, self._given = Taken.nothing(), 0
-        last = self._walker.last
-        if self._error is None and last is not None and last.encode() < key:
+        if self._error is None and self._walker.has_ahead(key):
             self._walker.skip_to(key)
-            return
-        await self._gather()
-        self._walker.seek(key)
+        else:
+            await self._gather()
+            self._walker.seek(key)
+        self._forget_taken()
 
     async def _gather(self) -> None:
+        if isinstance(self._error, StoreClosed):
+            raise self._error.with_traceback(self._trace)
         await self._incoming.settle()
 
     def _own_blocks(self) -> Blocks[T]:
@@ -186,8 +202,7 @@ class StreamDriver(RepoDriver[T]):
     async def aclose(self) -> None:
         """Leave the walk, and close what was opened for it. Afterwards it raises `StoreClosed`."""
         self._error = StoreClosed("its CAR is no longer read", path=None)
-        self._ahead, self._given = Taken.nothing(), 0
-        self._items.clear()
+        self._forget_taken()
         await self._incoming.aclose()
 
 

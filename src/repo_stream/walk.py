@@ -45,6 +45,11 @@ T = TypeVar("T")
 _Run = tuple[list[str], list[bytes]]
 _Subtree = tuple[bytes, int | None, bytes, bytes | None]
 _Frame = _Run | _Subtree
+# Where a walk stands: its stack, the key that was taken last, and the first that is ahead.
+_Mark = tuple[list[_Frame], str | None, bytes]
+
+# It comes after all keys, which are UTF-8.
+_BEYOND = b"\xff"
 
 # How many blocks are looked at to name those that are not at hand. A driver asks for a thousand,
 # and with less than twice as many it would get fewer of nearly every repo.
@@ -145,8 +150,11 @@ class Gap(NamedTuple):
         cid: the block that is missing.
         rkey: the key of the record that it is; `None` where it is a node, and with it a subtree of
             keys that nobody here knows.
-        after: the nearest key before the gap; `None` where there is none, or none was walked.
-        before: the nearest key beyond the gap; `None` where there is none.
+        after: a key before the gap: of a subtree the key that it hangs to the right of, of a record
+            the one that the walk came by last. `None` where there is none.
+        before: a key beyond the gap: of a subtree the key that it hangs to the left of, of a record
+            the next in its node, or beyond that node, within the key range. `None` where there is
+            none.
     """
 
     cid: Cid
@@ -210,6 +218,13 @@ class Walker(Generic[T]):
         self._limits = limits
         self._error: RepoStreamError | None = None
         self._last: str | None = None
+        # Before it nothing is left, as the walk has gone there, or past what is missing before it.
+        self._start = b""
+        # Whether nodes are given too, so that none may be opened before the walk is there. Then
+        # there is a stack beside it as `wanted` would leave it, and the nodes it looked through.
+        self._gives_nodes = False
+        self._looked_at: list[_Frame] = []
+        self._looked_through: list[bytes] = []
         # The keys on both sides of the ranges, as far as opened nodes name them.
         self._outer: tuple[str | None, str | None] = (None, None)
         #: The nodes that were opened, for whoever wants to let go of them and puts a list here.
@@ -217,24 +232,25 @@ class Walker(Generic[T]):
         #: What the walk names but does not want, with the subtree that a block is the top of, for
         #: whoever wants to know such blocks when they come and puts a `dict` here.
         self.passing: dict[bytes, _Subtree | None] | None = None
-
-    @property
-    def last(self) -> str | None:
-        """The key that was taken last, or skipped."""
-        return self._last
+        #: Whether the walk has gone past anything that it did not take.
+        self.left_out: bool = False
 
     @property
     def done(self) -> bool:
         """Whether every record has been taken."""
         return not self._stack
 
-    def mark(self) -> list[_Frame]:
+    def mark(self) -> _Mark:
         """Remember where the walk stands, for `go_back`."""
-        return self._stack.copy()
+        return self._stack.copy(), self._last, self._start
 
-    def go_back(self, mark: list[_Frame]) -> None:
+    def go_back(self, mark: _Mark) -> None:
         """Stand again where the walk stood at `mark`."""
-        self._stack = mark
+        self._stack, self._last, self._start = mark
+
+    def has_ahead(self, key: bytes) -> bool:
+        """Say whether all from a key on is still ahead, so that it can be skipped to."""
+        return key >= self._start and (self._last is None or key > self._last.encode())
 
     def seek(self, key: bytes) -> None:
         """Go on from a key, before or behind, as if it were the first that is wanted.
@@ -244,14 +260,18 @@ class Walker(Generic[T]):
         ranges = self._wanted_ranges.starting_at(key)
         self._ranges = None if ranges.everything else ranges
         self._stack = [self._root]
+        self._start = key
         self._error = self._last = None
 
     def skip_to(self, key: bytes) -> None:
-        """Leave out all that comes before a key that is still ahead.
+        """Leave out all that comes before a key that is still ahead; forget an error, as `seek`.
 
         No node is opened again, so that however many keys are skipped to, the walk stays linear.
         """
+        self._start = key
+        self._error = self._last = None
         self._ranges = self._wanted_ranges.starting_at(key)
+        self.left_out = True
         stack = self._stack
         while stack:
             frame = stack[-1]
@@ -277,8 +297,10 @@ class Walker(Generic[T]):
         self.pass_by(cids[:1])
         return rkeys[0], cids[0]
 
-    def take_keys(self, blocks: Blocks[T], n: int) -> tuple[list[str], list[bytes]]:
-        """Do what `take` does without the records: keys and CIDs, from nodes alone.
+    def take_keys(
+        self, blocks: Blocks[T], n: int, arrivals: Arrivals | None = None
+    ) -> tuple[list[str], list[bytes]]:
+        """Do what `take` or `take_along` does without the records: keys and CIDs, from nodes alone.
 
         Raises:
             NodeError, LimitExceeded: when the walk stands before the fault.
@@ -286,9 +308,11 @@ class Walker(Generic[T]):
         if self._error is not None and not isinstance(self._error, ProcessError):
             raise self._error
         stack, raw = self._stack, blocks.raw
+        if arrivals is None:
+            arrivals = Arrivals()
         rkeys_out: list[str] = []
         cids_out: list[bytes] = []
-        before = self.mark()
+        before, at, nodes = self.mark(), arrivals.at, len(arrivals.nodes)
         try:
             while stack and (room := n - len(rkeys_out)):
                 frame = stack[-1]
@@ -298,6 +322,10 @@ class Walker(Generic[T]):
                     cids_out += cids[:room]
                     stack[-1:] = [(rkeys[room:], cids[room:])] if len(rkeys) > room else []
                     self._error = None
+                elif arrivals.next == frame[0]:
+                    stack[-1:] = self._opened(frame, arrivals.data[arrivals.at])
+                    arrivals.nodes.append(arrivals.at)
+                    arrivals.at += 1
                 elif (block := raw.get(frame[0])) is not None:
                     stack[-1:] = self._opened(frame, block)
                     self._note(frame[0])
@@ -310,7 +338,9 @@ class Walker(Generic[T]):
             if not rkeys_out:
                 raise
         except BaseException:
-            self._stack = before
+            self.go_back(before)
+            arrivals.at = at
+            del arrivals.nodes[nodes:]
             raise
         if rkeys_out:
             self._last = rkeys_out[-1]
@@ -337,7 +367,7 @@ class Walker(Generic[T]):
                 raise
         except BaseException:
             # Ctrl-C, in the processor as likely as not. What has been taken comes again.
-            self._stack = before
+            self.go_back(before)
             raise
         if taken.rkeys:
             self._last = taken.rkeys[-1]
@@ -425,7 +455,8 @@ class Walker(Generic[T]):
             if not taken.rkeys:
                 raise
         except BaseException:
-            self._stack, arrivals.at = before, at
+            self.go_back(before)
+            arrivals.at = at
             del arrivals.nodes[nodes:]
             raise
         if taken.rkeys:
@@ -512,6 +543,7 @@ class Walker(Generic[T]):
             raise self._error
         if arrivals is None:
             arrivals = Arrivals()
+        self._gives_nodes = True
         items: list[TreeNode | Output[T]] = []
         before, at, nodes = self.mark(), arrivals.at, len(arrivals.nodes)
         try:
@@ -529,7 +561,8 @@ class Walker(Generic[T]):
             if not items:
                 raise
         except BaseException:
-            self._stack, arrivals.at = before, at
+            self.go_back(before)
+            arrivals.at = at
             del arrivals.nodes[nodes:]
             raise
         return items
@@ -590,10 +623,10 @@ class Walker(Generic[T]):
     def wanted(self, blocks: Blocks[T], n: int, *, records: bool = True) -> list[bytes]:
         """Name up to `n` blocks that are not at hand, in the order in which the walk needs them.
 
-        It looks through nodes that are at hand, opening them where they hang, so that a driver can
-        fetch records far ahead with one query. A node that turns out to be faulty is left for
-        `take` to find when it stands before it, after all the records that come first. Nothing
-        beyond it is named: the walk will end there.
+        It looks through nodes that are at hand, opening them where they hang unless nodes are given
+        too, so that a driver can fetch records far ahead with one query. A node that turns out to
+        be faulty is left for `take` to find when it stands before it, after all the records that
+        come first. Nothing beyond it is named: the walk will end there.
 
         What is at hand is looked through only so far, too. Where the next records are large and
         come one at a time, a hostile tree would else be opened as a whole meanwhile.
@@ -602,6 +635,9 @@ class Walker(Generic[T]):
         """
         wanted: dict[bytes, None] = {}
         stack = self._stack
+        if self._gives_nodes:
+            stack = self._looked_at = self._stack.copy()
+            self._looked_through.clear()
         at = len(stack) - 1
         seen = 0
         while at >= 0 and len(wanted) < n and (seen < _LOOK_AHEAD or not wanted):
@@ -621,6 +657,8 @@ class Walker(Generic[T]):
                     frames = self._opened(frame, block)
                 except RepoStreamError:
                     break
+                if self._gives_nodes:
+                    self._looked_through.append(frame[0])
                 stack[at : at + 1] = frames
                 at += len(frames)
             at -= 1
@@ -628,8 +666,8 @@ class Walker(Generic[T]):
 
     def prune(self, blocks: Blocks[T]) -> None:
         """Let go of the blocks at hand that the walk, as far as it looks ahead, does not name."""
-        named: set[bytes] = set()
-        for frame in self._stack:
+        named = set(self._looked_through)
+        for frame in self._looked_at if self._gives_nodes else self._stack:
             if len(frame) == 2:
                 named.update(frame[1])
             else:
@@ -656,21 +694,29 @@ class Walker(Generic[T]):
         if len(frame) == 2:
             after = self._last
             rkey, cid = self.skip_record()
-            return Gap(Cid(cid), rkey, after, self._next_known())
+            return Gap(Cid(cid), rkey, after, self._following(rkey))
         self._stack.pop()
         self._error = None
         cid, _depth, lower, upper = frame
+        self._start = _BEYOND if upper is None else upper
         return Gap(
             Cid(cid), None, lower.decode() or None, None if upper is None else upper.decode()
         )
 
-    def _next_known(self) -> str | None:
-        """Give the nearest key ahead that the walk knows of."""
+    def _following(self, rkey: str) -> str | None:
+        """Give the key that comes after another in its node, or after that node.
+
+        How far nodes ahead have been opened, for their blocks to be fetched, does not matter: what
+        lies between two such keys is of less depth.
+        """
+        depth = key_depth(rkey.encode())
+        stop = self._wanted_ranges.stop_after(rkey.encode())
         for frame in reversed(self._stack):
-            if len(frame) == 2:
-                return frame[0][0]
-            if frame[3] is not None:
-                return frame[3].decode()
+            key = frame[0][0].encode() if len(frame) == 2 else frame[3]
+            if key is None or (stop is not None and key >= stop):
+                return None
+            if key_depth(key) >= depth:
+                return key.decode()
         return None
 
     @property
@@ -704,10 +750,12 @@ class Walker(Generic[T]):
 
     def pass_by(self, cids: Sequence[bytes]) -> None:
         """Name records that the walk does not want, should they come."""
+        self.left_out = self.left_out or bool(cids)
         if self.passing is not None and len(self.passing) < _MOST_PASSING:
             self.passing.update(dict.fromkeys(cids))
 
     def _pass_subtree(self, subtree: _Subtree) -> None:
+        self.left_out = True
         if self.passing is not None and len(self.passing) < _MOST_PASSING:
             self.passing[subtree[0]] = subtree
 
