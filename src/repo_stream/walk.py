@@ -212,8 +212,13 @@ class Walker(Generic[T]):
         self._last: str | None = None
         # The keys on both sides of the ranges, as far as opened nodes name them.
         self._outer: tuple[str | None, str | None] = (None, None)
-        #: The nodes that were opened, for whoever wants to let go of them and puts a list here.
-        self.opened: list[bytes] | None = None
+        #: The nodes that were opened, each with the number of records that the same call had taken
+        #: before it, for whoever wants to let go of them and puts a list here.
+        self.opened: list[tuple[bytes, int]] | None = None
+        # Whether nodes are given out, so that none may be opened beforehand; and then how far
+        # `wanted` has looked, and through which nodes.
+        self._gives_nodes = False
+        self._looked: tuple[list[_Frame], list[bytes]] | None = None
         #: What the walk names but does not want, with the subtree that a block is the top of, for
         #: whoever wants to know such blocks when they come and puts a `dict` here.
         self.passing: dict[bytes, _Subtree | None] | None = None
@@ -300,7 +305,7 @@ class Walker(Generic[T]):
                     self._error = None
                 elif (block := raw.get(frame[0])) is not None:
                     stack[-1:] = self._opened(frame, block)
-                    self._note(frame[0])
+                    self._note(frame[0], len(rkeys_out))
                 elif frame[0] in blocks.processed:
                     raise _no_node(frame[0])  # noqa: TRY301 - it is an error of the walk
                 else:
@@ -385,7 +390,7 @@ class Walker(Generic[T]):
                     return
                 stack[-1:] = open_node(frame, block)
                 if opened is not None:
-                    opened.append(frame[0])
+                    self._note(frame[0], n - room)
 
     def _take_singly(self, run: _Run, blocks: Blocks[T], taken: Taken[T]) -> bool:
         """Take the run on top record by record; say whether all of it was there."""
@@ -471,7 +476,7 @@ class Walker(Generic[T]):
                 arrivals.at += 1
             elif (block := blocks.raw.get(frame[0])) is not None:
                 stack[-1:] = self._opened(frame, block)
-                self._note(frame[0])
+                self._note(frame[0], len(rkeys_out))
             elif frame[0] in blocks.processed:
                 raise _no_node(frame[0])
             else:
@@ -512,7 +517,9 @@ class Walker(Generic[T]):
             raise self._error
         if arrivals is None:
             arrivals = Arrivals()
+        self._gives_nodes = True
         items: list[TreeNode | Output[T]] = []
+        nodes_out = 0
         before, at, nodes = self.mark(), arrivals.at, len(arrivals.nodes)
         try:
             while self._stack and (room := n - len(items)):
@@ -521,7 +528,8 @@ class Walker(Generic[T]):
                 if len(frame) == 2:
                     items += self._run_items(frame, arrivals, blocks, room)
                 else:
-                    items += self._node_items(frame, arrivals, blocks)
+                    items += self._node_items(frame, arrivals, blocks, len(items) - nodes_out)
+                    nodes_out += len(items) - known
                 if len(items) == known:
                     break
         except RepoStreamError as error:
@@ -548,7 +556,7 @@ class Walker(Generic[T]):
         return [Output(rkey, Cid(cid), value) for rkey, cid, value in zip(*taken, strict=True)]
 
     def _node_items(
-        self, subtree: _Subtree, arrivals: Arrivals, blocks: Blocks[T]
+        self, subtree: _Subtree, arrivals: Arrivals, blocks: Blocks[T], records: int
     ) -> list[TreeNode]:
         cid = subtree[0]
         came = arrivals.next == cid
@@ -562,7 +570,7 @@ class Walker(Generic[T]):
             arrivals.nodes.append(arrivals.at)
             arrivals.at += 1
         else:
-            self._note(cid)
+            self._note(cid, records)
         return [TreeNode(Cid(cid), self._depth_of(subtree, block), block)]
 
     def _depth_of(self, subtree: _Subtree, block: bytes) -> int:
@@ -571,9 +579,9 @@ class Walker(Generic[T]):
         keys = decode_node(block, subtree[0], self._limits)[1]
         return key_depth(keys[0]) if keys else 0
 
-    def _note(self, node: bytes) -> None:
+    def _note(self, node: bytes, records: int) -> None:
         if self.opened is not None:
-            self.opened.append(node)
+            self.opened.append((node, records))
 
     def _value(self, blocks: Blocks[T], rkey: str, cid: bytes) -> T:
         if cid in blocks.processed:
@@ -602,6 +610,10 @@ class Walker(Generic[T]):
         """
         wanted: dict[bytes, None] = {}
         stack = self._stack
+        looked: list[bytes] = []
+        if self._gives_nodes:
+            stack = stack.copy()
+            self._looked = stack, looked
         at = len(stack) - 1
         seen = 0
         while at >= 0 and len(wanted) < n and (seen < _LOOK_AHEAD or not wanted):
@@ -621,6 +633,7 @@ class Walker(Generic[T]):
                     frames = self._opened(frame, block)
                 except RepoStreamError:
                     break
+                looked.append(frame[0])
                 stack[at : at + 1] = frames
                 at += len(frames)
             at -= 1
@@ -628,8 +641,9 @@ class Walker(Generic[T]):
 
     def prune(self, blocks: Blocks[T]) -> None:
         """Let go of the blocks at hand that the walk, as far as it looks ahead, does not name."""
-        named: set[bytes] = set()
-        for frame in self._stack:
+        stack, looked = self._looked or (self._stack, [])
+        named: set[bytes] = {*looked}
+        for frame in stack:
             if len(frame) == 2:
                 named.update(frame[1])
             else:
