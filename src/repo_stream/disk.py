@@ -306,6 +306,18 @@ class DiskStore:
             self._check(lease)
             self._stored -= await self._database.run(_drop_set_aside, number)
 
+    async def numbers(self, lease: int, cids: Sequence[bytes]) -> list[int]:
+        """Give the numbers of blocks, in which order they were stored, as far as they are there."""
+        with self._guard:
+            self._check(lease)
+            return await self._database.run(_numbers, cids)
+
+    async def last_number(self, lease: int) -> int:
+        """Give the number of the block that was stored last, 0 where there is none."""
+        with self._guard:
+            self._check(lease)
+            return await self._database.run(_last_number)
+
     async def fetch(self, lease: int, cids: Sequence[bytes]) -> list[Row]:
         """Read the blocks of these CIDs, in no order, as far as they are there.
 
@@ -465,6 +477,17 @@ async def _fetch(connection: aiosqlite.Connection, cids: Sequence[bytes]) -> lis
                     small.append((key, value, processed))
                     room -= len(value)
     return small
+
+
+async def _numbers(connection: aiosqlite.Connection, cids: Sequence[bytes]) -> list[int]:
+    # All of it is in the index.
+    query = f"SELECT rowid FROM blocks WHERE key IN ({','.join('?' * len(cids))})"  # noqa: S608 - marks
+    return [number for (number,) in await connection.execute_fetchall(query, cids)]
+
+
+async def _last_number(connection: aiosqlite.Connection) -> int:
+    ((number,),) = await connection.execute_fetchall("SELECT max(rowid) FROM blocks")
+    return number or 0
 
 
 async def _rows(
