@@ -40,7 +40,7 @@ SHARED_CARS = BENCHES.parents[1] / "shared" / "cars"
 
 FILES = [
     *("little", "midsize", "shuffled:11585", "export:11585", "shuffled:300000", "export:300000"),
-    "small:1000",
+    *("stream:300000", "small:1000"),
 ]
 PLOT_FILES = ["shuffled:1000", "shuffled:3500", "shuffled:35000", "shuffled:100000"]
 SMALL_RECORDS = 20
@@ -81,6 +81,9 @@ def contenders() -> Iterator[Contender]:
     ours = script("ours.py", needs="repo_stream")
     yield Contender("ours memory", ours)
     yield Contender("ours memory unverified", ours, ("--unverified",), verifies=False)
+    # Within 16 MiB: what has to be kept beyond that goes through disk.
+    yield Contender("ours stream", ours, ("--stream", "--disk"))
+    yield Contender("ours stream raw", ours, ("--stream", "--disk", "--raw"))
     yield Contender("ours disk raw", ours, modes["disk raw"], rival="ours disk raw")
     yield Contender(
         "ours disk processed", ours, modes["disk processed"], rival="ours disk processed"
@@ -111,7 +114,16 @@ def contenders() -> Iterator[Contender]:
     yield Contender("Rust 0.5.0-alpha.10 memory 1M mimalloc", mimalloc, buffers["1M"])
 
     go = ("go", "build", "-trimpath", "-buildvcs=false", "-o", "target/indigo", ".")
-    yield Contender("indigo (Go)", upstream("indigo", "indigo", go))
+    indigo = upstream("indigo", "indigo", go)
+    yield Contender("indigo (Go)", indigo)
+    yield Contender(
+        "indigo (Go) stream", indigo, ("--stream",), verifies=False, rival="ours stream"
+    )
+    npm = ("npm", "install", "--no-audit", "--no-fund", "--no-package-lock")
+    atcute = upstream("atcute", "@atcute/repo", npm, "node_modules", ("node", "main.js"))
+    yield Contender(
+        "atcute (TypeScript) stream", atcute, ("--stream",), verifies=False, rival="ours stream"
+    )
 
 
 def script(name: str, needs: str) -> Find:
@@ -125,8 +137,14 @@ def script(name: str, needs: str) -> Find:
     return find
 
 
-def upstream(name: str, program: str, command: tuple[str, ...]) -> Find:
-    """A program that a command builds in a folder of `upstream`."""
+def upstream(
+    name: str,
+    program: str,
+    command: tuple[str, ...],
+    built_in: str = "target",
+    runs: tuple[str, ...] = (),
+) -> Find:
+    """A program that a command builds in a folder of `upstream`, run as it is or by a command."""
     folder = BENCHES / "upstream" / name
 
     def find(build: bool) -> list[str]:
@@ -136,10 +154,10 @@ def upstream(name: str, program: str, command: tuple[str, ...]) -> Find:
             built = run(command, cwd=folder)
             if built.returncode != 0:
                 raise UnavailableError(f"does not build: {reason_in(built.stderr)}")
-        binary = folder / "target" / program
+        binary = folder / built_in / program
         if not binary.exists():
             raise UnavailableError("not built" if has_tool else f"no {command[0]} here")
-        return [str(binary)]
+        return [*runs[:-1], str(folder / runs[-1])] if runs else [str(binary)]
 
     return find
 
@@ -191,6 +209,17 @@ def made(records: int, order: str, seed: int, cache: Path) -> Path:
     return path
 
 
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where `made` keeps its files."""
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(tempfile.gettempdir(), "repo-stream-bench"),
+        metavar="DIR",
+        help="where the made files are kept",
+    )
+
+
 async def write(path: Path, pieces: AsyncIterable[bytes]) -> None:
     part = path.with_suffix(".part")
     async with await anyio.open_file(part, "wb") as file:
@@ -227,7 +256,8 @@ class Entry:
             self.failure = ran.stderr.strip().rpartition("\n")[2] or f"exit code {ran.returncode}"
             return
         seen = json.loads(ran.stdout)
-        if "--disk" in self.contender.options and not seen["spilled"]:
+        through_disk = "--disk" in self.contender.options
+        if through_disk and "--stream" not in self.contender.options and not seen["spilled"]:
             self.skipped = "fits in 16 MiB"
         else:
             self.runs.append(seen)
@@ -446,13 +476,7 @@ def arguments() -> argparse.Namespace:
     add("--skip", nargs="+", metavar="NAME", default=[])
     add("--rounds", type=int, default=5)
     add("--timeout", type=float, default=600, metavar="SECONDS", help="for one turn")
-    add(
-        "--cache",
-        type=Path,
-        default=Path(tempfile.gettempdir(), "repo-stream-bench"),
-        metavar="DIR",
-        help="where the made files are kept",
-    )
+    add_cache(parser)
     add("--no-build", dest="build", action="store_false", help="take upstreams as they are built")
     add("--json", type=Path, metavar="OUT")
     add("--plot", type=Path, metavar="OUT.png", help="needs matplotlib")

@@ -43,14 +43,17 @@ class KeyRanges:
         return cls.joined((start := prefix.encode(), _after(start)) for prefix in prefixes)
 
     @classmethod
-    def collections(cls, names: Iterable[str]) -> KeyRanges:
+    def collections(cls, names: Iterable[object]) -> KeyRanges:
         """Take the keys of some collections.
 
         Raises:
+            TypeError: where a name is no text.
             ValueError: where a name is empty or has a slash.
         """
         prefixes: list[str] = []
         for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"collections are named one by one, each by text, not {name!r}")
             if not name or "/" in name:
                 raise ValueError(f"a collection is named by its NSID, not {name!r}")
             prefixes.append(name + "/")
