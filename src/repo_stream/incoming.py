@@ -366,7 +366,9 @@ class Incoming(Generic[T]):
         else:
             self._released.add_blocks(cids, blocks)
         self.used_kept(kept)
-        if not aligned and self._shelf is None:  # copies of what came just now may have been kept before
+        if (
+            not aligned and self._shelf is None
+        ):  # copies of what came just now may have been kept before
             self._used.update([cid for cid in taken.cids if cid in self.blocks])
 
     def _release(self, blocks: Sequence[Block]) -> None:
@@ -560,10 +562,14 @@ class Incoming(Generic[T]):
         return True
 
     async def aclose(self) -> None:
-        """Close what was opened, and empty a store that was lent."""
+        """Close what was opened, and empty the store, unless it is a file that is gone with it."""
         store, self._store = self._store, None
         await self._loading.aclose()
-        if store is not None and self._owned:
-            await store.aclose()
-        elif store is not None and self._lease:
-            await store.abandon(self._lease)
+        if store is None:
+            return
+        try:
+            if self._lease and not (self._owned and store.path is None):
+                await store.abandon(self._lease)
+        finally:
+            if self._owned:
+                await store.aclose()
