@@ -95,6 +95,7 @@ def test_prints_whose_repo_it_is_and_what_is_in_it(run: Run, car: Path) -> None:
         ),
         "CAR": f"{car.stat().st_size} bytes, {total} of them records",
         "Tree": "2 levels, 3 nodes, 1.3 entries a node",
+        "Order": "not streamable: up to 4 blocks come early",
         "Walked": "in memory (limit 16 MiB)",
     }
     assert collections == {
