@@ -371,12 +371,14 @@ def write_header(roots: Sequence[Cid]) -> bytes:
     return _varint(len(header)) + header
 
 
-def write_section(cid: bytes, data: bytes) -> bytes:
-    """Write a block, its CID and their length before it."""
-    return b"".join((_varint(len(cid) + len(data)), cid, data))
+def write_section(cid: bytes, data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Write a block, its CID and their length before it, as three parts."""
+    return _varint(len(cid) + len(data)), cid, data
 
 
 def _varint(number: int) -> bytes:
+    if 0x80 <= number < 0x4000:  # nearly every block
+        return bytes((number & 0x7F | 0x80, number >> 7))
     groups = bytearray()
     while number >= 0x80:
         groups.append(number & 0x7F | 0x80)

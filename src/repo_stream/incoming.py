@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, TypeAlias, TypeVar
 
 from repo_stream.car import Block
 from repo_stream.errors import BlockReleased, MemLimitExceeded, MissingBlock, RepoStreamError
-from repo_stream.fetch import FETCH, Shelf
+from repo_stream.fetch import Shelf
 from repo_stream.limits import MIB
 from repo_stream.load import BATCH, WRITE_BLOCKS, WRITE_BYTES, Budget, Loading, dumped
 from repo_stream.mst import Commit
@@ -133,7 +133,7 @@ class Incoming(Generic[T]):
         processor: what is made of records in the end, at once or late.
         mem_limit_mb: what blocks may take in memory, in MiB.
         spill: where they go then.
-        counting: whether blocks are counted that are used from disk, a tenth of the walk's time.
+        counting: whether blocks are counted that are used from disk.
     """
 
     def __init__(
@@ -173,10 +173,9 @@ class Incoming(Generic[T]):
         # Of the blocks that are kept, those that the walk has used.
         self._used: set[bytes] = set()
         self._piece: PieceKept = PieceKept(Arrivals(), (), 0)
-        # Blocks on disk that the walk has used: those that are not counted yet, those that are, by
-        # their numbers, and up to which number they had been used before they went there.
+        # Blocks on disk that the walk has used, by their numbers, and up to which number they had
+        # been used before they went there.
         self._counting = counting
-        self._uncounted: list[bytes] = []
         self._counted = Marks()
         self._used_before: int | None = None
         # CIDs that were set aside on disk, and those that were looked through, in bytes.
@@ -325,17 +324,13 @@ class Incoming(Generic[T]):
 
     def used_kept(self, cids: Sequence[bytes]) -> None:
         """Note that the walk has used blocks that were kept, and the nodes that it has opened."""
-        if not self._everything and (cids or self.opened):
+        if self._shelf is None and not self._everything and (cids or self.opened):
             used = _merged(cids, self.opened)
-            if self._shelf is not None:
-                if self._counting:
-                    self._uncounted += used
-            else:
-                known = len(self._used)
-                if self._piece.arrivals is self.arrivals:
-                    self._had_to_keep(self._piece.most_needed(used, self._used))
-                self._used.update(used)
-                self.used += len(self._used) - known
+            known = len(self._used)
+            if self._piece.arrivals is self.arrivals:
+                self._had_to_keep(self._piece.most_needed(used, self._used))
+            self._used.update(used)
+            self.used += len(self._used) - known
         self.opened.clear()
 
     def used_arrivals(self, at: int, taken: Taken[T]) -> None:
@@ -494,19 +489,20 @@ class Incoming(Generic[T]):
         """Fetch what a walk needs next from disk; see `Shelf.bring`."""
         if self._shelf is None:
             raise self.gone(walker)
-        await self.count_used()
         try:
             await self._shelf.bring(walker, blocks, n, records=records)
+            self._count(self._shelf)
         except MissingBlock:
             raise self.gone(walker) from None
 
-    async def count_used(self) -> None:
-        """Count the blocks that the walk has used from disk, each once."""
-        while (cids := self._uncounted[:FETCH]) and self._store is not None:
-            for number in await self._store.numbers(self._lease, cids):
-                if number > (self._used_before or 0) and self._counted.add(number):
+    def _count(self, shelf: Shelf[T]) -> None:
+        """Count the blocks that came from disk, which the walk will use, each once."""
+        if shelf.numbers is not None:
+            used_before = self._used_before or 0
+            for number in shelf.numbers:
+                if number > used_before and self._counted.add(number):
                     self.used += 1
-            del self._uncounted[: len(cids)]
+            shelf.numbers.clear()
 
     async def _opened_store(self) -> DiskStore:
         if self._store is None:
@@ -543,6 +539,7 @@ class Incoming(Generic[T]):
         self._used.clear()
         self.opened.clear()
         self._shelf = Shelf(store, lease, self._processor, self._loading.unstored)
+        self._shelf.numbers = [] if self._counting else None
 
     async def _write_some(self, store: DiskStore) -> bool:
         """Write some of what is kept, or of what comes; say whether there was any."""
@@ -564,9 +561,13 @@ class Incoming(Generic[T]):
     async def aclose(self) -> None:
         """Close what was opened, and empty the store, unless it is a file that is gone with it."""
         store, self._store = self._store, None
-        await self._loading.aclose()
-        if store is None:
-            return
+        try:
+            await self._loading.aclose()
+        finally:
+            if store is not None:
+                await self._leave(store)
+
+    async def _leave(self, store: DiskStore) -> None:
         try:
             if self._lease and not (self._owned and store.path is None):
                 await store.abandon(self._lease)

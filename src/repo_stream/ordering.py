@@ -120,32 +120,35 @@ class OrderedCar:
 
     def _write(self) -> None:
         """Write what was taken, until the piece is full."""
-        for at, (cid, data) in enumerate(self._waiting):
-            if self._size >= _PIECE:
-                del self._waiting[:at]
-                return
-            section = write_section(cid, data)
-            self._check(len(section))
-            self._put(section)
-            self.blocks_written += 1
-        self._waiting.clear()
+        done = 0
+        try:
+            for cid, data in self._waiting:
+                if self._size >= _PIECE:
+                    break
+                section = write_section(cid, data)
+                self._put(*section)
+                self.blocks_written += 1
+                done += 1
+        finally:
+            del self._waiting[:done]
+        self._check()
 
-    def _put(self, part: bytes) -> None:
-        self._parts.append(part)
-        self._size += len(part)
-        self.bytes_written += len(part)
+    def _put(self, *parts: bytes) -> None:
+        size = sum(map(len, parts))
+        self._parts += parts
+        self._size += size
+        self.bytes_written += size
 
-    def _check(self, size: int) -> None:
-        """Raise an error where a section of this size is too much."""
+    def _check(self) -> None:
+        """Raise an error where what is written is too much."""
         limits = self._limits
-        written = self.bytes_written + size
         for limit, maximum, actual, where in (
-            ("car_bytes", limits.car_bytes, written, "the CAR that is written"),
-            ("blocks", limits.blocks, self.blocks_written + 1, "the CAR that is written"),
+            ("car_bytes", limits.car_bytes, self.bytes_written, "the CAR that is written"),
+            ("blocks", limits.blocks, self.blocks_written, "the blocks of the CAR that is written"),
             (
                 "repeated_bytes",
                 limits.repeated_bytes,
-                written - self._driver.bytes_read,
+                self.bytes_written - self._driver.bytes_read,
                 "the records that are written again",
             ),
         ):

@@ -128,9 +128,12 @@ class StreamDriver(RepoDriver[T]):
         records = Taken[T].nothing()
         try:
             items = self._walker.take_items(self._blocks, n, incoming.arrivals)
-            for item in items:
-                if isinstance(item, Output):
-                    records.extend(Taken([item.rkey], [bytes(item.cid)], [item.data]))
+            outputs = [item for item in items if isinstance(item, Output)]
+            records = Taken(
+                [output.rkey for output in outputs],
+                [bytes(output.cid) for output in outputs],
+                [output.data for output in outputs],
+            )
         finally:
             incoming.used_arrivals(at, records)
         return items
@@ -175,7 +178,6 @@ class StreamDriver(RepoDriver[T]):
                 return
 
     async def _end(self) -> None:
-        await self._incoming.count_used()
         if self._drain:
             await self._incoming.drain()
 

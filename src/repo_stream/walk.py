@@ -42,6 +42,8 @@ T = TypeVar("T")
 
 # A run: keys as text, and their CIDs. A subtree: its CID, its depth (None for the root, which may
 # have any), and the keys on its left and right. Told apart by their length, for speed.
+# A run without keys stands for a node that was opened ahead of the walk and is yet to be given out:
+# its CID, its block, and its depth in a byte.
 _Run = tuple[list[str], list[bytes]]
 _Subtree = tuple[bytes, int | None, bytes, bytes | None]
 _Frame = _Run | _Subtree
@@ -215,10 +217,8 @@ class Walker(Generic[T]):
         #: The nodes that were opened, each with the number of records that the same call had taken
         #: before it, for whoever wants to let go of them and puts a list here.
         self.opened: list[tuple[bytes, int]] | None = None
-        # Whether nodes are given out, so that none may be opened beforehand; and then how far
-        # `wanted` has looked, and through which nodes.
+        # Whether nodes are given out, so that those that are opened ahead have to be remembered.
         self._gives_nodes = False
-        self._looked: tuple[list[_Frame], list[bytes]] | None = None
         #: What the walk names but does not want, with the subtree that a block is the top of, for
         #: whoever wants to know such blocks when they come and puts a `dict` here.
         self.passing: dict[bytes, _Subtree | None] | None = None
@@ -257,6 +257,7 @@ class Walker(Generic[T]):
         No node is opened again, so that however many keys are skipped to, the walk stays linear.
         """
         self._ranges = self._wanted_ranges.starting_at(key)
+        self._give_no_nodes()
         stack = self._stack
         while stack:
             frame = stack[-1]
@@ -290,6 +291,7 @@ class Walker(Generic[T]):
         """
         if self._error is not None and not isinstance(self._error, ProcessError):
             raise self._error
+        self._give_no_nodes()
         stack, raw = self._stack, blocks.raw
         rkeys_out: list[str] = []
         cids_out: list[bytes] = []
@@ -332,6 +334,7 @@ class Walker(Generic[T]):
         """
         if self._error is not None:
             raise self._error
+        self._give_no_nodes()
         taken = Taken[T].nothing()
         before = self.mark()
         try:
@@ -421,6 +424,7 @@ class Walker(Generic[T]):
         """
         if self._error is not None:
             raise self._error
+        self._give_no_nodes()
         taken = Taken[T].nothing()
         before, at, nodes = self.mark(), arrivals.at, len(arrivals.nodes)
         try:
@@ -525,7 +529,11 @@ class Walker(Generic[T]):
             while self._stack and (room := n - len(items)):
                 frame = self._stack[-1]
                 known = len(items)
-                if len(frame) == 2:
+                if len(frame) == 2 and not frame[0]:
+                    items.append(_open_node(frame))
+                    nodes_out += 1
+                    self._stack.pop()
+                elif len(frame) == 2:
                     items += self._run_items(frame, arrivals, blocks, room)
                 else:
                     items += self._node_items(frame, arrivals, blocks, len(items) - nodes_out)
@@ -573,6 +581,12 @@ class Walker(Generic[T]):
             self._note(cid, records)
         return [TreeNode(Cid(cid), self._depth_of(subtree, block), block)]
 
+    def _give_no_nodes(self) -> None:
+        """Go past the nodes that were opened ahead, where records alone are asked for."""
+        if self._gives_nodes:
+            self._gives_nodes = False
+            self._stack[:] = [frame for frame in self._stack if len(frame) > 2 or frame[0]]
+
     def _depth_of(self, subtree: _Subtree, block: bytes) -> int:
         if subtree[1] is not None:
             return subtree[1]
@@ -610,17 +624,13 @@ class Walker(Generic[T]):
         """
         wanted: dict[bytes, None] = {}
         stack = self._stack
-        looked: list[bytes] = []
-        if self._gives_nodes:
-            stack = stack.copy()
-            self._looked = stack, looked
         at = len(stack) - 1
         seen = 0
         while at >= 0 and len(wanted) < n and (seen < _LOOK_AHEAD or not wanted):
             frame = stack[at]
             seen += len(frame[1]) if len(frame) == 2 else 1
             if len(frame) == 2:
-                if records:
+                if records and frame[0]:
                     for cid in frame[1]:
                         if cid not in blocks:
                             wanted[cid] = None
@@ -633,17 +643,19 @@ class Walker(Generic[T]):
                     frames = self._opened(frame, block)
                 except RepoStreamError:
                     break
-                looked.append(frame[0])
-                stack[at : at + 1] = frames
+                if self._gives_nodes:
+                    node = frame[0], block, bytes([self._depth_of(frame, block)])
+                    stack[at : at + 1] = [*frames, ([], [*node])]
+                else:
+                    stack[at : at + 1] = frames
                 at += len(frames)
             at -= 1
         return list(wanted)[:n]
 
     def prune(self, blocks: Blocks[T]) -> None:
         """Let go of the blocks at hand that the walk, as far as it looks ahead, does not name."""
-        stack, looked = self._looked or (self._stack, [])
-        named: set[bytes] = {*looked}
-        for frame in stack:
+        named: set[bytes] = set()
+        for frame in self._stack:
             if len(frame) == 2:
                 named.update(frame[1])
             else:
@@ -682,8 +694,9 @@ class Walker(Generic[T]):
         """Give the nearest key ahead that the walk knows of."""
         for frame in reversed(self._stack):
             if len(frame) == 2:
-                return frame[0][0]
-            if frame[3] is not None:
+                if frame[0]:
+                    return frame[0][0]
+            elif frame[3] is not None:
                 return frame[3].decode()
         return None
 
@@ -814,6 +827,11 @@ class Walker(Generic[T]):
                 where=f"the root of the tree, MST node {Cid(cid)}",
             )
         return depth
+
+
+def _open_node(frame: _Run) -> TreeNode:
+    cid, block, depth = frame[1]
+    return TreeNode(Cid(cid), depth[0], block)
 
 
 def _open_without_keys(subtree: _Subtree, left: bytes | None) -> list[_Frame]:
