@@ -9,6 +9,10 @@ machine is everybody's; what each has counted is compared. The programs of other
     python benches/compare.py --files midsize shuffled:50000 --only 'ours*' 'Rust 0.2.2*'
     python benches/compare.py --json report.json --plot report.png
     python benches/compare.py --from report.json --plot report.png
+    python benches/compare.py --compiled compiled/bin/python
+
+The last has the wheel that `REPO_STREAM_COMPILE=1` makes take part, by the Python that it is
+installed for.
 
 A file is the path of a CAR; `little` or `midsize` of the shared ones; a made one, `ORDER:RECORDS`;
 or `small:REPOS`, that many small repos, read one after the other by one process.
@@ -27,6 +31,7 @@ import textwrap
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -75,11 +80,12 @@ class Contender:
     rival: str = "ours memory"
 
 
-def contenders() -> Iterator[Contender]:
+def contenders(compiled: Path | None) -> Iterator[Contender]:
     modes = {"memory": (), "disk raw": ("--disk", "--raw"), "disk processed": ("--disk",)}
 
     ours = script("ours.py", needs="repo_stream")
     yield Contender("ours memory", ours)
+    yield Contender("ours memory, compiled", installed("ours.py", compiled))
     yield Contender("ours memory unverified", ours, ("--unverified",), verifies=False)
     # Within 16 MiB: what has to be kept beyond that goes through disk.
     yield Contender("ours stream", ours, ("--stream", "--disk"))
@@ -133,6 +139,22 @@ def script(name: str, needs: str) -> Find:
         if find_spec(needs) is None:
             raise UnavailableError(f"{needs} is not installed")
         return [sys.executable, str(BENCHES / "contenders" / name)]
+
+    return find
+
+
+def installed(name: str, python: Path | None) -> Find:
+    """A program in `contenders`, run by a Python for which the compiled wheel is installed."""
+    where = "import repo_stream.car; print(repo_stream.car.__file__)"
+
+    def find(_build: bool) -> list[str]:
+        if python is None:
+            raise UnavailableError("needs --compiled")
+        # It is not to see PYTHONPATH, which names this tree.
+        command = [str(python), "-E"]
+        if not run([*command, "-c", where]).stdout.strip().endswith(tuple(EXTENSION_SUFFIXES)):
+            raise UnavailableError(f"{python} has no compiled repo_stream")
+        return [*command, str(BENCHES / "contenders" / name)]
 
     return find
 
@@ -477,6 +499,7 @@ def arguments() -> argparse.Namespace:
     add("--rounds", type=int, default=5)
     add("--timeout", type=float, default=600, metavar="SECONDS", help="for one turn")
     add_cache(parser)
+    add("--compiled", type=Path, metavar="PYTHON", help="one with the compiled wheel takes part")
     add("--no-build", dest="build", action="store_false", help="take upstreams as they are built")
     add("--json", type=Path, metavar="OUT")
     add("--plot", type=Path, metavar="OUT.png", help="needs matplotlib")
@@ -491,7 +514,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what the options ask for."""
     omitted = {}
     commands = {}
-    for contender in contenders():
+    for contender in contenders(options.compiled):
         if not matches(contender.name, options.only) or matches(contender.name, options.skip):
             continue
         command = command_of(contender.find, options.build)

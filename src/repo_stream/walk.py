@@ -361,8 +361,7 @@ class Walker(Generic[T]):
         raw = blocks.raw
         processed = blocks.processed
         find = processed.__getitem__
-        open_node = self._open if self._ranges is None else self._open_within
-        opened = self.opened
+        limits, ranges, opened = self._limits, self._ranges, self.opened
         rkeys_out, cids_out, values_out = taken
         room = n
         while stack and room:
@@ -391,7 +390,8 @@ class Walker(Generic[T]):
                     if frame[0] in processed:
                         raise _no_node(frame[0])
                     return
-                stack[-1:] = open_node(frame, block)
+                frames = open_node(frame, block, limits)
+                stack[-1:] = frames if ranges is None else self._within(ranges, frames)
                 if opened is not None:
                     self._note(frame[0], n - room)
 
@@ -717,7 +717,7 @@ class Walker(Generic[T]):
         if subtree is not None:
             # What is wrong with it is nobody's concern: the walk never gets there.
             with suppress(RepoStreamError):
-                for frame in self._open(subtree, block):
+                for frame in open_node(subtree, block, self._limits):
                     if len(frame) == 2:
                         self.pass_by(frame[1])
                     else:
@@ -739,25 +739,23 @@ class Walker(Generic[T]):
             self.passing[subtree[0]] = subtree
 
     def _opened(self, subtree: _Subtree, block: bytes) -> list[_Frame]:
-        if self._ranges is None:
-            return self._open(subtree, block)
-        return self._open_within(subtree, block)
+        frames = open_node(subtree, block, self._limits)
+        return frames if self._ranges is None else self._within(self._ranges, frames)
 
-    def _open_within(self, subtree: _Subtree, block: bytes) -> list[_Frame]:
-        """Open a subtree's node and keep the frames of what is wanted in it."""
-        ranges = cast("KeyRanges", self._ranges)
-        frames: list[_Frame] = []
-        for frame in self._open(subtree, block):
+    def _within(self, ranges: KeyRanges, frames: list[_Frame]) -> list[_Frame]:
+        """Keep of a node's frames what is wanted."""
+        wanted: list[_Frame] = []
+        for frame in frames:
             if len(frame) == 2:
                 rkeys, cids = frame
                 spans = [*ranges.spans(rkeys)]
-                frames.extend([(rkeys[span], cids[span]) for span in reversed(spans)])
+                wanted.extend([(rkeys[span], cids[span]) for span in reversed(spans)])
                 self._leave_out(rkeys, cids, spans)
             elif ranges.may_hold(frame[2], frame[3]):
-                frames.append(frame)
+                wanted.append(frame)
             else:
                 self._pass_subtree(frame)
-        return frames
+        return wanted
 
     def _leave_out(self, rkeys: list[str], cids: list[bytes], spans: list[slice]) -> None:
         """Remember the keys beside the ranges, and what is named between and around them."""
@@ -780,53 +778,53 @@ class Walker(Generic[T]):
                 self.pass_by(cids[end : span.start])
                 end = span.stop
 
-    def _open(self, subtree: _Subtree, block: bytes) -> list[_Frame]:
-        """Check a subtree's node and give the frames of what is in it, the first of them last."""
-        cid, depth, lower, upper = subtree
-        left, keys, values, trees = decode_node(block, cid, self._limits)
-        if not keys:
-            return _open_without_keys(subtree, left)
-        if depth is None:
-            depth = self._root_depth(cid, keys[0])
-        lowest, beyond = DEPTH_BOUNDS[depth]
-        digests = [sha256(key).digest() for key in keys]
-        if min(digests) < lowest or max(digests) >= beyond:
-            raise _wrong_depth(cid, keys, depth)
-        if keys[0] <= lower or (upper is not None and keys[-1] >= upper):
-            raise _out_of_range(cid, keys, lower, upper)
-        try:
-            rkeys = [*map(bytes.decode, keys)]
-        except UnicodeDecodeError as error:
-            raise InvalidKey(
-                cid=Cid(cid), key=bytes(error.object), reason="is not UTF-8"
-            ) from error
-        if left is None and not trees:
-            return [(rkeys, values)]
-        if depth == 0:
-            raise ChildBelowLeaf(cid=Cid(cid))
-        frames: list[_Frame] = []
-        end = len(keys)
-        for at in reversed(trees):
-            following = keys[at + 1] if at + 1 < len(keys) else upper
-            if at + 1 < end:
-                frames.append((rkeys[at + 1 : end], values[at + 1 : end]))
-            frames.append((trees[at], depth - 1, keys[at], following))
-            end = at + 1
-        frames.append((rkeys[:end], values[:end]))
-        if left is not None:
-            frames.append((left, depth - 1, lower, keys[0]))
-        return frames
 
-    def _root_depth(self, cid: bytes, key: bytes) -> int:
-        depth = key_depth(key)
-        if depth > self._limits.mst_depth:
-            raise LimitExceeded(
-                limit="mst_depth",
-                maximum=self._limits.mst_depth,
-                actual=depth,
-                where=f"the root of the tree, MST node {Cid(cid)}",
-            )
-        return depth
+def open_node(subtree: _Subtree, block: bytes, limits: Limits) -> list[_Frame]:
+    """Check a subtree's node and give the frames of what is in it, the first of them last."""
+    cid, depth, lower, upper = subtree
+    left, keys, values, trees = decode_node(block, cid, limits)
+    if not keys:
+        return _open_without_keys(subtree, left)
+    if depth is None:
+        depth = _root_depth(cid, keys[0], limits)
+    lowest, beyond = DEPTH_BOUNDS[depth]
+    for key in keys:
+        if not lowest <= sha256(key).digest() < beyond:
+            raise WrongDepth(cid=Cid(cid), key=key, depth=key_depth(key), expected=depth)
+    if keys[0] <= lower or (upper is not None and keys[-1] >= upper):
+        raise _out_of_range(cid, keys, lower, upper)
+    try:
+        rkeys = [*map(bytes.decode, keys)]
+    except UnicodeDecodeError as error:
+        raise InvalidKey(cid=Cid(cid), key=bytes(error.object), reason="is not UTF-8") from error
+    if left is None and not trees:
+        return [(rkeys, values)]
+    if depth == 0:
+        raise ChildBelowLeaf(cid=Cid(cid))
+    frames: list[_Frame] = []
+    end = len(keys)
+    for at in reversed(trees):
+        following = keys[at + 1] if at + 1 < len(keys) else upper
+        if at + 1 < end:
+            frames.append((rkeys[at + 1 : end], values[at + 1 : end]))
+        frames.append((trees[at], depth - 1, keys[at], following))
+        end = at + 1
+    frames.append((rkeys[:end], values[:end]))
+    if left is not None:
+        frames.append((left, depth - 1, lower, keys[0]))
+    return frames
+
+
+def _root_depth(cid: bytes, key: bytes, limits: Limits) -> int:
+    depth = key_depth(key)
+    if depth > limits.mst_depth:
+        raise LimitExceeded(
+            limit="mst_depth",
+            maximum=limits.mst_depth,
+            actual=depth,
+            where=f"the root of the tree, MST node {Cid(cid)}",
+        )
+    return depth
 
 
 def _open_node(frame: _Run) -> TreeNode:
@@ -850,11 +848,6 @@ def _open_without_keys(subtree: _Subtree, left: bytes | None) -> list[_Frame]:
 
 def _no_node(cid: bytes) -> MalformedNode:
     return MalformedNode(cid=Cid(cid), reason='it does not start as a map of "e" and "l"', offset=0)
-
-
-def _wrong_depth(cid: bytes, keys: list[bytes], expected: int) -> WrongDepth:
-    key = next(key for key in keys if key_depth(key) != expected)
-    return WrongDepth(cid=Cid(cid), key=key, depth=key_depth(key), expected=expected)
 
 
 def _out_of_range(
