@@ -14,6 +14,7 @@ from typing import Any, assert_type
 import anyio
 
 from repo_stream import (
+    BlockOrder,
     CarReader,
     Cid,
     Commit,
@@ -24,6 +25,7 @@ from repo_stream import (
     DriverBuilder,
     MissingBlock,
     NeedDisk,
+    OrderedCar,
     Output,
     Problem,
     ProcessError,
@@ -32,6 +34,7 @@ from repo_stream import (
     RepoDriver,
     load_commit,
     open_car,
+    order_car,
 )
 from repo_stream.process import dag_json, length, noop, record
 
@@ -155,3 +158,14 @@ async def sources(stream: AsyncIterable[bytes]) -> None:
 async def stores() -> None:
     async with DiskBuilder(cache_size_mb=8).with_max_stored_mb(100).open() as store:
         assert_type(store, DiskStore)
+
+
+async def ordering(path: Path) -> None:
+    async with order_car(path, mem_limit_mb=4, spill=False) as car:
+        assert_type(car, OrderedCar)
+        async for piece in car:
+            assert_type(piece, bytes)
+        assert_type(car.commit, Commit)
+        assert_type(car.commit.block, bytes)
+        assert_type(car.dropped, int | None)
+        assert_type(car.order, BlockOrder)
