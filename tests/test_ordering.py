@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ from repo_stream import (
     DiskBuilder,
     Driver,
     DriverBuilder,
+    Gap,
     LimitExceeded,
     Limits,
     MemLimitExceeded,
     MissingBlock,
     OrderedCar,
     Output,
+    RepoDriver,
     RepoStreamError,
     Source,
     TreeNode,
@@ -394,7 +396,9 @@ async def test_every_node_is_given_wherever_the_repo_is(limit: float, n: int) ->
             assert [item.cid async for item in items_of(streaming, n)] == expected
 
 
-async def items_of(driver: Any, n: int) -> Any:
+async def items_of(
+    driver: RepoDriver[bytes], n: int
+) -> AsyncGenerator[TreeNode | Output[bytes] | Gap]:
     while items := await driver.next_items(n):
         for item in items:
             if isinstance(item, TreeNode):

@@ -43,9 +43,9 @@ class OrderedCar:
     """
 
     def __init__(self, commit: Commit, driver: StreamDriver[bytes], limits: Limits) -> None:
-        self.commit = commit
-        self.blocks_written = 0
-        self.bytes_written = 0
+        self.commit: Commit = commit
+        self.blocks_written: int = 0
+        self.bytes_written: int = 0
         self._driver = driver
         self._limits = limits
         self._guard = anyio.ResourceGuard("ordering this CAR with")
