@@ -240,7 +240,10 @@ class Incoming(Generic[T]):
             if self._loading.commit is None:
                 await self.keep_arrivals()
         commit = self._loading.commit_found()
-        self.used_kept([commit.cid])
+        if self.spilled:
+            self.used += 1
+        else:
+            self.used_kept([commit.cid])
         self.in_order = self._loading.commit_first
         if before := self._loading.before_commit:
             self._had_to_keep(self.early + len(self._fresh(self.arrivals.cids[:before])))
