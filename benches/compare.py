@@ -9,6 +9,10 @@ machine is everybody's; what each has counted is compared. The programs of other
     python benches/compare.py --files midsize shuffled:50000 --only 'ours*' 'Rust 0.2.2*'
     python benches/compare.py --json report.json --plot report.png
     python benches/compare.py --from report.json --plot report.png
+    python benches/compare.py --compiled compiled/bin/python
+
+The last has the wheel that `REPO_STREAM_COMPILE=1` makes take part, by the Python that it is
+installed for.
 
 A file is the path of a CAR; `little` or `midsize` of the shared ones; a made one, `ORDER:RECORDS`;
 or `small:REPOS`, that many small repos, read one after the other by one process.
@@ -27,6 +31,7 @@ import textwrap
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -40,7 +45,7 @@ SHARED_CARS = BENCHES.parents[1] / "shared" / "cars"
 
 FILES = [
     *("little", "midsize", "shuffled:11585", "export:11585", "shuffled:300000", "export:300000"),
-    "small:1000",
+    *("stream:300000", "small:1000"),
 ]
 PLOT_FILES = ["shuffled:1000", "shuffled:3500", "shuffled:35000", "shuffled:100000"]
 SMALL_RECORDS = 20
@@ -75,12 +80,16 @@ class Contender:
     rival: str = "ours memory"
 
 
-def contenders() -> Iterator[Contender]:
+def contenders(compiled: Path | None) -> Iterator[Contender]:
     modes = {"memory": (), "disk raw": ("--disk", "--raw"), "disk processed": ("--disk",)}
 
     ours = script("ours.py", needs="repo_stream")
     yield Contender("ours memory", ours)
+    yield Contender("ours memory, compiled", installed("ours.py", compiled))
     yield Contender("ours memory unverified", ours, ("--unverified",), verifies=False)
+    # Within 16 MiB: what has to be kept beyond that goes through disk.
+    yield Contender("ours stream", ours, ("--stream", "--disk"))
+    yield Contender("ours stream raw", ours, ("--stream", "--disk", "--raw"))
     yield Contender("ours disk raw", ours, modes["disk raw"], rival="ours disk raw")
     yield Contender(
         "ours disk processed", ours, modes["disk processed"], rival="ours disk processed"
@@ -111,7 +120,16 @@ def contenders() -> Iterator[Contender]:
     yield Contender("Rust 0.5.0-alpha.10 memory 1M mimalloc", mimalloc, buffers["1M"])
 
     go = ("go", "build", "-trimpath", "-buildvcs=false", "-o", "target/indigo", ".")
-    yield Contender("indigo (Go)", upstream("indigo", "indigo", go))
+    indigo = upstream("indigo", "indigo", go)
+    yield Contender("indigo (Go)", indigo)
+    yield Contender(
+        "indigo (Go) stream", indigo, ("--stream",), verifies=False, rival="ours stream"
+    )
+    npm = ("npm", "install", "--no-audit", "--no-fund", "--no-package-lock")
+    atcute = upstream("atcute", "@atcute/repo", npm, "node_modules", ("node", "main.js"))
+    yield Contender(
+        "atcute (TypeScript) stream", atcute, ("--stream",), verifies=False, rival="ours stream"
+    )
 
 
 def script(name: str, needs: str) -> Find:
@@ -125,8 +143,30 @@ def script(name: str, needs: str) -> Find:
     return find
 
 
-def upstream(name: str, program: str, command: tuple[str, ...]) -> Find:
-    """A program that a command builds in a folder of `upstream`."""
+def installed(name: str, python: Path | None) -> Find:
+    """A program in `contenders`, run by a Python for which the compiled wheel is installed."""
+    where = "import repo_stream.car; print(repo_stream.car.__file__)"
+
+    def find(_build: bool) -> list[str]:
+        if python is None:
+            raise UnavailableError("needs --compiled")
+        # It is not to see PYTHONPATH, which names this tree.
+        command = [str(python), "-E"]
+        if not run([*command, "-c", where]).stdout.strip().endswith(tuple(EXTENSION_SUFFIXES)):
+            raise UnavailableError(f"{python} has no compiled repo_stream")
+        return [*command, str(BENCHES / "contenders" / name)]
+
+    return find
+
+
+def upstream(
+    name: str,
+    program: str,
+    command: tuple[str, ...],
+    built_in: str = "target",
+    runs: tuple[str, ...] = (),
+) -> Find:
+    """A program that a command builds in a folder of `upstream`, run as it is or by a command."""
     folder = BENCHES / "upstream" / name
 
     def find(build: bool) -> list[str]:
@@ -136,10 +176,10 @@ def upstream(name: str, program: str, command: tuple[str, ...]) -> Find:
             built = run(command, cwd=folder)
             if built.returncode != 0:
                 raise UnavailableError(f"does not build: {reason_in(built.stderr)}")
-        binary = folder / "target" / program
+        binary = folder / built_in / program
         if not binary.exists():
             raise UnavailableError("not built" if has_tool else f"no {command[0]} here")
-        return [str(binary)]
+        return [*runs[:-1], str(folder / runs[-1])] if runs else [str(binary)]
 
     return find
 
@@ -191,6 +231,17 @@ def made(records: int, order: str, seed: int, cache: Path) -> Path:
     return path
 
 
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where `made` keeps its files."""
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(tempfile.gettempdir(), "repo-stream-bench"),
+        metavar="DIR",
+        help="where the made files are kept",
+    )
+
+
 async def write(path: Path, pieces: AsyncIterable[bytes]) -> None:
     part = path.with_suffix(".part")
     async with await anyio.open_file(part, "wb") as file:
@@ -227,7 +278,8 @@ class Entry:
             self.failure = ran.stderr.strip().rpartition("\n")[2] or f"exit code {ran.returncode}"
             return
         seen = json.loads(ran.stdout)
-        if "--disk" in self.contender.options and not seen["spilled"]:
+        through_disk = "--disk" in self.contender.options
+        if through_disk and "--stream" not in self.contender.options and not seen["spilled"]:
             self.skipped = "fits in 16 MiB"
         else:
             self.runs.append(seen)
@@ -446,13 +498,8 @@ def arguments() -> argparse.Namespace:
     add("--skip", nargs="+", metavar="NAME", default=[])
     add("--rounds", type=int, default=5)
     add("--timeout", type=float, default=600, metavar="SECONDS", help="for one turn")
-    add(
-        "--cache",
-        type=Path,
-        default=Path(tempfile.gettempdir(), "repo-stream-bench"),
-        metavar="DIR",
-        help="where the made files are kept",
-    )
+    add_cache(parser)
+    add("--compiled", type=Path, metavar="PYTHON", help="one with the compiled wheel takes part")
     add("--no-build", dest="build", action="store_false", help="take upstreams as they are built")
     add("--json", type=Path, metavar="OUT")
     add("--plot", type=Path, metavar="OUT.png", help="needs matplotlib")
@@ -467,7 +514,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what the options ask for."""
     omitted = {}
     commands = {}
-    for contender in contenders():
+    for contender in contenders(options.compiled):
         if not matches(contender.name, options.only) or matches(contender.name, options.skip):
             continue
         command = command_of(contender.find, options.build)

@@ -14,7 +14,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 
 import anyio
 
-from compare import SOURCES, machine, made, note
+from compare import SOURCES, add_cache, machine, made, note
 from contenders.measure import Gauge, Tally
 
 SIZES = [10_000, 30_000, 100_000, 300_000, 1_000_000]
@@ -169,13 +168,7 @@ def main() -> None:
     add = parser.add_argument
     add("--sizes", type=int, nargs="+", default=SIZES, metavar="RECORDS")
     add("--rounds", type=int, default=3)
-    add(
-        "--cache",
-        type=Path,
-        default=Path(tempfile.gettempdir(), "repo-stream-bench"),
-        metavar="DIR",
-        help="where the made files are kept",
-    )
+    add_cache(parser)
     options = parser.parse_args()
     sys.path.insert(0, str(SOURCES))
     sizes = sorted(options.sizes)

@@ -19,7 +19,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -30,7 +29,7 @@ from typing import Any
 
 import anyio
 
-from compare import SOURCES, machine, made, note
+from compare import SOURCES, add_cache, machine, made, note
 from contenders.measure import Gauge, Tally
 
 AT_ONCE = [1, 2, 4, 8]
@@ -194,13 +193,7 @@ def main() -> None:
     add = parser.add_argument
     add("--records", type=int, default=50_000, help="in each repo")
     add("--rounds", type=int, default=3)
-    add(
-        "--cache",
-        type=Path,
-        default=Path(tempfile.gettempdir(), "repo-stream-bench"),
-        metavar="DIR",
-        help="where the made files are kept",
-    )
+    add_cache(parser)
     options = parser.parse_args()
     sys.path.insert(0, str(SOURCES))
     cars = [made(options.records, "shuffled", seed, options.cache) for seed in range(MOST)]

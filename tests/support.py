@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import base64
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 import pytest
 
@@ -21,6 +22,27 @@ def shared(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs shared/{name}, which is not here")
     return path
+
+
+def from_base64(text: str) -> bytes:
+    """Decode it as atproto writes it, without padding."""
+    return base64.b64decode(text + "=" * (-len(text) % 4))
+
+
+def from_json(value: object, *, link: Callable[[str], object]) -> object:
+    """The value that a fixture of the data model means; `link` makes one of the text of a CID."""
+    match value:
+        case {"$link": str(text)}:
+            return link(text)
+        case {"$bytes": str(text)}:
+            return from_base64(text)
+        case dict():
+            items = cast("dict[str, object]", value).items()
+            return {key: from_json(item, link=link) for key, item in items}
+        case list():
+            return [from_json(item, link=link) for item in cast("list[object]", value)]
+        case _:
+            return value
 
 
 class Pieces:

@@ -31,6 +31,7 @@ from repo_stream import (
     TruncatedCar,
     UnsupportedCarVersion,
 )
+from repo_stream.car import cut_ordinary
 from repo_stream.testing import Link, car_header, cid_of, encode, section, varint, write_car
 from support import shared
 
@@ -849,6 +850,58 @@ def test_pieces_make_no_difference_to_a_damaged_car(data: bytes, verify_cids: bo
     limits = Limits(block_bytes=500, header_bytes=200, car_bytes=2000, blocks=30)
     outcome = decode(data, limits=limits, verify_cids=verify_cids)
     assert outcome.error is not None or outcome.offset == len(data)
+
+
+def cut_plainly(
+    data: bytes, at: int, most: int, longest: int, verify_cids: bool
+) -> tuple[int, list[Block]]:
+    """Do what `cut_ordinary` does, a section at a time."""
+    blocks: list[Block] = []
+    while len(blocks) < most:
+        for size in (1, 2):
+            head = data[at : at + size]
+            length = sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(head))
+            if head == varint(length):
+                break
+        else:
+            return at, blocks
+        body = data[at + size : at + size + length]
+        cid, content = body[:36], body[36:]
+        right = cid_of(content) == cid if verify_cids else cid.startswith(b"\x01\x71\x12\x20")
+        if len(body) < length or length > longest or len(cid) < 36 or not right:
+            return at, blocks
+        blocks.append((cid, content))
+        at += size + length
+    return at, blocks
+
+
+SECTIONS = len(write_car([ROOT, CID_V0], []))
+
+
+@given(
+    data=damaged() | st.binary(max_size=100),
+    at=st.just(SECTIONS) | st.integers(0, len(VARIED)),
+    most=st.integers(0, 4) | st.just(100),
+    longest=st.sampled_from([35, 36, 100, 236, 237, 2000]),
+    verify_cids=st.booleans(),
+)
+@example(data=VARIED, at=SECTIONS, most=100, longest=2000, verify_cids=True)
+@example(data=VARIED, at=SECTIONS, most=100, longest=2000, verify_cids=False)
+@settings(deadline=None, max_examples=300)
+def test_the_fast_cutter_agrees_with_a_plain_one(
+    data: bytes, at: int, most: int, longest: int, verify_cids: bool
+) -> None:
+    blocks: list[Block] = []
+    end = cut_ordinary(data, at, blocks, most, longest, verify_cids)
+    assert (end, blocks) == cut_plainly(data, at, most, longest, verify_cids)
+
+
+@pytest.mark.parametrize("verify_cids", [True, False])
+def test_the_fast_cutter_takes_all_that_is_ordinary(verify_cids: bool) -> None:
+    data = GOOD + AFTER
+    blocks: list[Block] = []
+    end = cut_ordinary(data, len(write_car([ROOT], [])), blocks, 9, 999, verify_cids)
+    assert (end, blocks) == (len(data), [*BEFORE, block("after")])
 
 
 # --- What is no CAR at all ----------------------------------------------------------------------

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,6 +37,14 @@ RECORDS = {f"{POST}/3jzfcijpj2z2{end}": {"text": end} for end in "abc"} | {f"{LI
 SIZE = {POST: 3 * len(b"\xa1\x64text\x61a"), LIKE: len(b"\xa1\x61n\x01")}
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hears_ctrl_c() -> Iterator[None]:
+    """Have the commands hear Ctrl-C where these tests were started deaf to it, as by `&`."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -271,6 +279,121 @@ def test_export_of_a_bad_repo_leaves_no_file(run: Run, tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["bad.car"]
 
 
+def test_export_to_a_dash_is_to_standard_output(
+    run: Run, car: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("export", car, "-o", "-") == run("export", car)
+    assert list(tmp_path.iterdir()) == [car]
+
+
+@pytest.mark.parametrize("named_as", ["itself", "a link", "another link", "standard input"])
+def test_export_does_not_take_the_place_of_its_car(
+    run: Run, car: Path, tmp_path: Path, named_as: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, target, source = car.read_bytes(), car, str(car)
+    if "link" in named_as:
+        target = tmp_path / "link"
+        (target.symlink_to if named_as == "a link" else target.hardlink_to)(car)
+    if named_as == "standard input":
+        source = "-"
+        monkeypatch.setattr(sys, "stdin", None)  # pytest's own
+    with car.open("rb") as file, replaced(0, file.fileno()):
+        code, out, err = run("export", source, "-o", target)
+    assert (code, out, err.count("error: ")) == (2, "", 1)
+    assert car.read_bytes() == content
+
+
+@contextlib.contextmanager
+def replaced(number: int, other: int) -> Generator[None]:
+    """Put another file in the place of one that is open."""
+    kept = os.dup(number)
+    os.dup2(other, number)
+    try:
+        yield
+    finally:
+        os.dup2(kept, number)
+        os.close(kept)
+
+
+def test_export_writes_the_file_that_a_link_leads_to(run: Run, car: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "records.jsonl", tmp_path / "link"
+    link.symlink_to(target)
+    for _ in ("new", "there"):
+        assert run("export", car, "-o", link) == (0, "", "")
+        assert link.is_symlink()
+        assert target.read_text() == run("export", car)[1]
+
+
+def test_export_leaves_files_alone_that_it_did_not_make(
+    run: Run, car: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "records.jsonl.part"
+    mine.write_text("mine")
+    assert run("export", car, "-o", tmp_path / "records.jsonl") == (0, "", "")
+    assert mine.read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    """A repo with a record that is not there, two that are none, and two that are fine."""
+    repo = build_repo(
+        {
+            "a.b.c/1": {"n": 1},
+            "a.b.c/2": RawRecord(b"\xa1\x61n\xfb\x3f\xf8\x00\x00\x00\x00\x00\x00"),
+            "a.b.c/3": {"n": 3},
+            "a.b.c/4": RawRecord(b"nothing"),
+            "a.b.c/5": {"n": 5},
+        }
+    )
+    kept = [item for item in repo.blocks.items() if item[0] != repo.records["a.b.c/3"]]
+    path = tmp_path / "bad.car"
+    path.write_bytes(write_car([repo.commit_cid], kept))
+    return path
+
+
+@pytest.mark.parametrize("limit", ["16", "0"], ids=["in memory", "through the disk"])
+def test_export_leaves_bad_records_out_where_it_is_told_to(run: Run, bad: Path, limit: str) -> None:
+    code, out, err = run("export", bad, "--skip-bad", "--mem-limit-mb", limit)
+    assert [line["rkey"] for line in lines(out)] == ["a.b.c/1", "a.b.c/5"]
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith(
+        f"repo-stream: {bad}: 3 records were left out; the first: record 'a.b.c/2'"
+    )
+    assert "float" in err
+
+
+def test_export_says_how_to_go_past_a_bad_record(run: Run, bad: Path) -> None:
+    code, _, err = run("export", bad)
+    assert code == 1
+    assert "'a.b.c/2'" in err
+    assert "--skip-bad" in err
+    assert "processor" not in err  # nobody at a shell gave one
+    assert "--skip-bad" not in run("get", bad, "a.b.c/2")[2]  # there is nothing else to give
+    assert "processor" not in run("verify", bad)[1]
+
+
+def test_export_of_a_good_repo_leaves_nothing_out(run: Run, car: Path, tmp_path: Path) -> None:
+    assert run("export", car, "--skip-bad") == run("export", car)
+    target = tmp_path / "records.jsonl"
+    assert run("export", car, "--skip-bad", "-o", target) == (0, "", "")
+    assert target.exists()
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_export_without_its_bad_records_makes_a_file(
+    run: Run, bad: Path, tmp_path: Path, form: str
+) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    target = tmp_path / "records"
+    code, out, _ = run("export", bad, "--skip-bad", "-o", target, "--format", form)
+    assert (code, out) == (1, "")
+    assert target.stat().st_size
+
+
 def test_export_to_no_directory_gives_one_line(run: Run, car: Path, tmp_path: Path) -> None:
     target = tmp_path / "nowhere" / "records.jsonl"
     expected = f"repo-stream: {target}: No such file or directory\n"
@@ -290,9 +413,10 @@ def test_export_without_pyarrow_names_the_extra(
     run: Run, car: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    code, out, err = run("export", car, "--format", "parquet")
-    assert (code, out) == (2, "")
-    assert "atproto-repo-stream[parquet]" in err
+    for path in (car, "nowhere.car"):  # said before anything is read
+        code, out, err = run("export", path, "--format", "parquet")
+        assert (code, out) == (2, "")
+        assert "atproto-repo-stream[parquet]" in err
 
 
 def test_get_gives_one_record(run: Run, car: Path) -> None:
@@ -583,6 +707,10 @@ def test_store_that_cannot_be_opened_leaves_no_thread_in_trouble(
         pytest.param(["ls", "a.car", "--range", "b", "a"], id="range that ends before it starts"),
         pytest.param(["ls", "a.car", "--collection", "a/b"], id="key as a collection"),
         *(
+            pytest.param([*arguments, "\udcff"], id=f"{arguments[-1]} that is no text")
+            for arguments in (["get", "a.car"], ["ls", "a.car", "--collection"])
+        ),
+        *(
             pytest.param(["inspect", "a.car", "--mem-limit-mb", limit], id=f"limit {limit}")
             for limit in ("x", "-1", "nan", "inf", "1e308")
         ),
@@ -604,6 +732,11 @@ def test_help(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (code, err) == (0, "")
     assert {"CAR", "--mem-limit-mb", "--disk"} <= set(out.split())
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_version_is_that_of_the_package(run: Run) -> None:
+    project = tomllib.loads((SAMPLE.parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    assert run("--version") == (0, f"repo-stream {project['version']}\n", "")
 
 
 # --- As a process of its own --------------------------------------------------------------------
@@ -658,6 +791,48 @@ def test_full_disk_behind_the_output_gives_one_line(car: Path) -> None:
         )
     assert done.returncode == 1
     assert done.stderr == "repo-stream: standard output: No space left on device\n"
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="needs /dev/stdout")
+def test_export_writes_a_pipe_that_has_a_path() -> None:
+    named, plain = (
+        subprocess.run(
+            command("export", SAMPLE, *flags), capture_output=True, timeout=60, check=False
+        )
+        for flags in (("-o", "/dev/stdout"), ())
+    )
+    assert (named.returncode, named.stderr) == (0, b"")
+    assert named.stdout == plain.stdout
+
+
+NO_OUTPUT, NO_INPUT = "standard output: Bad file descriptor", "-: Bad file descriptor"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell's redirections")
+@pytest.mark.parametrize(
+    ("redirections", "arguments", "code", "complaint"),
+    [
+        pytest.param(">&-", ("ls", SAMPLE), 1, NO_OUTPUT, id="output"),
+        pytest.param(">&-", ("export", SAMPLE), 1, NO_OUTPUT, id="output as bytes"),
+        pytest.param("<&-", ("ls", "-"), 1, NO_INPUT, id="input"),
+        pytest.param("2>&-", ("ls", SAMPLE), 0, "", id="errors"),
+        pytest.param("2>&-", ("ls", "nowhere.car"), 1, "", id="errors, of which there is one"),
+        pytest.param("2>&-", ("nonsense",), 2, "", id="errors, of which there is one in the usage"),
+        pytest.param(">&- 2>&- <&-", ("ls", SAMPLE), 1, "", id="all of them"),
+    ],
+)
+def test_closed_file_gives_one_line_at_most(
+    redirections: str, arguments: tuple[str | Path, ...], code: int, complaint: str
+) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {redirections}', "sh", *command(*arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, len(done.stdout.splitlines())) == (code, 0 if code else 500)
+    assert done.stderr == (f"repo-stream: {complaint}\n" if complaint else "")
 
 
 @pytest.mark.parametrize("limit", ["16", "0"], ids=["in memory", "through the disk"])

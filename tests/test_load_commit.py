@@ -31,9 +31,11 @@ class Counted:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.given = 0
+        self.asked: list[int] = []
 
     async def read(self, n: int) -> bytes:
         await anyio.lowlevel.checkpoint()
+        self.asked.append(n)
         piece = self.data[self.given : self.given + n]
         self.given += len(piece)
         return piece
@@ -48,6 +50,22 @@ async def test_takes_few_bytes_and_closes_nothing() -> None:
     assert (found.cid, found.data) == (REPO.commit_cid, REPO.root)
     assert source.given <= 4096 < len(CAR) / 50
     assert await source.read(1)
+
+
+async def test_pieces_grow_where_the_commit_does_not_come_first() -> None:
+    order = [*reversed(list(REPO.blocks.items()))]
+    source = Counted(write_car([REPO.commit_cid], order))
+    assert (await load_commit(source)).cid == REPO.commit_cid
+    assert source.asked == [4096 << n for n in range(len(source.asked))]
+
+
+async def test_pieces_grow_no_further_than_those_of_a_repo() -> None:
+    source = Counted(
+        write_car([cid_of(b"x")], [(cid, data) for cid, data in REPO.blocks.items()] * 30)
+    )
+    with pytest.raises(MissingCommit):
+        await load_commit(source)
+    assert max(source.asked) == 1 << 20
 
 
 async def test_commit_behind_everything_else_is_found(tmp_path: Path) -> None:

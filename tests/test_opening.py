@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -29,6 +30,15 @@ async def test_gives_the_commit_and_every_record(mem_limit_mb: float) -> None:
         assert repo.spilled == (mem_limit_mb == 0)
         assert bytes(repo.commit.data) == REPO.root
         assert await everything(repo) == EXPECTED
+
+
+def test_one_text_is_no_list_of_them() -> None:
+    # Taken apart it would be collections and bounds of one letter, and an empty walk.
+    wrong: Any = "com.example.0"
+    with pytest.raises(TypeError, match=r"\['com\.example\.0'\]"):
+        open_car(REPO.to_car(), collections=wrong)
+    with pytest.raises(TypeError, match="start, stop"):
+        open_car(REPO.to_car(), key_range=wrong[:2])
 
 
 @BOTH_WAYS

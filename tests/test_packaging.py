@@ -96,7 +96,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         names = set(archive.namelist())
     sources = {
         path.relative_to(ROOT / "src").as_posix()
-        for path in (ROOT / "src").rglob("*")
+        for path in (ROOT / "src" / "repo_stream").rglob("*")
         if path.suffix in {".py", ".typed"}
     }
     assert "repo_stream/py.typed" in sources
@@ -131,6 +131,8 @@ def test_sdist_is_enough_to_work_with(sdist: Path) -> None:
         "LICENSE-MIT",
         "README.md",
         "pyproject.toml",
+        "src/compile/car.pxd",
+        "src/compile/hook.py",
         "src/repo_stream/py.typed",
         "tests/cars/sample.car",
         "tests/conftest.py",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import anyio
 import pytest
@@ -216,6 +217,12 @@ async def test_ranges_prefix_and_collections(mem_limit_mb: float) -> None:
 def test_names_that_are_no_collections(names: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="named by its NSID"):
         DriverBuilder().with_collections(*names)
+
+
+def test_collections_are_given_one_by_one() -> None:
+    wrong: Any = ["com.example.a", "com.example.b"]
+    with pytest.raises(TypeError, match="one by one"):
+        DriverBuilder().with_collections(wrong)
 
 
 @BOTH_WAYS

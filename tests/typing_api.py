@@ -14,6 +14,7 @@ from typing import Any, assert_type
 import anyio
 
 from repo_stream import (
+    Absent,
     CarReader,
     Cid,
     Commit,
@@ -22,14 +23,19 @@ from repo_stream import (
     DiskStore,
     Driver,
     DriverBuilder,
+    Gap,
     MissingBlock,
     NeedDisk,
     Output,
+    Present,
     Problem,
     ProcessError,
     Processor,
+    RangeProof,
     Repo,
     RepoDriver,
+    StreamDriver,
+    TreeNode,
     load_commit,
     open_car,
 )
@@ -131,6 +137,38 @@ async def parts(repo: Repo[int]) -> None:
     assert_type(builder.with_key_range("a", None).with_collections("b"), DriverBuilder[int])
     assert_type(builder.with_on_error("skip"), DriverBuilder[int])
     assert_type(builder.with_on_error("yield"), DriverBuilder[int | ProcessError | MissingBlock])
+
+
+async def slices(source: Path) -> None:
+    builder = DriverBuilder().with_block_processor(len).with_gaps()
+    assert_type(builder, DriverBuilder[int | Gap])
+    assert_type(
+        builder.with_on_error("yield"), DriverBuilder[int | Gap | ProcessError | MissingBlock]
+    )
+    async with builder.stream_car(source) as (commit, driver):
+        assert_type(commit, Commit)
+        assert_type(driver, StreamDriver[int | Gap])
+        assert_type(await driver.next_chunk(), list[tuple[str, int | Gap]] | None)
+        async for _, value in driver:
+            if isinstance(value, Gap):
+                assert_type(value.rkey, str | None)
+                assert_type(value.cid, Cid)
+            else:
+                assert_type(value, int)
+
+
+async def proofs_and_nodes(repo: Repo[int]) -> None:
+    assert_type(await repo.prove("app.bsky.feed.post/1"), Present | Absent)
+    assert_type(await repo.prove_range("app.bsky.feed.post/", None), RangeProof)
+    for item in await repo.next_items(10) or []:
+        assert_type(item, TreeNode | Output[int] | Gap)
+        match item:
+            case TreeNode(cid, depth, block):
+                assert_type(cid, Cid)
+                assert_type(depth, int)
+                assert_type(block, bytes)
+            case Gap() | Output():
+                pass
 
 
 async def errors_as_values(source: Path) -> None:

@@ -1,7 +1,7 @@
-"""`repo_stream` as it lies in this tree: FILE... [--disk] [--raw] [--unverified].
+"""`repo_stream` as it lies in this tree: FILE... [--disk] [--stream] [--raw] [--unverified].
 
 Without `--disk` everything stays in memory; with it a repo over 16 MiB goes through disk.
-`--raw` keeps the records' bytes, not only their lengths.
+`--stream` walks while the file comes in. `--raw` keeps the records' bytes, not only their lengths.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 from measure import Gauge, Tally
 
-from repo_stream import DiskBuilder, DiskDriver, Driver, DriverBuilder, MemDriver
+from repo_stream import DiskBuilder, Driver, DriverBuilder, RepoDriver
 
 
 async def main(options: argparse.Namespace) -> None:
@@ -23,6 +23,11 @@ async def main(options: argparse.Namespace) -> None:
     if not options.raw:
         builder = builder.with_block_processor(len)
     for file in options.files:
+        if options.stream:
+            async with builder.stream_car(file) as (_, streaming):
+                await count(streaming, options.raw, tally)
+                tally.spilled += streaming.spilled
+            continue
         # Of many small repos the peers read each into memory, in no other thread; so do we.
         source = Path(file).read_bytes() if len(options.files) > 1 else file  # noqa: ASYNC240 - says why
         match await builder.load_car(source):
@@ -39,7 +44,7 @@ async def main(options: argparse.Namespace) -> None:
     gauge.report("atproto-repo-stream", tally)
 
 
-async def count(driver: MemDriver[Any] | DiskDriver[Any], raw: bool, tally: Tally) -> None:
+async def count(driver: RepoDriver[Any], raw: bool, tally: Tally) -> None:
     records = key_bytes = record_bytes = 0
     while chunk := await driver.next_chunk(256):
         records += len(chunk)
@@ -52,6 +57,6 @@ async def count(driver: MemDriver[Any] | DiskDriver[Any], raw: bool, tally: Tall
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("files", nargs="+", metavar="FILE")
-    for flag in ("--disk", "--raw", "--unverified"):
+    for flag in ("--disk", "--stream", "--raw", "--unverified"):
         parser.add_argument(flag, action="store_true")
     anyio.run(main, parser.parse_args())

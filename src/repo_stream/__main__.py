@@ -5,6 +5,7 @@ It answers Ctrl-C before anything else is imported, and after everything else is
 
 import os
 import signal
+import sys
 
 __all__ = ["main"]
 
@@ -20,9 +21,26 @@ def main() -> int:
     # Where it was turned off, as by `nohup`, it stays so.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
+    _stand_in_for_closed_files()
     from repo_stream.cli import main as command  # noqa: PLC0415 - the point
 
     return command()
+
+
+def _stand_in_for_closed_files() -> None:
+    """Open what the command was started without, or the next file opened takes its number.
+
+    Input that can only be written, and output that can only be read, fail as closed files do.
+    """
+    for number, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)  # it gets the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - to the end
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - to the end
 
 
 def _leave(*_: object) -> None:

@@ -120,7 +120,7 @@ class CarDecoder:
         """
         if self._error is not None:
             raise self._error
-        if not isinstance(piece, bytes):
+        if type(piece) is not bytes:
             # Blocks are cut out of it, and must be keys, and last when the caller's buffer changes.
             piece = bytes(memoryview(piece))
         if not piece:
@@ -219,73 +219,57 @@ class CarDecoder:
             raise NotACar(start=buffer[:_START_BYTES])
 
     def _take_sections(self, buffer: bytes, at: int, blocks: list[Block]) -> None:
-        """Cut `buffer` into blocks from index `at` on.
-
-        The loop is long and plain because every block of every repo goes through it. Slicing bytes
-        beats memoryview and struct, and one comparison, prefix and fresh digest against the CID in
-        the file, both recognizes the ordinary CID and checks the hash (0.9 us a block of 300 bytes,
-        0.6 of them hashing); whatever differs goes the general way.
-        """
+        """Cut `buffer` into blocks from index `at` on."""
         base = self._offset - at
+        limits = self._limits
+        # A buffer holds no longer section, and no more of them, than it has bytes.
         size = len(buffer)
-        max_block = self._limits.block_bytes
-        verify_cids = self._verify_cids
-        max_blocks = self._limits.blocks
-        known = self._blocks
-        prefix = ORDINARY_PREFIX
-        append = blocks.append
-        needed = 1
+        longest = min(limits.block_bytes, size)
+        most = size if limits.blocks is None else min(limits.blocks - self._blocks, size)
+        self._needed = 1
         try:
-            while at < size:
-                # The length: two bytes for nearly every block, else the general way.
-                length = buffer[at]
-                start = at + 1
-                if length >= 0x80:
-                    if start < size and 0 < (second := buffer[start]) < 0x80:
-                        length += (second << 7) - 0x80
-                        start += 1
-                    else:
-                        length, start = _length(buffer, at, base + at)
-                        if start < 0:
-                            needed = size - at + 1
-                            break
-                if length > max_block:
-                    raise LimitExceeded(
-                        limit="block_bytes",
-                        maximum=max_block,
-                        actual=length,
-                        where=f"the section at byte {base + at}",
-                    )
-                end = start + length
-                if end > size:
-                    needed = end - at
+            while True:
+                at = cut_ordinary(buffer, at, blocks, most, longest, self._verify_cids)
+                if at == size:
                     break
-                body = start + 36
-                cid = buffer[start:body]
-                data = buffer[body:end]
-                if verify_cids:
-                    if prefix + sha256(data).digest() != cid or body > end:
-                        cid, data = self._odd_section(buffer, at, base + at, start, end)
-                elif cid[:4] != prefix or body > end:
-                    cid, data = self._odd_section(buffer, at, base + at, start, end)
-                if max_blocks is not None and known + len(blocks) >= max_blocks:
-                    raise LimitExceeded(
-                        limit="blocks",
-                        maximum=max_blocks,
-                        actual=known + len(blocks) + 1,
-                        where="the number of blocks",
-                    )
-                append((cid, data))
+                end = self._take_section(buffer, at, base + at, blocks)
+                if end < 0:
+                    break
                 at = end
         finally:
             self._offset = base + at
-            self._blocks = known + len(blocks)
-            self._needed = needed
+            self._blocks += len(blocks)
 
-    def _odd_section(
-        self, buffer: bytes, at: int, offset: int, start: int, end: int
-    ) -> tuple[bytes, bytes]:
-        """Take the section whose CID is not ordinary, or not the CID of its data."""
+    def _take_section(self, buffer: bytes, at: int, offset: int, blocks: list[Block]) -> int:
+        """Take one section, whatever it is; give the index after it, or -1 where it is cut off."""
+        size = len(buffer)
+        length, start = _length(buffer, at, offset)
+        if start < 0:
+            self._needed = size - at + 1
+            return -1
+        if length > self._limits.block_bytes:
+            raise LimitExceeded(
+                limit="block_bytes",
+                maximum=self._limits.block_bytes,
+                actual=length,
+                where=f"the section at byte {offset}",
+            )
+        end = start + length
+        if end > size:
+            self._needed = end - at
+            return -1
+        block = self._odd_section(buffer, offset, start, end)
+        max_blocks = self._limits.blocks
+        known = self._blocks + len(blocks)
+        if max_blocks is not None and known >= max_blocks:
+            raise LimitExceeded(
+                limit="blocks", maximum=max_blocks, actual=known + 1, where="the number of blocks"
+            )
+        blocks.append(block)
+        return end
+
+    def _odd_section(self, buffer: bytes, offset: int, start: int, end: int) -> Block:
+        """Tell CID and data of a section apart, whatever the CID is."""
         if start == end:
             raise EmptySection(offset=offset)
         try:
@@ -298,6 +282,59 @@ class CarDecoder:
         if self._verify_cids and verify(cid, data) is False:
             raise CidMismatch(cid=cid, offset=offset)
         return bytes(cid), data
+
+
+def cut_ordinary(  # noqa: PLR0917 - compiled it takes no keywords
+    buffer: bytes, at: int, blocks: list[Block], most: int, longest: int, verify_cids: bool
+) -> int:
+    """Cut sections out of a buffer, one after the other, while they are ordinary.
+
+    Ordinary are a length of one or two bytes and an ordinary CID, that of the data. Nothing is said
+    of what is not: that goes the general way.
+
+    The loop is plain because every block of every repo goes through it. Slicing bytes beats
+    memoryview and struct, and one comparison, prefix and fresh digest against the CID in the file,
+    both recognizes the ordinary CID and checks the hash (0.9 us a block of 300 bytes, 0.6 of them
+    hashing).
+
+    Args:
+        buffer: what holds the sections.
+        at: where the first of them starts.
+        blocks: what is cut is added to it.
+        most: how many blocks there may be.
+        longest: the most bytes that a section may have.
+        verify_cids: check data against their CIDs.
+
+    Returns:
+        The index of what is not an ordinary section, whole and within the limits.
+    """
+    size = len(buffer)
+    window = buffer  # whatever is cut out of it lies within it: see car.pxd
+    prefix = ORDINARY_PREFIX
+    append = blocks.append
+    while at + 1 < size and len(blocks) < most:
+        length = window[at]
+        start = at + 1
+        if length >= 0x80:
+            second = window[start]
+            if not 0 < second < 0x80:
+                break
+            length += (second << 7) - 0x80
+            start += 1
+        body = start + 36
+        end = start + length
+        if length > longest or end > size or body > end:
+            break
+        cid = window[start:body]
+        data = window[body:end]
+        if verify_cids:
+            if prefix + sha256(data).digest() != cid:
+                break
+        elif cid[:4] != prefix:
+            break
+        append((cid, data))
+        at = end
+    return at
 
 
 def _length(buffer: bytes, at: int, offset: int) -> tuple[int, int]:

@@ -210,6 +210,8 @@ class DriverBuilder(Generic[T]):
         (https://atproto.com/specs/repository#repository-diffs). What is missing comes out as a
         `Gap` in the place of a value, in key order beside the records that are there: under its key
         where it is a record, and under the key `""`, which no record has, where it is a subtree.
+        `get` and `collections` still raise what they lack, and `with_on_error` is for the processor
+        alone then.
 
         Example:
             >>> async def changed(slice_of_repo: bytes) -> list[str]:

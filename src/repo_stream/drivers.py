@@ -150,7 +150,8 @@ class RepoDriver(Generic[T]):
         """Give the next keys, in order, each with the CID of its record; `None` at the end.
 
         No record is read, processed or needed. It goes on from where the last call of any kind
-        ended, and moves all of them on.
+        ended, and moves all of them on. With `DriverBuilder.with_gaps`, a subtree that is missing
+        has the key `""`, and the CID is that of its top node.
 
         Args:
             n: the most to give. Fewer come only at the end, and before an error.
@@ -174,7 +175,7 @@ class RepoDriver(Generic[T]):
 
     async def _next_keys(self, n: int, *, first: bool) -> list[tuple[str, Cid]]:
         """Give keys from the walk; where they are the `first` of a chunk, an error is raised."""
-        walker, blocks = self._walker, self._blocks
+        walker = self._walker
         if isinstance(self._error, (ProcessError, MissingBlock)):
             self._error = None  # it may have been a record's; a node's comes again
         rkeys: list[str] = []
@@ -186,7 +187,7 @@ class RepoDriver(Generic[T]):
                 rkeys += more
                 cids += their_cids
                 if not more and not walker.done:
-                    await self._supply(walker, blocks, FETCH, records=False)
+                    await self._supply_keys(rkeys, cids)
                 await self._turn.pause_if_over()
             if not rkeys and walker.done:
                 await self._end()
@@ -199,12 +200,22 @@ class RepoDriver(Generic[T]):
             raise self._error.with_traceback(self._trace)
         return _keys(rkeys, cids)
 
+    async def _supply_keys(self, rkeys: list[str], cids: list[bytes]) -> None:
+        """Have the next node at hand, or go past it where gaps are asked for."""
+        try:
+            await self._supply(self._walker, self._blocks, FETCH, records=False)
+        except MissingBlock:
+            if not self._builder.gaps:
+                raise
+            rkeys.append("")
+            cids.append(self._walker.gap().cid)
+
     async def next_items(self, n: int = _DEFAULT_CHUNK) -> list[TreeNode | Output[T] | Gap] | None:
         """Give what comes next in the tree: its nodes too, raw, each before all that is below it.
 
         It is for those who write repos in another form: the commit and these, in this order, are
         all of a repo. It goes on from where the last call of any kind ended, and moves all of them
-        on; nodes that another call went past do not come again.
+        on; nodes that another call went past, or on disk has read ahead, do not come again.
 
         Args:
             n: the most to give. Fewer come only at the end, and before an error.
@@ -274,7 +285,6 @@ class RepoDriver(Generic[T]):
             if isinstance(self._error, DiskError):
                 raise self._error.with_traceback(self._trace)
             await self._go_to(key)
-            self._items.clear()
             self._error = self._trace = None
 
     async def get(self, rkey: str) -> Output[T] | None:
@@ -287,7 +297,8 @@ class RepoDriver(Generic[T]):
 
         Raises:
             NodeError, LimitExceeded: where a node on the way breaks a rule.
-            MissingBlock: where the file does not hold a node on the way, or the record.
+            IncompleteRange: where the file does not hold a node on the way, as in a slice.
+            MissingBlock: where it does not hold the record.
             ProcessError: where the processor failed on the record.
             DiskError: where the store fails.
         """
@@ -321,7 +332,8 @@ class RepoDriver(Generic[T]):
     async def prove_range(self, start: str = "", stop: str | None = None) -> RangeProof:
         """List the keys from `start` to before `stop`, sure that there are no others.
 
-        All of them are held at once; the builder's key ranges do not matter.
+        All of them are held at once; the builder's key ranges do not matter. A range that ends
+        where it starts is proven by no node, and names no key.
 
         Raises:
             ValueError: where `stop` comes before `start`.
@@ -330,9 +342,12 @@ class RepoDriver(Generic[T]):
         return await self._proven(start, stop)
 
     async def _proven(self, start: str, stop: str | None) -> RangeProof:
+        ranges = KeyRanges.of(start, stop)
+        if not ranges.ranges:
+            return RangeProof([], None, None)
         with self._guard:
             await self._gather()
-            walker = self._new_walker(KeyRanges.of(start, stop))
+            walker = self._new_walker(ranges)
             blocks = self._own_blocks()
             keys: list[tuple[str, Cid]] = []
             while not walker.done:
@@ -509,6 +524,11 @@ class RepoDriver(Generic[T]):
             chunk.extend(self._ahead.cut(self._given))
             self._ahead, self._given = chunk, 0
 
+    def _forget_taken(self) -> None:
+        """Let go of what was taken from the walker and not given out."""
+        self._ahead, self._given = Taken.nothing(), 0
+        self._items.clear()
+
     # What the drivers differ in.
 
     def _take(self, n: int) -> Taken[T]:
@@ -529,7 +549,7 @@ class RepoDriver(Generic[T]):
     async def _go_to(self, key: bytes) -> None:
         """Put the walk before a key."""
         self._walker.seek(key)
-        self._ahead, self._given = Taken.nothing(), 0
+        self._forget_taken()
 
     async def _gather(self) -> None:
         """Have the whole repo within reach, for a walk to anywhere in it."""
@@ -700,7 +720,7 @@ class DiskDriver(RepoDriver[T]):
             await store.reset()
             self._store = None
             self._error = StoreClosed("its driver handed it on with reset_store", path=store.path)
-            self._ahead, self._given = Taken.nothing(), 0
+            self._forget_taken()
             return store
 
     async def aclose(self) -> None:
@@ -711,7 +731,7 @@ class DiskDriver(RepoDriver[T]):
         store, self._store = self._store, None
         if store is not None:
             self._error = StoreClosed("its driver has been closed", path=store.path)
-            self._ahead, self._given = Taken.nothing(), 0
+            self._forget_taken()
             await store.abandon(self._lease)
 
     def _require_store(self) -> DiskStore:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar, cast
 
 from repo_stream.car import Block
-from repo_stream.mst import NODE_START, looks_like_node
+from repo_stream.mst import looks_like_node
 from repo_stream.process import Processor
 from repo_stream.walk import Blocks
 
@@ -84,7 +84,8 @@ class MemoryStore(Generic[T]):
             cost = _BLOCK_OVERHEAD * added
             cost += sum([len(data) for _cid, data in new]) - sum(replaced.values())
         else:
-            cost = self._process(batch)
+            processor = self._processor
+            cost = process_into(raw, processed, batch, processor.process, processor.size_of)
             added = len(raw) + len(processed) - known
         self._contents += cost + _CID_COST * added
 
@@ -92,31 +93,6 @@ class MemoryStore(Generic[T]):
         """Take one block in without processing it."""
         self.blocks.raw[cid] = data
         self._contents += len(data) + _BLOCK_OVERHEAD + _CID_COST
-
-    def _process(self, batch: Sequence[Block]) -> float:
-        raw = self.blocks.raw
-        processed = self.blocks.processed
-        process = self._processor.process
-        size_of = self._processor.size_of
-        cost = 0.0
-        for cid, data in batch:
-            # Three bytes rule out nearly every record, without a call.
-            if data[:3] != NODE_START or not looks_like_node(data):
-                try:
-                    value = process(data)
-                except Exception:  # noqa: BLE001, S110 - it matters only if the walk gets here
-                    pass
-                else:
-                    if cid in processed:
-                        cost -= size_of(processed[cid])
-                    processed[cid] = value
-                    cost += size_of(value)
-                    continue
-            if cid in raw:
-                cost -= len(raw[cid]) + _BLOCK_OVERHEAD
-            raw[cid] = data
-            cost += len(data) + _BLOCK_OVERHEAD
-        return cost
 
     def put_back(self, cid: bytes, *, block: bytes | None, result: T | None) -> None:
         """Take one block in again, as it was, or as what had been made of it."""
@@ -172,6 +148,35 @@ class MemoryStore(Generic[T]):
             self.blocks.processed.clear()
             self._contents = 0.0
         return raw, processed
+
+
+def process_into(
+    raw: dict[bytes, bytes],
+    processed: dict[bytes, T],
+    batch: Sequence[Block],
+    process: Callable[[bytes], T],
+    size_of: Callable[[T], int],
+) -> float:
+    """Process blocks, but for those that must stay raw; give what they cost beyond their CIDs."""
+    cost = 0.0
+    for cid, data in batch:
+        # A first key of one letter: that alone rules out nearly every record, without a call.
+        if len(data) < 2 or data[1] != 0x61 or not looks_like_node(data):
+            try:
+                value = process(data)
+            except Exception:  # noqa: BLE001, S110 - it matters only if the walk gets here
+                pass
+            else:
+                if cid in processed:
+                    cost -= size_of(processed[cid])
+                processed[cid] = value
+                cost += size_of(value)
+                continue
+        if cid in raw:
+            cost -= len(raw[cid]) + _BLOCK_OVERHEAD
+        raw[cid] = data
+        cost += len(data) + _BLOCK_OVERHEAD
+    return cost
 
 
 def _pop_items(table: dict[bytes, V], most: int) -> list[tuple[bytes, V]]:

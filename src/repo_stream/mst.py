@@ -5,10 +5,10 @@ A node has one canonical form in DAG-CBOR
 
     a2 "e" [ a4 "k" suffix  "p" prefix length  "t" null or link  "v" link, ... ] "l" null or link
 
-Two decoders read it. The fast one cuts a node at its links and looks up the rest: it accepts nearly
-every node of real repos, accepts nothing that is not canonical, and never says what is wrong.
-Whatever it does not accept goes to the plain one, which reads byte by byte and raises the error
-that names the fault. The tests hold them against each other.
+Two decoders read it. The fast one steps from digest to digest and looks up what stands between. It
+accepts nearly every node of real repos, nothing that is not canonical, and never says what is
+wrong. Whatever it does not accept goes to the plain one, which reads byte by byte and raises the
+error that names the fault. The tests hold them against each other.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from repo_stream.limits import Limits
 
 __all__ = [
     "DEPTH_BOUNDS",
-    "NODE_START",
     "Commit",
     "Node",
     "decode_commit_plainly",
@@ -204,20 +203,25 @@ DEPTH_BOUNDS: Final = tuple(_depth_bounds(depth) for depth in range(129))
 Node = tuple[bytes | None, list[bytes], list[bytes], dict[int, bytes]]
 
 #: What every node begins with: the head of a map of two, and the key "e".
-NODE_START: Final = b"\xa2\x61e"
+_NODE_START: Final = b"\xa2\x61e"
 
 _LINK: Final = b"\xd8\x2a\x58\x25\x00" + ORDINARY_PREFIX
 # By its first four bytes, the length of the suffix of an entry; longer ones have one byte more.
 _SHORT_SUFFIXES: Final = {b"\xa4\x61k" + bytes([0x40 + n]): n for n in range(1, 24)}
 _LONG_SUFFIX: Final = b"\xa4\x61k\x58"
-# By what stands between the suffix of an entry and its next link, the length of the prefix. There a
-# leaf goes on with the record, and a branch with the subtree, followed by `_RECORD_OF_BRANCH`.
+# By what stands between the suffix of an entry and its next digest, the length of the prefix. There
+# a leaf goes on with the record, and a branch with the subtree, followed by `_RECORD`.
 _PREFIX_HEADS: Final = [bytes([n]) if n < 24 else bytes([0x18, n]) for n in range(256)]
-_LEAVES: Final = {b"\x61p" + head + b"\x61t\xf6\x61v": n for n, head in enumerate(_PREFIX_HEADS)}
-_BRANCHES: Final = {b"\x61p" + head + b"\x61t": n for n, head in enumerate(_PREFIX_HEADS)}
-_RECORD_OF_BRANCH: Final = b"\x61v"
-_LEFT: Final = b"\x61l"
+_LEAVES: Final = {
+    b"\x61p" + head + b"\x61t\xf6\x61v" + _LINK: n for n, head in enumerate(_PREFIX_HEADS)
+}
+_BRANCHES: Final = {b"\x61p" + head + b"\x61t" + _LINK: n for n, head in enumerate(_PREFIX_HEADS)}
+_RECORD: Final = b"\x61v" + _LINK
+_LEFT: Final = b"\x61l" + _LINK
 _NO_LEFT: Final = b"\x61l\xf6"
+# What the suffix and the shortest entry need to the end of the node, at the least.
+_AFTER_SUFFIX: Final = 17 + 32 + len(_NO_LEFT)
+_SHORTEST_ENTRY: Final = 4 + 1 + _AFTER_SUFFIX
 _NO_TREES: Final[dict[int, bytes]] = {}
 # The fast decoder sees no longer suffix and no longer prefix, so it need not check the limit.
 _MAX_FAST_KEY: Final = 255 + 255
@@ -228,7 +232,7 @@ def looks_like_node(block: bytes) -> bool:
 
     A record can look like a node too: only a walk of the tree knows which it is.
     """
-    return block[:3] == NODE_START and b"\x80" <= block[3:4] < b"\xa0"
+    return block[:3] == _NODE_START and b"\x80" <= block[3:4] < b"\xa0"
 
 
 def decode_node(block: bytes, cid: bytes, limits: Limits) -> Node:
@@ -254,15 +258,18 @@ def decode_node(block: bytes, cid: bytes, limits: Limits) -> Node:
 def _decode_node_fast(block: bytes, limits: Limits) -> Node | None:
     """Decode a node, or give `None` for whatever is not surely canonical.
 
-    The node is cut at its links. What stands between two links has few forms, which dictionaries
-    know, so that two look-ups check every byte of it. It takes 0.7 us an entry, a fifth of what the
+    What stands between the suffix of a key and the next digest has few forms, which dictionaries
+    know, so that two look-ups check every byte of it. It takes 0.6 us an entry, a fifth of what the
     plain decoder takes.
     """
-    if block[:3] != NODE_START or len(block) < 7 or limits.key_bytes < _MAX_FAST_KEY:
+    size = len(block)
+    if size < 7 or block[:3] != _NODE_START or limits.key_bytes < _MAX_FAST_KEY:
         return None
-    count, at = block[3] - 0x80, 4
+    count = block[3] - 0x80
+    at = 4
     if count == 24:
-        count, at = block[4], 5
+        count = block[4]
+        at = 5
         if count < 24:
             return None
     elif not 0 <= count < 24:
@@ -274,48 +281,53 @@ def _decode_node_fast(block: bytes, limits: Limits) -> Node | None:
     trees = _NO_TREES
     key = b""
     key_length = 0
-    links = iter(block.split(_LINK))
-    piece = next(links)
-    for digest in links:
-        length = _SHORT_SUFFIXES.get(piece[at : at + 4])
-        if length is not None:
-            at += 4
-        elif piece[at : at + 4] == _LONG_SUFFIX and len(piece) > at + 4 and piece[at + 4] >= 24:
-            length = piece[at + 4]
-            at += 5
-        else:
-            break  # no entry: the left link, or a fault
+    window = block  # whatever is cut out of these two lies within them: see mst.pxd
+    previous = key
+    last = size - _SHORTEST_ENTRY
+    last_end = size - _AFTER_SUFFIX
+    while at <= last:
+        length = _SHORT_SUFFIXES.get(window[at : at + 4], 0)
+        if not length:
+            length = window[at + 4]
+            if length < 24 or window[at : at + 4] != _LONG_SUFFIX:
+                return None
+            at += 1
+        at += 4
         end = at + length
-        suffix = piece[at:end]
-        shared = _LEAVES.get(piece[end:])
-        if shared is None:
-            shared = _BRANCHES.get(piece[end:])
-            if shared is None or digest[32:] != _RECORD_OF_BRANCH:
+        if end > last_end:
+            return None
+        digest = end + 18 if window[end + 2] == 0x18 else end + 17
+        shared = _LEAVES.get(window[end:digest], -1)
+        if shared < 0:
+            digest -= 3
+            shared = _BRANCHES.get(window[end:digest], -1)
+            tree_end = digest + 32
+            if shared < 0 or tree_end + 46 > size or window[tree_end : tree_end + 11] != _RECORD:
                 return None
             if trees is _NO_TREES:
                 trees = {}
-            trees[len(keys)] = ORDINARY_PREFIX + digest[:32]
-            digest = next(links, b"")  # noqa: PLW2901 - this entry has two links
+            trees[len(keys)] = window[digest - 4 : tree_end]
+            digest = tree_end + 11
         # The first byte that is not shared says both that the key sorts after the one before it,
         # and that no more bytes could have been shared.
         if shared < key_length:
-            if key[shared] >= suffix[0]:
+            if previous[shared] >= window[at]:
                 return None
         elif shared > key_length:
             return None
-        key = key[:shared] + suffix
+        key = previous[:shared] + window[at:end]
+        previous = key
         key_length = shared + length
         keys.append(key)
-        values.append(ORDINARY_PREFIX + digest[:32])
-        piece = digest
-        at = 32
-    else:
-        whole = piece[at:] == _NO_LEFT and len(keys) == count
-        return (None, keys, values, trees) if whole else None
-    whole = piece[at:] == _LEFT and len(keys) == count and len(digest) == 32
-    if not whole or next(links, None) is not None:
+        at = digest + 32
+        values.append(window[digest - 4 : at])
+    if len(keys) != count:
         return None
-    return ORDINARY_PREFIX + digest, keys, values, trees
+    if size - at == 3:
+        return (None, keys, values, trees) if block[at:] == _NO_LEFT else None
+    if size - at != 43 or block[at : at + 11] != _LEFT:
+        return None
+    return block[-36:], keys, values, trees
 
 
 def decode_node_plainly(block: bytes, cid: bytes, limits: Limits) -> Node:
@@ -335,7 +347,7 @@ class _NodeReader:
     def node(self) -> Node:
         if not looks_like_node(self._block):
             raise self._malformed('it does not start as a map of "e" and "l"')
-        self._at = len(NODE_START)
+        self._at = len(_NODE_START)
         count = self._head(4, "the array of entries")
         limits = self._limits
         if count > limits.node_entries:

@@ -19,8 +19,10 @@ from repo_stream.limits import Limits
 from repo_stream.load import root_of
 from repo_stream.mst import Commit
 from repo_stream.process import Processor, noop
+from repo_stream.proofs import Absent, Present, RangeProof
 from repo_stream.reader import CarReader
 from repo_stream.source import Source
+from repo_stream.walk import Gap, TreeNode
 
 if TYPE_CHECKING:
     from repo_stream.disk import DiskStore
@@ -81,9 +83,21 @@ class Repo(Generic[T]):
         """See `RepoDriver.seek`."""
         await self.driver.seek(rkey)
 
+    async def next_items(self, n: int = _DEFAULT_CHUNK) -> list[TreeNode | Output[T] | Gap] | None:
+        """See `RepoDriver.next_items`."""
+        return await self.driver.next_items(n)
+
     async def get(self, rkey: str) -> Output[T] | None:
         """See `RepoDriver.get`."""
         return await self.driver.get(rkey)
+
+    async def prove(self, rkey: str) -> Present | Absent:
+        """See `RepoDriver.prove`."""
+        return await self.driver.prove(rkey)
+
+    async def prove_range(self, start: str = "", stop: str | None = None) -> RangeProof:
+        """See `RepoDriver.prove_range`."""
+        return await self.driver.prove_range(start, stop)
 
     async def collections(self) -> list[str]:
         """See `RepoDriver.collections`."""
@@ -178,20 +192,23 @@ def open_car(
         limits: bounds on what strangers may send.
 
     Returns:
-        A context manager that gives the `Repo`. Entering it reads the CAR to its end.
+        A context manager that gives the `Repo`, to be used within it. Entering it reads the CAR to
+        its end.
 
     Raises:
         CarError, CidMismatch, LimitExceeded: where the file cannot be read.
         CommitError: where its commit is missing or not valid.
         ProcessError: where results of the processor cannot be stored on disk.
         DiskError: where the store fails.
-        TypeError: where the source is none.
+        TypeError: where the source is none, or one text is given for `collections`.
+        ValueError: where a name, a range or `on_error` is none.
 
     Example:
         >>> async def total(path: str) -> int:
         ...     async with open_car(path, block_processor=len) as repo:
         ...         return sum([size async for rkey, size in repo])
     """
+    _refuse_text(collections=collections, key_range=key_range)
     builder: DriverBuilder[Any] = DriverBuilder(
         mem_limit_mb=mem_limit_mb,
         block_processor=block_processor,
@@ -203,6 +220,14 @@ def open_car(
     if key_range is not None:
         builder = builder.with_key_range(*key_range)
     return _opened(builder.with_on_error(on_error), source, spill)
+
+
+def _refuse_text(*, collections: object, key_range: object) -> None:
+    """Refuse one text where several are meant: it would be taken apart into its letters."""
+    if isinstance(collections, str):
+        raise TypeError(f"collections are a list of NSIDs, even of one: [{collections!r}]")
+    if isinstance(key_range, str):
+        raise TypeError(f"a key range is a pair, (start, stop), not {key_range!r}")
 
 
 @asynccontextmanager
@@ -240,8 +265,8 @@ async def load_commit(
     """Read a CAR as far as its commit, for whoever decides by `did` and `rev` whether to go on.
 
     Most files start with it, so that one piece is enough: 4 KiB of a path, of bytes and of whatever
-    can be asked for so many, else the first that the source gives. Its signature is not checked;
-    see `Commit.verify_signature`.
+    can be asked for so many, else the first that the source gives. Where it comes later, pieces
+    grow to 1 MiB. Its signature is not checked; see `Commit.verify_signature`.
 
     Args:
         source: see `Source`. What has been read of a stream is gone: open another for the repo.
@@ -258,7 +283,7 @@ async def load_commit(
         ...     return (await load_commit(source)).rev > known_rev
     """
     reader = await CarReader.open(
-        source, limits=limits, verify_cids=verify_cids, piece_size=_COMMIT_PIECE
+        source, limits=limits, verify_cids=verify_cids, first_piece_size=_COMMIT_PIECE
     )
     async with reader:
         root = root_of(reader)

@@ -42,6 +42,9 @@ class Absent(NamedTuple):
 class RangeProof(NamedTuple):
     """The repo has these keys in a range, and no others.
 
+    Where there are none, `after` and `before` are neighbours, with nothing in between. Else they
+    are keys of the repo on both sides of the range, and others may lie between them and it.
+
     Attributes:
         keys: its keys in order, each with the CID of its record.
         after: the nearest key before the range that the proof names; `None` where it names none.

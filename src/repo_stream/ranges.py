@@ -43,14 +43,17 @@ class KeyRanges:
         return cls.joined((start := prefix.encode(), _after(start)) for prefix in prefixes)
 
     @classmethod
-    def collections(cls, names: Iterable[str]) -> KeyRanges:
+    def collections(cls, names: Iterable[object]) -> KeyRanges:
         """Take the keys of some collections.
 
         Raises:
+            TypeError: where a name is no text.
             ValueError: where a name is empty or has a slash.
         """
         prefixes: list[str] = []
         for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"collections are named one by one, each by text, not {name!r}")
             if not name or "/" in name:
                 raise ValueError(f"a collection is named by its NSID, not {name!r}")
             prefixes.append(name + "/")
@@ -93,12 +96,21 @@ class KeyRanges:
         return self & KeyRanges(((key, None),))
 
     def may_hold(self, lower: bytes, upper: bytes | None) -> bool:
-        """Say whether a key between two others can be wanted; `None` is the end of all keys."""
-        lower += b"\0"  # the first key after it
+        """Say whether a key between two others can be wanted; `None` is the end of all keys.
+
+        No key is empty, but whoever asks for the empty one wants to know what comes after it.
+        """
+        if lower:
+            lower += b"\0"  # the first key after it
         at = bisect_right(self.ranges, lower, key=lambda each: each[0])
         if at and _ends_after(self.ranges[at - 1][1], lower):
             return True
         return at < len(self.ranges) and (upper is None or self.ranges[at][0] < upper)
+
+    def stop_after(self, key: bytes) -> bytes | None:
+        """Give the first key beyond the range that holds `key`; `None` where it has no end."""
+        at = bisect_right(self.ranges, key, key=lambda each: each[0])
+        return self.ranges[at - 1][1]
 
     def spans(self, keys: Sequence[str]) -> Iterator[slice]:
         """Give the parts of `keys`, which are in order, that are wanted."""

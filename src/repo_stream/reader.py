@@ -47,6 +47,7 @@ class CarReader:
         limits: Limits | None = None,
         verify_cids: bool = True,
         piece_size: int = _PIECE_SIZE,
+        first_piece_size: int | None = None,
     ) -> CarReader:
         """Read the header of a CAR.
 
@@ -55,13 +56,15 @@ class CarReader:
             limits: bounds on what is read.
             verify_cids: check every block against its CID.
             piece_size: the most to read at a time, in bytes.
+            first_piece_size: how much to read at first, in bytes, for whoever may need no more;
+                from there it doubles up to `piece_size`, which it is unless given.
 
         Raises:
             CarError: where it is not a CARv1; see its leaves.
             LimitExceeded: where the header is over its limit.
             TypeError: where the source is none.
         """
-        pieces = await open_pieces(source, piece_size)
+        pieces = await open_pieces(source, piece_size, first_piece_size=first_piece_size)
         decoder = CarDecoder(limits=limits, verify_cids=verify_cids)
         ready: list[Block] = []
         try:

@@ -10,7 +10,7 @@ import inspect
 import io
 import os
 import stat
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from threading import Lock
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -77,35 +77,46 @@ class Pieces:
                 await close()
 
 
-async def open_pieces(source: Source, piece_size: int) -> Pieces:
+async def open_pieces(
+    source: Source, piece_size: int, *, first_piece_size: int | None = None
+) -> Pieces:
     """Make a stream of pieces of any source.
 
     Args:
         source: see `Source`.
         piece_size: the most to ask for at a time, in bytes. An async iterable decides for itself.
+        first_piece_size: how much to ask for at first, in bytes; each time twice as much as before,
+            up to `piece_size`. Unless given it is `piece_size` from the start.
 
     Raises:
         TypeError: where it is no source; the message says what to give instead.
         OSError: where it is a path that cannot be opened.
     """
+    sizes = _sizes(first_piece_size or piece_size, piece_size)
     if isinstance(source, (str, os.PathLike)):
-        file = _File(os.fspath(source), piece_size)
+        file = _File(os.fspath(source), sizes)
         return Pieces(file.next, file.aclose)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _from_memory(source, piece_size)
+        return _from_memory(source, sizes)
     if isinstance(source, (io.IOBase, list, tuple)):
         raise _not_a_source(source)
     if isinstance(source, ByteReceiveStream):
-        return _from_receive(source.receive, piece_size, source)
+        return _from_receive(source.receive, sizes, source)
     read = getattr(source, "read", None)
     if callable(read):
-        return _from_read(read, piece_size, source)
+        return _from_read(read, sizes, source)
     if isinstance(source, AsyncIterable):
         return _from_iterable(source)
     receive: Any = getattr(source, "receive", None)
     if callable(receive):
-        return _from_receive(receive, piece_size, source)
+        return _from_receive(receive, sizes, source)
     raise _not_a_source(source)
+
+
+def _sizes(size: int, most: int) -> Iterator[int]:
+    while True:
+        yield size
+        size = min(2 * size, most)
 
 
 def _not_a_source(source: object) -> TypeError:
@@ -123,9 +134,9 @@ class _File:
     closing one by one takes three times as long for a repo of a few kB.)
     """
 
-    def __init__(self, path: str, piece_size: int) -> None:
+    def __init__(self, path: str, sizes: Iterator[int]) -> None:
         self._path = path
-        self._piece_size = piece_size
+        self._sizes = sizes
         self._file: io.FileIO | None = None
         self._ended = False
         # A task that is cancelled past anyio's shields leaves its thread reading.
@@ -163,8 +174,9 @@ class _File:
     def _read_piece(self) -> bytes:
         if self._file is None:
             self._file = io.FileIO(self._path)
-        piece = self._file.read(self._piece_size) or b""
-        over = len(piece) < self._piece_size and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+        size = next(self._sizes)
+        piece = self._file.read(size) or b""
+        over = len(piece) < size and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
         if over or not piece:
             self._ended = True
             self._file.close()
@@ -172,7 +184,7 @@ class _File:
         return piece
 
 
-def _from_memory(source: bytes | bytearray | memoryview, piece_size: int) -> Pieces:
+def _from_memory(source: bytes | bytearray | memoryview, sizes: Iterator[int]) -> Pieces:
     try:
         view = memoryview(source).cast("B")
     except TypeError:  # not in one run of memory, or of an exotic format
@@ -181,16 +193,16 @@ def _from_memory(source: bytes | bytearray | memoryview, piece_size: int) -> Pie
 
     async def cut() -> bytes:
         nonlocal at
-        piece = bytes(view[at : at + piece_size])
+        piece = bytes(view[at : at + next(sizes)])
         at += len(piece)
         return piece
 
     return Pieces(cut)
 
 
-def _from_read(read: Callable[[int], Any], piece_size: int, source: object) -> Pieces:
+def _from_read(read: Callable[[int], Any], sizes: Iterator[int], source: object) -> Pieces:
     async def read_piece() -> bytes:
-        piece = read(piece_size)
+        piece = read(next(sizes))
         if not inspect.isawaitable(piece):
             raise _not_a_source(source)
         return _checked(await piece)
@@ -198,10 +210,10 @@ def _from_read(read: Callable[[int], Any], piece_size: int, source: object) -> P
     return Pieces(read_piece)
 
 
-def _from_receive(receive: Callable[[int], Any], piece_size: int, source: object) -> Pieces:
+def _from_receive(receive: Callable[[int], Any], sizes: Iterator[int], source: object) -> Pieces:
     async def receive_piece() -> bytes:
         try:
-            piece = receive(piece_size)
+            piece = receive(next(sizes))
             if not inspect.isawaitable(piece):
                 raise _not_a_source(source)
             return _checked(await piece)

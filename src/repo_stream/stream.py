@@ -19,7 +19,7 @@ from repo_stream.mst import Commit
 from repo_stream.process import Processor, noop
 from repo_stream.reader import CarReader
 from repo_stream.source import Source
-from repo_stream.walk import Blocks, Output, Taken, TreeNode, Walker
+from repo_stream.walk import Blocks, Gap, Output, Taken, TreeNode, Walker
 
 if TYPE_CHECKING:
     from repo_stream.drive import DriverBuilder
@@ -173,21 +173,21 @@ class StreamDriver(RepoDriver[T]):
     async def _go_to(self, key: bytes) -> None:
         ahead = self._ahead.rkeys
         reached = ahead[self._given - 1] if self._given else None
+        gaps = self._builder.gaps and any(isinstance(value, Gap) for value in self._ahead.values)
         if (
             self._error is None
-            and not self._builder.gaps  # of which some have no key
+            and not gaps  # those of subtrees have no key to look for
             and reached is not None
             and reached.encode() < key <= ahead[-1].encode()
         ):
             self._given = bisect_left(ahead, key, self._given, key=str.encode)
             return
-        self._ahead, self._given = Taken.nothing(), 0
-        last = self._walker.last
-        if self._error is None and last is not None and last.encode() < key:
+        if self._error is None and self._walker.has_ahead(key):
             self._walker.skip_to(key)
-            return
-        await self._gather()
-        self._walker.seek(key)
+        else:
+            await self._gather()
+            self._walker.seek(key)
+        self._forget_taken()
 
     async def _gather(self) -> None:
         if isinstance(self._error, StoreClosed):
@@ -202,8 +202,7 @@ class StreamDriver(RepoDriver[T]):
     async def aclose(self) -> None:
         """Leave the walk, and close what was opened for it. Afterwards it raises `StoreClosed`."""
         self._error = StoreClosed("its CAR is no longer read", path=None)
-        self._ahead, self._given = Taken.nothing(), 0
-        self._items.clear()
+        self._forget_taken()
         await self._incoming.aclose()
 
 

@@ -45,6 +45,11 @@ T = TypeVar("T")
 _Run = tuple[list[str], list[bytes]]
 _Subtree = tuple[bytes, int | None, bytes, bytes | None]
 _Frame = _Run | _Subtree
+# Where a walk stands: its stack, the key that was taken last, and the first that is ahead.
+_Mark = tuple[list[_Frame], str | None, bytes]
+
+# It comes after all keys, which are UTF-8.
+_BEYOND = b"\xff"
 
 # How many blocks are looked at to name those that are not at hand. A driver asks for a thousand,
 # and with less than twice as many it would get fewer of nearly every repo.
@@ -145,8 +150,11 @@ class Gap(NamedTuple):
         cid: the block that is missing.
         rkey: the key of the record that it is; `None` where it is a node, and with it a subtree of
             keys that nobody here knows.
-        after: the nearest key before the gap; `None` where there is none, or none was walked.
-        before: the nearest key beyond the gap; `None` where there is none.
+        after: a key before the gap: of a subtree the key that it hangs to the right of, of a record
+            the one that the walk came by last. `None` where there is none.
+        before: a key beyond the gap: of a subtree the key that it hangs to the left of, of a record
+            the next in its node, or beyond that node, within the key range. `None` where there is
+            none.
     """
 
     cid: Cid
@@ -210,6 +218,13 @@ class Walker(Generic[T]):
         self._limits = limits
         self._error: RepoStreamError | None = None
         self._last: str | None = None
+        # Before it nothing is left, as the walk has gone there, or past what is missing before it.
+        self._start = b""
+        # Whether nodes are given too, so that none may be opened before the walk is there. Then
+        # there is a stack beside it as `wanted` would leave it, and the nodes it looked through.
+        self._gives_nodes = False
+        self._looked_at: list[_Frame] = []
+        self._looked_through: list[bytes] = []
         # The keys on both sides of the ranges, as far as opened nodes name them.
         self._outer: tuple[str | None, str | None] = (None, None)
         #: The nodes that were opened, for whoever wants to let go of them and puts a list here.
@@ -221,22 +236,21 @@ class Walker(Generic[T]):
         self.left_out: bool = False
 
     @property
-    def last(self) -> str | None:
-        """The key that was taken last, or skipped."""
-        return self._last
-
-    @property
     def done(self) -> bool:
         """Whether every record has been taken."""
         return not self._stack
 
-    def mark(self) -> list[_Frame]:
+    def mark(self) -> _Mark:
         """Remember where the walk stands, for `go_back`."""
-        return self._stack.copy()
+        return self._stack.copy(), self._last, self._start
 
-    def go_back(self, mark: list[_Frame]) -> None:
+    def go_back(self, mark: _Mark) -> None:
         """Stand again where the walk stood at `mark`."""
-        self._stack = mark
+        self._stack, self._last, self._start = mark
+
+    def has_ahead(self, key: bytes) -> bool:
+        """Say whether all from a key on is still ahead, so that it can be skipped to."""
+        return key >= self._start and (self._last is None or key > self._last.encode())
 
     def seek(self, key: bytes) -> None:
         """Go on from a key, before or behind, as if it were the first that is wanted.
@@ -246,13 +260,16 @@ class Walker(Generic[T]):
         ranges = self._wanted_ranges.starting_at(key)
         self._ranges = None if ranges.everything else ranges
         self._stack = [self._root]
+        self._start = key
         self._error = self._last = None
 
     def skip_to(self, key: bytes) -> None:
-        """Leave out all that comes before a key that is still ahead.
+        """Leave out all that comes before a key that is still ahead; forget an error, as `seek`.
 
         No node is opened again, so that however many keys are skipped to, the walk stays linear.
         """
+        self._start = key
+        self._error = self._last = None
         self._ranges = self._wanted_ranges.starting_at(key)
         self.left_out = True
         stack = self._stack
@@ -321,7 +338,8 @@ class Walker(Generic[T]):
             if not rkeys_out:
                 raise
         except BaseException:
-            self._stack, arrivals.at = before, at
+            self.go_back(before)
+            arrivals.at = at
             del arrivals.nodes[nodes:]
             raise
         if rkeys_out:
@@ -349,7 +367,7 @@ class Walker(Generic[T]):
                 raise
         except BaseException:
             # Ctrl-C, in the processor as likely as not. What has been taken comes again.
-            self._stack = before
+            self.go_back(before)
             raise
         if taken.rkeys:
             self._last = taken.rkeys[-1]
@@ -365,8 +383,7 @@ class Walker(Generic[T]):
         raw = blocks.raw
         processed = blocks.processed
         find = processed.__getitem__
-        open_node = self._open if self._ranges is None else self._open_within
-        opened = self.opened
+        limits, ranges, opened = self._limits, self._ranges, self.opened
         rkeys_out, cids_out, values_out = taken
         room = n
         while stack and room:
@@ -395,7 +412,8 @@ class Walker(Generic[T]):
                     if frame[0] in processed:
                         raise _no_node(frame[0])
                     return
-                stack[-1:] = open_node(frame, block)
+                frames = open_node(frame, block, limits)
+                stack[-1:] = frames if ranges is None else self._within(ranges, frames)
                 if opened is not None:
                     opened.append(frame[0])
 
@@ -437,7 +455,8 @@ class Walker(Generic[T]):
             if not taken.rkeys:
                 raise
         except BaseException:
-            self._stack, arrivals.at = before, at
+            self.go_back(before)
+            arrivals.at = at
             del arrivals.nodes[nodes:]
             raise
         if taken.rkeys:
@@ -524,6 +543,7 @@ class Walker(Generic[T]):
             raise self._error
         if arrivals is None:
             arrivals = Arrivals()
+        self._gives_nodes = True
         items: list[TreeNode | Output[T]] = []
         before, at, nodes = self.mark(), arrivals.at, len(arrivals.nodes)
         try:
@@ -541,7 +561,8 @@ class Walker(Generic[T]):
             if not items:
                 raise
         except BaseException:
-            self._stack, arrivals.at = before, at
+            self.go_back(before)
+            arrivals.at = at
             del arrivals.nodes[nodes:]
             raise
         return items
@@ -602,10 +623,10 @@ class Walker(Generic[T]):
     def wanted(self, blocks: Blocks[T], n: int, *, records: bool = True) -> list[bytes]:
         """Name up to `n` blocks that are not at hand, in the order in which the walk needs them.
 
-        It looks through nodes that are at hand, opening them where they hang, so that a driver can
-        fetch records far ahead with one query. A node that turns out to be faulty is left for
-        `take` to find when it stands before it, after all the records that come first. Nothing
-        beyond it is named: the walk will end there.
+        It looks through nodes that are at hand, opening them where they hang unless nodes are given
+        too, so that a driver can fetch records far ahead with one query. A node that turns out to
+        be faulty is left for `take` to find when it stands before it, after all the records that
+        come first. Nothing beyond it is named: the walk will end there.
 
         What is at hand is looked through only so far, too. Where the next records are large and
         come one at a time, a hostile tree would else be opened as a whole meanwhile.
@@ -614,6 +635,9 @@ class Walker(Generic[T]):
         """
         wanted: dict[bytes, None] = {}
         stack = self._stack
+        if self._gives_nodes:
+            stack = self._looked_at = self._stack.copy()
+            self._looked_through.clear()
         at = len(stack) - 1
         seen = 0
         while at >= 0 and len(wanted) < n and (seen < _LOOK_AHEAD or not wanted):
@@ -633,6 +657,8 @@ class Walker(Generic[T]):
                     frames = self._opened(frame, block)
                 except RepoStreamError:
                     break
+                if self._gives_nodes:
+                    self._looked_through.append(frame[0])
                 stack[at : at + 1] = frames
                 at += len(frames)
             at -= 1
@@ -640,8 +666,8 @@ class Walker(Generic[T]):
 
     def prune(self, blocks: Blocks[T]) -> None:
         """Let go of the blocks at hand that the walk, as far as it looks ahead, does not name."""
-        named: set[bytes] = set()
-        for frame in self._stack:
+        named = set(self._looked_through)
+        for frame in self._looked_at if self._gives_nodes else self._stack:
             if len(frame) == 2:
                 named.update(frame[1])
             else:
@@ -668,21 +694,29 @@ class Walker(Generic[T]):
         if len(frame) == 2:
             after = self._last
             rkey, cid = self.skip_record()
-            return Gap(Cid(cid), rkey, after, self._next_known())
+            return Gap(Cid(cid), rkey, after, self._following(rkey))
         self._stack.pop()
         self._error = None
         cid, _depth, lower, upper = frame
+        self._start = _BEYOND if upper is None else upper
         return Gap(
             Cid(cid), None, lower.decode() or None, None if upper is None else upper.decode()
         )
 
-    def _next_known(self) -> str | None:
-        """Give the nearest key ahead that the walk knows of."""
+    def _following(self, rkey: str) -> str | None:
+        """Give the key that comes after another in its node, or after that node.
+
+        How far nodes ahead have been opened, for their blocks to be fetched, does not matter: what
+        lies between two such keys is of less depth.
+        """
+        depth = key_depth(rkey.encode())
+        stop = self._wanted_ranges.stop_after(rkey.encode())
         for frame in reversed(self._stack):
-            if len(frame) == 2:
-                return frame[0][0]
-            if frame[3] is not None:
-                return frame[3].decode()
+            key = frame[0][0].encode() if len(frame) == 2 else frame[3]
+            if key is None or (stop is not None and key >= stop):
+                return None
+            if key_depth(key) >= depth:
+                return key.decode()
         return None
 
     @property
@@ -702,7 +736,7 @@ class Walker(Generic[T]):
         if subtree is not None:
             # What is wrong with it is nobody's concern: the walk never gets there.
             with suppress(RepoStreamError):
-                for frame in self._open(subtree, block):
+                for frame in open_node(subtree, block, self._limits):
                     if len(frame) == 2:
                         self.pass_by(frame[1])
                     else:
@@ -726,25 +760,23 @@ class Walker(Generic[T]):
             self.passing[subtree[0]] = subtree
 
     def _opened(self, subtree: _Subtree, block: bytes) -> list[_Frame]:
-        if self._ranges is None:
-            return self._open(subtree, block)
-        return self._open_within(subtree, block)
+        frames = open_node(subtree, block, self._limits)
+        return frames if self._ranges is None else self._within(self._ranges, frames)
 
-    def _open_within(self, subtree: _Subtree, block: bytes) -> list[_Frame]:
-        """Open a subtree's node and keep the frames of what is wanted in it."""
-        ranges = cast("KeyRanges", self._ranges)
-        frames: list[_Frame] = []
-        for frame in self._open(subtree, block):
+    def _within(self, ranges: KeyRanges, frames: list[_Frame]) -> list[_Frame]:
+        """Keep of a node's frames what is wanted."""
+        wanted: list[_Frame] = []
+        for frame in frames:
             if len(frame) == 2:
                 rkeys, cids = frame
                 spans = [*ranges.spans(rkeys)]
-                frames.extend([(rkeys[span], cids[span]) for span in reversed(spans)])
+                wanted.extend([(rkeys[span], cids[span]) for span in reversed(spans)])
                 self._leave_out(rkeys, cids, spans)
             elif ranges.may_hold(frame[2], frame[3]):
-                frames.append(frame)
+                wanted.append(frame)
             else:
                 self._pass_subtree(frame)
-        return frames
+        return wanted
 
     def _leave_out(self, rkeys: list[str], cids: list[bytes], spans: list[slice]) -> None:
         """Remember the keys beside the ranges, and what is named between and around them."""
@@ -767,53 +799,53 @@ class Walker(Generic[T]):
                 self.pass_by(cids[end : span.start])
                 end = span.stop
 
-    def _open(self, subtree: _Subtree, block: bytes) -> list[_Frame]:
-        """Check a subtree's node and give the frames of what is in it, the first of them last."""
-        cid, depth, lower, upper = subtree
-        left, keys, values, trees = decode_node(block, cid, self._limits)
-        if not keys:
-            return _open_without_keys(subtree, left)
-        if depth is None:
-            depth = self._root_depth(cid, keys[0])
-        lowest, beyond = DEPTH_BOUNDS[depth]
-        digests = [sha256(key).digest() for key in keys]
-        if min(digests) < lowest or max(digests) >= beyond:
-            raise _wrong_depth(cid, keys, depth)
-        if keys[0] <= lower or (upper is not None and keys[-1] >= upper):
-            raise _out_of_range(cid, keys, lower, upper)
-        try:
-            rkeys = [*map(bytes.decode, keys)]
-        except UnicodeDecodeError as error:
-            raise InvalidKey(
-                cid=Cid(cid), key=bytes(error.object), reason="is not UTF-8"
-            ) from error
-        if left is None and not trees:
-            return [(rkeys, values)]
-        if depth == 0:
-            raise ChildBelowLeaf(cid=Cid(cid))
-        frames: list[_Frame] = []
-        end = len(keys)
-        for at in reversed(trees):
-            following = keys[at + 1] if at + 1 < len(keys) else upper
-            if at + 1 < end:
-                frames.append((rkeys[at + 1 : end], values[at + 1 : end]))
-            frames.append((trees[at], depth - 1, keys[at], following))
-            end = at + 1
-        frames.append((rkeys[:end], values[:end]))
-        if left is not None:
-            frames.append((left, depth - 1, lower, keys[0]))
-        return frames
 
-    def _root_depth(self, cid: bytes, key: bytes) -> int:
-        depth = key_depth(key)
-        if depth > self._limits.mst_depth:
-            raise LimitExceeded(
-                limit="mst_depth",
-                maximum=self._limits.mst_depth,
-                actual=depth,
-                where=f"the root of the tree, MST node {Cid(cid)}",
-            )
-        return depth
+def open_node(subtree: _Subtree, block: bytes, limits: Limits) -> list[_Frame]:
+    """Check a subtree's node and give the frames of what is in it, the first of them last."""
+    cid, depth, lower, upper = subtree
+    left, keys, values, trees = decode_node(block, cid, limits)
+    if not keys:
+        return _open_without_keys(subtree, left)
+    if depth is None:
+        depth = _root_depth(cid, keys[0], limits)
+    lowest, beyond = DEPTH_BOUNDS[depth]
+    for key in keys:
+        if not lowest <= sha256(key).digest() < beyond:
+            raise WrongDepth(cid=Cid(cid), key=key, depth=key_depth(key), expected=depth)
+    if keys[0] <= lower or (upper is not None and keys[-1] >= upper):
+        raise _out_of_range(cid, keys, lower, upper)
+    try:
+        rkeys = [*map(bytes.decode, keys)]
+    except UnicodeDecodeError as error:
+        raise InvalidKey(cid=Cid(cid), key=bytes(error.object), reason="is not UTF-8") from error
+    if left is None and not trees:
+        return [(rkeys, values)]
+    if depth == 0:
+        raise ChildBelowLeaf(cid=Cid(cid))
+    frames: list[_Frame] = []
+    end = len(keys)
+    for at in reversed(trees):
+        following = keys[at + 1] if at + 1 < len(keys) else upper
+        if at + 1 < end:
+            frames.append((rkeys[at + 1 : end], values[at + 1 : end]))
+        frames.append((trees[at], depth - 1, keys[at], following))
+        end = at + 1
+    frames.append((rkeys[:end], values[:end]))
+    if left is not None:
+        frames.append((left, depth - 1, lower, keys[0]))
+    return frames
+
+
+def _root_depth(cid: bytes, key: bytes, limits: Limits) -> int:
+    depth = key_depth(key)
+    if depth > limits.mst_depth:
+        raise LimitExceeded(
+            limit="mst_depth",
+            maximum=limits.mst_depth,
+            actual=depth,
+            where=f"the root of the tree, MST node {Cid(cid)}",
+        )
+    return depth
 
 
 def _open_without_keys(subtree: _Subtree, left: bytes | None) -> list[_Frame]:
@@ -832,11 +864,6 @@ def _open_without_keys(subtree: _Subtree, left: bytes | None) -> list[_Frame]:
 
 def _no_node(cid: bytes) -> MalformedNode:
     return MalformedNode(cid=Cid(cid), reason='it does not start as a map of "e" and "l"', offset=0)
-
-
-def _wrong_depth(cid: bytes, keys: list[bytes], expected: int) -> WrongDepth:
-    key = next(key for key in keys if key_depth(key) != expected)
-    return WrongDepth(cid=Cid(cid), key=key, depth=key_depth(key), expected=expected)
 
 
 def _out_of_range(

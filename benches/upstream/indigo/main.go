@@ -1,4 +1,7 @@
-// The job of benches/compare.py, done by indigo's atproto/repo: FILE...
+// The job of benches/compare.py, done by indigo: FILE... [--stream].
+//
+// Its atproto/repo loads the whole repo and verifies it; with --stream its repo.StreamRepoRecords
+// walks while it reads, and verifies nothing.
 package main
 
 import (
@@ -9,10 +12,12 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/bluesky-social/indigo/atproto/repo"
+	streaming "github.com/bluesky-social/indigo/repo"
 	"github.com/ipfs/go-cid"
 )
 
@@ -37,6 +42,7 @@ func main() {
 }
 
 func run(files []string) error {
+	files, stream := without(files, "--stream")
 	if len(files) == 0 {
 		return errors.New("no FILE given")
 	}
@@ -49,8 +55,12 @@ func run(files []string) error {
 	}
 	seen := report{Version: version()}
 	start := time.Now()
+	add := seen.add
+	if stream {
+		add = seen.addStreaming
+	}
 	for _, file := range files {
-		if err := seen.add(file); err != nil {
+		if err := add(file); err != nil {
 			return fmt.Errorf("%s: %w", file, err)
 		}
 	}
@@ -84,6 +94,29 @@ func (seen *report) add(path string) error {
 		seen.KeyBytes += len(key)
 		return nil
 	})
+}
+
+func (seen *report) addStreaming(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return streaming.StreamRepoRecords(
+		context.Background(), "", file, "", nil,
+		func(key string, _ cid.Cid, record []byte) error {
+			seen.Records++
+			seen.RecordBytes += len(record)
+			seen.KeyBytes += len(key)
+			return nil
+		},
+	)
+}
+
+// The arguments without an option, and whether it was there.
+func without(arguments []string, option string) ([]string, bool) {
+	rest := slices.DeleteFunc(slices.Clone(arguments), func(each string) bool { return each == option })
+	return rest, len(rest) < len(arguments)
 }
 
 func peakKiB() (int, error) {

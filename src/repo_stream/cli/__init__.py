@@ -23,7 +23,13 @@ from typing import Final
 
 import anyio
 
-from repo_stream import MissingExtra, RepoStreamError, UnsupportedKey
+from repo_stream import (
+    MissingBlock,
+    MissingExtra,
+    ProcessError,
+    RepoStreamError,
+    UnsupportedKey,
+)
 from repo_stream.cli.interrupts import INTERRUPTED, interruptible
 from repo_stream.cli.options import PROGRAM, parse
 from repo_stream.cli.output import OutputError, drop_output
@@ -58,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MissingExtra, UnsupportedKey) as error:
         return _complain(str(error), _WRONG_USAGE)
     except RepoStreamError as error:
-        return _complain(f"{options.car}: {explained(error)}")
+        hint = "; to go on without such records: --skip-bad" if _can_skip(options, error) else ""
+        return _complain(f"{options.car}: {explained(error)}{hint}")
     except OSError as error:
         return _complain(f"{error.filename or options.car}: {error.strerror or error}")
 
@@ -72,6 +79,12 @@ async def _run(options: argparse.Namespace) -> int:
         pass
     drop_output()
     return INTERRUPTED
+
+
+def _can_skip(options: argparse.Namespace, error: RepoStreamError) -> bool:
+    """Whether the command could have gone past this error, had it been told to."""
+    of_a_record = isinstance(error, (MissingBlock, ProcessError)) and error.rkey is not None
+    return of_a_record and "skip_bad" in options
 
 
 def _complain(message: str, code: int = _BAD_REPO) -> int:

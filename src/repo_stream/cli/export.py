@@ -7,16 +7,20 @@ import json
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import IO, Final, Protocol
+from typing import IO, Final, Literal, Protocol
 
 from repo_stream import Output
+from repo_stream.cli.input import is_input
 from repo_stream.cli.opened import opened
 from repo_stream.cli.output import destination, is_terminal, put_json, writing_to
-from repo_stream.cli.parquet import parquet
-from repo_stream.cli.screen import harmless_json, one_line
+from repo_stream.cli.parquet import parquet, pyarrow_and_parquet
+from repo_stream.cli.screen import explained, harmless_json, one_line
 from repo_stream.process import dag_json
 
 __all__ = ["export", "get"]
+
+
+_STANDARD_OUTPUT: Final = "-"
 
 
 class _Sink(Protocol):
@@ -28,17 +32,30 @@ class _Sink(Protocol):
 
 
 async def export(options: argparse.Namespace) -> int:
-    """Write the records as they are walked."""
+    """Write the records as they are walked; give 0 only where none was left out."""
     kind = _KINDS[options.format]
-    if kind is parquet and options.output is None and is_terminal():
-        options.usage("Parquet is not for a terminal: give a file with -o, or a pipe")
-    async with opened(options, dag_json) as car:
-        if options.output is None and is_terminal():
+    path: str | None = None if options.output == _STANDARD_OUTPUT else options.output
+    if path is not None and is_input(options.car, path):
+        options.usage(f"-o names the CAR itself, which would be gone: {path}")
+    if kind is parquet:
+        pyarrow_and_parquet()  # where it is not installed, nothing needs to be read
+        if path is None and is_terminal():
+            options.usage("Parquet is not for a terminal: give a file with -o, or a pipe")
+    on_error: Literal["raise", "skip"] = "skip" if options.skip_bad else "raise"
+    async with opened(options, dag_json, on_error=on_error) as car:
+        if path is None and is_terminal():
             car.meter.close()
-        with destination(options.output) as file, kind(file, options.output) as sink:
+        with destination(path) as file, kind(file, path) as sink:
             async for chunk in car.chunks():
                 sink.write(chunk)
-    return 0
+    bad = car.repo.problem_count
+    if not bad:
+        return 0
+    left_out = f"{bad:,} {'record was' if bad == 1 else 'records were'} left out"
+    first = explained(car.repo.problems[0].error)
+    message = f"{options.car}: {left_out}; the first: {first}"
+    print(f"repo-stream: {one_line(message)}", file=sys.stderr)
+    return 1
 
 
 async def get(options: argparse.Namespace) -> int:

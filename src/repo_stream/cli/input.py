@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -14,7 +15,7 @@ import anyio.to_thread
 
 from repo_stream.cli.interrupts import at_once
 
-__all__ = ["Input", "open_input"]
+__all__ = ["Input", "is_input", "open_input"]
 
 _STANDARD_INPUT: Final = "-"
 
@@ -48,6 +49,16 @@ class Input:
         self.taken += len(piece)
         self._told(self.taken)
         return piece
+
+
+def is_input(car: str, path: str) -> bool:
+    """Whether a path leads to the very file that the command line names as its CAR."""
+    try:
+        source = os.fstat(0) if car == _STANDARD_INPUT else Path(car).stat()
+        target = Path(path).stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(target.st_mode) and os.path.samestat(source, target)
 
 
 def open_input(car: str) -> io.FileIO:

@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Read AT Protocol repos from CAR files, and check all that is read.",
         epilog="Exit codes: 0, 1 (the repo cannot be read or does not hold), 2 (wrong usage).",
     )
+    whole.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
     common = _common()
 
@@ -59,18 +60,25 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=ls)
 
     command = add("get", "show one record")
-    command.add_argument("key", metavar="KEY", help="such as app.bsky.actor.profile/self")
+    command.add_argument(
+        "key", type=_key, metavar="KEY", help="such as app.bsky.actor.profile/self"
+    )
     command.set_defaults(command=get)
 
     command = add("export", "write records as DAG-JSON, one a line, or as Parquet")
     command.add_argument(
-        "-o", "--output", metavar="PATH", help="file to write (default: standard output)"
+        "-o", "--output", metavar="PATH", help='file to write (default: "-", standard output)'
     )
     command.add_argument(
         "--format",
         choices=("jsonl", "parquet"),
         default="jsonl",
         help="what to write (default: jsonl)",
+    )
+    command.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out records that are missing or broken, say how many, and exit with 1",
     )
     _add_selection(command)
     command.set_defaults(command=export)
@@ -133,6 +141,24 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
         metavar=("START", "STOP"),
         help='only keys from START to before STOP; "" leaves a side open',
     )
+
+
+class _ShowVersion(argparse.Action):
+    """Look the version up only when it is asked for: that takes longer than the rest of this."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version  # noqa: PLC0415 - the point
+
+        print(PROGRAM, version("atproto-repo-stream"))
+        parser.exit()
+
+
+def _key(text: str) -> str:
+    text.encode()  # what the shell gave may be no text
+    return text
+
+
+_key.__name__ = "key"  # argparse says "invalid key value: 'x'"
 
 
 def _bound(text: str) -> str | None:

@@ -72,9 +72,10 @@ def destination(path: str | None) -> Generator[IO[bytes]]:
         with writing_to(path), target.open("wb") as file:
             yield file
         return
-    part = target.with_name(f"{target.name}.part")
+    target = Path(os.path.realpath(path))  # a link stays one
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     with writing_to(path):
-        file = part.open("wb")
+        file = part.open("xb")  # never somebody else's file, nor what a link leads to
     try:
         with file:
             yield file

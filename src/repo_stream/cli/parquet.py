@@ -10,7 +10,7 @@ from typing import IO, Any, Final
 from repo_stream import MissingExtra, Output
 from repo_stream.cli.output import drop_output, writing_to
 
-__all__ = ["Parquet", "parquet"]
+__all__ = ["Parquet", "parquet", "pyarrow_and_parquet"]
 
 # A row group is held as a whole, and written as a whole.
 _GROUP_ROWS: Final = 8192
@@ -56,6 +56,20 @@ class Parquet:
         self._rows, self._characters = [], 0
 
 
+def pyarrow_and_parquet() -> tuple[Any, Any]:  # Any: pyarrow has no types
+    """Import the package and its room for Parquet.
+
+    Raises:
+        MissingExtra: where `pyarrow` is not installed.
+    """
+    try:
+        return import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise MissingExtra(
+            extra="parquet", package="pyarrow", feature="exporting Parquet"
+        ) from error
+
+
 @contextmanager
 def parquet(file: IO[bytes], path: str | None) -> Generator[Parquet]:
     """Write a Parquet file of three columns of text: `rkey`, `cid`, and `value` as DAG-JSON.
@@ -63,14 +77,7 @@ def parquet(file: IO[bytes], path: str | None) -> Generator[Parquet]:
     Raises:
         MissingExtra: where `pyarrow` is not installed.
     """
-    try:
-        # Any: pyarrow has no types.
-        pyarrow: Any = import_module("pyarrow")
-        pyarrow_parquet: Any = import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise MissingExtra(
-            extra="parquet", package="pyarrow", feature="exporting Parquet"
-        ) from error
+    pyarrow, pyarrow_parquet = pyarrow_and_parquet()
     schema = pyarrow.schema([(name, pyarrow.string()) for name in ("rkey", "cid", "value")])
     with writing_to(path):
         writer = pyarrow_parquet.ParquetWriter(file, schema, compression="zstd")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from repo_stream import LimitExceeded, MaxSizeExceeded, RepoStreamError
+from repo_stream import LimitExceeded, MaxSizeExceeded, ProcessError, RepoStreamError
 
 __all__ = [
     "WIDTH",
@@ -41,6 +41,10 @@ def explained(error: RepoStreamError) -> str:
             return (
                 f"{where}: {actual:,} is over the limit {limit}={maximum}; "
                 f"if you trust the source, raise it: --limit {limit}=N"
+            )
+        case ProcessError(rkey=str(rkey), cid=cid) if error.__cause__ is not None:
+            return (
+                f"record {rkey!r} ({cid}): {error.__cause__}"  # nobody at a shell gave a processor
             )
         case MaxSizeExceeded(max_stored_mb=limit):
             return f"the repo needs more than the {limit:,} MiB that this command puts on disk"

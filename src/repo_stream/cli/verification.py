@@ -175,7 +175,7 @@ def _as_text(report: Report) -> str:
     if report.problems:
         lines += ["", "Bad records:"]
         for _, error in report.problems:
-            lines += _wrapped(f"- {one_line(str(error))}", WIDTH, "  ")
+            lines += _wrapped(f"- {one_line(explained(error))}", WIDTH, "  ")
         if report.bad > len(report.problems):
             lines.append(f"- and {report.bad - len(report.problems):,} more")
     verdict = "The repo holds." if report.holds else "The repo does not hold."
@@ -198,7 +198,7 @@ def _as_json(report: Report) -> dict[str, object]:
         "records": report.records,
         "bad_records": report.bad,
         "problems": [
-            {"rkey": rkey, "error": type(error).__name__, "message": str(error)}
+            {"rkey": rkey, "error": type(error).__name__, "message": explained(error)}
             for rkey, error in report.problems
         ],
         "checks": [

@@ -1,0 +1,5 @@
+import cython
+
+
+@cython.locals(cost=double, data=bytes)
+cpdef double process_into(dict raw, dict processed, batch, process, size_of) except? -1

@@ -1,0 +1,228 @@
+"""Slices of repos, and what there is to know from them: the plain definition, to test against."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, TypeVar
+
+from repo_stream import (
+    Absent,
+    Cid,
+    DiskBuilder,
+    Driver,
+    DriverBuilder,
+    Gap,
+    Limits,
+    Output,
+    Present,
+    RepoDriver,
+    TreeNode,
+)
+from repo_stream.mst import decode_node_plainly
+from repo_stream.testing import Order, Repo, build_repo, key_height, tid
+from support import pieces_of
+
+T = TypeVar("T")
+
+Item = TreeNode | Output[bytes] | Gap
+
+#: Where the blocks are that a driver walks.
+WAYS = ["memory", "disk", "stream", "stream to disk"]
+
+LIMITS = Limits()
+
+
+@asynccontextmanager
+async def driver_of(
+    way: str, car: bytes, builder: DriverBuilder[T], *, piece: int = 97
+) -> AsyncGenerator[RepoDriver[T]]:
+    builder = builder.with_mem_limit_mb(0 if "disk" in way else 16)
+    if way == "stream":
+        async with builder.stream_car(pieces_of(car, piece), spill=False) as (_, streaming):
+            yield streaming
+    elif way == "stream to disk":
+        async with builder.stream_car(pieces_of(car, piece)) as (_, streaming):
+            yield streaming
+    else:
+        match await builder.load_car(car):
+            case Driver.Memory(_, driver):
+                yield driver
+            case Driver.Disk(paused):
+                async with DiskBuilder().open() as store:
+                    yield (await paused.finish_loading(store))[1]
+
+
+# --- Slices -------------------------------------------------------------------------------------
+
+Records = Mapping[str, object]
+
+
+class Slice(NamedTuple):
+    """Some blocks of a repo; the commit is always among them."""
+
+    repo: Repo
+    blocks: frozenset[bytes]
+
+    def car(self, order: Order = "shuffled", seed: int = 0) -> bytes:
+        gone = self.repo.blocks.keys() - self.blocks - {self.repo.commit_cid}
+        return self.repo.to_car(order=order, seed=seed, omit=gone)
+
+
+def slice_of(repo: Repo, blocks: Collection[bytes]) -> Slice:
+    return Slice(repo, frozenset(blocks) | {repo.commit_cid})
+
+
+def commit_slice(before: Records, after: Records) -> Slice:
+    """What a commit has changed: the nodes and the records that were not there before."""
+    old, new = build_repo(before), build_repo(after)
+    return slice_of(new, new.blocks.keys() - old.blocks.keys())
+
+
+def record_slice(repo: Repo, rkey: str, *, record: bool) -> Slice:
+    """The nodes on the way to a key, and its record, as `getRecord` gives them."""
+    cids = {cid for cid, _, _ in path_to(repo, rkey)}
+    return slice_of(repo, cids | ({repo.records[rkey]} if record else set()))
+
+
+def since_slice(repo: Repo, rev: str) -> Slice:
+    """What was written after a revision, as `getRepo` gives it with `since`."""
+    return slice_of(repo, [cid for cid in repo.blocks if repo.revisions[cid] > rev])
+
+
+def dated_records(count: int) -> dict[str, object]:
+    names = ["app.bsky.feed.post", "app.bsky.feed.like", "app.bsky.graph.follow"]
+    return {f"{names[n * n % 3]}/{tid((n + 1) << 40)}": {"n": n} for n in range(count)}
+
+
+# --- What there is to know ------------------------------------------------------------------------
+
+
+def path_to(repo: Repo, rkey: str) -> list[tuple[bytes, str | None, str | None]]:
+    """The nodes on the way to a key, or to its place, each with the keys that it hangs between."""
+    path: list[tuple[bytes, str | None, str | None]] = []
+    cid: bytes | None = repo.root
+    lower: str | None = None
+    upper: str | None = None
+    while cid is not None:
+        path.append((cid, lower, upper))
+        left, raw_keys, _, trees = decode_node_plainly(repo.blocks[cid], cid, LIMITS)
+        keys = [key.decode() for key in raw_keys]
+        if rkey in keys:
+            break
+        at = sum(key < rkey for key in keys)
+        cid = trees.get(at - 1) if at else left
+        lower = keys[at - 1] if at else lower
+        upper = keys[at] if at < len(keys) else upper
+    return path
+
+
+def neighbours(repo: Repo, start: str, stop: str) -> tuple[str | None, str | None]:
+    """The last key before `start`, and the first that is not before `stop`."""
+    return (
+        max((key for key in repo.records if key < start), default=None),
+        min((key for key in repo.records if key >= stop), default=None),
+    )
+
+
+def proof_of(part: Slice, rkey: str) -> Present | Absent | Gap:
+    """What must be said about a key; a gap where it cannot be known."""
+    for cid, lower, upper in path_to(part.repo, rkey):
+        if cid not in part.blocks:
+            return Gap(Cid(cid), None, lower, upper)
+    if rkey in part.repo.records:
+        return Present(rkey, Cid(part.repo.records[rkey]))
+    return Absent(rkey, *neighbours(part.repo, rkey, rkey))
+
+
+def missing_in(part: Slice, start: str, stop: str | None) -> list[Gap]:
+    """The subtrees that could hold keys of a range, and whose top nodes are missing."""
+    if stop == start:
+        return []
+    return [gap for gap in gaps_of(part) if gap.rkey is None and overlaps(gap, start, stop)]
+
+
+def overlaps(gap: Gap, start: str, stop: str | None) -> bool:
+    first = start if gap.after is None else max(start, gap.after + "\0")
+    beyond = [key for key in (stop, gap.before) if key is not None]
+    return not beyond or first < min(beyond)
+
+
+def gaps_of(part: Slice) -> list[Gap]:
+    return [item for item in items_of(part) if isinstance(item, Gap)]
+
+
+def items_of(part: Slice) -> list[Item]:
+    """All that a walk must give, in order."""
+    items: list[Item] = []
+    last: str | None = None
+    for item in _items(part, part.repo.root, None, None):
+        if isinstance(item, Gap) and item.rkey is not None:
+            item = item._replace(after=last)  # noqa: PLW2901 - the walk knows the key before it
+        if not isinstance(item, TreeNode) and item.rkey is not None:
+            last = item.rkey
+        items.append(item)
+    return items
+
+
+def _items(part: Slice, cid: bytes, lower: str | None, upper: str | None) -> Iterator[Item]:
+    repo = part.repo
+    if cid not in part.blocks:
+        yield Gap(Cid(cid), None, lower, upper)
+        return
+    block = repo.blocks[cid]
+    left, keys, values, trees = decode_node_plainly(block, cid, LIMITS)
+    yield TreeNode(Cid(cid), depth_in(repo, cid), block)
+    names = [key.decode() for key in keys]
+    if left is not None:
+        yield from _items(part, left, lower, names[0] if names else upper)
+    for row, (name, value) in enumerate(zip(names, values, strict=True)):
+        following = names[row + 1] if row + 1 < len(names) else upper
+        if value in part.blocks:
+            yield Output(name, Cid(value), repo.blocks[value])
+        else:
+            yield Gap(Cid(value), name, None, following)
+        if row in trees:
+            yield from _items(part, trees[row], name, following)
+
+
+def depth_in(repo: Repo, cid: bytes) -> int:
+    """How high a node stands: as its keys do, or over the node below it where it has none."""
+    left, keys, _, _ = decode_node_plainly(repo.blocks[cid], cid, LIMITS)
+    if keys:
+        return key_height(keys[0])
+    return 0 if left is None else 1 + depth_in(repo, left)
+
+
+# --- What drivers give ----------------------------------------------------------------------------
+
+
+def pairs_of(part: Slice) -> list[tuple[str, bytes | Gap]]:
+    """What `next_chunk` must give of a slice with gaps."""
+    return [
+        (item.rkey or "", item if isinstance(item, Gap) else item.data)
+        for item in items_of(part)
+        if not isinstance(item, TreeNode)
+    ]
+
+
+async def chunks(driver: RepoDriver[T], n: int = 7) -> list[tuple[str, T]]:
+    pairs: list[tuple[str, T]] = []
+    while chunk := await driver.next_chunk(n):
+        assert len(chunk) <= n
+        pairs += chunk
+    return pairs
+
+
+async def gather(call: Callable[[int], Awaitable[list[T] | None]], n: int, found: list[T]) -> None:
+    """Add all that a driver gives, of which something is there even where it ends in an error."""
+    while some := await call(n):
+        found += some
+
+
+async def items(driver: RepoDriver[Any], n: int = 7) -> list[Any]:
+    found: list[Any] = []
+    while chunk := await driver.next_items(n):
+        assert len(chunk) <= n
+        found += chunk
+    return found

@@ -1,0 +1,71 @@
+"""Which modules are compiled: none, but in a wheel built with `REPO_STREAM_COMPILE=1`.
+
+Whoever tests such a wheel sets `REPO_STREAM_COMPILED=1`, and has the whole suite run against it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import traceback
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+import repo_stream
+from repo_stream import CarDecoder, Cid, Limits, MalformedNode
+from repo_stream.mst import decode_node
+from repo_stream.testing import build_car
+
+EXPECTED = (
+    ["repo_stream.car", "repo_stream.memory", "repo_stream.mst", "repo_stream.walk"]
+    if os.environ.get("REPO_STREAM_COMPILED") == "1"
+    else []
+)
+
+
+def file_of(module: str) -> Path:
+    return Path(str(importlib.import_module(module).__file__))
+
+
+def test_the_modules_that_are_compiled() -> None:
+    modules = [
+        module.name
+        for module in pkgutil.iter_modules(repo_stream.__path__, "repo_stream.")
+        if module.name != "repo_stream.__main__"
+    ]
+    found = [name for name in modules if file_of(name).name.endswith(tuple(EXTENSION_SUFFIXES))]
+    assert found == EXPECTED
+
+
+def test_their_sources_lie_beside_them() -> None:
+    for module in EXPECTED or ["repo_stream.car"]:
+        assert file_of(module).with_name(module.rpartition(".")[2] + ".py").is_file()
+
+
+def test_the_wheel_is_for_one_platform_where_anything_is_compiled() -> None:
+    wheel = distribution("atproto-repo-stream").read_text("WHEEL")
+    assert wheel is not None
+    assert ("Tag: py3-none-any" in wheel, "Root-Is-Purelib: true" in wheel) == (
+        (False, False) if EXPECTED else (True, True)
+    )
+
+
+def test_tracebacks_name_the_lines_of_the_sources() -> None:
+    with pytest.raises(MalformedNode) as raised:
+        decode_node(b"", Cid(b"\x01\x71\x12\x20" + bytes(32)), Limits())
+    lines = file_of("repo_stream.mst").with_name("mst.py").read_text("utf-8").splitlines()
+    _here, *frames = traceback.extract_tb(raised.value.__traceback__)
+    assert {Path(frame.filename).parts[-2:] for frame in frames} == {("repo_stream", "mst.py")}
+    assert "decode_node_plainly(block, cid, limits)" in lines[(frames[0].lineno or 0) - 1]
+    assert "raise self._malformed(" in lines[(frames[-1].lineno or 0) - 1]
+
+
+def test_bytes_of_a_subclass_are_bytes() -> None:
+    car = build_car({"app.bsky.feed.post/3jzfcijpj2z2a": {"text": "hi"}})
+    blocks = CarDecoder().feed(Cid(car))
+    assert blocks == CarDecoder().feed(car)
+    assert {type(part) for block in blocks for part in block} == {bytes}
