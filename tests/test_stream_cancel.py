@@ -190,7 +190,7 @@ async def test_the_end(how: str, *, drain: bool) -> None:
     """Reading the rest of the file, which nobody needs."""
     extra = [(b"\x01\x71\x12\x20" + bytes([n]) * 32, bytes(500)) for n in range(40)]
     car = REPO.to_car(order="stream", extra_blocks=extra)
-    unverified = builder(16).with_cid_verification(False)
+    unverified = DriverBuilder(verify_cids=False)
     async with leaving_nothing():
         for stop in every_stop(how, at_least=2):
             async with unverified.stream_car(Pieces(car, 2000), drain=drain) as (_, driver):
