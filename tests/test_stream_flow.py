@@ -80,11 +80,11 @@ async def test_the_first_record_comes_with_the_first_hundredth(limit: float) -> 
 
 async def test_nothing_is_read_beyond_the_piece_that_is_needed() -> None:
     source = Counted(CAR, 1000)
-    ends: dict[str, int] = {}
+    ends: dict[bytes, int] = {}
     at = len(car_header([REPO.commit_cid]))
     for cid, data in REPO.blocks.items():
         at += len(section(cid, data))
-        ends[Cid(cid)] = at
+        ends[cid] = at
     async with BUILDER.stream_car(source) as (_, driver):
         async for output in driver.outputs():
             # A piece has been read to get at it, and none after that.
@@ -181,11 +181,12 @@ async def test_blocks_that_nobody_needs_are_counted(order: str, process: Any, pi
         _,
         driver,
     ):
-        assert driver.left_over is None
+        counts = [driver.left_over]
         await rest_of(driver)
-        assert driver.left_over == len(ODD)
+        counts.append(driver.left_over)
         assert await driver.get(KEYS[7]) is not None
-        assert driver.left_over == len(ODD)
+        counts.append(driver.left_over)
+        assert counts == [None, len(ODD), len(ODD)]
 
 
 @pytest.mark.parametrize("order", ["stream", "shuffled"])
