@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +27,7 @@ from repo_stream import (
     Processor,
 )
 from repo_stream.mst import decode_node
-from repo_stream.process import record
+from repo_stream.process import noop, record
 from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, write_car
 from streams import ORDERS, AnyBuilder, Outcome, car_in, in_memory, streamed, walk_on
 from support import pieces_of
@@ -176,6 +177,66 @@ async def test_where_memory_suffices_no_disk_is_needed(order: str, processor: st
 async def test_results_without_a_form_on_disk_stay_in_memory(order: str) -> None:
     car = car_in(motley(), order)
     same(await streamed(car, FORMLESS), await in_memory(car, FORMLESS))
+
+
+@pytest.mark.parametrize("order", ["stream", "shuffled"])
+async def test_results_that_cannot_be_read_back_are_errors_where_they_are_needed(
+    order: str,
+) -> None:
+    """As they are from disk; the rest of the records comes all the same."""
+
+    def loads(data: bytes) -> int:
+        raise LookupError("no way back")
+
+    one_way = Processor(len, loads=loads)
+    repo = SHARED["far apart"]
+    builder = DriverBuilder(block_processor=one_way).with_on_error("yield")
+    got = await streamed(pieces_of(car_in(repo, order), 500), builder.with_mem_limit_mb(0))
+    assert got.error is None
+    assert [output.rkey for output in got.outputs] == list(repo.records)
+    failed = [output for output in got.outputs if isinstance(output.data, ProcessError)]
+    if order == "stream":
+        assert [output.rkey for output in failed] == ["a/00599"]
+    assert all("read back" in str(output.data) for output in failed)
+    async with builder.stream_car(pieces_of(car_in(repo, order), 500)) as (_, driver):
+        await driver.next_chunk(300)
+        if order == "stream":
+            with pytest.raises(ProcessError, match=r"a/00007.*read back"):
+                await driver.get("a/00007")
+        found = await driver.get("a/00500")
+        assert found is not None
+        assert found.data == len(repo.blocks[found.cid])
+
+
+async def test_results_that_are_not_stored_as_bytes_stay_as_they_came() -> None:
+    """They are let go of as the blocks that they were made from."""
+    dumps: Any = str  # it should give bytes
+    texts = Processor(bytes.hex, dumps=dumps, loads=bytes.decode)
+    builder: AnyBuilder = DriverBuilder(block_processor=texts)
+    for name in ("far apart", "pairs"):
+        car = SHARED[name].to_car(order="stream")
+        same(await streamed(pieces_of(car, 500), builder), await in_memory(car, builder))
+
+
+@pytest.mark.parametrize("order", ["stream", "swapped", "shuffled"])
+@pytest.mark.parametrize("process", [noop, len])
+async def test_large_records_take_no_more_than_the_limit(order: str, process: Any) -> None:
+    repo = build_repo({f"a/{n:03}": RawRecord(b"%03d" % n + bytes(1_900_000)) for n in range(60)})
+    car = car_in(repo, order)
+    builder = DriverBuilder(mem_limit_mb=16, block_processor=process)
+    wanted = [process(repo.blocks[cid]) for cid in repo.records.values()]
+    seen = 0
+    tracemalloc.start()
+    try:
+        async with builder.stream_car(pieces_of(car, 1 << 18)) as (_, driver):
+            async for _rkey, value in driver:
+                assert value == wanted[seen]
+                seen += 1
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert seen == 60
+    assert peak < 32 << 20
 
 
 # --- What is hostile ------------------------------------------------------------------------------

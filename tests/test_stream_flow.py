@@ -31,7 +31,7 @@ from repo_stream import (
 from repo_stream.car_server import CarServer
 from repo_stream.memory import MemoryStore
 from repo_stream.process import Processor, noop
-from repo_stream.testing import build_repo, car_header, cid_of, made_car, made_records, section
+from repo_stream.testing import build_repo, car_header, cid_of, made_car, section
 from streams import car_in, in_memory, streamed
 from support import pieces_of
 from test_cancel import Pieces, rest_of, usable
@@ -47,6 +47,7 @@ KEYS = list(REPO.records)
 EXPECTED = [(rkey, REPO.blocks[cid]) for rkey, cid in REPO.records.items()]
 CAR = REPO.to_car(order="stream")
 BUILDER = DriverBuilder()
+ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 IN_ORDER = BlockOrder(streamable=True, early=0, most_early=0)
 
 
@@ -73,17 +74,17 @@ async def test_the_first_record_comes_with_the_first_hundredth(limit: float) -> 
     async with BUILDER.with_mem_limit_mb(limit).stream_car(source) as (_, driver):
         assert source.given <= 4096
         first = await anext(driver)
-        assert first[0] == made_records(1).__next__()[0] or first[0]
+        assert first[0] == "app.bsky.actor.profile/self"
         assert 0 < source.given < len(source._data) / 100
 
 
 async def test_nothing_is_read_beyond_the_piece_that_is_needed() -> None:
     source = Counted(CAR, 1000)
-    ends: dict[str, int] = {}
+    ends: dict[bytes, int] = {}
     at = len(car_header([REPO.commit_cid]))
     for cid, data in REPO.blocks.items():
         at += len(section(cid, data))
-        ends[Cid(cid)] = at
+        ends[cid] = at
     async with BUILDER.stream_car(source) as (_, driver):
         async for output in driver.outputs():
             # A piece has been read to get at it, and none after that.
@@ -180,11 +181,12 @@ async def test_blocks_that_nobody_needs_are_counted(order: str, process: Any, pi
         _,
         driver,
     ):
-        assert driver.left_over is None
+        counts = [driver.left_over]
         await rest_of(driver)
-        assert driver.left_over == len(ODD)
+        counts.append(driver.left_over)
         assert await driver.get(KEYS[7]) is not None
-        assert driver.left_over == len(ODD)
+        counts.append(driver.left_over)
+        assert counts == [None, len(ODD), len(ODD)]
 
 
 @pytest.mark.parametrize("order", ["stream", "shuffled"])
@@ -311,7 +313,7 @@ async def test_a_record_in_and_out_of_the_ranges_is_given() -> None:
 async def test_seeking_ahead_needs_no_more_than_walking(limit: float) -> None:
     source = Counted(CAR, 1000)
     async with BUILDER.with_mem_limit_mb(limit).stream_car(source) as (_, driver):
-        for at in (3, 4, 100, 101, 640, 1150):
+        for at in (3, 5, 100, 103, 640, 1150):
             await driver.seek(KEYS[at])
             assert await driver.next_chunk(2) == EXPECTED[at : at + 2]
             assert driver.order == IN_ORDER
@@ -445,12 +447,10 @@ async def test_a_full_disk_is_an_error(order: str, tmp_path: Path) -> None:
 
 
 async def test_a_store_that_somebody_else_takes_is_gone() -> None:
+    repo = build_repo({f"a/{n:05}": {"n": n} for n in range(4000)})
+    builder = BUILDER.with_mem_limit_mb(0)
     async with DiskBuilder().open() as store:
-        car = car_in(REPO, "shuffled")
-        async with BUILDER.with_mem_limit_mb(0).stream_car(pieces_of(car, 5000), spill=store) as (
-            _,
-            driver,
-        ):
+        async with builder.stream_car(repo.to_car(), spill=store) as (_, driver):
             await driver.next_chunk(5)
             await store.reset()
             with pytest.raises(StoreClosed):
@@ -488,7 +488,7 @@ def test_the_count_of_memory_stays_true(process: Any) -> None:
                 if key not in anew.blocks.raw:
                     anew.put_back(key, block=None, result=value)
                 else:
-                    anew._contents += processor.size_of(value)
+                    anew._contents += processor.size_of(value) + 80  # and its key
         assert store._contents == pytest.approx(anew._contents, abs=1)
 
 
@@ -539,22 +539,27 @@ async def test_a_slow_consumer_holds_the_download(server: CarServer) -> None:
         assert server.sent == len(BIG_CAR)
 
 
+@ON_ASYNCIO  # httpx leaves a generator of its own to be collected, which trio warns about
 @pytest.mark.parametrize("how", ["left", "cancelled"])
 async def test_a_download_that_is_left_is_released(server: CarServer, how: str) -> None:
-    async def some() -> None:
-        async with body_of(server.serve(BIG_CAR)) as body:
-            async with BUILDER.stream_car(body) as (_, driver):
-                await driver.next_chunk(10)
-                if how == "cancelled":
-                    started.set()
-                    while await driver.next_chunk(1):
-                        await anyio.sleep(0.01)
+    reached = anyio.Event()
 
-    started = anyio.Event()
+    async def walk() -> None:
+        async with (
+            body_of(server.serve(BIG_CAR)) as body,
+            BUILDER.stream_car(body) as (_, driver),
+        ):
+            async for rkey, _record in driver:
+                if rkey == "a/00500":
+                    reached.set()
+                    if how == "left":
+                        return
+                await anyio.lowlevel.checkpoint()
+
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(some)
+        tasks.start_soon(walk)
+        await reached.wait()
         if how == "cancelled":
-            await started.wait()
             tasks.cancel_scope.cancel()
     # Its connection is gone, so the server does not wait for anybody to read.
     for _ in range(200):

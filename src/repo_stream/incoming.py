@@ -192,6 +192,8 @@ class Incoming(Generic[T]):
         self._store: DiskStore | None = None
         self._owned = False
         self._lease = 0
+        # Results that the processor failed to load again, found when all was put back.
+        self._unreadable: dict[bytes, Exception] = {}
         # A move to disk that has begun, and what of it is being written.
         self._moving = False
         self._writing: tuple[Sequence[Block], Sequence[tuple[bytes, T]]] | None = None
@@ -431,19 +433,15 @@ class Incoming(Generic[T]):
             ProcessError: where it was kept as a result, and the processor cannot load that.
         """
         cid = walker.nearest()
-        try:
-            found = self._released.find(cid)
-            if found is None and self._set_aside and self._store is not None:
-                self._searched += self._set_aside
-                rows = await self._store.search(self._lease, cid)
-                found = self._released.find_in([Segment(*row) for row in rows], cid)
-        except RepoStreamError:
-            raise
-        except Exception as error:
-            message = f"its stored result cannot be read back: {error}"
-            raise ProcessError(message, rkey=walker.missing().rkey, cid=Cid(cid)) from error
+        found = self._released.find(cid)
+        if found is None and self._set_aside and self._store is not None:
+            self._searched += self._set_aside
+            rows = await self._store.search(self._lease, cid)
+            found = self._released.find_in([Segment(*row) for row in rows], cid)
         if found is None:
             return False
+        if found.failure is not None:
+            raise _unreadable(walker.missing(), found.failure) from found.failure
         if self._need >= self._budget.store:
             await self._let_go()
         self._loading.store.put_back(cid, block=found.block, result=found.result)
@@ -454,6 +452,10 @@ class Incoming(Generic[T]):
     def gone(self, walker: Walker[T]) -> RepoStreamError:
         """Give the error for a block that the walk stands before, and that nobody has."""
         missing = walker.missing()
+        if (failure := self._unreadable.get(missing.cid)) is not None:
+            error = _unreadable(missing, failure)
+            error.__cause__ = failure
+            return error
         if self._released.lost:
             return BlockReleased(cid=missing.cid, rkey=missing.rkey)
         return missing
@@ -519,7 +521,8 @@ class Incoming(Generic[T]):
 
     def _put_back_oldest(self) -> None:
         segment = self._released.oldest(0)[0]
-        raw, results = self._released.items(segment)
+        raw, results, failures = self._released.items(segment)
+        self._unreadable.update(failures)
         for cid, block in raw:
             self._loading.store.put_back(cid, block=block, result=None)
         for cid, result in results:
@@ -622,3 +625,8 @@ class Incoming(Generic[T]):
         finally:
             if self._owned:
                 await store.aclose()
+
+
+def _unreadable(missing: MissingBlock, failure: Exception) -> ProcessError:
+    message = f"its stored result cannot be read back: {failure}"
+    return ProcessError(message, rkey=missing.rkey, cid=missing.cid)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 from repo_stream import dagcbor
 from repo_stream.car import Block
@@ -64,11 +64,13 @@ class Found(NamedTuple, Generic[T]):
         block: its bytes, where they were kept.
         result: what the processor had made of it, where that was kept instead.
         used: whether the walk had used it.
+        failure: why there is neither: what the processor raised that was to load the result.
     """
 
     block: bytes | None
     result: T | None
-    used: bool
+    used: bool = True
+    failure: Exception | None = None
 
 
 class Released(Generic[T]):
@@ -177,18 +179,33 @@ class Released(Generic[T]):
                 item = dagcbor.load_value(segment.contents)[at // _CID]
                 if not segment.processed:
                     return Found(item, None, segment.used)
-                result = item if self._plain else self._processor.loads(item)
-                return Found(None, result, used=True)
+                return self._loaded(item)
         return None
 
-    def items(self, segment: Segment) -> tuple[list[Block], list[tuple[bytes, T]]]:
-        """Give what is in a segment: blocks as they are, and results."""
+    def _loaded(self, item: Any) -> Found[T]:  # noqa: ANN401 - a result, or what dumps gave
+        try:
+            return Found(None, item if self._plain else self._processor.loads(item))
+        except Exception as error:  # noqa: BLE001 - raised where the walk needs it
+            return Found(None, None, failure=error.with_traceback(None))
+
+    def items(
+        self, segment: Segment
+    ) -> tuple[list[Block], list[tuple[bytes, T]], list[tuple[bytes, Exception]]]:
+        """Give what is in a segment: blocks as they are, results, and why others do not load."""
         pairs = self._pairs(segment)
         if not segment.processed:
-            return pairs, []
-        if not self._plain:
-            pairs = [(cid, self._processor.loads(item)) for cid, item in pairs]
-        return [], pairs
+            return pairs, [], []
+        if self._plain:
+            return [], pairs, []
+        results: list[tuple[bytes, T]] = []
+        failures: list[tuple[bytes, Exception]] = []
+        for cid, item in pairs:
+            found = self._loaded(item)
+            if found.failure is not None:
+                failures.append((cid, found.failure))
+            else:
+                results.append((cid, cast("T", found.result)))
+        return [], results, failures
 
     def rows(self, segment: Segment) -> tuple[list[Block], list[Block]]:
         """Give what is in a segment in the form of the disk store: blocks, and results."""
