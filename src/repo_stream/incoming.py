@@ -30,7 +30,7 @@ from repo_stream.errors import (
 from repo_stream.fetch import Shelf
 from repo_stream.limits import MIB
 from repo_stream.load import BATCH, WRITE_BLOCKS, WRITE_BYTES, Budget, Loading, dumped
-from repo_stream.mst import NODE_START, Commit, looks_like_node
+from repo_stream.mst import Commit, looks_like_node
 from repo_stream.process import Processor
 from repo_stream.released import Released, Segment
 from repo_stream.walk import Arrivals, Blocks, Taken, Walker
@@ -248,7 +248,7 @@ class Incoming(Generic[T]):
         """Let go of records as results; those that could be nodes may be wanted as such, too."""
         _rkeys, cids, values = taken
         like_nodes = [
-            at for at, data in enumerate(blocks) if data[:3] == NODE_START and looks_like_node(data)
+            at for at, data in enumerate(blocks) if data[1:2] == b"a" and looks_like_node(data)
         ]
         if like_nodes:
             self._release([(cids[at], blocks[at]) for at in like_nodes])
