@@ -30,7 +30,7 @@ from repo_stream.errors import (
 from repo_stream.fetch import Shelf
 from repo_stream.limits import MIB
 from repo_stream.load import BATCH, WRITE_BLOCKS, WRITE_BYTES, Budget, Loading, dumped
-from repo_stream.mst import Commit
+from repo_stream.mst import Commit, looks_like_node
 from repo_stream.process import Processor
 from repo_stream.released import Released, Segment
 from repo_stream.walk import Arrivals, Blocks, Taken, Walker
@@ -383,13 +383,26 @@ class Incoming(Generic[T]):
             self._release([(arrivals.cids[node], arrivals.data[node]) for node in nodes])
             for node in reversed(nodes):
                 del blocks[node - at]
-            self._released.add_results(taken.cids, taken.values, blocks)
+            self._release_results(taken, blocks)
         else:
             self._released.add_blocks(cids, blocks)
         self.used_kept(kept)
         if not aligned and self._shelf is None:
             # Copies of what came just now may have been kept before.
             self._used.update([cid for cid in taken.cids if cid in self.blocks])
+
+    def _release_results(self, taken: Taken[T], blocks: Sequence[bytes]) -> None:
+        """Let go of records as results; those that could be nodes may be wanted as such, too."""
+        _rkeys, cids, values = taken
+        like_nodes = [
+            at for at, data in enumerate(blocks) if data[1:2] == b"a" and looks_like_node(data)
+        ]
+        if like_nodes:
+            self._release([(cids[at], blocks[at]) for at in like_nodes])
+            others = sorted({*range(len(blocks))}.difference(like_nodes))
+            cids, values = [cids[at] for at in others], [values[at] for at in others]
+            blocks = [blocks[at] for at in others]
+        self._released.add_results(cids, values, blocks)
 
     def _release(self, blocks: Sequence[Block], *, used: bool = True) -> None:
         cids, data = [cid for cid, _ in blocks], [data for _, data in blocks]

@@ -144,7 +144,7 @@ class StreamDriver(RepoDriver[T]):
         try:
             rkeys, cids = self._walker.take_keys(self._blocks, n, incoming.arrivals)
         finally:
-            incoming.used_arrivals(at, Taken.nothing())
+            incoming.used_arrivals(at, Taken[T].nothing())
         incoming.used_kept([cid for cid in cids if cid in self._blocks])
         self._walker.pass_by([cid for cid in cids if cid not in self._blocks])
         return rkeys, cids
