@@ -14,7 +14,6 @@ the old place until it is in the new one.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Generic, Literal, TypeAlias, TypeVar
 
@@ -49,6 +48,9 @@ Spill: TypeAlias = "str | os.PathLike[str] | DiskStore | Literal[False] | None"
 # what has been read of the file, and this. It takes a fiftieth of the time of reading it.
 _SEARCHES: Final = 4
 _SEARCH_BYTES: Final = MIB
+# What it costs to note that the walk has used a block: its CID, as the tree has it, in a set. It is
+# counted as soon as the block is kept, as the walk may use all of them before the next one comes.
+_NOTE_COST: Final = 120
 # Blocks are let go of for good reason only: where it leaves less than this free, all go to disk.
 _ROOMY: Final = 7 / 8
 
@@ -224,11 +226,12 @@ class Incoming(Generic[T]):
     @property
     def early(self) -> int:
         """How many blocks are kept in memory for later."""
-        if self._shelf is not None:
-            return 0
+        return 0 if self._shelf is not None else self._kept - len(self._used)
+
+    @property
+    def _kept(self) -> int:
         raw, processed = self.blocks.raw, self.blocks.processed
-        kept = len(raw) if processed is raw else len(raw) + len(processed)
-        return kept - len(self._used)
+        return len(raw) if processed is raw else len(raw) + len(processed)
 
     # --- What comes -----------------------------------------------------------------------------
 
@@ -477,13 +480,17 @@ class Incoming(Generic[T]):
 
     @property
     def _need(self) -> int:
-        return self._loading.store.need + sys.getsizeof(self._used) + self._released.size
+        return self._kept_need + self._released.size
+
+    @property
+    def _kept_need(self) -> int:
+        """What is kept costs, and what it will cost to note that the walk has used it."""
+        return self._loading.store.need + _NOTE_COST * self._kept
 
     async def _limit_released(self) -> None:
         """Keep what was let go of within its part of the memory limit."""
         if self._spill is False:
-            kept = self._loading.store.need + sys.getsizeof(self._used)
-            most = max(self._budget.store * _ROOMY - kept, 0)
+            most = max(self._budget.store * _ROOMY - self._kept_need, 0)
             while self._released.size > most:
                 self._released.lose_oldest()
         elif self._released.size > self._budget.released:
