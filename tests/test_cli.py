@@ -95,6 +95,7 @@ def test_prints_whose_repo_it_is_and_what_is_in_it(run: Run, car: Path) -> None:
         ),
         "CAR": f"{car.stat().st_size} bytes, {total} of them records",
         "Tree": "2 levels, 3 nodes, 1.3 entries a node",
+        "Order": "not streamable: up to 4 blocks come early",
         "Walked": "in memory (limit 16 MiB)",
     }
     assert collections == {
@@ -585,6 +586,138 @@ def test_verify_with_a_key(run: Run, tmp_path: Path, curve: str, whose: str) -> 
         assert out.endswith("\nThe repo does not hold.\n")
 
 
+# --- The order of blocks --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", ["16", "0"], ids=["in memory", "through the disk"])
+def test_order_writes_the_streamable_car(run: Run, tmp_path: Path, limit: str) -> None:
+    repo, target = build_repo(RECORDS), tmp_path / "out.car"
+    junk = [(cid_of(data), data) for data in (b"\xa1\x61a\x01", b"\xa1\x61a\x02")]
+    path = tmp_path / "repo.car"
+    path.write_bytes(repo.to_car(copies=2, extra_blocks=junk))
+    blocks = len(repo.blocks)
+    code, out, err = run("order", path, target, "--mem-limit-mb", limit)
+    assert (code, out) == (0, "")
+    dropped = f"{blocks + 2} of {2 * blocks + 2} dropped"
+    assert err == f"{blocks} blocks written, {dropped}; not streamable before\n"
+    assert target.read_bytes() == repo.to_car(order="stream")
+    assert run("order", target, target) == (
+        0,
+        "",
+        f"{blocks} blocks written, 0 of {blocks} dropped; streamable already\n",
+    )
+    assert target.read_bytes() == repo.to_car(order="stream")
+    assert run("order", path, target, "-q") == (0, "", "")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["out.car", "repo.car"]
+
+
+def test_order_says_what_it_wrote_again(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "repo.car"
+    path.write_bytes(build_car({f"a.b.c/{n}": {"n": 1} for n in range(3)}))
+    report = run("order", path, tmp_path / "out.car")[2]
+    assert " blocks written (2 of them again), 0 of " in report
+
+
+def test_order_takes_the_place_of_its_car(run: Run, car: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.car"
+    link.symlink_to(car)
+    expected = build_car(RECORDS, did="did:plc:someone", rev="3jzfcijpj2z2a", order="stream")
+    for source, target in ((link, car), (car, link), (car, car)):
+        car.write_bytes(build_car(RECORDS, did="did:plc:someone", rev="3jzfcijpj2z2a"))
+        assert run("order", source, target)[0] == 0
+        assert car.read_bytes() == expected
+        assert link.is_symlink()
+
+
+@pytest.mark.parametrize("limit", ["16", "0"], ids=["in memory", "through the disk"])
+def test_order_of_a_bad_car_leaves_everything_as_it_was(
+    run: Run, tmp_path: Path, limit: str
+) -> None:
+    repo = build_repo(RECORDS)
+    path, target = tmp_path / "bad.car", tmp_path / "out.car"
+    bad = repo.to_car(order="stream", omit=[repo.records[f"{LIKE}/1"]])
+    for data, message in ((bad, "1' is not in the CAR"), (repo.to_car()[:-1], "fetch it again")):
+        path.write_bytes(data)
+        target.write_text("before")
+        for output in (target, path):
+            code, out, err = run("order", path, output, "--mem-limit-mb", limit)
+            assert (code, out, err.count("\n")) == (1, "", 1)
+            assert message in err
+        assert (path.read_bytes(), target.read_text()) == (data, "before")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["bad.car", "out.car"]
+
+
+def test_order_bounds_what_is_written_again(run: Run, tmp_path: Path) -> None:
+    path, target = tmp_path / "repo.car", tmp_path / "out.car"
+    path.write_bytes(build_car({f"a.b.c/{n}": {"text": "x" * 900} for n in range(90)}))
+    code, out, err = run("order", path, target, "--limit", "repeated_bytes=1000")
+    assert (code, out) == (1, "")
+    assert "--limit repeated_bytes=N" in err
+    assert not target.exists()
+
+
+def test_order_to_no_directory_gives_one_line(run: Run, car: Path, tmp_path: Path) -> None:
+    target = tmp_path / "nowhere" / "out.car"
+    expected = f"repo-stream: {target}: No such file or directory\n"
+    assert run("order", car, target) == (1, "", expected)
+
+
+def test_order_from_and_to_a_pipe(car: Path) -> None:
+    done = subprocess.run(
+        command("order", "-", "-", "-q"),
+        input=car.read_bytes(),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    expected = build_car(RECORDS, did="did:plc:someone", rev="3jzfcijpj2z2a", order="stream")
+    assert done.stdout == expected
+
+
+def test_order_does_not_append_to_its_own_car(car: Path) -> None:
+    content = car.read_bytes()
+    with car.open("ab") as appending:
+        done = subprocess.run(
+            command("order", car, "-"),
+            stdout=appending,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert b"standard output is the CAR itself" in done.stderr
+    assert car.read_bytes() == content
+
+
+def test_a_car_is_not_for_a_terminal(car: Path) -> None:
+    assert "not for a terminal" in on_terminal(command("order", car, "-"))
+
+
+@pytest.mark.parametrize(
+    ("order", "limit", "shown"),
+    [
+        ("stream", "16", "streamable"),
+        ("stream", "0", "streamable"),
+        ("export", "16", "not streamable: up to "),
+        ("shuffled", "16", "not streamable: up to "),
+        ("shuffled", "0", "not streamable: at least "),
+    ],
+)
+def test_says_how_far_from_streamable(
+    run: Run, tmp_path: Path, order: Any, limit: str, shown: str
+) -> None:
+    path = tmp_path / "repo.car"
+    path.write_bytes(build_car({f"a.b.c/{n}": {"n": n} for n in range(2_000)}, order=order))
+    line = report(run("inspect", path, "--mem-limit-mb", limit)[1])[0]["Order"]
+    assert line.startswith(shown)
+    assert len(f"Order   {line}") <= 80
+    found = json.loads(run("inspect", path, "--mem-limit-mb", limit, "--json")[1])["order"]
+    assert found["streamable"] is (order == "stream")
+    assert found["exact"] is ("at least" not in line)
+    assert f"{found['most_early']:,}" in line or order == "stream"
+
+
 # --- Bad input ----------------------------------------------------------------------------------
 
 
@@ -1055,11 +1188,17 @@ def test_ctrl_c_ends_an_export_that_nobody_reads() -> None:
         process.communicate()
 
 
-@pytest.mark.parametrize("arguments", [("ls",), ("export",), ("export", "--format", "parquet")])
-def test_reader_that_leaves_midway_ends_it_quietly(arguments: tuple[str, ...]) -> None:
-    process = subprocess.Popen(
-        command(*arguments, SAMPLE), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ls", SAMPLE),
+        ("export", SAMPLE),
+        ("export", "--format", "parquet", SAMPLE),
+        ("order", SAMPLE, "-"),
+    ],
+)
+def test_reader_that_leaves_midway_ends_it_quietly(arguments: tuple[str | Path, ...]) -> None:
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()

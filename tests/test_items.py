@@ -13,6 +13,7 @@ from repo_stream import (
     Cid,
     DiskBuilder,
     DiskDriver,
+    DiskStore,
     Driver,
     DriverBuilder,
     Gap,
@@ -21,6 +22,7 @@ from repo_stream import (
     StoreClosed,
     TreeNode,
 )
+from repo_stream.load import Turn
 from repo_stream.mst import decode_node_plainly
 from repo_stream.testing import build_repo, key_height, made_car, write_car
 from slices import LIMITS, WAYS, driver_of, items, items_of, slice_of
@@ -210,6 +212,48 @@ async def test_keys_of_a_slice_in_a_stream_are_not_lost(how: str, limit: float) 
             for some in await stop.run(lambda: driver.next_keys(40)):
                 found += some or []
             await check_rest(driver, found, "next_chunk")
+
+
+@in_every_way
+async def test_seek_among_gaps_that_a_cancelled_call_had_taken(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of subtrees have no key that could be looked for."""
+
+    async def pause(_turn: Turn) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(Turn, "pause_if_over", pause)
+    part = slice_of(SMALL, SMALL.blocks.keys() - {*SMALL.nodes[2:6]})
+    keys = list(SMALL.records)
+    car = part.car("stream")
+    for place in (keys[2], keys[11], keys[20] + "z", keys[40]):
+        async with driver_of("memory", car, BUILDER.with_gaps()) as reference:
+            await reference.seek(place)
+            expected = await reference.next_chunk(100)
+        for stop in every_stop(how, at_least=10):
+            builder = BUILDER.with_gaps()
+            async with builder.stream_car(Source(car)) as (_, driver):
+                await stop.run(lambda: driver.next_chunk(55))
+                await anext(driver, None)
+                await driver.seek(place)
+                assert await driver.next_chunk(100) == expected
+
+
+async def test_each_block_is_fetched_about_once_from_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = build_repo({f"a.b.c/{n:05}": {"n": n} for n in range(4000)})
+    fetched: list[int] = []
+    fetch = DiskStore.fetch
+
+    async def counted(store: DiskStore, *arguments: Any) -> Any:
+        rows = await fetch(store, *arguments)
+        fetched.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(DiskStore, "fetch", counted)
+    async with driver_of("disk", repo.to_car(), BUILDER) as driver:
+        assert len(await items(driver, 256)) == len(repo.blocks) - 1
+    assert sum(fetched) < 1.2 * len(repo.blocks)
 
 
 @in_every_way

@@ -22,6 +22,7 @@ def test_the_defaults() -> None:
         "mst_depth": 40,
         "node_entries": 8192,
         "key_bytes": 1024,
+        "repeated_bytes": 64 * 1024 * 1024,
     }
 
 

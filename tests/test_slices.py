@@ -47,7 +47,9 @@ from repo_stream.testing import (
     tree_of,
     write_car,
 )
+from repo_stream.walk import Blocks, Walker
 from slices import (
+    LIMITS,
     WAYS,
     Slice,
     chunks,
@@ -269,8 +271,20 @@ async def test_key_ranges_give_the_gaps_that_they_may_hold(way: str) -> None:
             for key, value in pairs:
                 if isinstance(value, Gap) and value.rkey is not None:
                     assert value.after is None or value.after in keys
-                    assert value.before is None or value.before in keys
+                    assert value.before is None or (value.before in keys and value.before < stop)
                     assert (value.after or "") < key < (value.before or "\U0010ffff")
+
+
+@ON_ASYNCIO
+@pytest.mark.parametrize("way", ["memory", "disk"])
+async def test_gaps_at_the_end_of_a_key_range_name_no_key_beyond_it(way: str) -> None:
+    car = NO_RECORDS.car()
+    for stop in KEYS[1:]:
+        async with driver_of(way, car, GAPS.with_key_range(None, stop)) as driver:
+            gaps = [value for _, value in await chunks(driver) if isinstance(value, Gap)]
+        assert [gap.rkey for gap in gaps] == KEYS[: KEYS.index(stop)]
+        assert all(gap.before is None or gap.before < stop for gap in gaps)
+        assert gaps[-1].before is None
 
 
 def plain(pair: tuple[str, Any]) -> tuple[str, Any]:
@@ -332,6 +346,34 @@ async def test_seek_ahead_from_every_item_is_the_same_everywhere(way: str) -> No
                 assert got[0] == got[1]
         if way != "stream":
             return  # the others always start anew, so once is enough
+
+
+@EVERY_WAY
+async def test_seek_goes_past_a_bad_record_that_was_met_already(way: str) -> None:
+    """What is given one by one is taken in larger parts, which may end before an error."""
+    bad = REPO.blocks[REPO.records[KEYS[8]]]
+
+    def process(block: bytes) -> bytes:
+        if block == bad:
+            raise ValueError
+        return block
+
+    async with driver_of(way, REPO.to_car(), BUILDER.with_block_processor(process)) as driver:
+        assert [(await anext(driver))[0] for _ in range(8)] == KEYS[:8]
+        await driver.seek(KEYS[9])
+        assert (await anext(driver))[0] == KEYS[9]
+
+
+def test_walk_that_goes_back_knows_the_keys_before_it_no_more() -> None:
+    nodes = {cid: REPO.blocks[cid] for cid in REPO.nodes}
+    blocks: Blocks[bytes] = Blocks(nodes, {})
+    walker = Walker[bytes](REPO.root, bytes, LIMITS)
+    assert walker.take(blocks, 5).rkeys == []
+    before = walker.mark()
+    assert walker.take_keys(blocks, 5)[0] == KEYS[:5]
+    walker.go_back(before)
+    gap = walker.gap()
+    assert (gap.rkey, gap.after) == (KEYS[0], None)
 
 
 @EVERY_WAY

@@ -15,6 +15,7 @@ import anyio
 
 from repo_stream import (
     Absent,
+    BlockOrder,
     CarReader,
     Cid,
     Commit,
@@ -26,6 +27,7 @@ from repo_stream import (
     Gap,
     MissingBlock,
     NeedDisk,
+    OrderedCar,
     Output,
     Present,
     Problem,
@@ -38,6 +40,7 @@ from repo_stream import (
     TreeNode,
     load_commit,
     open_car,
+    order_car,
 )
 from repo_stream.process import dag_json, length, noop, record
 
@@ -193,3 +196,14 @@ async def sources(stream: AsyncIterable[bytes]) -> None:
 async def stores() -> None:
     async with DiskBuilder(cache_size_mb=8).with_max_stored_mb(100).open() as store:
         assert_type(store, DiskStore)
+
+
+async def ordering(path: Path) -> None:
+    async with order_car(path, mem_limit_mb=4, spill=False) as car:
+        assert_type(car, OrderedCar)
+        async for piece in car:
+            assert_type(piece, bytes)
+        assert_type(car.commit, Commit)
+        assert_type(car.commit.block, bytes)
+        assert_type(car.dropped, int | None)
+        assert_type(car.order, BlockOrder)

@@ -98,6 +98,10 @@ if TYPE_CHECKING:
         load_commit,
         open_car,
     )
+    from repo_stream.ordering import (
+        OrderedCar,
+        order_car,
+    )
     from repo_stream.process import (
         Processor,
     )
@@ -179,6 +183,7 @@ __all__ = [
     "NodePrefixTooLong",
     "NotACar",
     "OnError",
+    "OrderedCar",
     "Output",
     "Present",
     "Problem",
@@ -204,6 +209,7 @@ __all__ = [
     "key_depth",
     "load_commit",
     "open_car",
+    "order_car",
 ]
 
 _ROOMS = {
@@ -290,6 +296,10 @@ _ROOMS = {
         "Repo",
         "load_commit",
         "open_car",
+    ),
+    "ordering": (
+        "OrderedCar",
+        "order_car",
     ),
     "process": ("Processor",),
     "proofs": (

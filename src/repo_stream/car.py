@@ -12,6 +12,7 @@ are only put behind each other: a file that drips in byte by byte takes time lin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, cast
@@ -35,7 +36,7 @@ from repo_stream.errors import (
 )
 from repo_stream.limits import Limits
 
-__all__ = ["Block", "CarDecoder", "CarHeader"]
+__all__ = ["Block", "CarDecoder", "CarHeader", "write_header", "write_section"]
 
 #: A block: its raw CID and its bytes.
 Block = tuple[bytes, bytes]
@@ -396,3 +397,28 @@ def parse_header_plainly(data: bytes) -> CarHeader:
     if len(links) != len(roots):
         raise BadCarHeader("its roots are not a list of links")
     return CarHeader(roots=links)
+
+
+# --- Writing ------------------------------------------------------------------------------------
+
+
+def write_header(roots: Sequence[Cid]) -> bytes:
+    """Write the header of a CAR, its length before it."""
+    header = dagcbor.encode({"roots": [*roots], "version": 1})
+    return _varint(len(header)) + header
+
+
+def write_section(cid: bytes, data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Write a block, its CID and their length before it, as three parts."""
+    return _varint(len(cid) + len(data)), cid, data
+
+
+def _varint(number: int) -> bytes:
+    if 0x80 <= number < 0x4000:  # nearly every block
+        return bytes((number & 0x7F | 0x80, number >> 7))
+    groups = bytearray()
+    while number >= 0x80:
+        groups.append(number & 0x7F | 0x80)
+        number >>= 7
+    groups.append(number)
+    return bytes(groups)

@@ -75,9 +75,9 @@ _BULK_INSERT: Final = {
     for processed, insert in _INSERT.items()
 }
 _SELECT_SMALL: Final = (
-    "SELECT key, iif(length(val) > 4096, NULL, val), processed FROM blocks WHERE key IN ({})"
+    "SELECT key, iif(length(val) > 4096, NULL, val), processed, rowid FROM blocks WHERE key IN ({})"
 )
-_SELECT_ANY: Final = "SELECT key, val, processed FROM blocks WHERE key = ?"
+_SELECT_ANY: Final = "SELECT key, val, processed, rowid FROM blocks WHERE key = ?"
 _LARGE_BYTES: Final = 2 * MIB
 _CREATE: Final = (
     "CREATE TABLE blocks (key BLOB NOT NULL, val BLOB NOT NULL, processed INT NOT NULL)",
@@ -306,15 +306,28 @@ class DiskStore:
             self._check(lease)
             self._stored -= await self._database.run(_drop_set_aside, number)
 
-    async def fetch(self, lease: int, cids: Sequence[bytes]) -> list[Row]:
+    async def last_number(self, lease: int) -> int:
+        """Give the number of the block that was stored last, 0 where there is none."""
+        with self._guard:
+            self._check(lease)
+            return await self._database.run(_last_number)
+
+    async def fetch(
+        self, lease: int, cids: Sequence[bytes], numbers: list[int] | None = None
+    ) -> list[Row]:
         """Read the blocks of these CIDs, in no order, as far as they are there.
 
         Of large ones only the first few come, so that an answer stays within some MiB; of the
         others it says that they are there, with `None` for what they hold.
+
+        Args:
+            lease: shows that the store is still the caller's.
+            cids: the CIDs.
+            numbers: takes, for each block that comes, the number under which it was stored.
         """
         with self._guard:
             self._check(lease)
-            return await self._database.run(_fetch, cids)
+            return await self._database.run(_fetch, cids, numbers)
 
     async def abandon(self, lease: int) -> None:
         """Undo an unfinished filling, whatever happens meanwhile, unless the store has moved on."""
@@ -444,12 +457,16 @@ async def _seal(connection: aiosqlite.Connection) -> None:
     await connection.commit()
 
 
-async def _fetch(connection: aiosqlite.Connection, cids: Sequence[bytes]) -> list[Row]:
+async def _fetch(
+    connection: aiosqlite.Connection, cids: Sequence[bytes], numbers: list[int] | None
+) -> list[Row]:
     marks = ",".join("?" * len(cids))
     rows = await _rows(connection, _SELECT_SMALL.format(marks), cids)
     small: list[Row] = []
     large: set[bytes] = set()
-    for key, value, processed in rows:
+    if numbers is not None:
+        numbers += [number for _key, _value, _processed, number in rows]
+    for key, value, processed, _number in rows:
         if value is None:
             large.add(key)
         else:
@@ -460,18 +477,24 @@ async def _fetch(connection: aiosqlite.Connection, cids: Sequence[bytes]) -> lis
         if cid in large and room <= 0:
             small.append((cid, None, 0))
         elif cid in large:
-            for key, value, processed in await _rows(connection, _SELECT_ANY, [cid]):
+            for key, value, processed, _number in await _rows(connection, _SELECT_ANY, [cid]):
                 if value is not None:
                     small.append((key, value, processed))
                     room -= len(value)
     return small
 
 
+async def _last_number(connection: aiosqlite.Connection) -> int:
+    ((number,),) = await connection.execute_fetchall("SELECT max(rowid) FROM blocks")
+    return number or 0
+
+
 async def _rows(
     connection: aiosqlite.Connection, query: str, cids: Sequence[bytes]
-) -> Sequence[Row]:
+) -> Sequence[tuple[bytes, bytes | None, int, int]]:
     # Plain tuples, as no row factory is set.
-    return cast("Sequence[Row]", await connection.execute_fetchall(query, cids))
+    rows = await connection.execute_fetchall(query, cids)
+    return cast("Sequence[tuple[bytes, bytes | None, int, int]]", rows)
 
 
 # --- The database -------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ class Shelf(Generic[T]):
         # Blocks that the store was asked for and does not have, so that a walk that goes past
         # missing records need not ask again for each.
         self._absent: set[bytes] = set()
+        #: The numbers of the blocks that came, for whoever counts them and puts a list here.
+        self.numbers: list[int] | None = None
 
     async def bring(
         self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
@@ -71,7 +73,7 @@ class Shelf(Generic[T]):
             if n == FETCH:
                 walker.prune(blocks)
             self._unreadable.clear()
-            rows = await self._store.fetch(self._lease, needed)
+            rows = await self._store.fetch(self._lease, needed, self.numbers)
             self._keep(blocks, rows)
             self._absent = set(needed).difference([cid for cid, _data, _processed in rows])
         if nearest not in blocks:

@@ -53,6 +53,85 @@ _SEARCH_BYTES: Final = MIB
 _ROOMY: Final = 7 / 8
 
 
+class PieceKept:
+    """The piece that was kept last: how many blocks are early when one of it is needed.
+
+    Args:
+        arrivals: the piece.
+        fresh: what came with it, in order, and was not kept before; none where it does not matter.
+        early: how many blocks were kept before.
+    """
+
+    def __init__(self, arrivals: Arrivals, fresh: Sequence[bytes], early: int) -> None:
+        self.arrivals = arrivals
+        self._places = dict(zip(fresh, range(len(fresh)), strict=True))
+        self._early = early
+        self._used = 0
+        self._furthest = -1
+
+    def need(self, cid: bytes | None) -> int:
+        """Say how many blocks are early when this one comes; without one, when all have come."""
+        return self._early + self._places.get(cid or b"", len(self._places)) - self._used
+
+    def most_needed(self, cids: Sequence[bytes], used: set[bytes]) -> int:
+        """Say how many blocks were early at most as these were used; `used` were so before."""
+        if not self._places:
+            return 0
+        most = 0
+        places = self._places
+        for cid in dict.fromkeys(cids):
+            if cid in used:
+                continue
+            place = places.get(cid, -1)
+            if place > self._furthest:
+                self._furthest = place
+                most = max(most, self._early + place - self._used)
+            self._used += 1
+        return most
+
+
+class Marks:
+    """A set of numbers, a bit each."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+
+    def add(self, number: int) -> bool:
+        """Add a number; say whether it is new."""
+        place, bit = number >> 3, 1 << (number & 7)
+        if place >= len(self._bits):
+            self._bits.extend(bytes(place + 1 - len(self._bits)))
+        new = not self._bits[place] & bit
+        self._bits[place] |= bit
+        return new
+
+
+def _merged(cids: Sequence[bytes], opened: Sequence[tuple[bytes, int]]) -> Sequence[bytes]:
+    """Put nodes among the records before which they were opened."""
+    if not opened:
+        return cids
+    merged: list[bytes] = []
+    at = 0
+    for node, after in opened:
+        merged += cids[at:after]
+        merged.append(node)
+        at = after
+    merged += cids[at:]
+    return merged
+
+
+def _left_of(cids: Iterable[bytes], some: Sequence[bytes]) -> list[bytes]:
+    """Leave out, of these, `some`, which come in the same order."""
+    left: list[bytes] = []
+    at = 0
+    for cid in cids:
+        if at < len(some) and some[at] == cid:
+            at += 1
+        else:
+            left.append(cid)
+    return left
+
+
 class Incoming(Generic[T]):
     """The blocks of a CAR on their way to a walk.
 
@@ -61,10 +140,17 @@ class Incoming(Generic[T]):
         processor: what is made of records in the end, at once or late.
         mem_limit_mb: what blocks may take in memory, in MiB.
         spill: where they go then.
+        counting: whether blocks are counted that are used from disk.
     """
 
     def __init__(
-        self, loading: Loading[T], processor: Processor[T], mem_limit_mb: float, spill: Spill
+        self,
+        loading: Loading[T],
+        processor: Processor[T],
+        mem_limit_mb: float,
+        spill: Spill,
+        *,
+        counting: bool = False,
     ) -> None:
         #: Blocks of the piece that was read last, as far as the walk has not gone past them.
         self.arrivals: Arrivals = Arrivals()
@@ -76,10 +162,13 @@ class Incoming(Generic[T]):
         self.over: bool = False
         #: Whether every block so far has come when the walk needed it.
         self.in_order: bool = True
-        #: The most blocks that had to be kept at once.
+        #: The most blocks that had to be kept at once, as far as the repo was in memory.
         self.most_early: int = 0
-        #: The nodes that the walk opens among `blocks`.
-        self.opened: list[bytes] = []
+        #: How many blocks of the file the walk has used, each copy for itself; of those that went
+        #: to disk, as far as that is counted.
+        self.used: int = 0
+        #: The nodes that the walk opens among `blocks`, as in `Walker.opened`.
+        self.opened: list[tuple[bytes, int]] = []
         self._loading = loading
         self._processor = processor
         self._budget = Budget.of(mem_limit_mb)
@@ -88,8 +177,12 @@ class Incoming(Generic[T]):
         self._released: Released[T] = Released(processor)
         # Of the blocks that are kept, those that the walk has used.
         self._used: set[bytes] = set()
-        # How many blocks the walk has used so far, wherever they are now.
-        self._used_count = 0
+        self._piece: PieceKept = PieceKept(Arrivals(), (), 0)
+        # Blocks on disk that the walk has used, by their numbers, and up to which number they had
+        # been used before they went there.
+        self._counting = counting
+        self._counted = Marks()
+        self._used_before: int | None = None
         # CIDs that were set aside on disk, and those that were looked through there, in bytes.
         self._set_aside = 0
         self._searched = 0
@@ -112,6 +205,23 @@ class Incoming(Generic[T]):
         return self._shelf is not None
 
     @property
+    def read(self) -> int:
+        """How many blocks of the file have been read."""
+        return self._loading.blocks
+
+    @property
+    def offset(self) -> int:
+        """How many bytes of the file have been read."""
+        return self._loading.offset
+
+    @property
+    def unused(self) -> int | None:
+        """How many blocks of the file the walk has had no use for; `None` where nobody knows."""
+        if self.spilled and not self._counting:
+            return None
+        return self.read - self.used
+
+    @property
     def early(self) -> int:
         """How many blocks are kept in memory for later."""
         if self._shelf is not None:
@@ -119,11 +229,6 @@ class Incoming(Generic[T]):
         raw, processed = self.blocks.raw, self.blocks.processed
         kept = len(raw) if processed is raw else len(raw) + len(processed)
         return kept - len(self._used)
-
-    @property
-    def unused(self) -> int:
-        """How many of the blocks that have come the walk has not used."""
-        return self._loading.came - self._used_count
 
     # --- What comes -----------------------------------------------------------------------------
 
@@ -137,12 +242,21 @@ class Incoming(Generic[T]):
             if self._loading.commit is None:
                 await self.keep_arrivals()
         commit = self._loading.commit_found()
+        if self.spilled:
+            self.used += 1
+        else:
+            self.used_kept([commit.cid])
         self.in_order = self._loading.commit_first
-        self.used_kept([commit.cid])
+        if before := self._loading.before_commit:
+            self._had_to_keep(self.early + len(self._fresh(self.arrivals.cids[:before])))
         return commit
 
     async def read_on(self) -> bool:
-        """Read the next piece; say whether any block came with it."""
+        """Read the next piece, as something is needed; say whether any block came with it."""
+        self._had_to_keep(self.early)
+        return await self._read_piece()
+
+    async def _read_piece(self) -> bool:
         await self._limit_released()
         blocks = None if self.over else await self._loading.next_blocks()
         if blocks is None:
@@ -157,11 +271,11 @@ class Incoming(Generic[T]):
         Returns:
             Whether it is in memory; else all has gone to disk.
         """
+        self._look_at_piece(walker)
         while batch := self.arrivals.some(BATCH):
             self._keep(batch, walker)
             self.arrivals.at += len(batch)
             await self._loading.turn.pause_if_over()
-        self.most_early = max(self.most_early, self.early)
         await self._make_room()
         return self._shelf is None
 
@@ -194,7 +308,7 @@ class Incoming(Generic[T]):
             keep: keep it small, as what was let go of is, for walks to what this one left out.
                 Else nobody can ask for it any more.
         """
-        while self.arrivals.next is not None or await self.read_on():
+        while self.arrivals.next is not None or await self._read_piece():
             while keep and (batch := self.arrivals.some(BATCH)):
                 # No tree names any others.
                 named = [block for block in batch if Cid(block[0]).is_ordinary]
@@ -207,15 +321,42 @@ class Incoming(Generic[T]):
         """Let other tasks work, where this one has worked for long enough."""
         await self._loading.turn.pause_if_over()
 
+    # --- How far from the order of the walk -----------------------------------------------------
+
+    def _had_to_keep(self, blocks: int) -> None:
+        self.most_early = max(self.most_early, blocks)
+
+    def _fresh(self, cids: Iterable[bytes]) -> list[bytes]:
+        """Give the blocks that are not kept as yet, each once."""
+        raw, processed = self.blocks.raw, self.blocks.processed
+        return [cid for cid in dict.fromkeys(cids) if cid not in raw and cid not in processed]
+
+    def _look_at_piece(self, walker: Walker[T] | None) -> None:
+        """See which blocks of the piece that is to be kept come before which.
+
+        Who reads block by block keeps those that come before what is needed, and not the rest.
+        """
+        arrivals = self.arrivals
+        if self._piece.arrivals is arrivals:
+            return  # keeping it was cancelled
+        rest, early = arrivals.cids[arrivals.at :], self.early
+        if self._everything or early + len(rest) <= self.most_early:
+            self._piece = PieceKept(arrivals, (), early)
+            return
+        self._piece = PieceKept(arrivals, self._fresh(rest), early)
+        self._had_to_keep(self._piece.need(None if walker is None else walker.nearest()))
+
     # --- What the walk has used -----------------------------------------------------------------
 
-    def used_kept(self, cids: Iterable[bytes]) -> None:
-        """Note that the walk has used blocks that were kept."""
-        if self._shelf is None:
+    def used_kept(self, cids: Sequence[bytes]) -> None:
+        """Note that the walk has used blocks that were kept, and the nodes that it has opened."""
+        if self._shelf is None and (cids or self.opened):
+            used = _merged(cids, self.opened)
             known = len(self._used)
-            self._used.update(cids)
-            self._used.update(self.opened)
-            self._used_count += len(self._used) - known
+            if self._piece.arrivals is self.arrivals:
+                self._had_to_keep(self._piece.most_needed(used, self._used))
+            self._used.update(used)
+            self.used += len(self._used) - known
         self.opened.clear()
 
     def used_arrivals(self, at: int, taken: Taken[T]) -> None:
@@ -228,7 +369,12 @@ class Incoming(Generic[T]):
         arrivals = self.arrivals
         nodes, arrivals.nodes = arrivals.nodes, []
         cids, blocks = arrivals.cids[at : arrivals.at], arrivals.data[at : arrivals.at]
+        self.used += len(cids)
         aligned = len(cids) == len(nodes) + len(taken.cids)
+        kept: list[bytes] = []
+        if not aligned:
+            numbers = set(nodes)
+            kept = _left_of(taken.cids, [cid for n, cid in enumerate(cids, at) if n not in numbers])
         if (
             self._loading.processor is self._processor
             and not self._processor.keeps_bytes
@@ -240,9 +386,10 @@ class Incoming(Generic[T]):
             self._release_results(taken, blocks)
         else:
             self._released.add_blocks(cids, blocks)
-        # Where more was taken than came, the rest was kept.
-        self.used_kept(() if aligned else [cid for cid in taken.cids if cid in self.blocks])
-        self._used_count += len(cids)
+        self.used_kept(kept)
+        if not aligned and self._shelf is None:
+            # Copies of what came just now may have been kept before.
+            self._used.update([cid for cid in taken.cids if cid in self.blocks])
 
     def _release_results(self, taken: Taken[T], blocks: Sequence[bytes]) -> None:
         """Let go of records as results; those that could be nodes may be wanted as such, too."""
@@ -380,7 +527,7 @@ class Incoming(Generic[T]):
                 self._put_back_oldest()
                 await self._loading.turn.pause_if_over()
                 await self._make_room()
-            elif self.arrivals.next is not None or await self.read_on():
+            elif self.arrivals.next is not None or await self._read_piece():
                 await self.keep_arrivals()
             else:
                 break
@@ -407,8 +554,18 @@ class Incoming(Generic[T]):
             raise self.gone(walker)
         try:
             await self._shelf.bring(walker, blocks, n, records=records)
+            self._count(self._shelf)
         except MissingBlock:
             raise self.gone(walker) from None
+
+    def _count(self, shelf: Shelf[T]) -> None:
+        """Count the blocks that came from disk, which the walk will use, each once."""
+        if shelf.numbers is not None:
+            used_before = self._used_before or 0
+            for number in shelf.numbers:
+                if number > used_before and self._counted.add(number):
+                    self.used += 1
+            shelf.numbers.clear()
 
     async def _opened_store(self) -> DiskStore:
         if self._store is None:
@@ -437,18 +594,21 @@ class Incoming(Generic[T]):
             number, row = aside
             await store.put(lease, *self._released.rows(Segment(*row)))
             await store.drop_set_aside(lease, number)
+        if self._used_before is None:
+            self._used_before = await store.last_number(lease)
         while await self._write_some(store):
             pass
         await store.seal(lease)
         self._used.clear()
         self.opened.clear()
         self._shelf = Shelf(store, lease, self._processor, self._loading.unstored)
+        self._shelf.numbers = [] if self._counting else None
 
     async def _write_some(self, store: DiskStore) -> bool:
         """Write some of what is kept, or of what comes; say whether there was any."""
         kept = self._loading.store
         while self._writing is None:
-            if kept.empty and self.arrivals.next is None and not await self.read_on():
+            if kept.empty and self.arrivals.next is None and not await self._read_piece():
                 return False
             while kept.need < WRITE_BYTES and (batch := self.arrivals.some(BATCH)):
                 kept.add(batch)
@@ -462,7 +622,7 @@ class Incoming(Generic[T]):
         return True
 
     async def aclose(self) -> None:
-        """Close what was opened, and empty a store that was lent."""
+        """Close what was opened, and empty the store, unless it is a file that is gone with it."""
         store, self._store = self._store, None
         try:
             await self._loading.aclose()

@@ -31,6 +31,8 @@ class Limits:
         node_entries: entries in one MST node. Four are usual; 8,192 take keys made to collide.
         key_bytes: one record key, checked before a shared prefix is expanded: a node of 1 MB can
             otherwise spell out 4 GiB of keys. Collection and record key together stay under 830.
+        repeated_bytes: how far `order_car` may write more than it has read. It writes a record at
+            each key that names it, and a million keys can name one record of 2 MiB.
 
     Example:
         >>> Limits(car_bytes=256 * 1024 * 1024).car_bytes
@@ -47,6 +49,7 @@ class Limits:
     mst_depth: int = 40
     node_entries: int = 8192
     key_bytes: int = 1024
+    repeated_bytes: int = 64 * MIB
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

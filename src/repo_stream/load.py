@@ -137,9 +137,10 @@ class Loading(Generic[T]):
         self.processor = processor
         self.store: MemoryStore[T] = MemoryStore(processor)
         self.commit: Commit | None = None
-        #: Blocks that have come, and whether the first of them was the commit.
+        #: Blocks that have come, and how many of its piece came before the commit.
         self.came: int = 0
         self.commit_first: bool = False
+        self.before_commit: int = 0
         # It matters only if the walk needs them, so a few are put up with.
         self.unstored: dict[bytes, Unstored] = {}
         self._root = root_of(reader)
@@ -181,6 +182,11 @@ class Loading(Generic[T]):
         """How many bytes of the file have been decoded."""
         return self._reader.offset
 
+    @property
+    def blocks(self) -> int:
+        """How many blocks of the file have been decoded."""
+        return self._reader.blocks
+
     def _pick_commit(self, blocks: list[Block]) -> None:
         """Take the commit out of the blocks: it is no record, so it is not processed."""
         before = self.came
@@ -191,6 +197,7 @@ class Loading(Generic[T]):
                 self.commit = Commit.decode(data, self._root)
                 self.store.keep_raw(cid, data)
                 del blocks[at]
+                self.before_commit = at
                 return
 
     def commit_found(self) -> Commit:

@@ -109,6 +109,11 @@ class Commit:
         did, rev, sig, data = match.groups()
         return cls(did.decode(), 3, Cid(data), rev.decode(), None, sig, cid, block)
 
+    @property
+    def block(self) -> bytes:
+        """Its block, as it is in the file: canonical DAG-CBOR, the signature included."""
+        return self._block
+
     def unsigned_bytes(self) -> bytes:
         """Give the bytes that the account signed: the commit without `sig`, canonical DAG-CBOR."""
         fields = dagcbor.decode_map(self._block)

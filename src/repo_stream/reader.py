@@ -85,6 +85,11 @@ class CarReader:
         """Bytes of the file that have been decoded."""
         return self._decoder.offset
 
+    @property
+    def blocks(self) -> int:
+        """Blocks of the file that have been decoded."""
+        return self._decoder.blocks
+
     async def next_blocks(self) -> list[Block] | None:
         """Give the blocks that came with the next piece, as `(raw CID, data)`; `None` at the end.
 

@@ -36,7 +36,8 @@ class BlockOrder(NamedTuple):
         streamable: whether each came when the walk needed it: the order in which a repo can be read
             in little memory, whatever its size.
         early: how many blocks are kept at present, as they came early or are of no use.
-        most_early: how many had to be kept at most, seen each time when more had to be read.
+        most_early: how many had to be kept at most by whoever reads block by block; of a repo that
+            goes to disk it is what had to be kept before, so that it may be more.
     """
 
     streamable: bool
@@ -57,11 +58,18 @@ class StreamDriver(RepoDriver[T]):
     """
 
     def __init__(
-        self, builder: DriverBuilder[T], commit: Commit, incoming: Incoming[T], *, drain: bool
+        self,
+        builder: DriverBuilder[T],
+        commit: Commit,
+        incoming: Incoming[T],
+        *,
+        drain: bool,
+        counting: bool = False,
     ) -> None:
         super().__init__(builder, commit, incoming.blocks)
         self._incoming = incoming
         self._drain = drain
+        self._counting = counting
         self._walker.opened = incoming.opened
         self._walker.passing = {}
 
@@ -69,7 +77,8 @@ class StreamDriver(RepoDriver[T]):
     def order(self) -> BlockOrder:
         """In which order the blocks have come so far."""
         incoming = self._incoming
-        return BlockOrder(incoming.in_order, incoming.early, incoming.most_early)
+        most_early = incoming.most_early if incoming.in_order else max(incoming.most_early, 1)
+        return BlockOrder(incoming.in_order, incoming.early, most_early)
 
     @property
     def spilled(self) -> bool:
@@ -77,9 +86,21 @@ class StreamDriver(RepoDriver[T]):
         return self._incoming.spilled
 
     @property
+    def blocks_read(self) -> int:
+        """How many blocks of the file have been read so far, copies included."""
+        return self._incoming.read
+
+    @property
+    def bytes_read(self) -> int:
+        """How many bytes of the file have been read so far, up to the end of a block."""
+        return self._incoming.offset
+
+    @property
     def left_over(self) -> int | None:
         """How many blocks the walk had no use for; `None` before the file is over, or on disk."""
         incoming = self._incoming
+        if self._counting:
+            return incoming.unused if incoming.over and self._walker.done else None
         if not incoming.over or incoming.spilled or not self._walker.done:
             return None
         return incoming.unused
@@ -107,9 +128,12 @@ class StreamDriver(RepoDriver[T]):
         records = Taken[T].nothing()
         try:
             items = self._walker.take_items(self._blocks, n, incoming.arrivals)
-            for item in items:
-                if isinstance(item, Output):
-                    records.extend(Taken([item.rkey], [bytes(item.cid)], [item.data]))
+            outputs = [item for item in items if isinstance(item, Output)]
+            records = Taken(
+                [output.rkey for output in outputs],
+                [bytes(output.cid) for output in outputs],
+                [output.data for output in outputs],
+            )
         finally:
             incoming.used_arrivals(at, records)
         return items
@@ -208,9 +232,17 @@ class StreamDriver(RepoDriver[T]):
 
 @asynccontextmanager
 async def streamed(
-    builder: DriverBuilder[T], source: Source, spill: Spill, *, drain: bool
+    builder: DriverBuilder[T],
+    source: Source,
+    spill: Spill,
+    *,
+    drain: bool,
+    counting: bool = False,
 ) -> AsyncGenerator[tuple[Commit, StreamDriver[T]]]:
-    """Open a CAR to walk it while it comes in; see `DriverBuilder.stream_car`."""
+    """Open a CAR to walk it while it comes in; see `DriverBuilder.stream_car`.
+
+    With `counting` it also counts what is left over of a repo that has gone to disk.
+    """
     reader = await CarReader.open(
         source,
         limits=builder.limits,
@@ -222,10 +254,12 @@ async def streamed(
         late = builder.processes_late
         kept = cast("Processor[T]", Processor(noop)) if late else builder.block_processor
         loading = Loading(reader, kept)
-        incoming = Incoming(loading, builder.block_processor, builder.mem_limit_mb, spill)
+        incoming = Incoming(
+            loading, builder.block_processor, builder.mem_limit_mb, spill, counting=counting
+        )
         try:
             commit = await incoming.commit()
-            driver = StreamDriver(builder, commit, incoming, drain=drain)
+            driver = StreamDriver(builder, commit, incoming, drain=drain, counting=counting)
             try:
                 yield commit, driver
             finally:

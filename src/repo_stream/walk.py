@@ -227,8 +227,9 @@ class Walker(Generic[T]):
         self._looked_through: list[bytes] = []
         # The keys on both sides of the ranges, as far as opened nodes name them.
         self._outer: tuple[str | None, str | None] = (None, None)
-        #: The nodes that were opened, for whoever wants to let go of them and puts a list here.
-        self.opened: list[bytes] | None = None
+        #: The nodes that were opened, each with the number of records that the same call had taken
+        #: before it, for whoever wants to let go of them and puts a list here.
+        self.opened: list[tuple[bytes, int]] | None = None
         #: What the walk names but does not want, with the subtree that a block is the top of, for
         #: whoever wants to know such blocks when they come and puts a `dict` here.
         self.passing: dict[bytes, _Subtree | None] | None = None
@@ -328,7 +329,7 @@ class Walker(Generic[T]):
                     arrivals.at += 1
                 elif (block := raw.get(frame[0])) is not None:
                     stack[-1:] = self._opened(frame, block)
-                    self._note(frame[0])
+                    self._note(frame[0], len(rkeys_out))
                 elif frame[0] in blocks.processed:
                     raise _no_node(frame[0])  # noqa: TRY301 - it is an error of the walk
                 else:
@@ -415,7 +416,7 @@ class Walker(Generic[T]):
                 frames = open_node(frame, block, limits)
                 stack[-1:] = frames if ranges is None else self._within(ranges, frames)
                 if opened is not None:
-                    opened.append(frame[0])
+                    opened.append((frame[0], n - room))
 
     def _take_singly(self, run: _Run, blocks: Blocks[T], taken: Taken[T]) -> bool:
         """Take the run on top record by record; say whether all of it was there."""
@@ -502,7 +503,7 @@ class Walker(Generic[T]):
                 arrivals.at += 1
             elif (block := blocks.raw.get(frame[0])) is not None:
                 stack[-1:] = self._opened(frame, block)
-                self._note(frame[0])
+                self._note(frame[0], len(rkeys_out))
             elif frame[0] in blocks.processed:
                 raise _no_node(frame[0])
             else:
@@ -545,6 +546,7 @@ class Walker(Generic[T]):
             arrivals = Arrivals()
         self._gives_nodes = True
         items: list[TreeNode | Output[T]] = []
+        records = 0
         before, at, nodes = self.mark(), arrivals.at, len(arrivals.nodes)
         try:
             while self._stack and (room := n - len(items)):
@@ -552,8 +554,9 @@ class Walker(Generic[T]):
                 known = len(items)
                 if len(frame) == 2:
                     items += self._run_items(frame, arrivals, blocks, room)
+                    records += len(items) - known
                 else:
-                    items += self._node_items(frame, arrivals, blocks)
+                    items += self._node_items(frame, arrivals, blocks, records)
                 if len(items) == known:
                     break
         except RepoStreamError as error:
@@ -581,7 +584,7 @@ class Walker(Generic[T]):
         return [Output(rkey, Cid(cid), value) for rkey, cid, value in zip(*taken, strict=True)]
 
     def _node_items(
-        self, subtree: _Subtree, arrivals: Arrivals, blocks: Blocks[T]
+        self, subtree: _Subtree, arrivals: Arrivals, blocks: Blocks[T], records: int
     ) -> list[TreeNode]:
         cid = subtree[0]
         came = arrivals.next == cid
@@ -595,7 +598,7 @@ class Walker(Generic[T]):
             arrivals.nodes.append(arrivals.at)
             arrivals.at += 1
         else:
-            self._note(cid)
+            self._note(cid, records)
         return [TreeNode(Cid(cid), self._depth_of(subtree, block), block)]
 
     def _depth_of(self, subtree: _Subtree, block: bytes) -> int:
@@ -604,9 +607,9 @@ class Walker(Generic[T]):
         keys = decode_node(block, subtree[0], self._limits)[1]
         return key_depth(keys[0]) if keys else 0
 
-    def _note(self, node: bytes) -> None:
+    def _note(self, node: bytes, records: int) -> None:
         if self.opened is not None:
-            self.opened.append(node)
+            self.opened.append((node, records))
 
     def _value(self, blocks: Blocks[T], rkey: str, cid: bytes) -> T:
         if cid in blocks.processed:

@@ -4,6 +4,7 @@
     repo-stream ls CAR           keys and CIDs
     repo-stream get CAR KEY      one record
     repo-stream export CAR       records, as JSON lines or Parquet
+    repo-stream order CAR OUT    the same CAR in streamable order
     repo-stream verify CAR       every check, as one report
 
 `CAR` is a file, or `-` for standard input. It uses the public names of the package only. What it

@@ -15,7 +15,7 @@ import anyio.to_thread
 
 from repo_stream.cli.interrupts import at_once
 
-__all__ = ["Input", "is_input", "open_input"]
+__all__ = ["Input", "is_input", "is_standard_output", "open_input"]
 
 _STANDARD_INPUT: Final = "-"
 
@@ -54,10 +54,21 @@ class Input:
 def is_input(car: str, path: str) -> bool:
     """Whether a path leads to the very file that the command line names as its CAR."""
     try:
-        source = os.fstat(0) if car == _STANDARD_INPUT else Path(car).stat()
-        target = Path(path).stat()
+        return _is_input(car, Path(path).stat())
     except OSError:
         return False
+
+
+def is_standard_output(car: str) -> bool:
+    """Whether standard output goes to the very file that the command line names as its CAR."""
+    try:
+        return _is_input(car, os.fstat(1))
+    except OSError:
+        return False
+
+
+def _is_input(car: str, target: os.stat_result) -> bool:
+    source = os.fstat(0) if car == _STANDARD_INPUT else Path(car).stat()
     return stat.S_ISREG(target.st_mode) and os.path.samestat(source, target)
 
 

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from heapq import heappush, heappushpop
 from typing import Final
 
-from repo_stream import Commit, key_depth
-from repo_stream.cli.opened import opened
+from repo_stream import BlockOrder, Commit, key_depth
+from repo_stream.cli.opened import streamed
 from repo_stream.cli.output import put, put_json
 from repo_stream.cli.screen import facts, name_of, one_line, table
 
@@ -25,12 +25,14 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 async def inspect(options: argparse.Namespace) -> int:
     """Walk the whole repo and show what it is."""
-    async with opened(options, len) as car:
-        findings = Findings(car.repo.commit, car.size, car.way)
+    async with streamed(options, len) as car:
+        findings = Findings(car.commit, car.driver.order)
         async for chunk in car.chunks():
             for rkey, _, size in chunk:
                 findings.add(rkey, size)
         findings.collections.close()
+        findings.car_size, findings.way = car.size, car.way
+        findings.order, findings.order_exact = car.driver.order, not car.driver.spilled
     if options.json:
         put_json(json.dumps(_as_json(findings)) + "\n")
     else:
@@ -166,8 +168,10 @@ class Findings:
     """What a walk found out."""
 
     commit: Commit
-    car_size: int
-    way: str
+    order: BlockOrder
+    order_exact: bool = True
+    car_size: int = 0
+    way: str = ""
     collections: Collections = field(default_factory=Collections)
     total: Tally = field(default_factory=Tally)
     shape: Shape = field(default_factory=Shape)
@@ -191,6 +195,7 @@ def _lines(findings: Findings) -> Iterable[str]:
             ("Commit", str(commit.cid)),
             ("CAR", f"{findings.car_size:,} bytes, {total.size:,} of them records"),
             ("Tree", _summary(findings.shape, total.records)),
+            ("Order", _order(findings)),
             ("Walked", findings.way),
         ]
     )
@@ -236,6 +241,15 @@ def _summary(shape: Shape, records: int) -> str:
     )
 
 
+def _order(findings: Findings) -> str:
+    order = findings.order
+    if order.streamable:
+        return "streamable"
+    how_many = "up to" if findings.order_exact else "at least"
+    come = "block comes" if order.most_early == 1 else "blocks come"
+    return f"not streamable: {how_many} {order.most_early:,} {come} early"
+
+
 def _plural(number: int, noun: str) -> str:
     return noun if number == 1 else f"{noun}s"
 
@@ -259,6 +273,11 @@ def _as_json(findings: Findings) -> dict[str, object]:
         "data": str(commit.data),
         "prev": None if commit.prev is None else str(commit.prev),
         "car_bytes": findings.car_size,
+        "order": {
+            "streamable": findings.order.streamable,
+            "most_early": findings.order.most_early,
+            "exact": findings.order_exact,
+        },
         "records": total.records,
         "record_bytes": total.size,
         "collections": {

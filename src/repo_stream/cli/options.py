@@ -11,6 +11,7 @@ from repo_stream import DriverBuilder, Limits
 from repo_stream.cli.export import export, get
 from repo_stream.cli.inspection import inspect
 from repo_stream.cli.listing import ls
+from repo_stream.cli.ordering import order
 from repo_stream.cli.screen import one_line
 from repo_stream.cli.verification import verify
 
@@ -82,6 +83,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_selection(command)
     command.set_defaults(command=export)
+
+    command = add("order", "write the CAR anew in streamable order, for readers with little memory")
+    command.add_argument(
+        "output",
+        metavar="OUT",
+        help='the CAR to write, there once it is whole; "-" for standard output',
+    )
+    command.set_defaults(command=order)
 
     command = add("verify", "make every check there is, and report on all of them")
     command.add_argument("--json", action="store_true", help="as JSON")
