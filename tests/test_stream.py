@@ -238,6 +238,51 @@ async def test_large_records_take_no_more_than_the_limit(order: str, process: An
     assert peak < 32 << 20
 
 
+class Interrupted(BaseException):
+    pass
+
+
+class Interrupts:
+    """As Ctrl-C in the processor, once, at the call with that number."""
+
+    def __init__(self, at: int) -> None:
+        self._left = at
+
+    def __call__(self, block: bytes) -> int:
+        self._left -= 1
+        if self._left == 0:
+            raise Interrupted
+        return len(block)
+
+
+@pytest.mark.parametrize(
+    ("order", "lazy"), [("stream", False), *[(order, True) for order in ORDERS]]
+)
+async def test_an_interrupted_walk_goes_on(order: str, *, lazy: bool) -> None:
+    """Where records are processed as the walk gets to them."""
+    repo = SHARED["many"]
+    car = car_in(repo, order)
+    expected = [(rkey, len(repo.blocks[cid])) for rkey, cid in repo.records.items()]
+    interrupted = 0
+    for at in range(1, 500, 83):
+        for limit in (0, 0.2, 16):
+            processor = Processor(Interrupts(at), lazy=lazy)
+            builder = DriverBuilder(mem_limit_mb=limit, block_processor=processor)
+            async with builder.stream_car(pieces_of(car, 9000)) as (_, driver):
+                got: list[tuple[str, int]] = []
+                for _ in range(2 * len(expected)):
+                    try:
+                        chunk = await driver.next_chunk(50)
+                    except Interrupted:
+                        interrupted += 1
+                        continue
+                    if chunk is None:
+                        break
+                    got += chunk
+                assert got == expected
+    assert interrupted > 9
+
+
 # --- What is hostile ------------------------------------------------------------------------------
 
 
