@@ -139,20 +139,16 @@ async def test_every_order_gives_what_memory_gives(
     order: str, processor: str, lent: DiskStore, tmp_path: Path
 ) -> None:
     spills: list[Any] = [None, lent, tmp_path / "spill.db"]
-    turn = 0
+    builder = PROCESSORS[processor]
+    turn = ORDERS.index(order)
     for copies in (1, 2):
         car = car_in(motley(), order, copies=copies, extra=GARBAGE)
-        builder = PROCESSORS[processor]
         wanted = await in_memory(car, builder)
         for limit in LIMITS:
-            for piece in (1000, 10_000_000):
-                turn += 1
-                got = await streamed(
-                    pieces_of(car, piece),
-                    builder.with_mem_limit_mb(limit),
-                    spill=spills[turn % 3],
-                )
-                same(got, wanted)
+            turn += 1
+            source = pieces_of(car, (1000, 10_000_000)[turn % 2])
+            got = await streamed(source, builder.with_mem_limit_mb(limit), spill=spills[turn % 3])
+            same(got, wanted)
         assert lent.stored == 0
 
 
@@ -242,6 +238,51 @@ async def test_large_records_take_no_more_than_the_limit(order: str, process: An
     assert peak < 32 << 20
 
 
+class Interrupted(BaseException):
+    pass
+
+
+class Interrupts:
+    """As Ctrl-C in the processor, once, at the call with that number."""
+
+    def __init__(self, at: int) -> None:
+        self._left = at
+
+    def __call__(self, block: bytes) -> int:
+        self._left -= 1
+        if self._left == 0:
+            raise Interrupted
+        return len(block)
+
+
+@pytest.mark.parametrize(
+    ("order", "lazy"), [("stream", False), *[(order, True) for order in ORDERS]]
+)
+async def test_an_interrupted_walk_goes_on(order: str, *, lazy: bool) -> None:
+    """Where records are processed as the walk gets to them."""
+    repo = SHARED["many"]
+    car = car_in(repo, order)
+    expected = [(rkey, len(repo.blocks[cid])) for rkey, cid in repo.records.items()]
+    interrupted = 0
+    for at in range(1, 500, 83):
+        for limit in (0, 0.2, 16):
+            processor = Processor(Interrupts(at), lazy=lazy)
+            builder = DriverBuilder(mem_limit_mb=limit, block_processor=processor)
+            async with builder.stream_car(pieces_of(car, 9000)) as (_, driver):
+                got: list[tuple[str, int]] = []
+                for _ in range(2 * len(expected)):
+                    try:
+                        chunk = await driver.next_chunk(50)
+                    except Interrupted:
+                        interrupted += 1
+                        continue
+                    if chunk is None:
+                        break
+                    got += chunk
+                assert got == expected
+    assert interrupted > 9
+
+
 # --- What is hostile ------------------------------------------------------------------------------
 
 
@@ -316,7 +357,7 @@ async def test_a_record_that_keys_share_is_never_lost(
 ) -> None:
     repo = SHARED[name]
     car = in_order(repo, again=again)
-    for builder in (DriverBuilder(), DriverBuilder(block_processor=len), PROCESSORS["shapes"]):
+    for builder in (DriverBuilder(), PROCESSORS["shapes"]):
         for piece in (500, 10_000_000):
             async with builder.with_mem_limit_mb(limit).stream_car(
                 pieces_of(car, piece), spill=lent
@@ -371,8 +412,9 @@ async def test_a_record_can_name_the_commit() -> None:
                 same(await streamed(data, builder.with_mem_limit_mb(limit)), wanted)
 
 
-@pytest.mark.parametrize("shape", ["pairs", "two by two", "nested"])
-@pytest.mark.parametrize("spill", [None, False])
+@pytest.mark.parametrize(
+    ("shape", "spill"), [("pairs", None), ("two by two", None), ("nested", None), ("nested", False)]
+)
 async def test_thousands_of_shared_records_take_no_more_than_their_time(
     shape: str, spill: Any
 ) -> None:

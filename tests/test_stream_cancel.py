@@ -16,7 +16,7 @@ from streams import car_in
 from test_cancel import Pieces, every_stop, in_every_way, leaving_nothing, rest_of, usable
 
 REPO = build_repo(
-    {f"app.test.thing/{n:04}": {"n": n % 110, "text": "x" * (n % 90)} for n in range(150)}
+    {f"app.test.thing/{n:04}": {"n": n % 100, "text": "x" * (n % 90)} for n in range(120)}
 )
 EXPECTED = [(rkey, REPO.blocks[cid]) for rkey, cid in REPO.records.items()]
 KEYS = [rkey for rkey, _ in EXPECTED]
@@ -25,7 +25,7 @@ CARS = {order: car_in(REPO, order) for order in ("stream", "swapped", "shuffled"
 Driver = StreamDriver[bytes]
 Ask = Callable[[Driver], Awaitable[object]]
 
-orders = pytest.mark.parametrize("order", CARS)
+orders = pytest.mark.parametrize("order", ["stream", "shuffled"])
 limits = pytest.mark.parametrize("limit", [0, 16])
 
 
@@ -38,7 +38,7 @@ async def for_loop(driver: Driver) -> list[tuple[str, bytes]]:
 
 
 async def prove_each(driver: Driver) -> None:
-    await driver.prove(KEYS[75])
+    await driver.prove(KEYS[60])
     await driver.prove_range(KEYS[10], KEYS[20])
 
 
@@ -80,13 +80,13 @@ async def test_from_entering_to_leaving(
 
 
 @in_every_way
-@orders
+@pytest.mark.parametrize("order", CARS)
 @limits
 @pytest.mark.parametrize("n", [40])
 async def test_no_record_is_lost(how: str, order: str, limit: float, n: int) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
         for stop in every_stop(how, at_least=2):
-            source = Pieces(CARS[order], 2000)
+            source = Pieces(CARS[order], 4000)
             async with builder(limit).stream_car(source, spill=store) as (_, driver):
                 await stop.run(lambda: chunks(driver, n))
                 assert SEEN + await rest_of(driver) == EXPECTED
@@ -112,7 +112,7 @@ async def chunks(driver: Driver, n: int, most: int = 1000) -> None:
 async def test_no_answer_is_lost(how: str, order: str, limit: float, ask: str) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
         for stop in every_stop(how, at_least=2):
-            source = Pieces(CARS[order], 2000)
+            source = Pieces(CARS[order], 4000)
             async with builder(limit).stream_car(source, spill=store) as (_, driver):
                 seen: list[str] = []
                 asking = asks(driver, ask, seen)
@@ -164,10 +164,10 @@ async def test_to_look_elsewhere_leaves_the_walk(
 @in_every_way
 @orders
 @limits
-@pytest.mark.parametrize("to", [5, 140])
+@pytest.mark.parametrize("to", [5, 110])
 async def test_seek(how: str, order: str, limit: float, to: int) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
-        read = to > 20 or (order, limit) not in {("stream", 0), ("stream", 16), ("swapped", 16)}
+        read = to > 20 or order == "shuffled"
         for stop in every_stop(how, at_least=0 if read else 1):
             source = Pieces(CARS[order], 4000)
             async with builder(limit).stream_car(source, spill=store) as (_, driver):
