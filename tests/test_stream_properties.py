@@ -65,12 +65,16 @@ N = st.integers(1, 6) | st.sampled_from([20, 1000])
 
 def calls(repo: Repo, *, items: bool) -> st.SearchStrategy[list[Call]]:
     keys = KEYS | (st.sampled_from(sorted(repo.records)) if repo.records else KEYS) | st.just("")
-    # Nodes come again after `seek` where the walk begins at the root again, and only there.
+    # Nodes come again after `seek` where the walk begins at the root again, and only there; and how
+    # many an iteration has gone past depends on what was at hand.
     names = ["next_chunk", "next_outputs", "next_keys", *["next_items"] * items]
     return st.lists(
         st.tuples(st.sampled_from(names), N)
         | st.tuples(st.sampled_from(["get", "prove", "get" if items else "seek"]), keys)
-        | st.tuples(st.sampled_from(["anext", "collections", "prove_range"]), st.none()),
+        | st.tuples(
+            st.sampled_from(["collections" if items else "anext", "collections", "prove_range"]),
+            st.none(),
+        ),
         max_size=10,
     )
 
