@@ -208,7 +208,7 @@ async def test_the_end(how: str, *, drain: bool) -> None:
 @pytest.mark.parametrize("limit", [0, 16])
 async def test_a_path_goes_on_where_it_was(how: str, limit: float, tmp_path: Path) -> None:
     path = tmp_path / "repo.car"
-    repo = build_repo({f"a/{n:04}": {"n": n, "text": "x" * 9000} for n in range(100)})
+    repo = build_repo({f"a/{n:04}": {"n": n, "text": "x" * 9000} for n in range(200)})
     path.write_bytes(repo.to_car(order="export"))
     expected = [(rkey, repo.blocks[cid]) for rkey, cid in repo.records.items()]
     async with leaving_nothing():

@@ -1,7 +1,7 @@
 """What a walk has let go of, kept small, in case that it is asked for again.
 
 Two keys of a repo can name one record, and the file may hold it once. A walk that lets go of what
-it has used would lose it, so what is let go is packed into *segments*: the CIDs of a few hundred
+it has used would lose it, so what is let go is packed into *segments*: the CIDs of some hundred
 blocks in one string, and what there was to them in another. A segment is never opened unless a
 block is asked for again, which few repos do, so packing is fast and looking up is a search.
 """
@@ -26,6 +26,12 @@ _CID: Final = ORDINARY_LENGTH
 _BLOCKS, _RESULTS, _UNUSED = 0, 1, 2
 # What a segment costs beside its bytes: two of them, their tuple, and its place in a queue.
 _OVERHEAD: Final = 200
+# A segment is packed of so many blocks, or bytes of them: of fewer it takes 1.05 times the whole
+# time of a walk.
+_MOST_WAITING: Final = 1024
+_MOST_BYTES: Final = 128 * 1024
+# What a block costs in memory that waits, beside its bytes: its CID, their headers, and two places.
+_WAITING_COST: Final = 140
 
 
 class Segment(NamedTuple):
@@ -87,9 +93,11 @@ class Released(Generic[T]):
             processor.loads is dagcbor.load_value
         )
         self._segments: deque[Segment] = deque()
-        #: What the segments cost, in bytes, and how much of that is CIDs.
-        self.size: int = 0
-        self.cids_size: int = 0
+        self._packed_size = 0
+        # What waits to be packed, in columns.
+        self._blocks: tuple[list[bytes], list[bytes]] = ([], [])
+        self._results: tuple[list[bytes], list[T], list[bytes]] = ([], [], [])
+        self._waiting_size = 0
         #: Blocks that were given up: nobody can ask for them again.
         self.lost: int = 0
         #: How much was read to look for blocks, in bytes.
@@ -99,9 +107,13 @@ class Released(Generic[T]):
         self, cids: Sequence[bytes], blocks: Sequence[bytes], *, used: bool = True
     ) -> None:
         """Take blocks as they are, `used` by the walk or not."""
-        if cids:
-            kind = _BLOCKS if used else _UNUSED
-            self._keep(Segment(b"".join(cids), dagcbor.dump_value([*blocks]), kind))
+        if not used:
+            self._pack_blocks(cids, blocks, _UNUSED)
+            return
+        waiting, data = self._blocks
+        waiting += cids
+        data += blocks
+        self._wait_for(blocks)
 
     def add_results(
         self, cids: Sequence[bytes], results: Sequence[T], blocks: Sequence[bytes] | None = None
@@ -114,18 +126,51 @@ class Released(Generic[T]):
             blocks: the blocks themselves, to be taken where a result has no form on disk. Without
                 them such results are lost.
         """
+        if blocks is None:
+            self._pack_results(cids, results, None)
+            return
+        waiting, values, data = self._results
+        waiting += cids
+        values += results
+        data += blocks
+        self._wait_for(blocks)
+
+    def _wait_for(self, blocks: Sequence[bytes]) -> None:
+        self._waiting_size += sum(map(len, blocks)) + _WAITING_COST * len(blocks)
+        if self._waiting_size >= _MOST_BYTES + _MOST_WAITING * _WAITING_COST:
+            self.pack()
+
+    @property
+    def size(self) -> int:
+        """What all of it costs in memory, in bytes."""
+        return self._packed_size + self._waiting_size
+
+    def pack(self) -> None:
+        """Pack what waits for that."""
+        if self._waiting_size:
+            self._pack_blocks(*self._blocks, _BLOCKS)
+            self._pack_results(*self._results)
+            self._blocks, self._results, self._waiting_size = ([], []), ([], [], []), 0
+
+    def _pack_blocks(self, cids: Sequence[bytes], blocks: Sequence[bytes], kind: int) -> None:
+        if cids:
+            self._keep(Segment(b"".join(cids), dagcbor.dump_value([*blocks]), kind))
+
+    def _pack_results(
+        self, cids: Sequence[bytes], results: Sequence[T], blocks: Sequence[bytes] | None
+    ) -> None:
         if not cids:
             return
         try:
             self._keep(Segment(b"".join(cids), self._packed(results), _RESULTS))
         except Exception:  # noqa: BLE001 - whatever `dumps` raises; it matters to nobody as yet
             if blocks is not None:
-                self.add_blocks(cids, blocks)
+                self._pack_blocks(cids, blocks, _BLOCKS)
             elif len(cids) == 1:
                 self.lost += 1
             else:
                 for cid, result in zip(cids, results, strict=True):
-                    self.add_results([cid], [result])
+                    self._pack_results([cid], [result], None)
 
     def _packed(self, results: Sequence[T]) -> bytes:
         if self._plain:
@@ -135,14 +180,16 @@ class Released(Generic[T]):
 
     def _keep(self, segment: Segment) -> None:
         self._segments.append(segment)
-        self.size += segment.size
-        self.cids_size += len(segment.cids)
+        self._packed_size += segment.size
 
     def __len__(self) -> int:
+        """Say how many segments there are."""
+        self.pack()
         return len(self._segments)
 
     def oldest(self, size: int) -> list[Segment]:
         """Give the oldest segment, and those after it up to so many bytes."""
+        self.pack()
         segments: list[Segment] = []
         for segment in self._segments:
             size -= segment.size
@@ -154,17 +201,17 @@ class Released(Generic[T]):
     def drop(self, n: int) -> None:
         """Forget the `n` oldest segments, which are somewhere else by now."""
         for _ in range(n):
-            segment = self._segments.popleft()
-            self.size -= segment.size
-            self.cids_size -= len(segment.cids)
+            self._packed_size -= self._segments.popleft().size
 
     def lose_oldest(self) -> None:
         """Give up the blocks of the oldest segment."""
+        self.pack()
         self.lost += len(self._segments[0].cids) // _CID
         self.drop(1)
 
     def find(self, cid: bytes) -> Found[T] | None:
         """Look for a block that was let go of and is in memory: the latest first, as most are."""
+        self.pack()
         return self.find_in(reversed(self._segments), cid)
 
     def find_in(self, segments: Iterable[Segment], cid: bytes) -> Found[T] | None:
