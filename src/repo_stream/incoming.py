@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, TypeAlias, TypeVar
 
 from repo_stream.car import Block
 from repo_stream.cid import Cid
+from repo_stream.early import PieceKept, in_walk_order, left_of
 from repo_stream.errors import (
     BlockReleased,
     MemLimitExceeded,
@@ -55,43 +56,6 @@ _NOTE_COST: Final = 120
 _ROOMY: Final = 7 / 8
 
 
-class PieceKept:
-    """The piece that was kept last: how many blocks are early when one of it is needed.
-
-    Args:
-        arrivals: the piece.
-        fresh: what came with it, in order, and was not kept before; none where it does not matter.
-        early: how many blocks were kept before.
-    """
-
-    def __init__(self, arrivals: Arrivals, fresh: Sequence[bytes], early: int) -> None:
-        self.arrivals = arrivals
-        self._places = dict(zip(fresh, range(len(fresh)), strict=True))
-        self._early = early
-        self._used = 0
-        self._furthest = -1
-
-    def need(self, cid: bytes | None) -> int:
-        """Say how many blocks are early when this one comes; without one, when all have come."""
-        return self._early + self._places.get(cid or b"", len(self._places)) - self._used
-
-    def most_needed(self, cids: Sequence[bytes], used: set[bytes]) -> int:
-        """Say how many blocks were early at most as these were used; `used` were so before."""
-        if not self._places:
-            return 0
-        most = 0
-        places = self._places
-        for cid in dict.fromkeys(cids):
-            if cid in used:
-                continue
-            place = places.get(cid, -1)
-            if place > self._furthest:
-                self._furthest = place
-                most = max(most, self._early + place - self._used)
-            self._used += 1
-        return most
-
-
 class Marks:
     """A set of numbers, a bit each."""
 
@@ -106,32 +70,6 @@ class Marks:
         new = not self._bits[place] & bit
         self._bits[place] |= bit
         return new
-
-
-def _merged(cids: Sequence[bytes], opened: Sequence[tuple[bytes, int]]) -> Sequence[bytes]:
-    """Put nodes among the records before which they were opened."""
-    if not opened:
-        return cids
-    merged: list[bytes] = []
-    at = 0
-    for node, after in opened:
-        merged += cids[at:after]
-        merged.append(node)
-        at = after
-    merged += cids[at:]
-    return merged
-
-
-def _left_of(cids: Iterable[bytes], some: Sequence[bytes]) -> list[bytes]:
-    """Leave out, of these, `some`, which come in the same order."""
-    left: list[bytes] = []
-    at = 0
-    for cid in cids:
-        if at < len(some) and some[at] == cid:
-            at += 1
-        else:
-            left.append(cid)
-    return left
 
 
 class Incoming(Generic[T]):
@@ -354,7 +292,7 @@ class Incoming(Generic[T]):
     def used_kept(self, cids: Sequence[bytes]) -> None:
         """Note that the walk has used blocks that were kept, and the nodes that it has opened."""
         if self._shelf is None and (cids or self.opened):
-            used = _merged(cids, self.opened)
+            used = in_walk_order(cids, self.opened)
             known = len(self._used)
             if self._piece.arrivals is self.arrivals:
                 self._had_to_keep(self._piece.most_needed(used, self._used))
@@ -377,7 +315,7 @@ class Incoming(Generic[T]):
         kept: list[bytes] = []
         if not aligned:
             numbers = set(nodes)
-            kept = _left_of(taken.cids, [cid for n, cid in enumerate(cids, at) if n not in numbers])
+            kept = left_of(taken.cids, [cid for n, cid in enumerate(cids, at) if n not in numbers])
         if (
             self._loading.processor is self._processor
             and not self._processor.keeps_bytes
