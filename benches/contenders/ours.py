@@ -23,13 +23,13 @@ async def main(options: argparse.Namespace) -> None:
     if not options.raw:
         builder = builder.with_block_processor(len)
     for file in options.files:
+        # Of many small repos the peers read each into memory, in no other thread; so do we.
+        source = Path(file).read_bytes() if len(options.files) > 1 else file  # noqa: ASYNC240 - says why
         if options.stream:
-            async with builder.stream_car(file) as (_, streaming):
+            async with builder.stream_car(source) as (_, streaming):
                 await count(streaming, options.raw, tally)
                 tally.spilled += streaming.spilled
             continue
-        # Of many small repos the peers read each into memory, in no other thread; so do we.
-        source = Path(file).read_bytes() if len(options.files) > 1 else file  # noqa: ASYNC240 - says why
         match await builder.load_car(source):
             case Driver.Memory(_, in_memory):
                 await count(in_memory, options.raw, tally)
