@@ -13,8 +13,8 @@ every node within its bounds, make the whole walk ordered; nothing else is compa
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from typing import Generic, NamedTuple, TypeVar, cast
 
@@ -306,15 +306,14 @@ class Walker(Generic[T]):
         Raises:
             NodeError, LimitExceeded: when the walk stands before the fault.
         """
-        if self._error is not None and not isinstance(self._error, ProcessError):
-            raise self._error
+        if isinstance(self._error, ProcessError):
+            self._error = None  # a record's, which comes again
         stack, raw = self._stack, blocks.raw
         if arrivals is None:
             arrivals = Arrivals()
         rkeys_out: list[str] = []
         cids_out: list[bytes] = []
-        before, at, nodes = self.mark(), arrivals.at, len(arrivals.nodes)
-        try:
+        with self._taking(rkeys_out, arrivals):
             while stack and (room := n - len(rkeys_out)):
                 frame = stack[-1]
                 if len(frame) == 2:
@@ -322,7 +321,6 @@ class Walker(Generic[T]):
                     rkeys_out += rkeys[:room]
                     cids_out += cids[:room]
                     stack[-1:] = [(rkeys[room:], cids[room:])] if len(rkeys) > room else []
-                    self._error = None
                 elif arrivals.next == frame[0]:
                     stack[-1:] = self._opened(frame, arrivals.data[arrivals.at])
                     arrivals.nodes.append(arrivals.at)
@@ -331,21 +329,33 @@ class Walker(Generic[T]):
                     stack[-1:] = self._opened(frame, block)
                     self._note(frame[0], len(rkeys_out))
                 elif frame[0] in blocks.processed:
-                    raise _no_node(frame[0])  # noqa: TRY301 - it is an error of the walk
+                    raise _no_node(frame[0])
                 else:
                     break
-        except RepoStreamError as error:
-            self._error = error
-            if not rkeys_out:
-                raise
-        except BaseException:
-            self.go_back(before)
-            arrivals.at = at
-            del arrivals.nodes[nodes:]
-            raise
         if rkeys_out:
             self._last = rkeys_out[-1]
         return rkeys_out, cids_out
+
+    @contextmanager
+    def _taking(self, taken: Sequence[object], arrivals: Arrivals | None = None) -> Generator[None]:
+        """Take what there is before an error, which the next call raises; then every call does."""
+        if self._error is not None:
+            raise self._error
+        before = self.mark()
+        at, nodes = (arrivals.at, len(arrivals.nodes)) if arrivals is not None else (0, 0)
+        try:
+            yield
+        except RepoStreamError as error:
+            self._error = error
+            if not taken:
+                raise
+        except BaseException:
+            # Ctrl-C, in the processor as likely as not. What has been taken comes again.
+            self.go_back(before)
+            if arrivals is not None:
+                arrivals.at = at
+                del arrivals.nodes[nodes:]
+            raise
 
     def take(self, blocks: Blocks[T], n: int) -> Taken[T]:
         """Walk on as far as `blocks` allow and take up to `n` records.
@@ -356,20 +366,9 @@ class Walker(Generic[T]):
         Raises:
             NodeError, LimitExceeded, ProcessError: when the walk stands before the fault.
         """
-        if self._error is not None:
-            raise self._error
         taken = Taken[T].nothing()
-        before = self.mark()
-        try:
+        with self._taking(taken.rkeys):
             self._take(blocks, n, taken)
-        except RepoStreamError as error:
-            self._error = error
-            if not taken.rkeys:
-                raise
-        except BaseException:
-            # Ctrl-C, in the processor as likely as not. What has been taken comes again.
-            self.go_back(before)
-            raise
         if taken.rkeys:
             self._last = taken.rkeys[-1]
         return taken
@@ -445,21 +444,9 @@ class Walker(Generic[T]):
         Raises:
             NodeError, LimitExceeded, ProcessError: when the walk stands before the fault.
         """
-        if self._error is not None:
-            raise self._error
         taken = Taken[T].nothing()
-        before, at, nodes = self.mark(), arrivals.at, len(arrivals.nodes)
-        try:
+        with self._taking(taken.rkeys, arrivals):
             self._take_along(arrivals, blocks, n, taken)
-        except RepoStreamError as error:
-            self._error = error
-            if not taken.rkeys:
-                raise
-        except BaseException:
-            self.go_back(before)
-            arrivals.at = at
-            del arrivals.nodes[nodes:]
-            raise
         if taken.rkeys:
             self._last = taken.rkeys[-1]
         return taken
@@ -540,15 +527,12 @@ class Walker(Generic[T]):
         Raises:
             NodeError, LimitExceeded, ProcessError: when the walk stands before the fault.
         """
-        if self._error is not None:
-            raise self._error
         if arrivals is None:
             arrivals = Arrivals()
         self._gives_nodes = True
         items: list[TreeNode | Output[T]] = []
         records = 0
-        before, at, nodes = self.mark(), arrivals.at, len(arrivals.nodes)
-        try:
+        with self._taking(items, arrivals):
             while self._stack and (room := n - len(items)):
                 frame = self._stack[-1]
                 known = len(items)
@@ -559,15 +543,6 @@ class Walker(Generic[T]):
                     items += self._node_items(frame, arrivals, blocks, records)
                 if len(items) == known:
                     break
-        except RepoStreamError as error:
-            self._error = error
-            if not items:
-                raise
-        except BaseException:
-            self.go_back(before)
-            arrivals.at = at
-            del arrivals.nodes[nodes:]
-            raise
         return items
 
     def _run_items(
