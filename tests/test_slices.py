@@ -349,6 +349,30 @@ async def test_seek_ahead_from_every_item_is_the_same_everywhere(way: str) -> No
 
 
 @EVERY_WAY
+@ON_ASYNCIO
+@pytest.mark.parametrize("name", ["several ops", "no root"])
+async def test_seek_beyond_a_key_range_finds_what_it_finds_in_memory(way: str, name: str) -> None:
+    """A subtree may reach from the range into what lies beyond it, and the seek lead there."""
+    part = SLICES[name]
+    car = part.car("stream")
+    keys = [*part.repo.records]
+    for stop in keys[::3]:
+        builder = GAPS.with_key_range(keys[0], stop)
+        async with driver_of("memory", car, builder) as memory:
+            taken = len(await chunks(memory))
+            await memory.seek(stop)
+            expected = await memory.next_chunk()
+        assert (expected is None) == (name != "no root")
+        for place in (stop, keys[-1]):
+            for count in range(taken):
+                async with driver_of(way, car, builder) as driver:
+                    for _ in range(count):
+                        await anext(driver)
+                    await driver.seek(place)
+                    assert await driver.next_chunk() == expected
+
+
+@EVERY_WAY
 async def test_seek_goes_past_a_bad_record_that_was_met_already(way: str) -> None:
     """What is given one by one is taken in larger parts, which may end before an error."""
     bad = REPO.blocks[REPO.records[KEYS[8]]]

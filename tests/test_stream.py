@@ -436,6 +436,26 @@ async def test_thousands_of_shared_records_take_no_more_than_their_time(
     assert took < 5
 
 
+async def test_what_comes_back_from_disk_again_and_again_comes_once_each_time() -> None:
+    """Each time that it is let go of it is on disk once more. Together they would take 20 MB."""
+    shared = [{"shared": n, "text": "x" * 100_000} for n in range(2)]
+    records: dict[str, object] = {f"a/{n}": record for n, record in enumerate(shared)}
+    # Blocks are searched for only as far as the file is long.
+    records |= {f"b/{n:04}": {"n": n, "text": "x" * 20_000} for n in range(2000)}
+    records |= {f"c/{n:04}": shared[n % 2] for n in range(400)}
+    car = build_repo(records).to_car(order="stream")
+    async with DriverBuilder(mem_limit_mb=0).stream_car(pieces_of(car, 65_536)) as (_, driver):
+        tracemalloc.start()
+        try:
+            found = {rkey: len(value) async for rkey, value in driver}
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert not driver.spilled
+    assert len(found) == len(records)
+    assert peak < 8 << 20
+
+
 # --- With nowhere to spill ------------------------------------------------------------------------
 
 

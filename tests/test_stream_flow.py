@@ -204,6 +204,18 @@ async def test_copies_that_nobody_needs_are_counted(order: str) -> None:
     assert left_over == 2 * len(REPO.blocks)
 
 
+async def test_a_record_that_comes_back_from_disk_counts_once() -> None:
+    """Gone past first, then used at several keys, and set aside after each."""
+    records = {f"app.test.a/{n:03}": {"n": n, "text": "x" * 4000} for n in range(300)}
+    for n in range(0, 300, 50):
+        records[f"app.test.a/{n:03}"] = {"shared": n % 100}
+    car = build_repo(records).to_car(order="stream")
+    async with BUILDER.with_mem_limit_mb(0).stream_car(pieces_of(car, 999)) as (_, driver):
+        assert [rkey for rkey, _ in await driver.next_keys(1) or ()] == ["app.test.a/000"]
+        assert len(await rest_of(driver)) == 299
+        assert driver.left_over == 0
+
+
 @pytest.mark.parametrize("order", ["stream", "shuffled"])
 async def test_blocks_outside_the_ranges_are_left_over(order: str) -> None:
     car = car_in(REPO, order)

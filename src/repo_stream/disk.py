@@ -288,11 +288,21 @@ class DiskStore:
             self._require_room()
             await self._database.run(_set_aside, segments)
 
-    async def search(self, lease: int, cid: bytes) -> list[SegmentRow]:
-        """Give the segments that were set aside and hold a CID, perhaps by accident across two."""
+    async def last_set_aside(
+        self, lease: int, cid: bytes, before: int | None = None
+    ) -> tuple[int, SegmentRow] | None:
+        """Give the last segment that was set aside and holds a CID, and its number.
+
+        One block can be in any number of them, so they come one by one.
+
+        Args:
+            lease: shows that the store is still the caller's.
+            cid: the CID; the segment may hold it by accident, across two others.
+            before: a number, where only the segments before it matter.
+        """
         with self._guard:
             self._check(lease)
-            return await self._database.run(_search, cid)
+            return await self._database.run(_last_set_aside, cid, before)
 
     async def first_set_aside(self, lease: int) -> tuple[int, SegmentRow] | None:
         """Give the first segment that is still set aside, and its number."""
@@ -422,14 +432,22 @@ async def _set_aside(connection: aiosqlite.Connection, segments: Sequence[Segmen
     await _close(await connection.executemany("INSERT INTO released VALUES (?,?,?)", segments))
 
 
-async def _search(connection: aiosqlite.Connection, cid: bytes) -> list[SegmentRow]:
-    query = "SELECT cids, contents, processed FROM released WHERE instr(cids, ?)"
-    return [tuple(row) for row in await connection.execute_fetchall(query, [cid])]
-
-
 async def _first_set_aside(connection: aiosqlite.Connection) -> tuple[int, SegmentRow] | None:
-    query = "SELECT rowid, cids, contents, processed FROM released ORDER BY rowid LIMIT 1"
-    for number, *segment in await connection.execute_fetchall(query):
+    return await _one_set_aside(connection, "ORDER BY rowid", ())
+
+
+async def _last_set_aside(
+    connection: aiosqlite.Connection, cid: bytes, before: int | None
+) -> tuple[int, SegmentRow] | None:
+    which = "WHERE instr(cids, ?1) AND (?2 IS NULL OR rowid < ?2) ORDER BY rowid DESC"
+    return await _one_set_aside(connection, which, (cid, before))
+
+
+async def _one_set_aside(
+    connection: aiosqlite.Connection, which: str, values: Sequence[object]
+) -> tuple[int, SegmentRow] | None:
+    query = f"SELECT rowid, cids, contents, processed FROM released {which} LIMIT 1"  # noqa: S608 - from above
+    for number, *segment in await connection.execute_fetchall(query, values):
         return number, cast("SegmentRow", tuple(segment))
     return None
 

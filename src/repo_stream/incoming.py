@@ -32,7 +32,7 @@ from repo_stream.limits import MIB
 from repo_stream.load import BATCH, WRITE_BLOCKS, WRITE_BYTES, Budget, Loading, dumped
 from repo_stream.mst import Commit, looks_like_node
 from repo_stream.process import Processor
-from repo_stream.released import Released, Segment
+from repo_stream.released import Found, Released, Segment
 from repo_stream.walk import Arrivals, Blocks, Taken, Walker
 
 if TYPE_CHECKING:
@@ -389,9 +389,7 @@ class Incoming(Generic[T]):
         cid = walker.nearest()
         found = self._released.find(cid)
         if found is None and self._set_aside and self._store is not None:
-            self._searched += self._set_aside
-            rows = await self._store.search(self._lease, cid)
-            found = self._released.find_in([Segment(*row) for row in rows], cid)
+            found = await self._find_set_aside(self._store, cid)
         if found is None:
             return False
         if found.failure is not None:
@@ -402,6 +400,16 @@ class Incoming(Generic[T]):
         if found.used:
             self._used.add(cid)
         return True
+
+    async def _find_set_aside(self, store: DiskStore, cid: bytes) -> Found[T] | None:
+        """Look for a block that was let go of and is on disk: the latest first, as in memory."""
+        self._searched += self._set_aside
+        number: int | None = None
+        while (aside := await store.last_set_aside(self._lease, cid, number)) is not None:
+            number, row = aside
+            if (found := self._released.find_in([Segment(*row)], cid)) is not None:
+                return found
+        return None
 
     def gone(self, walker: Walker[T]) -> RepoStreamError:
         """Give the error for a block that the walk stands before, and that nobody has."""

@@ -283,11 +283,11 @@ class Walker(Generic[T]):
                     self.pass_by(cids[:at])
                 if at < len(rkeys):
                     return
-            elif frame[3] is not None and frame[3] <= key:
+            elif frame[1] is None or self._ranges.may_hold(frame[2], frame[3]):
+                return  # the root is opened whatever is wanted, as when the walk began
+            else:
                 self._pass_subtree(frame)
                 stack.pop()
-            else:
-                return
 
     def skip_record(self) -> tuple[str, bytes]:
         """Leave out the record that the walk stands before; give its key and CID."""
