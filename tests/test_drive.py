@@ -974,6 +974,35 @@ async def test_a_channel_that_was_left_early_loses_nothing(taken: int, way_out: 
     assert got == pairs(REPO)
 
 
+async def test_ctrl_c_in_the_walk_of_a_channel_comes_out_as_it_is() -> None:
+    """Under trio it is raised in whichever task is at work, and a task group would wrap it."""
+    calls = 0
+
+    def interrupted(block: bytes) -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls == 100:
+            raise KeyboardInterrupt
+        return block
+
+    builder = DriverBuilder(mem_limit_mb=0).with_block_processor(Processor(interrupted, lazy=True))
+    got: list[tuple[str, bytes]] = []
+    async with DiskBuilder().open() as store:
+        outcome = await builder.load_car(REPO.to_car())
+        assert isinstance(outcome, Driver.Disk)
+        _, driver = await outcome.paused.finish_loading(store)
+
+        async def take_all() -> None:
+            async with driver.to_channel(20) as channel:
+                async for chunk in channel:
+                    got.extend(chunk)
+
+        with pytest.raises(KeyboardInterrupt):
+            await take_all()
+        got += [pair async for pair in driver]
+    assert got == pairs(REPO)
+
+
 @pytest.mark.parametrize("at", [0, 1, 255, 300, 699])
 @pytest.mark.parametrize("n", [1, 100, 1000])
 async def test_a_channel_raises_after_the_records_before(at: int, n: int) -> None:

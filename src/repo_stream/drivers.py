@@ -680,10 +680,19 @@ class DiskDriver(RepoDriver[T]):
             raise ValueError(f"a chunk has at least 1 record, not {n}")
         channel: Channel[T] = Channel()
         failure: BaseException | None = None
+
+        async def fill() -> None:
+            nonlocal failure
+            try:
+                await self._fill(channel, n)
+            except KeyboardInterrupt as error:  # trio raises it in whichever task is at work
+                failure = error
+                tasks.cancel_scope.cancel()
+
         with self._guard:
             try:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._fill, channel, n)
+                    tasks.start_soon(fill)
                     try:
                         yield channel
                     except anyio.get_cancelled_exc_class():
