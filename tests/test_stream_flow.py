@@ -27,6 +27,7 @@ from repo_stream import (
     MemLimitExceeded,
     MissingBlock,
     MissingCommit,
+    ProcessError,
     RepoDriver,
     StoreClosed,
     TruncatedCar,
@@ -338,6 +339,30 @@ async def test_seeking_ahead_needs_no_more_than_walking(limit: float) -> None:
             assert await driver.next_chunk(2) == EXPECTED[at : at + 2]
             assert driver.order == IN_ORDER
         assert not driver.spilled
+
+
+@pytest.mark.parametrize("limit", [0, 16])
+async def test_seeking_past_a_bad_record_needs_no_more_than_walking(limit: float) -> None:
+    bad = EXPECTED[10][1]
+
+    def process(block: bytes) -> bytes:
+        if block == bad:
+            raise ValueError
+        return block
+
+    source = Counted(CAR, 999)
+    builder = BUILDER.with_mem_limit_mb(limit).with_block_processor(process)
+    async with builder.stream_car(source, spill=False) as (_, driver):
+        assert await driver.next_chunk(100) == EXPECTED[:10]
+        with pytest.raises(ProcessError):
+            await driver.next_chunk()
+        await driver.seek(KEYS[10])
+        with pytest.raises(ProcessError):
+            await driver.next_chunk()
+        await driver.seek(KEYS[11])
+        assert await driver.next_chunk(5) == EXPECTED[11:16]
+        assert source.given < len(CAR) // 4
+        assert await rest_of(driver) == EXPECTED[16:]
 
 
 async def test_seeking_behind_and_beyond() -> None:

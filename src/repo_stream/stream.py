@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from repo_stream.drivers import RepoDriver
-from repo_stream.errors import StoreClosed
+from repo_stream.errors import ProcessError, StoreClosed
 from repo_stream.incoming import Incoming, Spill
 from repo_stream.limits import MIB
 from repo_stream.load import Budget, Loading
@@ -207,7 +207,9 @@ class StreamDriver(RepoDriver[T]):
         ):
             self._given = bisect_left(ahead, key, self._given, key=str.encode)
             return
-        if self._error is None and self._walker.has_ahead(key):
+        error = self._error
+        of_record = isinstance(error, ProcessError) and error.rkey is not None
+        if (error is None or of_record) and self._walker.has_ahead(key):
             self._walker.skip_to(key)
         else:
             await self._gather()
