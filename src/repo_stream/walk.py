@@ -56,8 +56,8 @@ _BEYOND = b"\xff"
 _LOOK_AHEAD = 2000
 
 # How much is remembered of what is named and not wanted. In a file that is in order there are a few
-# nodes' worth of it, in others it may be all.
-_MOST_PASSING = 20_000
+# nodes' worth of it, in others it may be all; and each entry may hold two keys of 1 KiB.
+_MOST_PASSING = 4000
 
 
 class Blocks(Generic[T]):
