@@ -10,14 +10,13 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from compare import SOURCES, UnavailableError, job_of, machine, note
+from compare import SOURCES, UnavailableError, add_cache, job_of, machine, note
 
 WAYS = {
     "streamable order": ("stream", 16.0),
@@ -84,7 +83,7 @@ def main() -> int:
     add = parser.add_argument
     add("--records", type=int, default=300_000)
     add("--plot", type=Path, metavar="OUT.png", help="needs matplotlib")
-    add("--cache", type=Path, default=Path(tempfile.gettempdir(), "repo-stream-bench"))
+    add_cache(parser)
     add("--child", nargs=2, metavar=("CAR", "LIMIT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     sys.path.insert(0, str(SOURCES))
