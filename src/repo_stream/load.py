@@ -137,8 +137,7 @@ class Loading(Generic[T]):
         self.processor = processor
         self.store: MemoryStore[T] = MemoryStore(processor)
         self.commit: Commit | None = None
-        #: Blocks that have come, and how many of its piece came before the commit.
-        self.came: int = 0
+        #: Whether the commit came first, and how many blocks of its piece came before it.
         self.commit_first: bool = False
         self.before_commit: int = 0
         # It matters only if the walk needs them, so a few are put up with.
@@ -169,8 +168,6 @@ class Loading(Generic[T]):
             return None
         if self.commit is None:
             self._pick_commit(blocks)
-        else:
-            self.came += len(blocks)
         if not self.processor.keeps_bytes:
             # A file that holds the commit twice must not show it to the processor either.
             root = self._root
@@ -189,8 +186,7 @@ class Loading(Generic[T]):
 
     def _pick_commit(self, blocks: list[Block]) -> None:
         """Take the commit out of the blocks: it is no record, so it is not processed."""
-        before = self.came
-        self.came += len(blocks)
+        before = self.blocks - len(blocks)
         for at, (cid, data) in enumerate(blocks):
             if cid == self._root:
                 self.commit_first = before + at == 0
