@@ -24,6 +24,12 @@ def shared(name: str) -> Path:
     return path
 
 
+def columns(blocks: Iterable[tuple[bytes, bytes]]) -> tuple[list[bytes], list[bytes]]:
+    """Put blocks into columns: their CIDs, and their bytes."""
+    cids, data = zip(*blocks, strict=True)
+    return [*cids], [*data]
+
+
 def from_base64(text: str) -> bytes:
     """Decode it as atproto writes it, without padding."""
     return base64.b64decode(text + "=" * (-len(text) % 4))

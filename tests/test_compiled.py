@@ -21,7 +21,7 @@ from repo_stream.mst import decode_node
 from repo_stream.testing import build_car
 
 EXPECTED = (
-    ["repo_stream.car", "repo_stream.memory", "repo_stream.mst", "repo_stream.walk"]
+    [f"repo_stream.{name}" for name in ("car", "digest", "memory", "mst", "walk")]
     if os.environ.get("REPO_STREAM_COMPILED") == "1"
     else []
 )

@@ -16,6 +16,7 @@ from repo_stream import Processor
 from repo_stream.memory import MemoryStore
 from repo_stream.process import length, noop
 from repo_stream.testing import cid_of
+from support import columns
 
 Block = tuple[bytes, bytes]
 
@@ -38,7 +39,7 @@ def batches(items: list[Block], size: int = 512) -> Iterator[list[Block]]:
 def filled(items: list[Block], processor: Processor[Any], batch: int = 512) -> MemoryStore[Any]:
     store = MemoryStore(processor)
     for part in batches(items, batch):
-        store.add(part)
+        store.add(*columns(part))
     return store
 
 
@@ -70,16 +71,17 @@ def resident():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 def batch(first):
-    made = []
+    cids, blocks = [], []
     for number in range(first, first + 500):
         chance = random.Random(number)
         start = b"\\xa2\\x61e\\x80" if number % 5 == 0 else b"\\xa2\\x64text"
         data = start + chance.randbytes(chance.choice(sizes))
-        made.append((ORDINARY_PREFIX + sha256(data).digest(), data))
-    return made
+        cids.append(ORDINARY_PREFIX + sha256(data).digest())
+        blocks.append(data)
+    return cids, blocks
 
 warm = MemoryStore(processor)
-warm.add(batch(0))
+warm.add(*batch(0))
 del warm
 gc.collect()
 # What malloc has kept of the warm store would be used again, and would not be growth.
@@ -90,7 +92,7 @@ before = resident()
 store = MemoryStore(processor)
 for _ in range(copies):
     for first in range(0, count, 500):
-        store.add(batch(first))
+        store.add(*batch(first))
 gc.collect()
 print(resident() - before, store.size)
 """
@@ -170,7 +172,7 @@ def test_every_block_adds_to_the_size(processor: Processor[Any]) -> None:
     store = MemoryStore(processor)
     sizes = [store.size]
     for one in blocks(300, 1000):
-        store.add([one])
+        store.add(*columns([one]))
         sizes.append(store.size)
     assert all(one < other for one, other in pairwise(sizes))
 
@@ -180,7 +182,7 @@ def test_nothing_costs_next_to_nothing(processor: Processor[Any]) -> None:
     store = MemoryStore(processor)
     assert 0 < store.size < 500
     before = store.size
-    store.add([])
+    store.add([], [])
     assert store.size == before
 
 
@@ -209,7 +211,7 @@ def test_a_large_block_is_not_hidden_among_small_repeats(
     large = [block(start + bytes([number]) * 100_000) for number in range(100)]
     store = filled(small, processor)
     for one in large:
-        store.add([*small, one])
+        store.add(*columns([*small, one]))
     held = sum(len(data) for _, data in large) if processor is RAW or like_a_node else 0
     assert store.size >= held
     assert store.size == pytest.approx(filled(small + large, processor).size, rel=0.01)
@@ -322,7 +324,7 @@ def test_a_drained_store_is_as_new(processor: Processor[Any]) -> None:
         assert not store.blocks.raw
         assert not store.blocks.processed
         for part in batches(blocks(2000)):
-            store.add(part)
+            store.add(*columns(part))
 
 
 @BOTH

@@ -490,6 +490,35 @@ async def test_whatever_a_function_raises_is_named(
     assert caught.value.rkey == BLOCKS[60][0]
 
 
+@pytest.mark.parametrize("kind", [RecursionError, StopIteration])
+@pytest.mark.parametrize("bad", [0, 3, 7, 29])
+async def test_whatever_a_function_raises_is_named_in_a_stream(
+    kind: type[Exception], bad: int
+) -> None:
+    """Many records are processed at once there: each once, up to the one that is named."""
+    seen: list[bytes] = []
+
+    def process(data: bytes) -> int:
+        seen.append(data)
+        if data == encode({"n": bad}):
+            raise kind
+        return len(data)
+
+    car = build_car({f"app.test.a/{n:02}": {"n": n} for n in range(30)}, order="stream")
+    rkeys: list[str] = []
+
+    async def read() -> None:
+        async with DriverBuilder().with_block_processor(process).stream_car(car) as (_, driver):
+            while chunk := await driver.next_chunk(20):
+                rkeys.extend([rkey for rkey, _ in chunk])
+
+    with pytest.raises(ProcessError, match=kind.__name__) as caught:
+        await read()
+    assert caught.value.rkey == f"app.test.a/{bad:02}"
+    assert rkeys == [f"app.test.a/{n:02}" for n in range(bad)]
+    assert len(set(seen[:bad])) == bad
+
+
 @BOTH_WAYS
 async def test_a_function_that_raises_an_error_of_ours(mem_limit_mb: int) -> None:
     """It is the processor's all the same, and comes as its `ProcessError`."""

@@ -37,7 +37,7 @@ from repo_stream.memory import MemoryStore
 from repo_stream.process import Processor, noop
 from repo_stream.testing import build_repo, car_header, cid_of, made_car, section
 from streams import car_in, in_memory, streamed
-from support import pieces_of
+from support import columns, pieces_of
 from test_cancel import Pieces, rest_of, usable
 from test_disk import becomes
 from test_disk_faults import file_size_limit
@@ -513,7 +513,7 @@ def test_the_count_of_memory_stays_true(process: Any) -> None:
         cid, data = dice.choice(blocks)
         match dice.randrange(4):
             case 0:
-                store.add(dice.sample(blocks, 5))
+                store.add(*columns(dice.sample(blocks, 5)))
             case 1:
                 store.forget([cid, dice.choice(blocks)[0]])
             case 2:

@@ -14,7 +14,16 @@ import cython
     prefix=bytes,
     cid=bytes,
     data=bytes,
+    known=Py_ssize_t,
+    first=Py_ssize_t,
+    right=Py_ssize_t,
 )
 cpdef Py_ssize_t cut_ordinary(
-    bytes buffer, Py_ssize_t at, list blocks, Py_ssize_t most, Py_ssize_t longest, bint verify_cids
+    bytes buffer,
+    Py_ssize_t at,
+    list cids,
+    list blocks,
+    Py_ssize_t most,
+    Py_ssize_t longest,
+    bint verify_cids,
 ) except -1

@@ -2,7 +2,9 @@
 
 Cython compiles the very sources of the package. For each module that it takes there lies a `.pxd`
 file here, which says what types the variables of the hot loops have: the sources know nothing of
-it, and an interpreter runs them as they are. The wheel holds both; Python prefers what is compiled.
+it, and an interpreter runs them as they are. One module, small and all calls of a C library, lies
+here in another form instead, as a `.pyx` file. The wheel holds both; Python prefers what is
+compiled.
 
 Where the variable is not set, nothing here is used, and the wheel is of plain Python.
 """
@@ -21,7 +23,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent / "repo_stream"
-MODULES = sorted(path.stem for path in HERE.glob("*.pxd"))
+TYPED = sorted(path.stem for path in HERE.glob("*.pxd"))
+REWRITTEN = sorted(path.stem for path in HERE.glob("*.pyx"))
 
 
 class CompileHook(BuildHookInterface[Any]):
@@ -69,18 +72,18 @@ def _compiled(scratch: Path) -> list[Path]:
 
     sources = scratch / PACKAGE.name
     sources.mkdir()
-    for name in ("__init__", *MODULES):
-        shutil.copy(PACKAGE / f"{name}.py", sources)
-    for name in MODULES:
-        shutil.copy(HERE / f"{name}.pxd", sources)
+    files = [PACKAGE / f"{name}.py" for name in TYPED]
+    files += [HERE / f"{name}.pyx" for name in REWRITTEN]
+    for file in (PACKAGE / "__init__.py", *files, *HERE.glob("*.pxd")):
+        shutil.copy(file, sources)
     extensions = [
         setuptools.Extension(
-            f"{PACKAGE.name}.{name}",
-            [f"{PACKAGE.name}/{name}.py"],
+            f"{PACKAGE.name}.{file.stem}",
+            [f"{PACKAGE.name}/{file.name}"],
             # What a debugger would need is four fifths of a module.
             extra_compile_args=["-g0"] if os.name == "posix" else [],
         )
-        for name in MODULES
+        for file in files
     ]
     # Tracebacks name files as they are named here, and so find their lines in the wheel's sources.
     with contextlib.chdir(scratch):

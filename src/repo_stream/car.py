@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Final, cast
 
 from repo_stream import dagcbor
 from repo_stream.cid import ORDINARY_PREFIX, Cid, read_cid, verify
+from repo_stream.digest import agreeing
 from repo_stream.errors import (
     BadCarHeader,
     BadSectionCid,
@@ -36,10 +36,12 @@ from repo_stream.errors import (
 )
 from repo_stream.limits import Limits
 
-__all__ = ["Block", "CarDecoder", "CarHeader", "write_header", "write_section"]
+__all__ = ["Block", "CarDecoder", "CarHeader", "Columns", "write_header", "write_section"]
 
 #: A block: its raw CID and its bytes.
 Block = tuple[bytes, bytes]
+#: Blocks in columns, of the same length: their raw CIDs, and their bytes.
+Columns = tuple[list[bytes], list[bytes]]
 
 _MAX_VARINT_BYTES = 9
 # What is no CAR is shown by so many bytes; text may begin with a mark that it is UTF-8.
@@ -119,15 +121,19 @@ class CarDecoder:
             CidMismatch: where a block is not what its CID says.
             LimitExceeded: where a length, or the file, is over its limit.
         """
+        return list(zip(*self.feed_columns(piece), strict=True))
+
+    def feed_columns(self, piece: bytes | bytearray | memoryview) -> Columns:
+        """Do what `feed` does, and return the CIDs of the blocks and their bytes, a list each."""
         if self._error is not None:
             raise self._error
         if type(piece) is not bytes:
             # Blocks are cut out of it, and must be keys, and last when the caller's buffer changes.
             piece = bytes(memoryview(piece))
         if not piece:
-            return []
+            return [], []
         if self._finished:
-            return self._fail(CarTrailingData("bytes come after the end", offset=self._offset), [])
+            self._fail(CarTrailingData("bytes come after the end", offset=self._offset))
         limit = self._limits.car_bytes
         before = self._fed
         self._fed += len(piece)
@@ -139,23 +145,23 @@ class CarDecoder:
         # What is within the limit comes first, however the file was cut into pieces.
         return self._fail(error, self._take(piece[: limit - before]))
 
-    def _take(self, piece: bytes) -> list[Block]:
+    def _take(self, piece: bytes) -> Columns:
         """Decode what the piece completes, and keep the rest."""
+        cut: Columns = [], []
         if len(self._waiting) + len(piece) < self._needed:
             self._waiting += piece
-            return []
+            return cut
         buffer = b"".join((self._waiting, piece)) if self._waiting else piece
-        blocks: list[Block] = []
         start = self._offset
         try:
             if self._header is None:
                 self._take_header(buffer)
             if self._header is not None:
-                self._take_sections(buffer, self._offset - start, blocks)
+                self._take_sections(buffer, self._offset - start, cut)
         except RepoStreamError as error:
-            return self._fail(error, blocks)
+            return self._fail(error, cut)
         self._waiting = bytearray(buffer[self._offset - start :])
-        return blocks
+        return cut
 
     def finish(self) -> None:
         """Say that the file is over.
@@ -167,21 +173,21 @@ class CarDecoder:
         if self._error is not None:
             raise self._error
         if self._foreign:
-            self._fail(NotACar(start=bytes(self._waiting)), [])
+            self._fail(NotACar(start=bytes(self._waiting)))
         if self._header is None or self._waiting:
             length, start = _length(bytes(self._waiting), 0, self._offset)
             need = start + length if start >= 0 else None
-            self._fail(TruncatedCar(offset=self._offset, have=len(self._waiting), need=need), [])
+            self._fail(TruncatedCar(offset=self._offset, have=len(self._waiting), need=need))
         self._finished = True
 
-    def _fail(self, error: RepoStreamError, blocks: list[Block]) -> list[Block]:
+    def _fail(self, error: RepoStreamError, cut: Columns | None = None) -> Columns:
         """Remember the first error; raise it now, or after the blocks that came before it."""
         if self._error is None:
             self._error = error
         self._waiting.clear()
-        if not blocks:
+        if cut is None or not cut[0]:
             raise self._error
-        return blocks
+        return cut
 
     def _take_header(self, buffer: bytes) -> None:
         if buffer.startswith(_BYTE_ORDER_MARK):
@@ -219,10 +225,11 @@ class CarDecoder:
         if len(buffer) >= _START_BYTES:
             raise NotACar(start=buffer[:_START_BYTES])
 
-    def _take_sections(self, buffer: bytes, at: int, blocks: list[Block]) -> None:
+    def _take_sections(self, buffer: bytes, at: int, cut: Columns) -> None:
         """Cut `buffer` into blocks from index `at` on."""
         base = self._offset - at
         limits = self._limits
+        cids, blocks = cut
         # A buffer holds no longer section, and no more of them, than it has bytes.
         size = len(buffer)
         longest = min(limits.block_bytes, size)
@@ -230,10 +237,10 @@ class CarDecoder:
         self._needed = 1
         try:
             while True:
-                at = cut_ordinary(buffer, at, blocks, most, longest, self._verify_cids)
+                at = cut_ordinary(buffer, at, cids, blocks, most, longest, self._verify_cids)
                 if at == size:
                     break
-                end = self._take_section(buffer, at, base + at, blocks)
+                end = self._take_section(buffer, at, base + at, cut)
                 if end < 0:
                     break
                 at = end
@@ -241,7 +248,7 @@ class CarDecoder:
             self._offset = base + at
             self._blocks += len(blocks)
 
-    def _take_section(self, buffer: bytes, at: int, offset: int, blocks: list[Block]) -> int:
+    def _take_section(self, buffer: bytes, at: int, offset: int, cut: Columns) -> int:
         """Take one section, whatever it is; give the index after it, or -1 where it is cut off."""
         size = len(buffer)
         length, start = _length(buffer, at, offset)
@@ -259,14 +266,16 @@ class CarDecoder:
         if end > size:
             self._needed = end - at
             return -1
-        block = self._odd_section(buffer, offset, start, end)
+        cid, data = self._odd_section(buffer, offset, start, end)
+        cids, blocks = cut
         max_blocks = self._limits.blocks
         known = self._blocks + len(blocks)
         if max_blocks is not None and known >= max_blocks:
             raise LimitExceeded(
                 limit="blocks", maximum=max_blocks, actual=known + 1, where="the number of blocks"
             )
-        blocks.append(block)
+        cids.append(cid)
+        blocks.append(data)
         return end
 
     def _odd_section(self, buffer: bytes, offset: int, start: int, end: int) -> Block:
@@ -286,22 +295,28 @@ class CarDecoder:
 
 
 def cut_ordinary(  # noqa: PLR0917 - compiled it takes no keywords
-    buffer: bytes, at: int, blocks: list[Block], most: int, longest: int, verify_cids: bool
+    buffer: bytes,
+    at: int,
+    cids: list[bytes],
+    blocks: list[bytes],
+    most: int,
+    longest: int,
+    verify_cids: bool,
 ) -> int:
     """Cut sections out of a buffer, one after the other, while they are ordinary.
 
     Ordinary are a length of one or two bytes and an ordinary CID, that of the data. Nothing is said
     of what is not: that goes the general way.
 
-    The loop is plain because every block of every repo goes through it. Slicing bytes beats
-    memoryview and struct, and one comparison, prefix and fresh digest against the CID in the file,
-    both recognizes the ordinary CID and checks the hash (0.9 us a block of 300 bytes, 0.6 of them
-    hashing).
+    The loop is plain because every block of every repo goes through it, and slicing bytes beats
+    memoryview and struct. All that was cut is checked at once, which takes 0.9 of the time of
+    checking each block as it is cut (0.7 us a block of 300 bytes, 0.5 of them hashing).
 
     Args:
         buffer: what holds the sections.
         at: where the first of them starts.
-        blocks: what is cut is added to it.
+        cids: the CID of what is cut is added to it.
+        blocks: its data is added to it.
         most: how many blocks there may be.
         longest: the most bytes that a section may have.
         verify_cids: check data against their CIDs.
@@ -312,8 +327,10 @@ def cut_ordinary(  # noqa: PLR0917 - compiled it takes no keywords
     size = len(buffer)
     window = buffer  # whatever is cut out of it lies within it: see car.pxd
     prefix = ORDINARY_PREFIX
-    append = blocks.append
-    while at + 1 < size and len(blocks) < most:
+    add_cid, add_block = cids.append, blocks.append
+    known = len(cids)
+    first = at
+    while at + 1 < size and len(cids) < most:
         length = window[at]
         start = at + 1
         if length >= 0x80:
@@ -327,15 +344,25 @@ def cut_ordinary(  # noqa: PLR0917 - compiled it takes no keywords
         if length > longest or end > size or body > end:
             break
         cid = window[start:body]
-        data = window[body:end]
-        if verify_cids:
-            if prefix + sha256(data).digest() != cid:
-                break
-        elif cid[:4] != prefix:
+        # Without this look whoever writes other CIDs would have all that follows hashed for each.
+        if cid[:4] != prefix:
             break
-        append((cid, data))
+        data = window[body:end]
+        add_cid(cid)
+        add_block(data)
         at = end
+    if verify_cids and at > first:
+        right = known + agreeing(cids[known:], blocks[known:])
+        if right < len(cids):
+            del cids[right:], blocks[right:]
+            at = first + sum([_section_size(data) for data in blocks[known:]])
     return at
+
+
+def _section_size(data: bytes) -> int:
+    """Say how many bytes an ordinary section has."""
+    length = 36 + len(data)
+    return length + (2 if length >= 0x80 else 1)
 
 
 def _length(buffer: bytes, at: int, offset: int) -> tuple[int, int]:

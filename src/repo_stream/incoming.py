@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import TYPE_CHECKING, Final, Generic, Literal, TypeAlias, TypeVar
 
 from repo_stream.car import Block
@@ -199,11 +200,11 @@ class Incoming(Generic[T]):
 
     async def _read_piece(self) -> bool:
         await self._limit_released()
-        blocks = None if self.over else await self._loading.next_blocks()
-        if blocks is None:
+        columns = None if self.over else await self._loading.next_columns()
+        if columns is None:
             self.over = True
             return False
-        self.arrivals = Arrivals(blocks)
+        self.arrivals = Arrivals(*columns)
         return True
 
     async def keep_arrivals(self, walker: Walker[T] | None = None) -> bool:
@@ -213,34 +214,35 @@ class Incoming(Generic[T]):
             Whether it is in memory; else all has gone to disk.
         """
         self._look_at_piece(walker)
-        while batch := self.arrivals.some(BATCH):
-            self._keep(batch, walker)
-            self.arrivals.at += len(batch)
+        while self.arrivals.next is not None:
+            cids, blocks = self.arrivals.some(BATCH)
+            self._keep(cids, blocks, walker)
+            self.arrivals.at += len(cids)
             await self._loading.turn.pause_if_over()
         await self._make_room()
         return self._shelf is None
 
-    def _keep(self, batch: Sequence[Block], walker: Walker[T] | None) -> None:
+    def _keep(
+        self, cids: Sequence[bytes], blocks: Sequence[bytes], walker: Walker[T] | None
+    ) -> None:
         if walker is not None and walker.passing:
-            passed: list[Block] = []
-            wanted: list[Block] = []
-            for block in batch:
-                (passed if walker.passes(*block) else wanted).append(block)
-            self._release(passed, used=False)
-            batch = wanted
-        self._loading.store.add(batch)
+            wanted = [not walker.passes(*block) for block in zip(cids, blocks, strict=True)]
+            passed = [not each for each in wanted]
+            self._pass(compress(cids, passed), compress(blocks, passed))
+            cids, blocks = [*compress(cids, wanted)], [*compress(blocks, wanted)]
+        self._loading.store.add(cids, blocks)
 
     def let_pass(self, walker: Walker[T]) -> bool:
         """Go past blocks that the walk names and does not want; say whether such come next."""
-        arrivals = self.arrivals
-        passed: list[Block] = []
-        for block in arrivals.some(BATCH) if walker.passing else ():
-            if not walker.passes(*block):
-                break
-            passed.append(block)
-        self._release(passed, used=False)
-        arrivals.at += len(passed)
-        return bool(passed)
+        if not walker.passing:
+            return False
+        cids, blocks = self.arrivals.some(BATCH)
+        passed = 0
+        while passed < len(cids) and walker.passes(cids[passed], blocks[passed]):
+            passed += 1
+        self._pass(cids[:passed], blocks[:passed])
+        self.arrivals.at += passed
+        return passed > 0
 
     async def drain(self, *, keep: bool) -> None:
         """Read the file to its end, and check what comes.
@@ -250,11 +252,12 @@ class Incoming(Generic[T]):
                 Else nobody can ask for it any more.
         """
         while self.arrivals.next is not None or await self._read_piece():
-            while keep and (batch := self.arrivals.some(BATCH)):
+            while keep and self.arrivals.next is not None:
+                cids, blocks = self.arrivals.some(BATCH)
                 # No tree names any others.
-                named = [block for block in batch if Cid(block[0]).is_ordinary]
-                self._release(named, used=False)
-                self.arrivals.at += len(batch)
+                named = [Cid(cid).is_ordinary for cid in cids]
+                self._pass(compress(cids, named), compress(blocks, named))
+                self.arrivals.at += len(cids)
             self.arrivals = Arrivals()
             await self.pause()
 
@@ -345,9 +348,12 @@ class Incoming(Generic[T]):
             blocks = [blocks[at] for at in others]
         self._released.add_results(cids, values, blocks)
 
-    def _release(self, blocks: Sequence[Block], *, used: bool = True) -> None:
-        cids, data = [cid for cid, _ in blocks], [data for _, data in blocks]
-        self._released.add_blocks(cids, data, used=used)
+    def _release(self, blocks: Sequence[Block]) -> None:
+        self._released.add_blocks([cid for cid, _ in blocks], [data for _, data in blocks])
+
+    def _pass(self, cids: Iterable[bytes], blocks: Iterable[bytes]) -> None:
+        """Let go of blocks that the walk has gone past."""
+        self._released.add_blocks([*cids], [*blocks], used=False)
 
     async def _let_go(self) -> None:
         """Let go of what the walk has used, little by little: it may be all that is kept."""
@@ -563,9 +569,10 @@ class Incoming(Generic[T]):
         while self._writing is None:
             if kept.empty and self.arrivals.next is None and not await self._read_piece():
                 return False
-            while kept.need < WRITE_BYTES and (batch := self.arrivals.some(BATCH)):
-                kept.add(batch)
-                self.arrivals.at += len(batch)
+            while kept.need < WRITE_BYTES and self.arrivals.next is not None:
+                cids, blocks = self.arrivals.some(BATCH)
+                kept.add(cids, blocks)
+                self.arrivals.at += len(cids)
                 await self._loading.turn.pause_if_over()
             if not kept.empty:
                 self._writing = kept.drain(WRITE_BLOCKS)

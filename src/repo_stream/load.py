@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import compress
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 from anyio.lowlevel import checkpoint
 
-from repo_stream.car import Block
+from repo_stream.car import Block, Columns
 from repo_stream.cid import Cid
 from repo_stream.errors import BadRoot, MissingCommit, MissingRoot, ProcessError
 from repo_stream.limits import MIB
@@ -153,26 +154,28 @@ class Loading(Generic[T]):
         known whatever the limit.
         """
         store = self.store
-        while (blocks := await self.next_blocks()) is not None:
-            for at in range(0, len(blocks), BATCH):
-                store.add(blocks[at : at + BATCH])
+        while (columns := await self.next_columns()) is not None:
+            cids, blocks = columns
+            for at in range(0, len(cids), BATCH):
+                store.add(cids[at : at + BATCH], blocks[at : at + BATCH])
                 await self.turn.pause_if_over()
             if store.need >= limit:
                 return False
         return True
 
-    async def next_blocks(self) -> list[Block] | None:
+    async def next_columns(self) -> Columns | None:
         """Give the blocks that come next, without the commit; `None` where the file is over."""
-        blocks = await self._reader.next_blocks()
-        if blocks is None:
+        columns = await self._reader.next_columns()
+        if columns is None:
             return None
+        cids, blocks = columns
         if self.commit is None:
-            self._pick_commit(blocks)
-        if not self.processor.keeps_bytes:
+            self._pick_commit(cids, blocks)
+        if not self.processor.keeps_bytes and self._root in cids:
             # A file that holds the commit twice must not show it to the processor either.
-            root = self._root
-            blocks = [block for block in blocks if block[0] != root]
-        return blocks
+            others = [cid != self._root for cid in cids]
+            return [*compress(cids, others)], [*compress(blocks, others)]
+        return columns
 
     @property
     def offset(self) -> int:
@@ -184,17 +187,15 @@ class Loading(Generic[T]):
         """How many blocks of the file have been decoded."""
         return self._reader.blocks
 
-    def _pick_commit(self, blocks: list[Block]) -> None:
+    def _pick_commit(self, cids: list[bytes], blocks: list[bytes]) -> None:
         """Take the commit out of the blocks: it is no record, so it is not processed."""
-        before = self.blocks - len(blocks)
-        for at, (cid, data) in enumerate(blocks):
-            if cid == self._root:
-                self.commit_first = before + at == 0
-                self.commit = Commit.decode(data, self._root)
-                self.store.keep_raw(cid, data)
-                del blocks[at]
-                self.before_commit = at
-                return
+        if self._root not in cids:
+            return
+        at = cids.index(self._root)
+        self.commit_first = self.blocks == len(cids) and at == 0
+        self.commit = Commit.decode(blocks[at], self._root)
+        self.store.keep_raw(cids.pop(at), blocks.pop(at))
+        self.before_commit = at
 
     def commit_found(self) -> Commit:
         """Give the commit, now that the file is over."""

@@ -67,25 +67,22 @@ class MemoryStore(Generic[T]):
         """Whether there is nothing in it."""
         return not self.blocks.raw and not self.blocks.processed
 
-    def add(self, batch: Sequence[Block]) -> None:
+    def add(self, cids: Sequence[bytes], blocks: Sequence[bytes]) -> None:
         """Take blocks in; of two with the same CID the later one stays."""
-        if not batch:
+        if not cids:
             return
         raw = self.blocks.raw
         processed = self.blocks.processed
         known = len(raw) + len(processed)
+        processor = self._processor
         # Blocks that come again cost what they have more than those whose place they take: nothing,
         # unless their CIDs have not been checked.
-        if self._processor.keeps_bytes:
-            replaced = {cid: len(raw[cid]) for cid, _data in batch if cid in raw}
-            raw.update(batch)
+        if processor.keeps_bytes:
+            cost = _put_raw(raw, cids, blocks)
             added = len(raw) - known // 2
-            new = batch if added == len(batch) else dict(batch).items()
-            cost = _BLOCK_OVERHEAD * added
-            cost += sum([len(data) for _cid, data in new]) - sum(replaced.values())
         else:
-            processor = self._processor
-            cost = process_into(raw, processed, batch, processor.process, processor.size_of)
+            process, size_of = processor.process, processor.size_of
+            cost = process_into(raw, processed, cids, blocks, process, size_of)
             added = len(raw) + len(processed) - known
         self._contents += cost + _CID_COST * added
 
@@ -150,16 +147,33 @@ class MemoryStore(Generic[T]):
         return raw, processed
 
 
-def process_into(
+def _put_raw(raw: dict[bytes, bytes], cids: Sequence[bytes], blocks: Sequence[bytes]) -> float:
+    """Keep blocks as they are; give what they cost beyond their CIDs."""
+    known = len(raw)
+    replaced = 0
+    if not raw.keys().isdisjoint(cids):
+        replaced = sum([len(raw[cid]) for cid in {*cids} if cid in raw])
+    raw.update(zip(cids, blocks, strict=True))
+    added = len(raw) - known
+    if added < len(cids):
+        blocks = [*dict(zip(cids, blocks, strict=True)).values()]
+    return _BLOCK_OVERHEAD * added + sum(map(len, blocks)) - replaced
+
+
+def process_into(  # noqa: PLR0917 - compiled it takes no keywords
     raw: dict[bytes, bytes],
     processed: dict[bytes, T],
-    batch: Sequence[Block],
+    cids: Sequence[bytes],
+    blocks: Sequence[bytes],
     process: Callable[[bytes], T],
     size_of: Callable[[T], int],
 ) -> float:
-    """Process blocks, but for those that must stay raw; give what they cost beyond their CIDs."""
+    """Process blocks, but for those that must stay raw; give what they cost beyond their CIDs.
+
+    The loop is plain: with columns that go through C it takes 1.2 times as long.
+    """
     cost = 0.0
-    for cid, data in batch:
+    for cid, data in zip(cids, blocks, strict=True):
         # A first key of one letter: that alone rules out nearly every record, without a call.
         if len(data) < 2 or data[1] != 0x61 or not looks_like_node(data):
             try:

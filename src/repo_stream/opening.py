@@ -287,8 +287,8 @@ async def load_commit(
     )
     async with reader:
         root = root_of(reader)
-        while (blocks := await reader.next_blocks()) is not None:
-            for cid, data in blocks:
-                if cid == root:
-                    return Commit.decode(data, root)
+        while (columns := await reader.next_columns()) is not None:
+            cids, blocks = columns
+            if root in cids:
+                return Commit.decode(blocks[cids.index(root)], root)
     raise MissingCommit(cid=root)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Final, Self
 
-from repo_stream.car import Block, CarDecoder, CarHeader
+from repo_stream.car import Block, CarDecoder, CarHeader, Columns
 from repo_stream.cid import Cid
 from repo_stream.errors import RepoStreamError
 from repo_stream.limits import MIB, Limits
@@ -34,7 +34,7 @@ class CarReader:
         self._pieces = pieces
         self._decoder = decoder
         # Blocks that have been decoded, and how many of them have been given out.
-        self._ready: list[Block] = []
+        self._ready: Columns = [], []
         self._at = 0
         self._ended = False
         self.header = header
@@ -66,13 +66,13 @@ class CarReader:
         """
         pieces = await open_pieces(source, piece_size, first_piece_size=first_piece_size)
         decoder = CarDecoder(limits=limits, verify_cids=verify_cids)
-        ready: list[Block] = []
+        ready: Columns = [], []
         try:
             while decoder.header is None:
                 piece = await pieces.next()
                 if not piece:
                     decoder.finish()
-                ready = decoder.feed(piece)
+                ready = decoder.feed_columns(piece)
             reader = cls(pieces, decoder, decoder.header)
         except BaseException:
             await pieces.aclose()
@@ -99,15 +99,22 @@ class CarReader:
             CidMismatch: where a block is not what its CID says.
             LimitExceeded: where a block, or the file, is over its limit.
         """
-        ready, self._ready, self._at = self._ready[self._at :], [], 0
+        columns = await self.next_columns()
+        return None if columns is None else list(zip(*columns, strict=True))
+
+    async def next_columns(self) -> Columns | None:
+        """Do what `next_blocks` does, and give the CIDs and the data, a list each."""
+        cids, blocks = self._ready
+        ready = cids[self._at :], blocks[self._at :]
+        self._ready, self._at = ([], []), 0
         try:
-            while not ready:
+            while not ready[0]:
                 self._decoder.feed(b"")  # raises an error again, before more is read
                 if self._ended:
                     return None
                 piece = await self._pieces.next()
                 if piece:
-                    ready = self._decoder.feed(piece)
+                    ready = self._decoder.feed_columns(piece)
                 else:
                     self._decoder.finish()
                     self._ended = True
@@ -122,14 +129,15 @@ class CarReader:
 
     async def __anext__(self) -> tuple[Cid, bytes]:
         """Give the next block."""
-        if self._at == len(self._ready):
-            blocks = await self.next_blocks()
-            if blocks is None:
+        if self._at == len(self._ready[0]):
+            columns = await self.next_columns()
+            if columns is None:
                 raise StopAsyncIteration
-            self._ready, self._at = blocks, 0
-        cid, data = self._ready[self._at]
+            self._ready, self._at = columns, 0
+        cids, blocks = self._ready
+        at = self._at
         self._at += 1
-        return Cid(cid), data
+        return Cid(cids[at]), blocks[at]
 
     async def aclose(self) -> None:
         """Close the file that was opened for a path; other sources are left alone."""
