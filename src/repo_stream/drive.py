@@ -280,7 +280,8 @@ class DriverBuilder(Generic[T]):
         Nothing is read before it is needed, so that a slow consumer holds up the download.
 
         Args:
-            source: see `Source`. It stays the caller's; only a path's file is closed here.
+            source: see `Source`. It stays the caller's; only a path's file is closed here. Until
+                then records that two keys share are read from it again, so do not write to it.
             spill: where blocks go that do not fit in memory: the path of a database, which is
                 emptied before and after; a `DiskStore`, which is empty again at the end and stays
                 open; `None`, a temporary file; or `False`, nowhere.

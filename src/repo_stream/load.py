@@ -183,6 +183,15 @@ class Loading(Generic[T]):
         return self._reader.offset
 
     @property
+    def place(self) -> tuple[int, int] | None:
+        """Where in the file the last columns are, where they can be read again."""
+        return self._reader.place
+
+    async def columns_again(self, place: tuple[int, int]) -> Columns:
+        """Read columns again; see `CarReader.columns_again`."""
+        return await self._reader.columns_again(place)
+
+    @property
     def blocks(self) -> int:
         """How many blocks of the file have been decoded."""
         return self._reader.blocks

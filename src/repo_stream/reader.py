@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Final, Self
 
-from repo_stream.car import Block, CarDecoder, CarHeader, Columns
+from repo_stream.car import Block, CarDecoder, CarHeader, Columns, write_header
 from repo_stream.cid import Cid
-from repo_stream.errors import RepoStreamError
+from repo_stream.errors import RepoStreamError, TruncatedCar
 from repo_stream.limits import MIB, Limits
 from repo_stream.source import Pieces, Source, open_pieces
 
@@ -37,6 +37,8 @@ class CarReader:
         self._ready: Columns = [], []
         self._at = 0
         self._ended = False
+        self._start = 0
+        self._options: tuple[Limits | None, bool] = (None, True)
         self.header = header
 
     @classmethod
@@ -48,6 +50,7 @@ class CarReader:
         verify_cids: bool = True,
         piece_size: int = _PIECE_SIZE,
         first_piece_size: int | None = None,
+        rereadable: bool = False,
     ) -> CarReader:
         """Read the header of a CAR.
 
@@ -58,13 +61,16 @@ class CarReader:
             piece_size: the most to read at a time, in bytes.
             first_piece_size: how much to read at first, in bytes, for whoever may need no more;
                 from there it doubles up to `piece_size`, which it is unless given.
+            rereadable: keep a path's file open, for `columns_again`.
 
         Raises:
             CarError: where it is not a CARv1; see its leaves.
             LimitExceeded: where the header is over its limit.
             TypeError: where the source is none.
         """
-        pieces = await open_pieces(source, piece_size, first_piece_size=first_piece_size)
+        pieces = await open_pieces(
+            source, piece_size, first_piece_size=first_piece_size, rereadable=rereadable
+        )
         decoder = CarDecoder(limits=limits, verify_cids=verify_cids)
         ready: Columns = [], []
         try:
@@ -78,6 +84,7 @@ class CarReader:
             await pieces.aclose()
             raise
         reader._ready = ready
+        reader._options = limits, verify_cids
         return reader
 
     @property
@@ -107,6 +114,8 @@ class CarReader:
         cids, blocks = self._ready
         ready = cids[self._at :], blocks[self._at :]
         self._ready, self._at = ([], []), 0
+        if not ready[0]:
+            self._start = self._decoder.offset
         try:
             while not ready[0]:
                 self._decoder.feed(b"")  # raises an error again, before more is read
@@ -118,11 +127,36 @@ class CarReader:
                 else:
                     self._decoder.finish()
                     self._ended = True
-                    await self._pieces.aclose()
+                    if not self._pieces.rereadable:
+                        await self._pieces.aclose()
         except RepoStreamError:
-            await self._pieces.aclose()
+            if not self._pieces.rereadable:
+                await self._pieces.aclose()
             raise
         return ready
+
+    @property
+    def place(self) -> tuple[int, int] | None:
+        """Where in the file the last columns are, for `columns_again`; `None` where it is none."""
+        return (self._start, self._decoder.offset) if self._pieces.rereadable else None
+
+    async def columns_again(self, place: tuple[int, int]) -> Columns:
+        """Read columns again that were read before.
+
+        Raises:
+            TruncatedCar, CidMismatch, CarError: where the file has been changed since.
+        """
+        start, end = place
+        limits, verify_cids = self._options
+        decoder = CarDecoder(limits=limits, verify_cids=verify_cids)
+        if start:
+            decoder.feed(write_header(self.header.roots))
+        data = await self._pieces.read_again(start, end - start)
+        columns = decoder.feed_columns(data)
+        if len(data) < end - start:
+            raise TruncatedCar(offset=start, have=len(data), need=end - start)
+        decoder.finish()
+        return columns
 
     def __aiter__(self) -> Self:
         return self

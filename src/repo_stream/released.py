@@ -2,7 +2,8 @@
 
 Two keys of a repo can name one record, and the file may hold it once. A walk that lets go of what
 it has used would lose it, so what is let go is packed into *segments*: the CIDs of some hundred
-blocks in one string, and what there was to them in another. A segment is never opened unless a
+blocks in one string, and what there was to them in another; or, where the source is a file that can
+be read again, where in it they are. A segment is never opened unless a
 block is asked for again, which few repos do, so packing is fast and looking up is a search.
 """
 
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 _CID: Final = ORDINARY_LENGTH
 # What is in a segment: results of the processor, or blocks that the walk took, or went past.
-_BLOCKS, _RESULTS, _UNUSED = 0, 1, 2
+_BLOCKS, _RESULTS, _UNUSED, _PLACE = 0, 1, 2, 3
 # What a segment costs beside its bytes: two of them, their tuple, and its place in a queue.
 _OVERHEAD: Final = 200
 # A segment is packed of so many blocks, or bytes of them: of fewer it takes 1.05 times the whole
@@ -39,7 +40,8 @@ class Segment(NamedTuple):
 
     Attributes:
         cids: their CIDs, 36 bytes each.
-        contents: what there was to them, as one list in CBOR: bytes, or results.
+        contents: what there was to them, as one list in CBOR: bytes, or results. Or where in the
+            file they are, as a list of two numbers.
         kind: which of them, and whether the walk has used them.
     """
 
@@ -51,6 +53,14 @@ class Segment(NamedTuple):
     def processed(self) -> bool:
         """Whether there are results of the processor in it."""
         return self.kind == _RESULTS
+
+    @property
+    def place(self) -> tuple[int, int] | None:
+        """Where in the file its blocks are, where those were not kept."""
+        if self.kind != _PLACE:
+            return None
+        start, end = dagcbor.load_value(self.contents)
+        return start, end
 
     @property
     def used(self) -> bool:
@@ -71,12 +81,14 @@ class Found(NamedTuple, Generic[T]):
         result: what the processor had made of it, where that was kept instead.
         used: whether the walk had used it.
         failure: why there is neither: what the processor raised that was to load the result.
+        place: where in the file it is, among others, where it was not kept.
     """
 
     block: bytes | None
     result: T | None
     used: bool = True
     failure: Exception | None = None
+    place: tuple[int, int] | None = None
 
 
 class Released(Generic[T]):
@@ -97,6 +109,8 @@ class Released(Generic[T]):
         # What waits to be packed, in columns.
         self._blocks: tuple[list[bytes], list[bytes]] = ([], [])
         self._results: tuple[list[bytes], list[T], list[bytes]] = ([], [], [])
+        self._placed: list[bytes] = []
+        self._place = (0, 0)
         self._waiting_size = 0
         #: Blocks that were given up: nobody can ask for them again.
         self.lost: int = 0
@@ -114,6 +128,14 @@ class Released(Generic[T]):
         waiting += cids
         data += blocks
         self._wait_for(blocks)
+
+    def add_places(self, cids: Sequence[bytes], place: tuple[int, int]) -> None:
+        """Take blocks that can be read again, by where in the file they are, among others."""
+        if place != self._place:
+            self.pack()
+            self._place = place
+        self._placed += cids
+        self._waiting_size += _WAITING_COST * len(cids)
 
     def add_results(
         self, cids: Sequence[bytes], results: Sequence[T], blocks: Sequence[bytes] | None = None
@@ -150,6 +172,10 @@ class Released(Generic[T]):
         if self._waiting_size:
             self._pack_blocks(*self._blocks, _BLOCKS)
             self._pack_results(*self._results)
+            if self._placed:
+                place = dagcbor.dump_value([*self._place])
+                self._keep(Segment(b"".join(self._placed), place, _PLACE))
+            self._placed = []
             self._blocks, self._results, self._waiting_size = ([], []), ([], [], []), 0
 
     def _pack_blocks(self, cids: Sequence[bytes], blocks: Sequence[bytes], kind: int) -> None:
@@ -223,6 +249,9 @@ class Released(Generic[T]):
                 at = segment.cids.find(cid, at + 1)
             if at >= 0:
                 self.searched += len(segment.contents)
+                if (place := segment.place) is not None:
+                    self.searched += place[1] - place[0]
+                    return Found(None, None, place=place)
                 item = dagcbor.load_value(segment.contents)[at // _CID]
                 if not segment.processed:
                     return Found(item, None, segment.used)
@@ -262,6 +291,11 @@ class Released(Generic[T]):
         if self._plain:
             pairs = [(cid, self._processor.dumps(item)) for cid, item in pairs]
         return [], pairs
+
+    @staticmethod
+    def cids_of(segment: Segment) -> set[bytes]:
+        """Give the CIDs of a segment."""
+        return {segment.cids[at : at + _CID] for at in range(0, len(segment.cids), _CID)}
 
     @staticmethod
     def _pairs(segment: Segment) -> list[tuple[bytes, Any]]:  # Any: bytes, or a result

@@ -59,15 +59,28 @@ class Pieces:
     Args:
         receive: gives the next piece, empty at the end.
         close: releases what was opened for it.
+        file: the source, where it is a file.
     """
 
     def __init__(
         self,
         receive: Callable[[], Awaitable[bytes]],
         close: Callable[[], Awaitable[None]] | None = None,
+        file: _File | None = None,
     ) -> None:
         self.next = receive
         self._close = close
+        self._file = file
+
+    @property
+    def rereadable(self) -> bool:
+        """Whether what has come can be read again: it is a regular file, and kept open for that."""
+        return self._file is not None and self._file.rereadable
+
+    async def read_again(self, start: int, size: int) -> bytes:
+        """Read what has come from a rereadable source: less than `size` bytes where it was cut."""
+        assert self._file is not None  # noqa: S101 - it is rereadable
+        return await self._file.read_again(start, size)
 
     async def aclose(self) -> None:
         """Close what was opened for this source; more than once does nothing more."""
@@ -78,7 +91,11 @@ class Pieces:
 
 
 async def open_pieces(
-    source: Source, piece_size: int, *, first_piece_size: int | None = None
+    source: Source,
+    piece_size: int,
+    *,
+    first_piece_size: int | None = None,
+    rereadable: bool = False,
 ) -> Pieces:
     """Make a stream of pieces of any source.
 
@@ -87,6 +104,7 @@ async def open_pieces(
         piece_size: the most to ask for at a time, in bytes. An async iterable decides for itself.
         first_piece_size: how much to ask for at first, in bytes; each time twice as much as before,
             up to `piece_size`. Unless given it is `piece_size` from the start.
+        rereadable: keep a regular file open after its end, so that it can be read again.
 
     Raises:
         TypeError: where it is no source; the message says what to give instead.
@@ -94,8 +112,8 @@ async def open_pieces(
     """
     sizes = _sizes(first_piece_size or piece_size, piece_size)
     if isinstance(source, (str, os.PathLike)):
-        file = _File(os.fspath(source), sizes)
-        return Pieces(file.next, file.aclose)
+        file = _File(os.fspath(source), sizes, keep=rereadable)
+        return Pieces(file.next, file.aclose, file)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _from_memory(source, sizes)
     if isinstance(source, (io.IOBase, list, tuple)):
@@ -130,12 +148,15 @@ def _not_a_source(source: object) -> TypeError:
 class _File:
     """A file, read in worker threads; a small one takes one visit to a thread in all.
 
-    It opens with the first read, and a regular file closes with the last. (Opening, reading and
+    It opens with the first read, and a regular file closes with the last, unless it is to be kept
+    for reading it again. (Opening, reading and
     closing one by one takes three times as long for a repo of a few kB.)
     """
 
-    def __init__(self, path: str, sizes: Iterator[int]) -> None:
+    def __init__(self, path: str, sizes: Iterator[int], *, keep: bool) -> None:
         self._path = path
+        self._keep = keep
+        self._regular = False
         self._sizes = sizes
         self._file: io.FileIO | None = None
         self._ended = False
@@ -150,6 +171,27 @@ class _File:
         piece = await anyio.to_thread.run_sync(self._read)
         self._reading = False
         return piece
+
+    @property
+    def rereadable(self) -> bool:
+        return self._keep and self._regular
+
+    async def read_again(self, start: int, size: int) -> bytes:
+        self._reading = True
+        data = await anyio.to_thread.run_sync(self._read_at, start, size)
+        self._reading = False
+        return data
+
+    def _read_at(self, start: int, size: int) -> bytes:
+        with self._lock:
+            if self._file is None:
+                return b""
+            here = self._file.seek(0, os.SEEK_CUR)
+            try:
+                self._file.seek(start)
+                return self._file.read(size) or b""
+            finally:
+                self._file.seek(here)
 
     async def aclose(self) -> None:
         self._ended = True
@@ -176,11 +218,12 @@ class _File:
             self._file = io.FileIO(self._path)
         size = next(self._sizes)
         piece = self._file.read(size) or b""
-        over = len(piece) < size and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
-        if over or not piece:
+        self._regular = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+        if not piece or (len(piece) < size and self._regular):
             self._ended = True
-            self._file.close()
-            self._file = None
+            if not self.rereadable:
+                self._file.close()
+                self._file = None
         return piece
 
 

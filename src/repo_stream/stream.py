@@ -251,6 +251,7 @@ async def streamed(
         limits=builder.limits,
         verify_cids=builder.verify_cids,
         piece_size=min(2 * Budget.of(builder.mem_limit_mb).piece, MIB),  # 0.95 of the time of one
+        rereadable=True,
     )
     try:
         # Late, blocks are kept as they are, and only the walk knows the results' type.
