@@ -94,7 +94,7 @@ class Budget(NamedTuple):
         piece = min(max(limit // 64, MIB // 16), MIB)
         cache = min(max(limit // 16, MIB // 4), 2 * MIB)
         store = limit - 3 * piece - cache - WRITE_BYTES
-        return cls(piece, cache, min(max(limit // 16, MIB // 16), MIB), max(store, limit // 2))
+        return cls(piece, cache, min(max(limit // 16, MIB // 16), MIB // 2), max(store, limit // 2))
 
 
 class Unstored(NamedTuple):
