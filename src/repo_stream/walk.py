@@ -454,82 +454,46 @@ class Walker(Generic[T]):
     def _take_along(self, arrivals: Arrivals, blocks: Blocks[T], n: int, taken: Taken[T]) -> None:
         """Fill `taken` until it has `n` records, or the order breaks.
 
-        The records of many runs are compared and processed at once, in C: that takes 0.7 of the
-        time of doing so run by run, which is left for a chunk with anything unusual in it.
-        """
-        before = self.mark()
-        start = arrivals.at
-        rkeys, cids, nodes = self._run_along(arrivals, n)
-        end = start + len(cids) + len(nodes)
-        came, data = arrivals.cids[start:end], arrivals.data[start:end]
-        for node in reversed(nodes):
-            del came[node - start], data[node - start]
-        if came != cids:
-            pairs = zip(came, cids, strict=True)
-            del data[next(at for at, (one, other) in enumerate(pairs) if one != other) :]
-        with suppress(Exception):  # it comes again, with its key
-            taken.values.extend(map(self._process, data))
-        if (known := len(taken.values)) < len(rkeys):
-            self.go_back(before)
-            rkeys, cids, nodes = self._run_along(arrivals, known)
-        arrivals.at += len(cids) + len(nodes)
-        arrivals.nodes += nodes
-        taken.rkeys.extend(rkeys)
-        taken.cids.extend(cids)
-        self._take_runs_along(arrivals, blocks, n, taken)
-
-    def _run_along(self, arrivals: Arrivals, n: int) -> tuple[list[str], list[bytes], list[int]]:
-        """Go past up to `n` records, as if they came in order, and nodes that do.
-
-        Returns:
-            Keys and CIDs of the records, and where among the arrivals the nodes are.
+        Whole runs are compared and processed in C: 300,000 records take 0.7 of the time that they
+        take by way of a table.
         """
         stack = self._stack
-        cids_in, data_in = arrivals.cids, arrivals.data
+        cids_in, data_in, nodes = arrivals.cids, arrivals.data, arrivals.nodes
         end = len(cids_in)
-        at = arrivals.at
-        rkeys_out: list[str] = []
-        cids_out: list[bytes] = []
-        nodes: list[int] = []
-        with suppress(RepoStreamError):  # it comes again, when the walk stands before it
-            while stack and at < end and (room := n - len(rkeys_out)):
-                frame = stack[-1]
-                if len(frame) == 2:
-                    rkeys, cids = frame
-                    count = min(len(rkeys), room, end - at)
-                    if count < len(rkeys):
-                        stack[-1] = (rkeys[count:], cids[count:])
-                        rkeys, cids = rkeys[:count], cids[:count]
-                    else:
-                        stack.pop()
-                    rkeys_out += rkeys
-                    cids_out += cids
-                    at += count
-                elif cids_in[at] == frame[0]:
-                    stack[-1:] = self._opened(frame, data_in[at])
-                    nodes.append(at)
-                    at += 1
-                else:
-                    break
-        return rkeys_out, cids_out, nodes
-
-    def _take_runs_along(
-        self, arrivals: Arrivals, blocks: Blocks[T], n: int, taken: Taken[T]
-    ) -> None:
-        """Do what `_take_along` does, run by run and from either side, and name what is wrong."""
-        stack = self._stack
-        while stack and (room := n - len(taken.rkeys)):
+        rkeys_out, cids_out, values_out = taken
+        while stack and (room := n - len(rkeys_out)):
             frame = stack[-1]
+            at = arrivals.at
             if len(frame) == 2:
+                rkeys, cids = frame
+                count = len(cids)
+                whole = count <= room and count <= end - at
+                if not whole:
+                    count = min(room, end - at)
+                if count and cids_in[at : at + count] == (cids if whole else cids[:count]):
+                    try:  # noqa: SIM105 - `suppress` takes 1.06 of the whole time of a stream
+                        values_out.extend(map(self._process, data_in[at : at + count]))
+                    except Exception:  # noqa: BLE001, S110 - it comes again, with its key
+                        pass
+                    # By `StopIteration` a processor ends it early, and nothing is raised.
+                    if len(values_out) < len(rkeys_out) + count:
+                        del values_out[len(rkeys_out) :]
+                    else:
+                        rkeys_out += rkeys if whole else rkeys[:count]
+                        cids_out += cids if whole else cids[:count]
+                        stack[-1:] = [] if whole else [(rkeys[count:], cids[count:])]
+                        arrivals.at += count
+                        continue
                 if not self._take_either(frame, arrivals, blocks, room, taken):
                     return
-            elif arrivals.next == frame[0]:
-                stack[-1:] = self._opened(frame, arrivals.data[arrivals.at])
-                arrivals.nodes.append(arrivals.at)
+                continue
+            if at < end and cids_in[at] == frame[0]:
+                stack[-1:] = self._opened(frame, data_in[at])
+                nodes.append(at)
                 arrivals.at += 1
             elif (block := blocks.raw.get(frame[0])) is not None:
                 stack[-1:] = self._opened(frame, block)
-                self._note(frame[0], len(taken.rkeys))
+                self._note(frame[0], len(rkeys_out))
             elif frame[0] in blocks.processed:
                 raise _no_node(frame[0])
             else:
