@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from repo_stream import (
@@ -132,25 +133,15 @@ async def test_a_file_that_is_changed_meanwhile_is_found_out(
             await driver.get(FIRST)
 
 
-async def while_written(path: Path, use: Callable[[], Awaitable[None]]) -> None:
-    os.mkfifo(path)
-    writer = Thread(target=path.write_bytes, args=[STREAM])
-    writer.start()
-    try:
-        await use()
-    finally:
-        writer.join(10)
-
-
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 async def test_a_pipe_cannot_be_read_again_and_what_is_let_go_of_is_kept(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
-
-    async def use() -> None:
-        got = await streamed(pipe, DriverBuilder(mem_limit_mb=0.3))
-        assert [output.rkey for output in got.outputs] == list(REPO.records)
-
-    await while_written(pipe, use)
+    os.mkfifo(pipe)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anyio.to_thread.run_sync, pipe.write_bytes, STREAM)
+        with anyio.fail_after(20):
+            got = await streamed(pipe, DriverBuilder(mem_limit_mb=0.3))
+            assert [output.rkey for output in got.outputs] == list(REPO.records)
 
 
 async def test_columns_again_are_those_that_came_wherever_they_were_cut(tmp_path: Path) -> None:

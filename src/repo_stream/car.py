@@ -110,6 +110,10 @@ class CarDecoder:
         """Blocks decoded so far."""
         return self._blocks
 
+    def again(self) -> CarDecoder:
+        """Give a decoder with the same options that has been fed nothing."""
+        return CarDecoder(limits=self._limits, verify_cids=self._verify_cids)
+
     def feed(self, piece: bytes | bytearray | memoryview) -> list[Block]:
         """Take the next piece of the file and return the blocks that it completes, in order.
 

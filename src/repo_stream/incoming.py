@@ -100,7 +100,7 @@ class Incoming(Generic[T]):
         self.blocks: Blocks[T] = Blocks(loading.store.blocks.raw, {})
         if loading.processor is processor:
             self.blocks = loading.store.blocks
-        # Where in the file they are, where they can be read again.
+        # Where in the file the arrivals are, where they can be read again.
         self._place: tuple[int, int] | None = None
         #: Whether the file has been read to its end.
         self.over: bool = False
@@ -316,7 +316,7 @@ class Incoming(Generic[T]):
         """
         arrivals = self.arrivals
         nodes, arrivals.nodes = arrivals.nodes, []
-        cids, blocks = arrivals.cids[at : arrivals.at], arrivals.data[at : arrivals.at]
+        cids = arrivals.cids[at : arrivals.at]
         self.used += len(cids)
         aligned = len(cids) == len(nodes) + len(taken.cids)
         kept: list[bytes] = []
@@ -325,17 +325,16 @@ class Incoming(Generic[T]):
             kept = left_of(taken.cids, [cid for n, cid in enumerate(cids, at) if n not in numbers])
         if self._place is not None:
             self._released.add_places(cids, self._place)
-        elif (
-            self._loading.processor is self._processor
-            and not self._processor.keeps_bytes
-            and aligned
-        ):
-            self._release([(arrivals.cids[node], arrivals.data[node]) for node in nodes])
-            for node in reversed(nodes):
-                del blocks[node - at]
-            self._release_results(taken, blocks)
         else:
-            self._released.add_blocks(cids, blocks)
+            blocks = arrivals.data[at : arrivals.at]
+            at_once = self._loading.processor is self._processor
+            if at_once and aligned and not self._processor.keeps_bytes:
+                self._release([(arrivals.cids[node], arrivals.data[node]) for node in nodes])
+                for node in reversed(nodes):
+                    del blocks[node - at]
+                self._release_results(taken, blocks)
+            else:
+                self._released.add_blocks(cids, blocks)
         self.used_kept(kept)
         if not aligned and self._shelf is None:
             # Copies of what came just now may have been kept before.
@@ -408,10 +407,10 @@ class Incoming(Generic[T]):
             raise _unreadable(walker.missing(), found.failure) from found.failure
         block = found.block
         if found.place is not None:
-            cids, blocks = await self._loading.columns_again(found.place)
-            if cid not in cids:
+            copies = await self._read_again(found.place, [cid])
+            if not copies:
                 return False
-            block = blocks[cids.index(cid)]
+            block = copies[0][1]
         if self._need >= self._budget.store:
             await self._let_go()
         self._loading.store.put_back(cid, block=block, result=found.result)
@@ -505,10 +504,10 @@ class Incoming(Generic[T]):
 
     async def _put_back_oldest(self) -> None:
         segment = self._released.oldest(0)[0]
-        if segment.place is None:
+        if (place := segment.place) is None:
             raw, results, failures = self._released.items(segment)
         else:
-            raw, results, failures = await self._read_again(segment), [], []
+            raw, results, failures = await self._read_again(place, segment.each_cid), [], []
         self._unreadable.update(failures)
         for cid, block in raw:
             self._loading.store.put_back(cid, block=block, result=None)
@@ -579,15 +578,15 @@ class Incoming(Generic[T]):
         self._shelf.numbers = [] if self._counting else None
 
     async def _rows(self, segment: Segment) -> tuple[Sequence[Block], Sequence[Block]]:
-        if segment.place is None:
+        if (place := segment.place) is None:
             return self._released.rows(segment)
-        return await self._read_again(segment), []
+        return await self._read_again(place, segment.each_cid), []
 
-    async def _read_again(self, segment: Segment) -> list[Block]:
-        """Read the blocks of a segment again, without those that lie among them."""
-        cids, blocks = await self._loading.columns_again(segment.place or (0, 0))
-        known = self._released.cids_of(segment)
-        return [block for block in zip(cids, blocks, strict=True) if block[0] in known]
+    async def _read_again(self, place: tuple[int, int], wanted: Sequence[bytes]) -> list[Block]:
+        """Read blocks again, and leave out those that lie among them in the file."""
+        cids, blocks = await self._loading.columns_again(place)
+        names = {*wanted}
+        return [block for block in zip(cids, blocks, strict=True) if block[0] in names]
 
     async def _write_some(self, store: DiskStore) -> bool:
         """Write some of what is kept, or of what comes; say whether there was any."""

@@ -37,8 +37,8 @@ class CarReader:
         self._ready: Columns = [], []
         self._at = 0
         self._ended = False
+        # Where in the file the blocks are that were given out last.
         self._start = 0
-        self._options: tuple[Limits | None, bool] = (None, True)
         self.header = header
 
     @classmethod
@@ -84,7 +84,6 @@ class CarReader:
             await pieces.aclose()
             raise
         reader._ready = ready
-        reader._options = limits, verify_cids
         return reader
 
     @property
@@ -127,13 +126,16 @@ class CarReader:
                 else:
                     self._decoder.finish()
                     self._ended = True
-                    if not self._pieces.rereadable:
-                        await self._pieces.aclose()
+                    await self._leave()
         except RepoStreamError:
-            if not self._pieces.rereadable:
-                await self._pieces.aclose()
+            await self._leave()
             raise
         return ready
+
+    async def _leave(self) -> None:
+        """Close what was opened, unless it is to be read again."""
+        if not self._pieces.rereadable:
+            await self._pieces.aclose()
 
     @property
     def place(self) -> tuple[int, int] | None:
@@ -147,8 +149,7 @@ class CarReader:
             TruncatedCar, CidMismatch, CarError: where the file has been changed since.
         """
         start, end = place
-        limits, verify_cids = self._options
-        decoder = CarDecoder(limits=limits, verify_cids=verify_cids)
+        decoder = self._decoder.again()
         if start:
             decoder.feed(write_header(self.header.roots))
         data = await self._pieces.read_again(start, end - start)

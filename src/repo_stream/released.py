@@ -3,8 +3,8 @@
 Two keys of a repo can name one record, and the file may hold it once. A walk that lets go of what
 it has used would lose it, so what is let go is packed into *segments*: the CIDs of some hundred
 blocks in one string, and what there was to them in another; or, where the source is a file that can
-be read again, where in it they are. A segment is never opened unless a
-block is asked for again, which few repos do, so packing is fast and looking up is a search.
+be read again, where in it they are. A segment is never opened unless a block is asked for again,
+which few repos do, so packing is fast and looking up is a search.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ __all__ = ["Found", "Released", "Segment"]
 T = TypeVar("T")
 
 _CID: Final = ORDINARY_LENGTH
-# What is in a segment: results of the processor, or blocks that the walk took, or went past.
+# What is in a segment: results of the processor, or blocks that the walk took, or went past, or the
+# place of blocks that it took.
 _BLOCKS, _RESULTS, _UNUSED, _PLACE = 0, 1, 2, 3
 # What a segment costs beside its bytes: two of them, their tuple, and its place in a queue.
 _OVERHEAD: Final = 200
@@ -53,6 +54,11 @@ class Segment(NamedTuple):
     def processed(self) -> bool:
         """Whether there are results of the processor in it."""
         return self.kind == _RESULTS
+
+    @property
+    def each_cid(self) -> list[bytes]:
+        """Their CIDs, one by one."""
+        return [self.cids[at : at + _CID] for at in range(0, len(self.cids), _CID)]
 
     @property
     def place(self) -> tuple[int, int] | None:
@@ -172,11 +178,13 @@ class Released(Generic[T]):
         if self._waiting_size:
             self._pack_blocks(*self._blocks, _BLOCKS)
             self._pack_results(*self._results)
-            if self._placed:
-                place = dagcbor.dump_value([*self._place])
-                self._keep(Segment(b"".join(self._placed), place, _PLACE))
-            self._placed = []
-            self._blocks, self._results, self._waiting_size = ([], []), ([], [], []), 0
+            self._pack_place(self._placed, self._place)
+            self._blocks, self._results, self._placed = ([], []), ([], [], []), []
+            self._waiting_size = 0
+
+    def _pack_place(self, cids: Sequence[bytes], place: tuple[int, int]) -> None:
+        if cids:
+            self._keep(Segment(b"".join(cids), dagcbor.dump_value([*place]), _PLACE))
 
     def _pack_blocks(self, cids: Sequence[bytes], blocks: Sequence[bytes], kind: int) -> None:
         if cids:
@@ -293,12 +301,6 @@ class Released(Generic[T]):
         return [], pairs
 
     @staticmethod
-    def cids_of(segment: Segment) -> set[bytes]:
-        """Give the CIDs of a segment."""
-        return {segment.cids[at : at + _CID] for at in range(0, len(segment.cids), _CID)}
-
-    @staticmethod
     def _pairs(segment: Segment) -> list[tuple[bytes, Any]]:  # Any: bytes, or a result
-        cids = [segment.cids[at : at + _CID] for at in range(0, len(segment.cids), _CID)]
         contents: list[Any] = dagcbor.load_value(segment.contents)
-        return list(zip(cids, contents, strict=True))
+        return list(zip(segment.each_cid, contents, strict=True))

@@ -79,8 +79,7 @@ class Pieces:
 
     async def read_again(self, start: int, size: int) -> bytes:
         """Read what has come from a rereadable source: less than `size` bytes where it was cut."""
-        assert self._file is not None  # noqa: S101 - it is rereadable
-        return await self._file.read_again(start, size)
+        return b"" if self._file is None else await self._file.read_again(start, size)
 
     async def aclose(self) -> None:
         """Close what was opened for this source; more than once does nothing more."""
@@ -148,9 +147,9 @@ def _not_a_source(source: object) -> TypeError:
 class _File:
     """A file, read in worker threads; a small one takes one visit to a thread in all.
 
-    It opens with the first read, and a regular file closes with the last, unless it is to be kept
-    for reading it again. (Opening, reading and
-    closing one by one takes three times as long for a repo of a few kB.)
+    It opens with the first read, and a regular file closes with the last, unless it is kept for
+    being read again. (Opening, reading and closing one by one takes three times as long for a repo
+    of a few kB.)
     """
 
     def __init__(self, path: str, sizes: Iterator[int], *, keep: bool) -> None:
@@ -167,18 +166,18 @@ class _File:
     async def next(self) -> bytes:
         if self._ended:
             return b""
-        self._reading = True
-        piece = await anyio.to_thread.run_sync(self._read)
-        self._reading = False
-        return piece
+        return await self._in_thread(self._read)
 
     @property
     def rereadable(self) -> bool:
         return self._keep and self._regular
 
     async def read_again(self, start: int, size: int) -> bytes:
+        return await self._in_thread(lambda: self._read_at(start, size))
+
+    async def _in_thread(self, read: Callable[[], bytes]) -> bytes:
         self._reading = True
-        data = await anyio.to_thread.run_sync(self._read_at, start, size)
+        data = await anyio.to_thread.run_sync(read)
         self._reading = False
         return data
 
@@ -216,9 +215,9 @@ class _File:
     def _read_piece(self) -> bytes:
         if self._file is None:
             self._file = io.FileIO(self._path)
+            self._regular = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
         size = next(self._sizes)
         piece = self._file.read(size) or b""
-        self._regular = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
         if not piece or (len(piece) < size and self._regular):
             self._ended = True
             if not self.rereadable:
