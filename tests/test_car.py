@@ -750,7 +750,7 @@ def test_empty_pieces_are_not_kept() -> None:
         for _ in range(20_000):
             assert decoder.feed(b"") == []
 
-    assert peak_of(feed_nothing) < 8 * KIB
+    assert peak_of(feed_nothing) < 4 * KIB
     assert decoder.feed(GOOD) == BEFORE
 
 

@@ -125,7 +125,8 @@ class CarDecoder:
             CidMismatch: where a block is not what its CID says.
             LimitExceeded: where a length, or the file, is over its limit.
         """
-        return list(zip(*self.feed_columns(piece), strict=True))
+        cids, blocks = self.feed_columns(piece)
+        return list(zip(cids, blocks, strict=True)) if cids else []
 
     def feed_columns(self, piece: bytes | bytearray | memoryview) -> Columns:
         """Do what `feed` does, and return the CIDs of the blocks and their bytes, a list each."""
@@ -314,7 +315,7 @@ def cut_ordinary(  # noqa: PLR0917 - compiled it takes no keywords
 
     The loop is plain because every block of every repo goes through it, and slicing bytes beats
     memoryview and struct. All that was cut is checked at once, which takes 0.9 of the time of
-    checking each block as it is cut (0.7 us a block of 300 bytes, 0.5 of them hashing).
+    checking each block as it is cut (0.6 us a block of 300 bytes, 0.4 of them hashing).
 
     Args:
         buffer: what holds the sections.

@@ -209,8 +209,6 @@ Node = tuple[bytes | None, list[bytes], list[bytes], dict[int, bytes]]
 
 #: What every node begins with: the head of a map of two, and the key "e".
 _NODE_START: Final = b"\xa2\x61e"
-# What every block begins with that could be a node: that, and the head of an array.
-_NODE_STARTS: Final = frozenset([_NODE_START + bytes([head]) for head in range(0x80, 0xA0)])
 
 _LINK: Final = b"\xd8\x2a\x58\x25\x00" + ORDINARY_PREFIX
 # By its first four bytes, the length of the suffix of an entry; longer ones have one byte more.
@@ -239,7 +237,7 @@ def looks_like_node(block: bytes) -> bool:
 
     A record can look like a node too: only a walk of the tree knows which it is.
     """
-    return block[:4] in _NODE_STARTS
+    return block[:3] == _NODE_START and b"\x80" <= block[3:4] < b"\xa0"
 
 
 def decode_node(block: bytes, cid: bytes, limits: Limits) -> Node:
