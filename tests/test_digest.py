@@ -10,15 +10,11 @@ from hypothesis import strategies as st
 
 from repo_stream import Cid
 from repo_stream.digest import agreeing, first_outside
+from repo_stream.testing import cid_of
 
-PREFIX = b"\x01\x71\x12\x20"
 texts = st.lists(st.binary(max_size=200), max_size=8)
 # Blocks of the hash function have 64 bytes, of which the last holds the length.
 SIZES = [0, 1, 54, 55, 56, 63, 64, 65, 119, 120, 127, 128, 1000, 100_000]
-
-
-def cid_of(text: bytes) -> bytes:
-    return PREFIX + sha256(text).digest()
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -26,7 +22,7 @@ def test_every_length_is_hashed_right(size: int) -> None:
     text = bytes(range(256)) * (size // 256) + bytes(size % 256)
     digest = sha256(text).digest()
     beyond = (int.from_bytes(digest, "big") + 1).to_bytes(32, "big")
-    assert agreeing([PREFIX + digest], [text]) == 1
+    assert agreeing([cid_of(text)], [text]) == 1
     assert first_outside([text], digest, beyond) is None
     assert first_outside([text], beyond, b"\xff" * 33) == text
     assert first_outside([text], bytes(32), digest) == text

@@ -6,7 +6,6 @@ Python has loaded, and tried: where they are not there, or do not agree with `ha
 the work.
 """
 
-import ctypes
 import hashlib
 from importlib import import_module
 
@@ -32,7 +31,7 @@ cdef Py_ssize_t CID_SIZE = ORDINARY_LENGTH
 
 cdef int digest(object text, unsigned char *found) except -1:
     """Put the SHA-256 of a text where 32 bytes are free."""
-    cdef unsigned char context[512]  # an SHA256_CTX has 112
+    cdef unsigned long long context[64]  # an SHA256_CTX has 112 bytes
     cdef bytes right
     cdef const void *data = PyBytes_AsString(text)  # raises for whatever is not bytes
     if final == NULL:
@@ -83,6 +82,8 @@ def _look_up():
     global init, update, final
     cdef unsigned char found[32]
     try:
+        import ctypes  # not every Python has it
+
         library = ctypes.CDLL(import_module("_hashlib").__file__)
         addresses = [
             ctypes.cast(library[name], ctypes.c_void_p).value

@@ -23,8 +23,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent / "repo_stream"
-TYPED = sorted(path.stem for path in HERE.glob("*.pxd"))
-REWRITTEN = sorted(path.stem for path in HERE.glob("*.pyx"))
+FILES = [
+    *sorted(PACKAGE / f"{types.stem}.py" for types in HERE.glob("*.pxd")),
+    *sorted(HERE.glob("*.pyx")),
+]
 
 
 class CompileHook(BuildHookInterface[Any]):
@@ -72,9 +74,7 @@ def _compiled(scratch: Path) -> list[Path]:
 
     sources = scratch / PACKAGE.name
     sources.mkdir()
-    files = [PACKAGE / f"{name}.py" for name in TYPED]
-    files += [HERE / f"{name}.pyx" for name in REWRITTEN]
-    for file in (PACKAGE / "__init__.py", *files, *HERE.glob("*.pxd")):
+    for file in (PACKAGE / "__init__.py", *FILES, *HERE.glob("*.pxd")):
         shutil.copy(file, sources)
     extensions = [
         setuptools.Extension(
@@ -83,7 +83,7 @@ def _compiled(scratch: Path) -> list[Path]:
             # What a debugger would need is four fifths of a module.
             extra_compile_args=["-g0"] if os.name == "posix" else [],
         )
-        for file in files
+        for file in FILES
     ]
     # Tracebacks name files as they are named here, and so find their lines in the wheel's sources.
     with contextlib.chdir(scratch):

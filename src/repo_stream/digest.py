@@ -1,8 +1,7 @@
 """SHA-256 of many texts at a time: what the blocks of a CAR and the keys of a tree are checked by.
 
 Whole columns go in, because the compiled wheel has these two functions in another form, which takes
-a third of the time for each text (`src/compile/digest.pyx`). These are what those are checked
-against.
+a third of the time for a short text (`src/compile/digest.pyx`). One test holds both forms.
 """
 
 from __future__ import annotations
