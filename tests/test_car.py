@@ -730,6 +730,27 @@ def test_pieces_may_be_any_bytes(
     assert {type(part) for block in blocks for part in block} == {bytes}
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda data: memoryview(bytes(byte for each in data for byte in (each, 0)))[::2],
+        lambda data: memoryview(data[::-1])[::-1],
+        lambda data: memoryview(data).cast("b"),
+        lambda data: memoryview(data).cast("Q"),
+        lambda data: memoryview(data).cast("B", (2, len(data) // 2)),
+        lambda data: memoryview(data).cast("B", (len(data), 1)),
+    ],
+    ids=["every-second", "backwards", "signed", "integers", "two-dimensions", "a-column"],
+)
+def test_pieces_may_be_views_of_any_form(kind: Callable[[bytes], memoryview]) -> None:
+    decoder = CarDecoder()
+    size = len(VARIED) // 16 * 8
+    # The second piece is joined to what the first left over.
+    blocks = decoder.feed(kind(VARIED[:size])) + decoder.feed(kind(VARIED[size : 2 * size]))
+    assert blocks == CarDecoder().feed(VARIED[: 2 * size])
+    assert {type(part) for block in blocks for part in block} == {bytes}
+
+
 def test_blocks_outlast_the_buffer_that_they_came_in() -> None:
     buffer = bytearray(VARIED)
     blocks = CarDecoder().feed(memoryview(buffer))

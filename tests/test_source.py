@@ -5,8 +5,10 @@ from __future__ import annotations
 import array
 import asyncio
 import ctypes
+import errno
 import gzip
 import io
+import itertools
 import mmap
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import pytest
 import trio
 import trio.testing
@@ -130,6 +134,84 @@ async def test_a_relative_path(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(path.parent)
     assert await read("repo.car") == BLOCKS
     assert await read(Path("repo.car")) == BLOCKS
+
+
+def unanswered(*_: object) -> int:
+    raise OSError(errno.EOPNOTSUPP, "cannot be asked")
+
+
+def not_at_hand(*_: object) -> int:
+    raise BlockingIOError(errno.EAGAIN, "would wait")
+
+
+def half_at_hand(_file: int, buffers: list[bytearray], _at: int, _flags: int) -> int:
+    half = len(buffers[0]) // 2
+    buffers[0][:half] = bytes(half)
+    return half
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="what is in memory cannot be asked for")
+class TestFilesInMemory:
+    """What the system has in memory of a file is read at once, and all else in a thread."""
+
+    @pytest.mark.parametrize("piece_size", [7, 100, len(CAR) // 2, len(CAR), 1 << 20])
+    @pytest.mark.parametrize("answer", [unanswered, not_at_hand, half_at_hand])
+    async def test_what_is_not_there_is_waited_for(
+        self,
+        path: Path,
+        piece_size: int,
+        answer: Callable[..., int],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        real = os.preadv
+        answers = itertools.cycle([real, answer, answer])
+
+        def preadv(file: int, buffers: list[bytearray], at: int, flags: int) -> int:
+            return next(answers)(file, buffers, at, flags)
+
+        monkeypatch.setattr(os, "preadv", preadv)
+        assert await read(path, piece_size) == BLOCKS
+
+    async def test_no_thread_is_asked_for_what_is_there(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls = 0
+        run_sync = anyio.to_thread.run_sync
+
+        async def counted(*given: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return await run_sync(*given, **options)
+
+        assert await read(path, 16) == BLOCKS  # now it is there
+        monkeypatch.setattr(anyio.to_thread, "run_sync", counted)
+        assert await read(path, 16) == BLOCKS
+        assert calls == 2  # the first piece and the end
+
+    async def test_others_get_their_turn_and_it_can_be_cancelled(self, path: Path) -> None:
+        turns = 0
+        async with (
+            await CarReader.open(path, piece_size=16) as car,
+            anyio.create_task_group() as tasks,
+        ):
+
+            async def tick() -> None:
+                nonlocal turns
+                while True:
+                    turns += 1
+                    await anyio.lowlevel.checkpoint()
+
+            tasks.start_soon(tick)
+            got = await car.next_blocks()
+            assert got is not None
+            assert turns >= len(got[0][1]) // 16
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await car.next_blocks()
+            assert scope.cancelled_caught
+            got += [(bytes(cid), data) async for cid, data in car]
+            assert got == BLOCKS  # nothing was lost
+            tasks.cancel_scope.cancel()
 
 
 async def test_a_named_pipe_is_read_to_its_end(tmp_path: Path) -> None:

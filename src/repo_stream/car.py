@@ -133,8 +133,9 @@ class CarDecoder:
         if self._error is not None:
             raise self._error
         if type(piece) is not bytes:
-            # Blocks are cut out of it, and must be keys, and last when the caller's buffer changes.
-            piece = bytes(memoryview(piece))
+            view = memoryview(piece)
+            plain = view.c_contiguous and view.ndim == view.itemsize == 1
+            piece = view if plain else bytes(view)
         if not piece:
             return [], []
         if self._finished:
@@ -150,13 +151,14 @@ class CarDecoder:
         # What is within the limit comes first, however the file was cut into pieces.
         return self._fail(error, self._take(piece[: limit - before]))
 
-    def _take(self, piece: bytes) -> Columns:
+    def _take(self, piece: bytes | memoryview) -> Columns:
         """Decode what the piece completes, and keep the rest."""
         cut: Columns = [], []
         if len(self._waiting) + len(piece) < self._needed:
             self._waiting += piece
             return cut
-        buffer = b"".join((self._waiting, piece)) if self._waiting else piece
+        # Blocks are cut out of it, and must be keys, and last when the caller's buffer changes.
+        buffer = b"".join((self._waiting, piece)) if self._waiting else bytes(piece)
         start = self._offset
         try:
             if self._header is None:

@@ -12,13 +12,18 @@ import os
 import stat
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from threading import Lock
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import anyio
 import anyio.to_thread
 from anyio.abc import ByteReceiveStream
+from anyio.lowlevel import checkpoint
 
 __all__ = ["AsyncReadable", "AsyncReceivable", "Pieces", "Source", "open_pieces"]
+
+
+# Says to Linux to read what it has in memory, and not to wait for anything else.
+_NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
 
 
 class AsyncReadable(Protocol):
@@ -57,14 +62,14 @@ class Pieces:
     """A source as one async method, `next`.
 
     Args:
-        receive: gives the next piece, empty at the end.
+        receive: gives the next piece, empty at the end; it may last until the next call only.
         close: releases what was opened for it.
         file: the source, where it is a file.
     """
 
     def __init__(
         self,
-        receive: Callable[[], Awaitable[bytes]],
+        receive: Callable[[], Awaitable[bytes | memoryview]],
         close: Callable[[], Awaitable[None]] | None = None,
         file: _File | None = None,
     ) -> None:
@@ -145,28 +150,41 @@ def _not_a_source(source: object) -> TypeError:
 
 
 class _File:
-    """A file, read in worker threads; a small one takes one visit to a thread in all.
+    """A file, read in worker threads where it takes time; a small one takes one visit in all.
 
     It opens with the first read, and a regular file closes with the last, unless it is kept for
     being read again. (Opening, reading and closing one by one takes three times as long for a repo
     of a few kB.)
+
+    Of a regular file, what the system has in memory is read at once: a large CAR that is walked as
+    it is read takes 0.94 of the time that it takes with a thread for every piece.
     """
 
     def __init__(self, path: str, sizes: Iterator[int], *, keep: bool) -> None:
         self._path = path
         self._keep = keep
-        self._regular = False
         self._sizes = sizes
         self._file: io.FileIO | None = None
+        # Whether it is a regular file, and where in it the next piece starts.
+        self._regular = False
+        self._at = 0
         self._ended = False
         # A task that is cancelled past anyio's shields leaves its thread reading.
         self._reading = False
         self._lock = Lock()
+        # What is read at once goes there. A new one for each piece would take most of the gain.
+        self._buffer = bytearray()
+        self._at_hand = _NOWAIT is not None
 
-    async def next(self) -> bytes:
+    async def next(self) -> bytes | memoryview:
         if self._ended:
             return b""
-        return await self._in_thread(self._read)
+        size = next(self._sizes)
+        if self._regular and self._at_hand and not self._reading:
+            await checkpoint()
+            if piece := self._read_at_hand(size):
+                return piece
+        return await self._in_thread(lambda: self._read(size))
 
     @property
     def rereadable(self) -> bool:
@@ -181,16 +199,30 @@ class _File:
         self._reading = False
         return data
 
+    def _read_at_hand(self, size: int) -> memoryview | None:
+        """Read the next piece, if all of it is in memory."""
+        if self._file is None or _NOWAIT is None:
+            return None
+        if len(self._buffer) != size:
+            self._buffer = bytearray(size)
+        try:
+            read = os.preadv(self._file.fileno(), [self._buffer], self._at, _NOWAIT)
+        except BlockingIOError:
+            return None
+        except OSError:  # not every file system can be asked
+            self._at_hand = False
+            return None
+        if read < size:
+            return None
+        self._at += size
+        return memoryview(self._buffer)
+
     def _read_at(self, start: int, size: int) -> bytes:
         with self._lock:
             if self._file is None:
                 return b""
-            here = self._file.seek(0, os.SEEK_CUR)
-            try:
-                self._file.seek(start)
-                return self._file.read(size) or b""
-            finally:
-                self._file.seek(here)
+            self._file.seek(start)
+            return self._file.read(size) or b""
 
     async def aclose(self) -> None:
         self._ended = True
@@ -208,18 +240,21 @@ class _File:
                 self._file.close()
                 self._file = None
 
-    def _read(self) -> bytes:
+    def _read(self, size: int) -> bytes:
         with self._lock:
-            return b"" if self._ended else self._read_piece()
+            return b"" if self._ended else self._read_piece(size)
 
-    def _read_piece(self) -> bytes:
+    def _read_piece(self, size: int) -> bytes:
         if self._file is None:
             self._file = io.FileIO(self._path)
             self._regular = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
-        size = next(self._sizes)
+        if self._regular:
+            self._file.seek(self._at)
         piece = self._file.read(size) or b""
+        self._at += len(piece)
         if not piece or (len(piece) < size and self._regular):
             self._ended = True
+            self._buffer = bytearray()
             if not self.rereadable:
                 self._file.close()
                 self._file = None
@@ -233,9 +268,9 @@ def _from_memory(source: bytes | bytearray | memoryview, sizes: Iterator[int]) -
         view = memoryview(memoryview(source).tobytes())
     at = 0
 
-    async def cut() -> bytes:
+    async def cut() -> memoryview:
         nonlocal at
-        piece = bytes(view[at : at + next(sizes)])
+        piece = view[at : at + next(sizes)]
         at += len(piece)
         return piece
 
