@@ -7,6 +7,7 @@ Slices are cut from whole repos, so that the repo says what is true and the plai
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, cast
 
@@ -502,7 +503,7 @@ async def test_many_missing_blocks_are_not_looked_for_one_by_one(
     searched: list[bytes] = []
     find = Released[bytes].find
 
-    def counted(released: Released[bytes], cid: bytes) -> Found[bytes] | None:
+    def counted(released: Released[bytes], cid: bytes) -> Iterator[Found[bytes]]:
         searched.append(cid)
         return find(released, cid)
 

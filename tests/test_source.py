@@ -144,7 +144,7 @@ def not_at_hand(*_: object) -> int:
     raise BlockingIOError(errno.EAGAIN, "would wait")
 
 
-def half_at_hand(_file: int, buffers: list[bytearray], _at: int, _flags: int) -> int:
+def half_at_hand(_file: int, buffers: list[memoryview], _at: int, _flags: int) -> int:
     half = len(buffers[0]) // 2
     buffers[0][:half] = bytes(half)
     return half
@@ -166,7 +166,7 @@ class TestFilesInMemory:
         real = os.preadv
         answers = itertools.cycle([real, answer, answer])
 
-        def preadv(file: int, buffers: list[bytearray], at: int, flags: int) -> int:
+        def preadv(file: int, buffers: list[memoryview], at: int, flags: int) -> int:
             return next(answers)(file, buffers, at, flags)
 
         monkeypatch.setattr(os, "preadv", preadv)

@@ -15,13 +15,14 @@ from repo_stream import (
     BlockReleased,
     CidMismatch,
     DriverBuilder,
+    MemLimitExceeded,
     RepoStreamError,
     StreamDriver,
     TruncatedCar,
 )
 from repo_stream.reader import CarReader
-from repo_stream.testing import build_repo, write_car
-from streams import ORDERS, AnyBuilder, car_in, in_memory, streamed
+from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, encode, section, write_car
+from streams import ORDERS, AnyBuilder, car_in, in_memory, ordered, streamed
 
 pytestmark = pytest.mark.anyio
 
@@ -108,7 +109,7 @@ async def test_what_is_over_was_not_closed_too_early_and_is_closed_in_the_end(
         place = (0, 100)
     (reader,) = readers
     with pytest.raises(TruncatedCar):
-        await reader.columns_again(place)
+        await reader.read_again(place)
 
 
 def cut(path: Path) -> None:
@@ -157,5 +158,150 @@ async def test_columns_again_are_those_that_came_wherever_they_were_cut(tmp_path
                 assert reader.place is not None
                 places.append(reader.place)
             assert came == blocks
-            again = [await reader.columns_again(place) for place in places]
+            again = [reader.cut_again(place, await reader.read_again(place)) for place in places]
             assert [each for columns in again for each in zip(*columns, strict=True)] == blocks
+
+
+def alike(count: int) -> list[dict[str, Any]]:
+    """Pairs of records, one after the other, whose CIDs end in the same four bytes."""
+    seen: dict[bytes, dict[str, Any]] = {}
+    found: list[dict[str, Any]] = []
+    for n in range(1_000_000):
+        record = {"n": n}
+        cid = cid_of(encode(record))
+        if cid[-4:] in seen:
+            found += seen.pop(cid[-4:]), record
+            if len(found) == 2 * count:
+                return found
+        seen[cid[-4:]] = record
+    raise AssertionError
+
+
+ALIKE = alike(2)
+# The collections stand one behind the other, so that each record of the first is asked for again,
+# after the one that is like it.
+CONFUSING = build_repo(
+    {f"app.test.{part}/{n}": record for part in "ac" for n, record in enumerate(ALIKE[::2])}
+    | {f"app.test.b/{n}": record for n, record in enumerate(ALIKE[1::2])}
+    | {f"app.test.{part}/x{n}": {part: n, "pad": "x" * 2000} for part in "abc" for n in range(99)}
+)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("limit", [0, 0.02, 16])
+@pytest.mark.parametrize("twice", [False, True])
+async def test_records_whose_cids_end_alike_are_told_apart(
+    tmp_path: Path, order: str, limit: float, twice: bool
+) -> None:
+    car = tmp_path / "repo.car"
+    car.write_bytes(car_in(CONFUSING, order, copies=2 if twice else 1))
+    builder: AnyBuilder = DriverBuilder(mem_limit_mb=limit)
+    wanted = await in_memory(car, builder)
+    assert (len(wanted.outputs), wanted.fault) == (len(CONFUSING.records), None)
+    got = await streamed(car, builder)
+    assert (got.outputs, got.fault) == (wanted.outputs, None)
+    async with builder.stream_car(car) as (_, driver):
+        await driver.next_chunk(150)
+        await driver.seek("")  # now all of it is needed at once
+        again = await driver.next_outputs(1000)
+        assert again == wanted.outputs
+
+
+UNNEEDED = [(cid_of(block), block) for block in (encode({"spare": n}) for n in range(200))]
+
+
+def spoilt(repo: Repo, piece: int) -> bytes:
+    """A streamable CAR, but for a block that nobody needs near the end of each piece."""
+    blocks: list[tuple[bytes, bytes]] = []
+    size = 0
+    for cid in ordered(repo, "stream"):
+        blocks.append((cid, repo.blocks[cid]))
+        size += len(section(*blocks[-1]))
+        if size % piece > piece - 5000:
+            blocks.append(UNNEEDED[len(blocks) % len(UNNEEDED)])
+    return write_car([repo.commit_cid], blocks)
+
+
+async def test_records_whose_cids_end_alike_cost_no_more_than_others(tmp_path: Path) -> None:
+    car = tmp_path / "repo.car"
+    car.write_bytes(spoilt(CONFUSING, 128 * 1024))
+    builder = DriverBuilder(mem_limit_mb=0.5)
+    with pytest.raises(MemLimitExceeded):
+        await keep_all(builder, car)
+    got = await streamed(car, builder, spill=False)
+    assert (len(got.outputs), got.fault) == (len(CONFUSING.records), None)
+
+
+async def keep_all(builder: AnyBuilder, car: Path) -> None:
+    async with builder.stream_car(car, spill=False) as (_, driver):
+        await driver.collections()
+
+
+@pytest.mark.parametrize("taken", [0, 40, 600, len(REPO.records)])
+@pytest.mark.parametrize("unneeded", [0, 200])
+async def test_what_is_kept_again_is_what_was_used_and_nothing_else(
+    tmp_path: Path, taken: int, unneeded: int
+) -> None:
+    car = tmp_path / "repo.car"
+    car.write_bytes(car_in(REPO, "stream", extra=UNNEEDED[:unneeded]))
+    async with DriverBuilder().stream_car(car) as (_, driver):
+        walked = taken and len(await driver.next_chunk(taken) or [])
+        assert walked == taken
+        await driver.collections()  # reads on, and keeps all
+        assert len(await driver.next_chunk(5000) or []) == len(REPO.records) - taken
+        assert await driver.next_chunk() is None
+        assert driver.left_over == unneeded
+
+
+async def test_a_streamable_file_needs_no_store_however_many_records_are_shared(
+    tmp_path: Path,
+) -> None:
+    """Most that are shared are near each other; those of a file can be had again and again."""
+    shared = {f"app.test.a/{n:04}{twin}": {"n": n} for n in range(3000) for twin in "xy"}
+    far = {f"app.test.b/{n:04}": {"n": 7 * n} for n in range(10)}
+    repo = build_repo(shared | far)
+    car = tmp_path / "repo.car"
+    car.write_bytes(car_in(repo, "stream"))
+    store = tmp_path / "store"
+    builder = DriverBuilder(mem_limit_mb=0.5)
+    async with builder.stream_car(car, spill=store) as (_, driver):
+        walked: list[str] = []
+        while chunk := await driver.next_chunk(1000):
+            walked += [rkey for rkey, _ in chunk]
+        assert walked == list(repo.records)
+        assert driver.order.streamable
+        assert driver.left_over == 0
+        assert not store.exists()
+    got = await streamed(car, builder, spill=False)
+    assert (len(got.outputs), got.fault) == (len(walked), None)
+
+
+async def test_what_is_missing_is_not_looked_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file can hold the CID of what it lacks in every piece, so that each would be cut again."""
+    missing = [{"missing": n} for n in range(300)]
+    lure = encode([cid_of(encode(record)) for record in missing])
+    records: dict[str, object] = {f"app.test.b/{n:03}": each for n, each in enumerate(missing)}
+    for n in range(300):
+        records[f"app.test.a/{n:03}"] = RawRecord(lure + n.to_bytes(2, "big"))
+    repo = build_repo(records)
+    lacking = {repo.records[f"app.test.b/{n:03}"] for n in range(300)}
+    blocks = [(cid, repo.blocks[cid]) for cid in repo.ordered("stream") if cid not in lacking]
+    car = tmp_path / "repo.car"
+    car.write_bytes(write_car([repo.commit_cid], blocks))
+    cut = 0
+    cut_again = CarReader.cut_again
+
+    def counted(reader: CarReader, place: tuple[int, int], data: bytes) -> Any:
+        nonlocal cut
+        cut += len(data)
+        return cut_again(reader, place, data)
+
+    monkeypatch.setattr(CarReader, "cut_again", counted)
+    builder = DriverBuilder(mem_limit_mb=0.5).with_gaps()
+    async with builder.stream_car(car) as (_, driver):
+        walked = await driver.next_chunk(1000)
+        assert walked is not None
+        assert [rkey for rkey, _ in walked] == list(repo.records)
+    assert 0 < cut < 8 * car.stat().st_size

@@ -187,9 +187,13 @@ class Loading(Generic[T]):
         """Where in the file the last columns are, where they can be read again."""
         return self._reader.place
 
-    async def columns_again(self, place: tuple[int, int]) -> Columns:
-        """Read columns again; see `CarReader.columns_again`."""
-        return await self._reader.columns_again(place)
+    async def read_again(self, place: tuple[int, int]) -> bytes:
+        """Read bytes again; see `CarReader.read_again`."""
+        return await self._reader.read_again(place)
+
+    def cut_again(self, place: tuple[int, int], data: bytes) -> Columns:
+        """Cut them into columns again; see `CarReader.cut_again`."""
+        return self._reader.cut_again(place, data)
 
     @property
     def blocks(self) -> int:

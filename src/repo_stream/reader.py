@@ -61,7 +61,7 @@ class CarReader:
             piece_size: the most to read at a time, in bytes.
             first_piece_size: how much to read at first, in bytes, for whoever may need no more;
                 from there it doubles up to `piece_size`, which it is unless given.
-            rereadable: keep a path's file open, for `columns_again`.
+            rereadable: keep a path's file open, for `read_again`.
 
         Raises:
             CarError: where it is not a CARv1; see its leaves.
@@ -139,23 +139,31 @@ class CarReader:
 
     @property
     def place(self) -> tuple[int, int] | None:
-        """Where in the file the last columns are, for `columns_again`; `None` where it is none."""
+        """Where in the file the last columns are, for `read_again`; `None` where it is none."""
         return (self._start, self._decoder.offset) if self._pieces.rereadable else None
 
-    async def columns_again(self, place: tuple[int, int]) -> Columns:
-        """Read columns again that were read before.
+    async def read_again(self, place: tuple[int, int]) -> bytes:
+        """Read bytes again that columns were cut from before.
 
         Raises:
-            TruncatedCar, CidMismatch, CarError: where the file has been changed since.
+            TruncatedCar: where the file has been cut short since.
         """
         start, end = place
-        decoder = self._decoder.again()
-        if start:
-            decoder.feed(write_header(self.header.roots))
         data = await self._pieces.read_again(start, end - start)
-        columns = decoder.feed_columns(data)
         if len(data) < end - start:
             raise TruncatedCar(offset=start, have=len(data), need=end - start)
+        return data
+
+    def cut_again(self, place: tuple[int, int], data: bytes) -> Columns:
+        """Cut what was read again into columns.
+
+        Raises:
+            CidMismatch, CarError: where the file has been changed since.
+        """
+        decoder = self._decoder.again()
+        if place[0]:
+            decoder.feed(write_header(self.header.roots))
+        columns = decoder.feed_columns(data)
         decoder.finish()
         return columns
 

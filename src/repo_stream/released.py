@@ -2,15 +2,20 @@
 
 Two keys of a repo can name one record, and the file may hold it once. A walk that lets go of what
 it has used would lose it, so what is let go is packed into *segments*: the CIDs of some hundred
-blocks in one string, and what there was to them in another; or, where the source is a file that can
-be read again, where in it they are. A segment is never opened unless a block is asked for again,
-which few repos do, so packing is fast and looking up is a search.
+blocks in one string, and what there was to them in another. A segment is never opened unless a
+block is asked for again, which few repos do, so packing is fast and looking up is a search.
+
+Where the source is a file that can be read again, the file is what is searched. Of a piece of it
+that was let go of as a whole, as in a streamable CAR, only the place is kept. Of other pieces the
+CIDs are needed to tell what was let go of, but only the *tail* of each, its last four bytes: blocks
+whose CIDs end alike are told apart when they have been read again.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 from repo_stream import dagcbor
@@ -18,13 +23,14 @@ from repo_stream.car import Block
 from repo_stream.cid import ORDINARY_LENGTH
 from repo_stream.process import Processor, as_bytes
 
-__all__ = ["Found", "Released", "Segment"]
+__all__ = ["Found", "Released", "Segment", "tail"]
 
 T = TypeVar("T")
 
 _CID: Final = ORDINARY_LENGTH
-# What is in a segment: results of the processor, or blocks that the walk took, or went past, or the
-# place of blocks that it took.
+_TAIL: Final = 4
+# What is in a segment: blocks that the walk took, or results of them, or blocks that it went past,
+# or the place of blocks that it took.
 _BLOCKS, _RESULTS, _UNUSED, _PLACE = 0, 1, 2, 3
 # What a segment costs beside its bytes: two of them, their tuple, and its place in a queue.
 _OVERHEAD: Final = 200
@@ -40,7 +46,7 @@ class Segment(NamedTuple):
     """Some blocks that were let go.
 
     Attributes:
-        cids: their CIDs, 36 bytes each.
+        cids: their CIDs, 36 bytes each; or the tails of them, where the blocks are in a file.
         contents: what there was to them, as one list in CBOR: bytes, or results. Or where in the
             file they are, as a list of two numbers.
         kind: which of them, and whether the walk has used them.
@@ -57,8 +63,14 @@ class Segment(NamedTuple):
 
     @property
     def each_cid(self) -> list[bytes]:
-        """Their CIDs, one by one."""
-        return [self.cids[at : at + _CID] for at in range(0, len(self.cids), _CID)]
+        """Their CIDs, or the tails of them, one by one."""
+        width = self.width
+        return [self.cids[at : at + width] for at in range(0, len(self.cids), width)]
+
+    @property
+    def width(self) -> int:
+        """How many bytes of each CID are kept, from its end."""
+        return _TAIL if self.kind == _PLACE else _CID
 
     @property
     def place(self) -> tuple[int, int] | None:
@@ -87,7 +99,8 @@ class Found(NamedTuple, Generic[T]):
         result: what the processor had made of it, where that was kept instead.
         used: whether the walk had used it.
         failure: why there is neither: what the processor raised that was to load the result.
-        place: where in the file it is, among others, where it was not kept.
+        place: where in the file it is, among others, where it was not kept; or may be, where there
+            is no block yet.
     """
 
     block: bytes | None
@@ -95,6 +108,19 @@ class Found(NamedTuple, Generic[T]):
     used: bool = True
     failure: Exception | None = None
     place: tuple[int, int] | None = None
+
+
+def tail(cid: bytes) -> bytes:
+    """Give what is kept of the CID of a block that can be read again."""
+    return cid[-_TAIL:]
+
+
+def _tails(cids: bytes) -> bytes:
+    """Give the tails of CIDs, which stand in one string, as they will: column by column, in C."""
+    tails = bytearray(len(cids) // _CID * _TAIL)
+    for column in range(_TAIL):
+        tails[column::_TAIL] = cids[_CID - _TAIL + column :: _CID]
+    return bytes(tails)
 
 
 class Released(Generic[T]):
@@ -117,6 +143,9 @@ class Released(Generic[T]):
         self._results: tuple[list[bytes], list[T], list[bytes]] = ([], [], [])
         self._placed: list[bytes] = []
         self._place = (0, 0)
+        self._blocks_there = 0
+        # Places of pieces that were let go of as a whole, one number after the other.
+        self._pieces = array("Q")
         self._waiting_size = 0
         #: Blocks that were given up: nobody can ask for them again.
         self.lost: int = 0
@@ -135,11 +164,18 @@ class Released(Generic[T]):
         data += blocks
         self._wait_for(blocks)
 
-    def add_places(self, cids: Sequence[bytes], place: tuple[int, int]) -> None:
-        """Take blocks that can be read again, by where in the file they are, among others."""
+    def add_places(self, cids: Sequence[bytes], place: tuple[int, int], blocks: int) -> None:
+        """Take blocks that can be read again.
+
+        Args:
+            cids: their CIDs.
+            place: where they are in the file, among others.
+            blocks: how many blocks that place has in all.
+        """
         if place != self._place:
             self.pack()
             self._place = place
+            self._blocks_there = blocks
         self._placed += cids
         self._waiting_size += _WAITING_COST * len(cids)
 
@@ -175,16 +211,24 @@ class Released(Generic[T]):
 
     def pack(self) -> None:
         """Pack what waits for that."""
-        if self._waiting_size:
+        self._pack_contents()
+        self._pack_place()
+        self._placed = []
+        self._waiting_size = 0
+
+    def _pack_contents(self) -> None:
+        if self._blocks[0] or self._results[0]:
             self._pack_blocks(*self._blocks, _BLOCKS)
             self._pack_results(*self._results)
-            self._pack_place(self._placed, self._place)
-            self._blocks, self._results, self._placed = ([], []), ([], [], []), []
-            self._waiting_size = 0
+            self._blocks, self._results = ([], []), ([], [], [])
+            self._waiting_size = _WAITING_COST * len(self._placed)
 
-    def _pack_place(self, cids: Sequence[bytes], place: tuple[int, int]) -> None:
-        if cids:
-            self._keep(Segment(b"".join(cids), dagcbor.dump_value([*place]), _PLACE))
+    def _pack_place(self) -> None:
+        cids, place = self._placed, self._place
+        if cids and len(cids) == self._blocks_there:
+            self._pieces.extend(place)
+        elif cids:
+            self._keep(Segment(_tails(b"".join(cids)), dagcbor.dump_value([*place]), _PLACE))
 
     def _pack_blocks(self, cids: Sequence[bytes], blocks: Sequence[bytes], kind: int) -> None:
         if cids:
@@ -217,9 +261,9 @@ class Released(Generic[T]):
         self._packed_size += segment.size
 
     def __len__(self) -> int:
-        """Say how many segments there are."""
+        """Say how many segments there are, and pieces that were let go of as a whole."""
         self.pack()
-        return len(self._segments)
+        return len(self._segments) + len(self._pieces) // 2
 
     def oldest(self, size: int) -> list[Segment]:
         """Give the oldest segment, and those after it up to so many bytes."""
@@ -237,34 +281,49 @@ class Released(Generic[T]):
         for _ in range(n):
             self._packed_size -= self._segments.popleft().size
 
+    def fits(self, most: float) -> bool:
+        """Say whether it costs no more than this, once what waits is packed, where it is more."""
+        if self.size > most:
+            self.pack()
+        return self.size <= most
+
     def lose_oldest(self) -> None:
         """Give up the blocks of the oldest segment."""
-        self.pack()
-        self.lost += len(self._segments[0].cids) // _CID
+        self.lost += len(self._segments[0].each_cid)
         self.drop(1)
 
-    def find(self, cid: bytes) -> Found[T] | None:
-        """Look for a block that was let go of and is in memory: the latest first, as most are."""
-        self.pack()
-        return self.find_in(reversed(self._segments), cid)
+    @property
+    def pieces(self) -> Iterator[tuple[int, int]]:
+        """The places of pieces that were let go of as a whole, the latest first."""
+        return zip(self._pieces[-2::-2], self._pieces[::-2], strict=True)
 
-    def find_in(self, segments: Iterable[Segment], cid: bytes) -> Found[T] | None:
-        """Look for a block in some segments."""
+    def drop_piece(self) -> None:
+        """Forget the latest of those, which is somewhere else by now."""
+        del self._pieces[-2:]
+
+    def find(self, cid: bytes) -> Iterator[Found[T]]:
+        """Look for a block that was let go of and is in memory: the latest first, as most are."""
+        self._pack_contents()
+        if cid in self._placed:
+            yield Found(None, None, place=self._place)
+        yield from self.find_in(reversed(self._segments), cid)
+
+    def find_in(self, segments: Iterable[Segment], cid: bytes) -> Iterator[Found[T]]:
+        """Look for a block in some segments. One that is in the file may turn out to be another."""
         for segment in segments:
             self.searched += len(segment.cids)
-            at = segment.cids.find(cid)
-            while at >= 0 and at % _CID:
-                at = segment.cids.find(cid, at + 1)
-            if at >= 0:
-                self.searched += len(segment.contents)
-                if (place := segment.place) is not None:
-                    self.searched += place[1] - place[0]
-                    return Found(None, None, place=place)
-                item = dagcbor.load_value(segment.contents)[at // _CID]
-                if not segment.processed:
-                    return Found(item, None, segment.used)
-                return self._loaded(item)
-        return None
+            width = segment.width
+            at = segment.cids.find(cid[-width:])
+            while at >= 0 and at % width:
+                at = segment.cids.find(cid[-width:], at + 1)
+            if at < 0:
+                continue
+            self.searched += len(segment.contents)
+            if (place := segment.place) is not None:
+                yield Found(None, None, place=place)
+                continue
+            item = dagcbor.load_value(segment.contents)[at // width]
+            yield self._loaded(item) if segment.processed else Found(item, None, segment.used)
 
     def _loaded(self, item: Any) -> Found[T]:  # noqa: ANN401 - a result, or what dumps gave
         try:

@@ -182,7 +182,8 @@ class _File:
         size = next(self._sizes)
         if self._regular and self._at_hand and not self._reading:
             await checkpoint()
-            if piece := self._read_at_hand(size):
+            if piece := self._read_at_hand(self._at, size):
+                self._at += size
                 return piece
         return await self._in_thread(lambda: self._read(size))
 
@@ -191,6 +192,8 @@ class _File:
         return self._keep and self._regular
 
     async def read_again(self, start: int, size: int) -> bytes:
+        if self._at_hand and not self._reading and (piece := self._read_at_hand(start, size)):
+            return bytes(piece)
         return await self._in_thread(lambda: self._read_at(start, size))
 
     async def _in_thread(self, read: Callable[[], bytes]) -> bytes:
@@ -199,23 +202,21 @@ class _File:
         self._reading = False
         return data
 
-    def _read_at_hand(self, size: int) -> memoryview | None:
-        """Read the next piece, if all of it is in memory."""
+    def _read_at_hand(self, start: int, size: int) -> memoryview | None:
+        """Read so many bytes, if all of them are in memory."""
         if self._file is None or _NOWAIT is None:
             return None
-        if len(self._buffer) != size:
+        if len(self._buffer) < size:
             self._buffer = bytearray(size)
+        piece = memoryview(self._buffer)[:size]
         try:
-            read = os.preadv(self._file.fileno(), [self._buffer], self._at, _NOWAIT)
+            read = os.preadv(self._file.fileno(), [piece], start, _NOWAIT)
         except BlockingIOError:
             return None
         except OSError:  # not every file system can be asked
             self._at_hand = False
             return None
-        if read < size:
-            return None
-        self._at += size
-        return memoryview(self._buffer)
+        return piece if read == size else None
 
     def _read_at(self, start: int, size: int) -> bytes:
         with self._lock:

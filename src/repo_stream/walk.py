@@ -458,46 +458,60 @@ class Walker(Generic[T]):
         take by way of a table.
         """
         stack = self._stack
-        cids_in, data_in, nodes = arrivals.cids, arrivals.data, arrivals.nodes
-        end = len(cids_in)
+        cids_in, data_in = arrivals.cids, arrivals.data
+        process, limits, ranges = self._process, self._limits, self._ranges
         rkeys_out, cids_out, values_out = taken
-        while stack and (room := n - len(rkeys_out)):
-            frame = stack[-1]
-            at = arrivals.at
-            if len(frame) == 2:
-                rkeys, cids = frame
-                count = len(cids)
-                whole = count <= room and count <= end - at
-                if not whole:
-                    count = min(room, end - at)
-                if count and cids_in[at : at + count] == (cids if whole else cids[:count]):
-                    try:  # noqa: SIM105 - `suppress` takes 1.06 of the whole time of a stream
-                        values_out.extend(map(self._process, data_in[at : at + count]))
-                    except Exception:  # noqa: BLE001, S110 - it comes again, with its key
-                        pass
-                    # By `StopIteration` a processor ends it early, and nothing is raised.
-                    if len(values_out) < len(rkeys_out) + count:
+        room = n
+        at, end = arrivals.at, len(cids_in)
+        try:
+            while stack and room:
+                frame = stack[-1]
+                if len(frame) == 2:
+                    rkeys, cids = frame
+                    count = len(cids)
+                    after = at + count
+                    if count > room or after > end:
+                        count = min(room, end - at)
+                        after = at + count
+                        if count and cids_in[at:after] == cids[:count]:
+                            stack[-1] = (rkeys[count:], cids[count:])
+                            stack.append((rkeys[:count], cids[:count]))
+                            continue
+                    elif cids_in[at:after] == cids:
+                        try:  # noqa: SIM105 - `suppress` takes 1.06 of the whole time of a stream
+                            values_out.extend(map(process, data_in[at:after]))
+                        except Exception:  # noqa: BLE001, S110 - it comes again, with its key
+                            pass
+                        # By `StopIteration` a processor ends it early, and nothing is raised.
+                        if len(values_out) == len(rkeys_out) + count:
+                            rkeys_out += rkeys
+                            cids_out += cids
+                            room -= count
+                            at = after
+                            stack.pop()
+                            continue
                         del values_out[len(rkeys_out) :]
-                    else:
-                        rkeys_out += rkeys if whole else rkeys[:count]
-                        cids_out += cids if whole else cids[:count]
-                        stack[-1:] = [] if whole else [(rkeys[count:], cids[count:])]
-                        arrivals.at += count
-                        continue
-                if not self._take_either(frame, arrivals, blocks, room, taken):
+                    arrivals.at = at
+                    try:
+                        if not self._take_either(frame, arrivals, blocks, room, taken):
+                            return
+                    finally:
+                        at = arrivals.at
+                    room = n - len(rkeys_out)
+                elif at < end and cids_in[at] == frame[0]:
+                    frames = open_node(frame, data_in[at], limits)
+                    stack[-1:] = frames if ranges is None else self._within(ranges, frames)
+                    arrivals.nodes.append(at)
+                    at += 1
+                elif (block := blocks.raw.get(frame[0])) is not None:
+                    stack[-1:] = self._opened(frame, block)
+                    self._note(frame[0], len(rkeys_out))
+                elif frame[0] in blocks.processed:
+                    raise _no_node(frame[0])
+                else:
                     return
-                continue
-            if at < end and cids_in[at] == frame[0]:
-                stack[-1:] = self._opened(frame, data_in[at])
-                nodes.append(at)
-                arrivals.at += 1
-            elif (block := blocks.raw.get(frame[0])) is not None:
-                stack[-1:] = self._opened(frame, block)
-                self._note(frame[0], len(rkeys_out))
-            elif frame[0] in blocks.processed:
-                raise _no_node(frame[0])
-            else:
-                return
+        finally:
+            arrivals.at = at
 
     def _take_either(
         self, run: _Run, arrivals: Arrivals, blocks: Blocks[T], room: int, taken: Taken[T]
