@@ -13,7 +13,9 @@ import pytest
 
 from repo_stream import (
     BlockReleased,
+    CarError,
     CidMismatch,
+    DiskStore,
     DriverBuilder,
     MemLimitExceeded,
     RepoStreamError,
@@ -32,6 +34,7 @@ REPO = build_repo(
 )
 STREAM = car_in(REPO, "stream")
 FIRST = "app.test.a/0000"
+UNNEEDED = [(cid_of(block), block) for block in (encode({"spare": n}) for n in range(200))]
 
 
 @pytest.fixture
@@ -134,6 +137,63 @@ async def test_a_file_that_is_changed_meanwhile_is_found_out(
             await driver.get(FIRST)
 
 
+def emptied(path: Path) -> None:
+    path.write_bytes(bytes(len(STREAM)))
+
+
+def renamed(path: Path) -> None:
+    data = bytearray(STREAM)
+    cid = REPO.records[FIRST]
+    at = data.index(cid + REPO.blocks[cid])
+    data[at + 20] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("change", [emptied, renamed])
+@pytest.mark.parametrize("gaps", [False, True])
+async def test_what_is_gone_from_a_file_that_is_changed_was_not_missing(
+    tmp_path: Path, change: Callable[[Path], None], gaps: bool
+) -> None:
+    """A search finds no trace of it, so all that the file holds is checked again."""
+    car = tmp_path / "repo.car"
+    car.write_bytes(STREAM)
+    os.utime(car, (0, 0))  # the clock of files is slow
+    builder: AnyBuilder = DriverBuilder(mem_limit_mb=0.3)
+    async with (builder.with_gaps() if gaps else builder).stream_car(car) as (_, driver):
+        await driver.next_chunk(1000)
+        change(car)
+        with pytest.raises(CarError):
+            await driver.next_chunk(100)
+
+
+async def test_a_move_to_disk_that_was_cancelled_early_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The store is open by then, and holds nothing that could be looked for."""
+    begin = DiskStore.begin
+    hung = False
+
+    async def hang_once(store: DiskStore, cache: int) -> int:
+        nonlocal hung
+        if not hung:
+            hung = True
+            await anyio.sleep_forever()
+        return await begin(store, cache)
+
+    monkeypatch.setattr(DiskStore, "begin", hang_once)
+    car = car_in(REPO, "stream", extra=UNNEEDED)
+    async with DriverBuilder(mem_limit_mb=0).stream_car(car) as (_, driver):
+        walked: list[str] = []
+        for _ in range(500):
+            with anyio.move_on_after(0.2):
+                chunk = await driver.next_chunk(5)
+                if chunk is None:
+                    break
+                walked += [rkey for rkey, _ in chunk]
+        assert hung
+        assert walked == list(REPO.records)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 async def test_a_pipe_cannot_be_read_again_and_what_is_let_go_of_is_kept(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
@@ -205,9 +265,6 @@ async def test_records_whose_cids_end_alike_are_told_apart(
         await driver.seek("")  # now all of it is needed at once
         again = await driver.next_outputs(1000)
         assert again == wanted.outputs
-
-
-UNNEEDED = [(cid_of(block), block) for block in (encode({"spare": n}) for n in range(200))]
 
 
 def spoilt(repo: Repo, piece: int) -> bytes:

@@ -429,7 +429,7 @@ class Incoming(Generic[T]):
         for place in self._released.pieces:
             if (block := await self._block_at(place, cid)) is not None:
                 return Found(block, None, place=place)
-        if self._store is None:
+        if self._store is None or not self._set_aside:
             return None
         self._searched += self._set_aside
         number: int | None = None
@@ -460,7 +460,9 @@ class Incoming(Generic[T]):
             self._searched += size // _SEARCHED_AS_ONE
             await self.pause()
             data = await self._loading.read_again(place)
-            if cid not in data:
+            # Where the file was written to meanwhile, it is checked as well: what it said of the
+            # block before may be what has been changed.
+            if cid not in data and not self._loading.changed:
                 return None
             self._searched += size
             columns = self._loading.cut_again(place, data)

@@ -191,6 +191,11 @@ class Loading(Generic[T]):
         """Read bytes again; see `CarReader.read_again`."""
         return await self._reader.read_again(place)
 
+    @property
+    def changed(self) -> bool:
+        """Whether what can be read again was written to since it was opened."""
+        return self._reader.changed
+
     def cut_again(self, place: tuple[int, int], data: bytes) -> Columns:
         """Cut them into columns again; see `CarReader.cut_again`."""
         return self._reader.cut_again(place, data)

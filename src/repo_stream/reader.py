@@ -154,6 +154,11 @@ class CarReader:
             raise TruncatedCar(offset=start, have=len(data), need=end - start)
         return data
 
+    @property
+    def changed(self) -> bool:
+        """Whether a file that can be read again was written to since it was opened."""
+        return self._pieces.changed
+
     def cut_again(self, place: tuple[int, int], data: bytes) -> Columns:
         """Cut what was read again into columns.
 

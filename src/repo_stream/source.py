@@ -82,6 +82,11 @@ class Pieces:
         """Whether what has come can be read again: it is a regular file, and kept open for that."""
         return self._file is not None and self._file.rereadable
 
+    @property
+    def changed(self) -> bool:
+        """Whether a rereadable source was written to since it was opened."""
+        return self._file is not None and self._file.changed
+
     async def read_again(self, start: int, size: int) -> bytes:
         """Read what has come from a rereadable source: less than `size` bytes where it was cut."""
         return b"" if self._file is None else await self._file.read_again(start, size)
@@ -168,6 +173,7 @@ class _File:
         # Whether it is a regular file, and where in it the next piece starts.
         self._regular = False
         self._at = 0
+        self._opened = (0, 0)
         self._ended = False
         # A task that is cancelled past anyio's shields leaves its thread reading.
         self._reading = False
@@ -190,6 +196,10 @@ class _File:
     @property
     def rereadable(self) -> bool:
         return self._keep and self._regular
+
+    @property
+    def changed(self) -> bool:
+        return self._file is not None and _version(self._file) != self._opened
 
     async def read_again(self, start: int, size: int) -> bytes:
         if self._at_hand and not self._reading and (piece := self._read_at_hand(start, size)):
@@ -249,6 +259,7 @@ class _File:
         if self._file is None:
             self._file = io.FileIO(self._path)
             self._regular = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+            self._opened = _version(self._file)
         if self._regular:
             self._file.seek(self._at)
         piece = self._file.read(size) or b""
@@ -260,6 +271,12 @@ class _File:
                 self._file.close()
                 self._file = None
         return piece
+
+
+def _version(file: io.FileIO) -> tuple[int, int]:
+    """Give what is different after the file was written to."""
+    status = os.fstat(file.fileno())
+    return status.st_mtime_ns, status.st_size
 
 
 def _from_memory(source: bytes | bytearray | memoryview, sizes: Iterator[int]) -> Pieces:
