@@ -11,6 +11,7 @@ import io
 import itertools
 import mmap
 import os
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -25,7 +26,7 @@ import trio.testing
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.stapled import StapledByteStream
 
-from repo_stream import CarDecoder, CarReader, DriverBuilder, Source
+from repo_stream import CarDecoder, CarReader, DriverBuilder, Source, source
 from repo_stream.testing import RawRecord, build_car
 from support import pieces_of, walk
 
@@ -212,6 +213,39 @@ class TestFilesInMemory:
             got += [(bytes(cid), data) async for cid, data in car]
             assert got == BLOCKS  # nothing was lost
             tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_read_that_asyncio_cancels_loses_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own cancellation goes past the shields of anyio, and leaves a thread reading."""
+    files: Any = vars(source)["_File"]
+    read_piece = files._read_piece
+    slow = itertools.cycle([False, True, False])
+
+    def read_slowly(file: object, size: int) -> Any:
+        if next(slow):
+            time.sleep(0.05)
+        return read_piece(file, size)
+
+    monkeypatch.setattr(source, "_NOWAIT", None)
+    monkeypatch.setattr(files, "_read_piece", read_slowly)
+    cancelled = 0
+    got: list[tuple[bytes, bytes]] = []
+    async with await CarReader.open(path, piece_size=len(CAR) // 20 + 1) as car:
+        for _ in range(200):
+            try:
+                blocks = await asyncio.wait_for(car.next_blocks(), 0.02)
+            except TimeoutError:
+                cancelled += 1
+                await asyncio.sleep(0.06)
+                continue
+            if blocks is None:
+                break
+            got += blocks
+    assert cancelled
+    assert got == BLOCKS
 
 
 async def test_a_named_pipe_is_read_to_its_end(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from repo_stream import (
     BlockReleased,
     CarError,
     CidMismatch,
+    DiskBuilder,
     DiskStore,
     DriverBuilder,
     MemLimitExceeded,
@@ -23,6 +24,7 @@ from repo_stream import (
     TruncatedCar,
 )
 from repo_stream.reader import CarReader
+from repo_stream.released import Segment, tails_of
 from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, encode, section, write_car
 from streams import ORDERS, AnyBuilder, car_in, in_memory, ordered, streamed
 
@@ -199,6 +201,22 @@ async def test_a_move_to_disk_that_was_cancelled_early_loses_nothing(
         rest = await driver.next_chunk(5000)
         assert rest is not None
         assert [rkey for rkey, _ in rest] == [f"app.test.a/{n:04}" for n in range(223, 1500)]
+
+
+async def test_only_segments_of_tails_are_searched_for_a_tail() -> None:
+    """Others hold whole blocks, and a hostile CAR can have any number of CIDs that end alike."""
+    cids = [bytes(REPO.records[rkey]) for rkey in list(REPO.records)[:3]]
+    like = cids[1][:-5] + bytes([cids[1][-5] ^ 1]) + cids[1][-4:]
+    whole = Segment(b"".join(cids), b"\x80", 0)
+    place = Segment(b"".join([cid[-4:] for cid in cids]), b"\x82\0\1", 3)
+    async with await DiskBuilder().open() as store:
+        lease = await store.begin(1 << 20)
+        await store.set_aside(lease, [whole])
+        assert await store.last_set_aside(lease, like, tails_of(like)) is None
+        assert await store.last_set_aside(lease, cids[1], tails_of(cids[1])) == (1, whole)
+        await store.set_aside(lease, [place])
+        assert await store.last_set_aside(lease, like, tails_of(like)) == (2, place)
+        assert await store.last_set_aside(lease, cids[1], tails_of(cids[1]), 2) == (1, whole)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

@@ -289,20 +289,21 @@ class DiskStore:
             await self._database.run(_set_aside, segments)
 
     async def last_set_aside(
-        self, lease: int, tail: bytes, before: int | None = None
+        self, lease: int, cid: bytes, tails: tuple[int, bytes], before: int | None = None
     ) -> tuple[int, SegmentRow] | None:
-        """Give the last segment that was set aside and holds the end of a CID, and its number.
+        """Give the last segment that was set aside and holds a CID, and its number.
 
         One block can be in any number of them, so they come one by one.
 
         Args:
             lease: shows that the store is still the caller's.
-            tail: how the CID ends; the segment may hold that by accident, too.
+            cid: the CID; the segment may hold it by accident, across two others.
+            tails: the kind of the segments that hold no more than the end of it, and that end.
             before: a number, where only the segments before it matter.
         """
         with self._guard:
             self._check(lease)
-            return await self._database.run(_last_set_aside, tail, before)
+            return await self._database.run(_last_set_aside, cid, tails, before)
 
     async def first_set_aside(self, lease: int) -> tuple[int, SegmentRow] | None:
         """Give the first segment that is still set aside, and its number."""
@@ -437,10 +438,11 @@ async def _first_set_aside(connection: aiosqlite.Connection) -> tuple[int, Segme
 
 
 async def _last_set_aside(
-    connection: aiosqlite.Connection, tail: bytes, before: int | None
+    connection: aiosqlite.Connection, cid: bytes, tails: tuple[int, bytes], before: int | None
 ) -> tuple[int, SegmentRow] | None:
-    which = "WHERE instr(cids, ?1) AND (?2 IS NULL OR rowid < ?2) ORDER BY rowid DESC"
-    return await _one_set_aside(connection, which, (tail, before))
+    held = "instr(cids, CASE processed WHEN ?2 THEN ?3 ELSE ?1 END)"
+    which = f"WHERE {held} AND (?4 IS NULL OR rowid < ?4) ORDER BY rowid DESC"
+    return await _one_set_aside(connection, which, (cid, *tails, before))
 
 
 async def _one_set_aside(

@@ -34,7 +34,7 @@ from repo_stream.limits import MIB
 from repo_stream.load import BATCH, WRITE_BLOCKS, WRITE_BYTES, Budget, Loading, dumped
 from repo_stream.mst import Commit, looks_like_node
 from repo_stream.process import Processor
-from repo_stream.released import Found, Released, Segment, tail
+from repo_stream.released import Found, Released, Segment, tail, tails_of
 from repo_stream.walk import Arrivals, Blocks, Taken, Walker
 
 if TYPE_CHECKING:
@@ -426,7 +426,11 @@ class Incoming(Generic[T]):
         for found in self._released.find(cid):
             if (there := await self._there(found, cid)) is not None:
                 return there
-        for place in self._released.pieces:
+        pieces = [*self._released.pieces]
+        # First the one that is at hand, for keys that share records in one order.
+        if self._again is not None and self._again[0] in pieces:
+            pieces.insert(0, self._again[0])
+        for place in pieces:
             if (block := await self._block_at(place, cid)) is not None:
                 return Found(block, None, place=place)
         if self._store is None or not self._set_aside:
@@ -434,7 +438,7 @@ class Incoming(Generic[T]):
         self._searched += self._set_aside
         number: int | None = None
         while True:
-            aside = await self._store.last_set_aside(self._lease, tail(cid), number)
+            aside = await self._store.last_set_aside(self._lease, cid, tails_of(cid), number)
             if aside is None:
                 return None
             number, row = aside

@@ -23,7 +23,7 @@ from repo_stream.car import Block
 from repo_stream.cid import ORDINARY_LENGTH
 from repo_stream.process import Processor, as_bytes
 
-__all__ = ["Found", "Released", "Segment", "tail"]
+__all__ = ["Found", "Released", "Segment", "tail", "tails_of"]
 
 T = TypeVar("T")
 
@@ -115,6 +115,11 @@ def tail(cid: bytes) -> bytes:
     return cid[-_TAIL:]
 
 
+def tails_of(cid: bytes) -> tuple[int, bytes]:
+    """Give the kind of the segments that hold tails, and what one of this CID would hold."""
+    return _PLACE, tail(cid)
+
+
 def _tails(cids: bytes) -> bytes:
     """Give the tails of CIDs, which stand in one string, as they will: column by column, in C."""
     tails = bytearray(len(cids) // _CID * _TAIL)
@@ -144,6 +149,9 @@ class Released(Generic[T]):
         self._placed: list[bytes] = []
         self._place = (0, 0)
         self._blocks_there = 0
+        # The first of those CIDs as a set, as many as had come when one was looked for.
+        self._sought: set[bytes] = set()
+        self._sought_of = 0
         # Places of pieces that were let go of as a whole, one number after the other.
         self._pieces = array("Q")
         self._waiting_size = 0
@@ -214,6 +222,7 @@ class Released(Generic[T]):
         self._pack_contents()
         self._pack_place()
         self._placed = []
+        self._sought, self._sought_of = set(), 0
         self._waiting_size = 0
 
     def _pack_contents(self) -> None:
@@ -304,7 +313,9 @@ class Released(Generic[T]):
     def find(self, cid: bytes) -> Iterator[Found[T]]:
         """Look for a block that was let go of and is in memory: the latest first, as most are."""
         self._pack_contents()
-        if cid in self._placed:
+        self._sought.update(self._placed[self._sought_of :])
+        self._sought_of = len(self._placed)
+        if cid in self._sought:
             yield Found(None, None, place=self._place)
         yield from self.find_in(reversed(self._segments), cid)
 

@@ -191,7 +191,13 @@ class _File:
             if piece := self._read_at_hand(self._at, size):
                 self._at += size
                 return piece
-        return await self._in_thread(lambda: self._read(size))
+        # Only what has arrived counts as read, as a task can be cancelled past anyio's shields.
+        read = await self._in_thread(lambda: self._read(size))
+        self._at += len(read)
+        self._ended = self._ended or not read or (len(read) < size and self._regular)
+        if self._ended:
+            self._buffer = bytearray()
+        return read
 
     @property
     def rereadable(self) -> bool:
@@ -214,6 +220,14 @@ class _File:
 
     def _read_at_hand(self, start: int, size: int) -> memoryview | None:
         """Read so many bytes, if all of them are in memory."""
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            return self._read_locked(start, size)
+        finally:
+            self._lock.release()
+
+    def _read_locked(self, start: int, size: int) -> memoryview | None:
         if self._file is None or _NOWAIT is None:
             return None
         if len(self._buffer) < size:
@@ -263,13 +277,9 @@ class _File:
         if self._regular:
             self._file.seek(self._at)
         piece = self._file.read(size) or b""
-        self._at += len(piece)
-        if not piece or (len(piece) < size and self._regular):
-            self._ended = True
-            self._buffer = bytearray()
-            if not self.rereadable:
-                self._file.close()
-                self._file = None
+        if (not piece or (len(piece) < size and self._regular)) and not self.rereadable:
+            self._file.close()
+            self._file = None
         return piece
 
 
