@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from itertools import compress
+from itertools import chain, compress
 from typing import TYPE_CHECKING, Final, Generic, Literal, TypeAlias, TypeVar
 
 from repo_stream.car import Block
@@ -423,35 +423,31 @@ class Incoming(Generic[T]):
 
     async def _find(self, cid: bytes) -> Found[T] | None:
         """Look for a block that was let go of: the latest first, and on disk after all others."""
-        for found in self._released.find(cid):
-            if (there := await self._there(found, cid)) is not None:
-                return there
-        pieces = [*self._released.pieces]
-        # First the one that is at hand, for keys that share records in one order.
-        if self._again is not None and self._again[0] in pieces:
-            pieces.insert(0, self._again[0])
-        for place in pieces:
-            if (block := await self._block_at(place, cid)) is not None:
-                return Found(block, None, place=place)
-        if self._store is None or not self._set_aside:
-            return None
+        # Of pieces the one that is at hand comes first, for keys that share records in one order.
+        at_hand = None if self._again is None else self._again[0]
+        pieces = sorted(self._released.pieces, key=lambda place: place != at_hand)
+        in_pieces = (Found[T](None, None, place=place) for place in pieces)
+        there = await self._there(chain(self._released.find(cid), in_pieces), cid)
+        if there is not None or self._store is None or not self._set_aside:
+            return there
         self._searched += self._set_aside
         number: int | None = None
-        while True:
+        while there is None:
             aside = await self._store.last_set_aside(self._lease, cid, tails_of(cid), number)
             if aside is None:
-                return None
+                break
             number, row = aside
-            for found in self._released.find_in([Segment(*row)], cid):
-                if (there := await self._there(found, cid)) is not None:
-                    return there
+            there = await self._there(self._released.find_in([Segment(*row)], cid), cid)
+        return there
 
-    async def _there(self, found: Found[T], cid: bytes) -> Found[T] | None:
-        """Give what was found, read again if it has to be, unless it turns out to be another."""
-        if found.place is None:
-            return found
-        block = await self._block_at(found.place, cid)
-        return None if block is None else Found(block, None, place=found.place)
+    async def _there(self, candidates: Iterable[Found[T]], cid: bytes) -> Found[T] | None:
+        """Give the first that is the block, read again where it has to be."""
+        for found in candidates:
+            if found.place is None:
+                return found
+            if (block := await self._block_at(found.place, cid)) is not None:
+                return Found(block, None, place=found.place)
+        return None
 
     async def _block_at(self, place: tuple[int, int], cid: bytes) -> bytes | None:
         """Read a block again, if it is in this place.
@@ -548,19 +544,15 @@ class Incoming(Generic[T]):
                 break
 
     async def _put_back_some(self) -> None:
-        """Keep again what was let go of: of a file that can be read again, first whole pieces."""
-        if (piece := next(self._released.pieces, None)) is not None:
-            self._put_back(await self._read_again(piece), [], used=True)
-            self._released.drop_piece()
-            return
-        segment = self._released.oldest(0)[0]
+        """Keep again some of what was let go of."""
+        segment = self._released.first()
         if (place := segment.place) is None:
             raw, results, failures = self._released.items(segment)
             self._unreadable.update(failures)
             self._put_back(raw, results, used=segment.used)
         else:
             self._put_back(await self._read_again(place, segment.each_cid), [], used=True)
-        self._released.drop(1)
+        self._released.drop_first()
 
     def _put_back(
         self, raw: Sequence[Block], results: Sequence[tuple[bytes, T]], *, used: bool
@@ -618,12 +610,8 @@ class Incoming(Generic[T]):
         lease = self._lease
         self._again = None
         while len(self._released):
-            if (piece := next(self._released.pieces, None)) is not None:
-                await store.put(lease, await self._read_again(piece), [])
-                self._released.drop_piece()
-            else:
-                await store.put(lease, *await self._rows(self._released.oldest(0)[0]))
-                self._released.drop(1)
+            await store.put(lease, *await self._rows(self._released.first()))
+            self._released.drop_first()
         while (aside := await store.first_set_aside(lease)) is not None:
             number, row = aside
             await store.put(lease, *await self._rows(Segment(*row)))
@@ -634,6 +622,7 @@ class Incoming(Generic[T]):
             pass
         await store.seal(lease)
         self._used.clear()
+        self._recalled.clear()
         self.opened.clear()
         self._shelf = Shelf(store, lease, self._processor, self._loading.unstored)
         self._shelf.numbers = [] if self._counting else None
@@ -643,14 +632,12 @@ class Incoming(Generic[T]):
             return self._released.rows(segment)
         return await self._read_again(place, segment.each_cid), []
 
-    async def _read_again(
-        self, place: tuple[int, int], tails: Sequence[bytes] | None = None
-    ) -> list[Block]:
-        """Read blocks again: all, or those whose CIDs end like this."""
+    async def _read_again(self, place: tuple[int, int], tails: Sequence[bytes]) -> list[Block]:
+        """Read blocks again: those whose CIDs end like these, or all where there are none."""
         columns = self._loading.cut_again(place, await self._loading.read_again(place))
-        wanted = None if tails is None else {*tails}
+        wanted = {*tails}
         blocks = zip(*columns, strict=True)
-        return [block for block in blocks if wanted is None or tail(block[0]) in wanted]
+        return [block for block in blocks if not wanted or tail(block[0]) in wanted]
 
     async def _write_some(self, store: DiskStore) -> bool:
         """Write some of what is kept, or of what comes; say whether there was any."""

@@ -46,7 +46,8 @@ class Segment(NamedTuple):
     """Some blocks that were let go.
 
     Attributes:
-        cids: their CIDs, 36 bytes each; or the tails of them, where the blocks are in a file.
+        cids: their CIDs, 36 bytes each; or the tails of them, where the blocks are in a file, and
+            none where they are all that is in that place.
         contents: what there was to them, as one list in CBOR: bytes, or results. Or where in the
             file they are, as a list of two numbers.
         kind: which of them, and whether the walk has used them.
@@ -306,9 +307,18 @@ class Released(Generic[T]):
         """The places of pieces that were let go of as a whole, the latest first."""
         return zip(self._pieces[-2::-2], self._pieces[::-2], strict=True)
 
-    def drop_piece(self) -> None:
-        """Forget the latest of those, which is somewhere else by now."""
-        del self._pieces[-2:]
+    def first(self) -> Segment:
+        """Give what goes elsewhere first: a whole piece, as a place without CIDs, or a segment."""
+        for place in self.pieces:
+            return Segment(b"", dagcbor.dump_value([*place]), _PLACE)
+        return self._segments[0]
+
+    def drop_first(self) -> None:
+        """Forget that, which is somewhere else by now."""
+        if self._pieces:
+            del self._pieces[-2:]
+        else:
+            self.drop(1)
 
     def find(self, cid: bytes) -> Iterator[Found[T]]:
         """Look for a block that was let go of and is in memory: the latest first, as most are."""

@@ -180,13 +180,13 @@ class _File:
         self._lock = Lock()
         # What is read at once goes there. A new one for each piece would take most of the gain.
         self._buffer = bytearray()
-        self._at_hand = _NOWAIT is not None
+        self._nowait = _NOWAIT
 
     async def next(self) -> bytes | memoryview:
         if self._ended:
             return b""
         size = next(self._sizes)
-        if self._regular and self._at_hand and not self._reading:
+        if self._regular and self._nowait is not None:
             await checkpoint()
             if piece := self._read_at_hand(self._at, size):
                 self._at += size
@@ -205,10 +205,10 @@ class _File:
 
     @property
     def changed(self) -> bool:
-        return self._file is not None and _version(self._file) != self._opened
+        return self._file is not None and _version(os.fstat(self._file.fileno())) != self._opened
 
     async def read_again(self, start: int, size: int) -> bytes:
-        if self._at_hand and not self._reading and (piece := self._read_at_hand(start, size)):
+        if piece := self._read_at_hand(start, size):
             return bytes(piece)
         return await self._in_thread(lambda: self._read_at(start, size))
 
@@ -220,26 +220,22 @@ class _File:
 
     def _read_at_hand(self, start: int, size: int) -> memoryview | None:
         """Read so many bytes, if all of them are in memory."""
-        if not self._lock.acquire(blocking=False):
+        if self._nowait is None or self._reading or not self._lock.acquire(blocking=False):
             return None
         try:
-            return self._read_locked(start, size)
-        finally:
-            self._lock.release()
-
-    def _read_locked(self, start: int, size: int) -> memoryview | None:
-        if self._file is None or _NOWAIT is None:
-            return None
-        if len(self._buffer) < size:
-            self._buffer = bytearray(size)
-        piece = memoryview(self._buffer)[:size]
-        try:
-            read = os.preadv(self._file.fileno(), [piece], start, _NOWAIT)
+            if self._file is None:
+                return None
+            if len(self._buffer) < size:
+                self._buffer = bytearray(size)
+            piece = memoryview(self._buffer)[:size]
+            read = os.preadv(self._file.fileno(), [piece], start, self._nowait)
         except BlockingIOError:
             return None
         except OSError:  # not every file system can be asked
-            self._at_hand = False
+            self._nowait = None
             return None
+        finally:
+            self._lock.release()
         return piece if read == size else None
 
     def _read_at(self, start: int, size: int) -> bytes:
@@ -272,8 +268,9 @@ class _File:
     def _read_piece(self, size: int) -> bytes:
         if self._file is None:
             self._file = io.FileIO(self._path)
-            self._regular = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
-            self._opened = _version(self._file)
+            status = os.fstat(self._file.fileno())
+            self._regular = stat.S_ISREG(status.st_mode)
+            self._opened = _version(status)
         if self._regular:
             self._file.seek(self._at)
         piece = self._file.read(size) or b""
@@ -283,9 +280,8 @@ class _File:
         return piece
 
 
-def _version(file: io.FileIO) -> tuple[int, int]:
-    """Give what is different after the file was written to."""
-    status = os.fstat(file.fileno())
+def _version(status: os.stat_result) -> tuple[int, int]:
+    """Give what is different after a file was written to."""
     return status.st_mtime_ns, status.st_size
 
 
