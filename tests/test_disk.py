@@ -323,6 +323,35 @@ async def test_of_blocks_with_one_key_the_latest_counts() -> None:
         assert sorted(await store.fetch(lease, [key])) == [(key, b"THIRD", 1), (key, b"third", 0)]
 
 
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("size", [36, 20, 5])
+async def test_blocks_whose_cids_end_alike_are_told_apart(size: int, *, twice: bool) -> None:
+    # Whoever makes a file can make such CIDs, and a store does not check them.
+    rows = [(bytes([n]).ljust(size, b"."), bytes([n]) * n * 100) for n in range(50)]
+    async with DiskBuilder().open() as store:
+        lease = await store.begin(0)
+        if twice:
+            await store.put(lease, [(key, b"earlier") for key, _ in rows], [])
+        await store.put(lease, rows[:40], [(key, value[:9]) for key, value in rows[30:]])
+        await store.seal(lease)
+        raw = [(key, value, 0) for key, value in rows[:40]]
+        if twice:
+            raw += [(key, b"earlier", 0) for key, _ in rows[40:]]
+        expected = sorted(raw + [(key, value[:9], 1) for key, value in rows[30:]])
+        assert sorted(await store.fetch(lease, [key for key, _ in rows])) == expected
+        assert await store.fetch(lease, [rows[7][0]]) == [(*rows[7], 0)]
+
+
+async def test_a_block_that_ends_like_another_is_not_taken_for_it() -> None:
+    stored, sought = (bytes([n]).ljust(36, b".") for n in (1, 2))
+    async with DiskBuilder().open() as store:
+        lease = await store.begin(0)
+        await store.put(lease, [(stored, b"content")], [])
+        await store.seal(lease)
+        assert await store.fetch(lease, [sought]) in ([], [(stored, b"content", 0)])
+        assert await store.fetch(lease, [stored]) == [(stored, b"content", 0)]
+
+
 async def test_large_blocks_come_a_few_at_a_time() -> None:
     rows = [block(MIB, n) for n in range(12)]
     async with DiskBuilder().open() as store:
