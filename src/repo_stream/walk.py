@@ -629,34 +629,43 @@ class Walker(Generic[T]):
         Without `records` it names nodes alone.
         """
         wanted: dict[bytes, None] = {}
-        stack = self._stack
-        if self._gives_nodes:
-            stack = self._looked_at = self._stack.copy()
-            self._looked_through.clear()
-        at = len(stack) - 1
+        raw, processed, opened = blocks.raw, blocks.processed, self._opened
+        # Whoever interrupts this leaves the walk as it was. What has been looked at goes on a list
+        # of its own, as a node that is opened deep in a long stack moves all that is above it.
+        ahead = self._stack.copy()
+        looked_at: list[_Frame] = []
+        looked_through: list[bytes] = []
         seen = 0
-        while at >= 0 and len(wanted) < n and (seen < _LOOK_AHEAD or not wanted):
-            frame = stack[at]
-            seen += len(frame[1]) if len(frame) == 2 else 1
+        while ahead and len(wanted) < n and (seen < _LOOK_AHEAD or not wanted):
+            frame = ahead.pop()
             if len(frame) == 2:
+                looked_at.append(frame)
+                seen += len(frame[1])
                 if records:
                     for cid in frame[1]:
-                        if cid not in blocks:
+                        if cid not in processed and cid not in raw:
                             wanted[cid] = None
-            elif (block := blocks.raw.get(frame[0])) is None:
-                if frame[0] in blocks.processed:
+                continue
+            seen += 1
+            block = raw.get(frame[0])
+            if block is None:
+                looked_at.append(frame)
+                if frame[0] in processed:
                     break
                 wanted[frame[0]] = None
-            else:
-                try:
-                    frames = self._opened(frame, block)
-                except RepoStreamError:
-                    break
-                if self._gives_nodes:
-                    self._looked_through.append(frame[0])
-                stack[at : at + 1] = frames
-                at += len(frames)
-            at -= 1
+                continue
+            try:
+                ahead += opened(frame, block)
+            except RepoStreamError:
+                looked_at.append(frame)
+                break
+            looked_through.append(frame[0])
+        looked_at.reverse()
+        ahead += looked_at
+        if self._gives_nodes:
+            self._looked_at, self._looked_through = ahead, looked_through
+        else:
+            self._stack[:] = ahead
         return list(wanted)[:n]
 
     def prune(self, blocks: Blocks[T]) -> None:
@@ -668,7 +677,8 @@ class Walker(Generic[T]):
             else:
                 named.add(frame[0])
         for table in (blocks.raw, blocks.processed):
-            for cid in [cid for cid in table if cid not in named]:
+            # Both may be one table, which is done then.
+            for cid in table.keys() - named:
                 del table[cid]
 
     def nearest(self) -> bytes:
