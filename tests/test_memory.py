@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from repo_stream import Processor
+from repo_stream import Processor, dagcbor
 from repo_stream.memory import MemoryStore
 from repo_stream.process import length, noop
 from repo_stream.testing import cid_of
@@ -48,6 +48,19 @@ LENGTHS = Processor(length)
 BOTH = pytest.mark.parametrize(
     "processor", [pytest.param(RAW, id="raw"), pytest.param(LENGTHS, id="lengths")]
 )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0, 256, 257, -7, 1 << 30, (1 << 60) - 1, 1 << 60, -(1 << 60), True, 3.5, "text", b"bytes"],
+    ids=repr,
+)
+def test_a_result_costs_what_size_of_says(value: object) -> None:
+    """The numbers among them are sized in place."""
+    there = blocks(10)
+    plain = filled(there, Processor(lambda _: value))
+    twin = filled(there, Processor(lambda _: value, size_of=lambda each: dagcbor.size_of(each)))  # noqa: PLW0108 - another function
+    assert plain.size == twin.size
 
 
 # --- Against the process ------------------------------------------------------------------------

@@ -15,7 +15,15 @@ from functools import cached_property
 
 from repo_stream.errors import InvalidCid
 
-__all__ = ["DAG_CBOR", "ORDINARY_LENGTH", "ORDINARY_PREFIX", "Cid", "ordinary", "read_cid", "verify"]
+__all__ = [
+    "DAG_CBOR",
+    "ORDINARY_LENGTH",
+    "ORDINARY_PREFIX",
+    "Cid",
+    "ordinary",
+    "read_cid",
+    "verify",
+]
 
 DAG_CBOR = 0x71
 DAG_PB = 0x70

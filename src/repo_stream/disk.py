@@ -87,9 +87,9 @@ _SELECT_SMALL: Final = (
 _TAIL: Final = Struct(f">{ORDINARY_LENGTH - 8}xq")
 _SELECT_ANY: Final = "SELECT key, val, processed, rowid FROM blocks WHERE {} = ?"
 _LARGE_BYTES: Final = 2 * MIB
+_COLUMNS: Final = "tail INT NOT NULL, key BLOB NOT NULL, val BLOB NOT NULL, processed INT NOT NULL"
 _CREATE: Final = (
-    "CREATE TABLE blocks (tail INT NOT NULL, key BLOB NOT NULL, val BLOB NOT NULL,"
-    " processed INT NOT NULL)",
+    f"CREATE TABLE blocks ({_COLUMNS})",
     "CREATE TABLE released (cids BLOB NOT NULL, contents BLOB NOT NULL, processed INT NOT NULL)",
 )
 

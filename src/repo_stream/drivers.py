@@ -98,7 +98,7 @@ class RepoDriver(Generic[T]):
         self._trace: TracebackType | None = None
         # Records that have been taken from the walker, and how many of them have been given out.
         # They outlast a cancelled call and a loop that was left.
-        self._ahead: Taken[T] = Taken.nothing()
+        self._ahead: Taken[T] = Taken([], [], [])
         self._given = 0
         # The same of `next_items`, where a call was cancelled.
         self._items: list[TreeNode | Output[T] | Gap] = []
@@ -252,7 +252,7 @@ class RepoDriver(Generic[T]):
                     return False
                 await self._supply(self._walker, self._blocks, FETCH)
         except RepoStreamError as error:
-            instead = Taken[T].nothing()
+            instead: Taken[T] = Taken([], [], [])
             if not self._put_up_with(error, instead):
                 self._error, self._trace = error, error.__traceback__
                 return False
@@ -467,11 +467,11 @@ class RepoDriver(Generic[T]):
         if self._error is not None:
             return False
         try:
+            if self._walker.done:
+                await self._end()
+                return False
             taken = self._take(n)
-            if not taken.rkeys:
-                if self._walker.done:
-                    await self._end()
-                    return False
+            if not taken.rkeys and not self._walker.done:
                 await self._supply(self._walker, self._blocks, FETCH)
         except RepoStreamError as error:
             if self._put_up_with(error, ahead):
@@ -558,7 +558,7 @@ class RepoDriver(Generic[T]):
         """Put records that a cancelled `next_items` had taken in front of those still to come."""
         if not self._items:
             return
-        taken = Taken[T].nothing()
+        taken: Taken[T] = Taken([], [], [])
         for item in self._items:
             if isinstance(item, Output):
                 taken.extend(Taken([item.rkey], [item.cid], [item.data]))

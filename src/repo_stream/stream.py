@@ -109,7 +109,7 @@ class StreamDriver(RepoDriver[T]):
     def _take(self, n: int) -> Taken[T]:
         incoming = self._incoming
         arrivals = incoming.arrivals
-        taken = Taken[T].nothing()
+        taken: Taken[T] = Taken([], [], [])
         if arrivals.next is None:
             try:
                 taken = self._walker.take(self._blocks, n)
@@ -126,7 +126,7 @@ class StreamDriver(RepoDriver[T]):
     def _take_items(self, n: int) -> list[TreeNode | Output[T]]:
         incoming = self._incoming
         at = incoming.arrivals.at
-        records = Taken[T].nothing()
+        records: Taken[T] = Taken([], [], [])
         try:
             items = self._walker.take_items(self._blocks, n, incoming.arrivals)
             outputs = [item for item in items if isinstance(item, Output)]
@@ -145,7 +145,7 @@ class StreamDriver(RepoDriver[T]):
         try:
             rkeys, cids = self._walker.take_keys(self._blocks, n, incoming.arrivals)
         finally:
-            incoming.used_arrivals(at, Taken[T].nothing())
+            incoming.used_arrivals(at, Taken([], [], []))
         incoming.used_kept([cid for cid in cids if cid in self._blocks])
         self._walker.pass_by([cid for cid in cids if cid not in self._blocks])
         return rkeys, cids

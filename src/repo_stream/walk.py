@@ -13,9 +13,10 @@ every node within its bounds, make the whole walk ordered; nothing else is compa
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Generic, NamedTuple, TypeVar, cast
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from repo_stream.cid import Cid
 from repo_stream.digest import first_outside
@@ -216,7 +217,8 @@ class Walker(Generic[T]):
         self._wanted_ranges = ranges if ranges is not None else KeyRanges()
         self._ranges = None if self._wanted_ranges.everything else self._wanted_ranges
         self._limits = limits
-        self._error: RepoStreamError | None = None
+        #: What the walk stands before, and every further take raises.
+        self.error: RepoStreamError | None = None
         self._last: str | None = None
         # Before it nothing is left, as the walk has gone there, or past what is missing before it.
         self._start = b""
@@ -262,7 +264,7 @@ class Walker(Generic[T]):
         self._ranges = None if ranges.everything else ranges
         self._stack = [self._root]
         self._start = key
-        self._error = self._last = None
+        self.error = self._last = None
 
     def skip_to(self, key: bytes) -> None:
         """Leave out all that comes before a key that is still ahead; forget an error, as `seek`.
@@ -270,7 +272,7 @@ class Walker(Generic[T]):
         No node is opened again, so that however many keys are skipped to, the walk stays linear.
         """
         self._start = key
-        self._error = self._last = None
+        self.error = self._last = None
         self._ranges = self._wanted_ranges.starting_at(key)
         self.left_out = True
         stack = self._stack
@@ -293,7 +295,7 @@ class Walker(Generic[T]):
         """Leave out the record that the walk stands before; give its key and CID."""
         rkeys, cids = cast("_Run", self._stack[-1])
         self._stack[-1:] = [(rkeys[1:], cids[1:])] if len(rkeys) > 1 else []
-        self._error = None
+        self.error = None
         self._last = rkeys[0]
         self.pass_by(cids[:1])
         return rkeys[0], cids[0]
@@ -306,14 +308,14 @@ class Walker(Generic[T]):
         Raises:
             NodeError, LimitExceeded: when the walk stands before the fault.
         """
-        if isinstance(self._error, ProcessError):
-            self._error = None  # a record's, which comes again
+        if isinstance(self.error, ProcessError):
+            self.error = None  # a record's, which comes again
         stack, raw = self._stack, blocks.raw
         if arrivals is None:
             arrivals = Arrivals()
         rkeys_out: list[str] = []
         cids_out: list[bytes] = []
-        with self._taking(rkeys_out, arrivals):
+        with _Taking(self, rkeys_out, arrivals):
             while stack and (room := n - len(rkeys_out)):
                 frame = stack[-1]
                 if len(frame) == 2:
@@ -336,27 +338,6 @@ class Walker(Generic[T]):
             self._last = rkeys_out[-1]
         return rkeys_out, cids_out
 
-    @contextmanager
-    def _taking(self, taken: Sequence[object], arrivals: Arrivals | None = None) -> Generator[None]:
-        """Take what there is before an error, which the next call raises; then every call does."""
-        if self._error is not None:
-            raise self._error
-        before = self.mark()
-        at, nodes = (arrivals.at, len(arrivals.nodes)) if arrivals is not None else (0, 0)
-        try:
-            yield
-        except RepoStreamError as error:
-            self._error = error
-            if not taken:
-                raise
-        except BaseException:
-            # Ctrl-C, in the processor as likely as not. What has been taken comes again.
-            self.go_back(before)
-            if arrivals is not None:
-                arrivals.at = at
-                del arrivals.nodes[nodes:]
-            raise
-
     def take(self, blocks: Blocks[T], n: int) -> Taken[T]:
         """Walk on as far as `blocks` allow and take up to `n` records.
 
@@ -366,8 +347,8 @@ class Walker(Generic[T]):
         Raises:
             NodeError, LimitExceeded, ProcessError: when the walk stands before the fault.
         """
-        taken = Taken[T].nothing()
-        with self._taking(taken.rkeys):
+        taken: Taken[T] = Taken([], [], [])
+        with _Taking(self, taken.rkeys):
             self._take(blocks, n, taken)
         if taken.rkeys:
             self._last = taken.rkeys[-1]
@@ -444,8 +425,8 @@ class Walker(Generic[T]):
         Raises:
             NodeError, LimitExceeded, ProcessError: when the walk stands before the fault.
         """
-        taken = Taken[T].nothing()
-        with self._taking(taken.rkeys, arrivals):
+        taken: Taken[T] = Taken([], [], [])
+        with _Taking(self, taken.rkeys, arrivals):
             self._take_along(arrivals, blocks, n, taken)
         if taken.rkeys:
             self._last = taken.rkeys[-1]
@@ -549,7 +530,7 @@ class Walker(Generic[T]):
         self._gives_nodes = True
         items: list[TreeNode | Output[T]] = []
         records = 0
-        with self._taking(items, arrivals):
+        with _Taking(self, items, arrivals):
             while self._stack and (room := n - len(items)):
                 frame = self._stack[-1]
                 known = len(items)
@@ -565,7 +546,7 @@ class Walker(Generic[T]):
     def _run_items(
         self, run: _Run, arrivals: Arrivals, blocks: Blocks[T], room: int
     ) -> list[Output[T]]:
-        taken = Taken[T].nothing()
+        taken: Taken[T] = Taken([], [], [])
         try:
             self._take_either(run, arrivals, blocks, room, taken)
         except RepoStreamError:
@@ -701,7 +682,7 @@ class Walker(Generic[T]):
             rkey, cid = self.skip_record()
             return Gap(Cid(cid), rkey, after, self._following(rkey))
         self._stack.pop()
-        self._error = None
+        self.error = None
         cid, _depth, lower, upper = frame
         self._start = _BEYOND if upper is None else upper
         return Gap(
@@ -803,6 +784,48 @@ class Walker(Generic[T]):
             for span in (*spans, slice(len(rkeys), None)):
                 self.pass_by(cids[end : span.start])
                 end = span.stop
+
+
+class _Taking:
+    """Takes what there is before an error, which the next take raises; then every one does.
+
+    A class, as a generator takes three times as long to enter and leave, which small repos notice.
+    """
+
+    __slots__ = ("_arrivals", "_at", "_before", "_nodes", "_taken", "_walker")
+
+    def __init__(
+        self, walker: Walker[Any], taken: Sequence[object], arrivals: Arrivals | None = None
+    ) -> None:
+        self._walker = walker
+        self._taken = taken
+        self._arrivals = arrivals
+
+    def __enter__(self) -> None:
+        walker, arrivals = self._walker, self._arrivals
+        if walker.error is not None:
+            raise walker.error
+        self._before = walker.mark()
+        if arrivals is not None:
+            self._at, self._nodes = arrivals.at, len(arrivals.nodes)
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> bool:
+        if error is None:
+            return False
+        if isinstance(error, RepoStreamError):
+            self._walker.error = error
+            return bool(self._taken)
+        # Ctrl-C, in the processor as likely as not. What has been taken comes again.
+        self._walker.go_back(self._before)
+        if self._arrivals is not None:
+            self._arrivals.at = self._at
+            del self._arrivals.nodes[self._nodes :]
+        return False
 
 
 def open_node(subtree: _Subtree, block: bytes, limits: Limits) -> list[_Frame]:
