@@ -10,6 +10,7 @@ import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 
 import anyio
@@ -23,10 +24,11 @@ from repo_stream import (
     DriverBuilder,
     MaxSizeExceeded,
     MissingBlock,
+    Processor,
     StoreClosed,
     StoreLocked,
 )
-from repo_stream.testing import RawRecord, build_car, build_repo, encode, write_car
+from repo_stream.testing import RawRecord, build_car, build_repo, encode, key_height, write_car
 from support import pieces_of
 
 MIB = 1024 * 1024
@@ -348,7 +350,9 @@ async def test_a_block_that_ends_like_another_is_not_taken_for_it() -> None:
         lease = await store.begin(0)
         await store.put(lease, [(stored, b"content")], [])
         await store.seal(lease)
-        assert await store.fetch(lease, [sought]) in ([], [(stored, b"content", 0)])
+        numbers: list[int] = []
+        assert await store.fetch(lease, [sought], numbers) == []
+        assert numbers == []
         assert await store.fetch(lease, [stored]) == [(stored, b"content", 0)]
 
 
@@ -381,6 +385,54 @@ async def test_records_of_all_sizes_come_back() -> None:
     async with DiskBuilder().open() as store:
         driver = await load(store, build_car(records))
         assert await rest_of(driver, 3) == [(key, each.data) for key, each in records.items()]
+
+
+class Result:
+    """Something that is stored as nothing, and counts itself."""
+
+    alive = 0
+    most = 0
+
+    def __init__(self) -> None:
+        Result.alive += 1
+        Result.most = max(Result.most, Result.alive)
+
+    def __del__(self) -> None:
+        Result.alive -= 1
+
+
+@cache
+def wide_repo() -> tuple[list[str], bytes]:
+    """Few nodes, each with many keys, so that what is at hand are mostly records."""
+    low = [key for key in (f"a.b.c/{n:06}" for n in range(16_000)) if key_height(key) == 0]
+    high = [key for key in (f"a.b.c/{n:06}+" for n in range(16_000)) if key_height(key) == 1]
+    keys = sorted([*low, *high[::1000]])
+    return keys, build_car({key: RawRecord(key.encode()) for key in keys})
+
+
+@pytest.mark.parametrize("stored", [0, 3000])
+@pytest.mark.parametrize("meanwhile", ["nothing", "get", "prove"])
+async def test_a_walk_lets_go_of_what_it_is_done_with(meanwhile: str, stored: int) -> None:
+    keys, car = wide_repo()
+    results = Processor(lambda _: Result(), dumps=lambda _: bytes(stored), loads=lambda _: Result())
+    builder = DriverBuilder(mem_limit_mb=0, block_processor=results)
+    async with DiskBuilder().open() as store:
+        match await builder.load_car(car):
+            case Driver.Disk(paused):
+                _, driver = await paused.finish_loading(store)
+            case Driver.Memory():
+                pytest.fail("a limit of 0 sends every repo to disk")
+        Result.most = 0
+        walked: list[str] = []
+        while chunk := await driver.next_chunk(500):
+            walked += [key for key, _ in chunk]
+            del chunk
+            if meanwhile == "get":
+                await driver.get(keys[-1])
+            elif meanwhile == "prove":
+                await driver.prove(keys[-1])
+        assert walked == keys
+        assert Result.most < 6000 < len(keys)
 
 
 async def test_large_records_take_little_memory() -> None:

@@ -402,6 +402,15 @@ async def test_dumps_that_gives_no_bytes(given: Any) -> None:
     assert isinstance(caught.value.__cause__, TypeError)
 
 
+async def test_dumps_that_gives_a_kind_of_bytes() -> None:
+    class Odd(bytes):
+        def __index__(self) -> int:
+            return 7
+
+    processor = Processor(len, dumps=lambda value: Odd(b"%d" % value), loads=int)
+    assert await results(processor, 0) == await results(Processor(len), 0)
+
+
 # --- What cannot be read back -------------------------------------------------------------------
 
 

@@ -7,8 +7,9 @@ loop on a thread of its own.
 
 A store is scratch space. Its table holds one repo at a time, without an index while it is filled:
 the index is built once afterwards, which takes a fifth of the time of keeping it. It is of the last
-eight bytes of each CID, as a number: finding blocks so takes 0.8 of the time that whole CIDs take,
-which a file gets that was made to have two with the same end. Writing happens
+eight bytes of each CID, as a number, which finds blocks in 0.8 of the time that whole CIDs take.
+Those are indexed where two of a repo end alike: the same bytes under two codecs, or CIDs that were
+made to, as nobody here has checked them. Writing happens
 in one transaction with its journal in memory; a crash can leave the file damaged, and then it is
 refused as `StoreCorrupt` and can be deleted.
 
@@ -67,7 +68,10 @@ R = TypeVar("R")
 Row = tuple[bytes, bytes | None, int]
 #: A segment of blocks that a walk let go of: their CIDs, their contents, and of which kind.
 SegmentRow = tuple[bytes, bytes, int]
-_Column = Literal["tail", "key"]
+#: The same, large contents left out, with the number under which it was stored.
+_NumberedRow = tuple[bytes, bytes | None, int, int]
+#: By what blocks are found.
+_Column = Literal["ending", "key"]
 
 #: What a store's file says it is, where SQLite keeps room for it (`PRAGMA application_id`).
 APPLICATION_ID: Final = 0x52_53_50_59  # "RSPY"
@@ -80,14 +84,21 @@ _BULK_INSERT: Final = {
     processed: insert + f",(?,?,?,{processed})" * (_ROWS_PER_INSERT - 1)
     for processed, insert in _INSERT.items()
 }
+_SMALL_BYTES: Final = 4096
 _SELECT_SMALL: Final = (
-    "SELECT key, iif(length(val) > 4096, NULL, val), processed, rowid FROM blocks WHERE {} IN ({})"
+    f"SELECT key, iif(length(val) > {_SMALL_BYTES}, NULL, val), processed, rowid"  # noqa: S608 - a number
+    " FROM blocks WHERE {} IN ({})"
 )
 # What is at the end of an ordinary CID, as a number.
-_TAIL: Final = Struct(f">{ORDINARY_LENGTH - 8}xq")
+_ENDING: Final = Struct(f">{ORDINARY_LENGTH - 8}xq")
+_DELETE_EARLIER: Final = (
+    "DELETE FROM blocks WHERE rowid NOT IN (SELECT max(rowid) FROM blocks GROUP BY key, processed)"
+)
 _SELECT_ANY: Final = "SELECT key, val, processed, rowid FROM blocks WHERE {} = ?"
 _LARGE_BYTES: Final = 2 * MIB
-_COLUMNS: Final = "tail INT NOT NULL, key BLOB NOT NULL, val BLOB NOT NULL, processed INT NOT NULL"
+_COLUMNS: Final = (
+    "ending INT NOT NULL, key BLOB NOT NULL, val BLOB NOT NULL, processed INT NOT NULL"
+)
 _CREATE: Final = (
     f"CREATE TABLE blocks ({_COLUMNS})",
     "CREATE TABLE released (cids BLOB NOT NULL, contents BLOB NOT NULL, processed INT NOT NULL)",
@@ -258,6 +269,7 @@ class DiskStore:
             self._lease += 1
             lease = self._lease
             self._stored = 0
+            self._column = "key"
             cache_kib = min(self._builder.cache_size_mb * MIB, cache_bytes) // 1024
             await self._database.run(_reset)
             try:
@@ -437,17 +449,19 @@ async def _put(
 def _values(rows: Sequence[Block]) -> list[object]:
     """Give what is stored of blocks, one after the other.
 
-    For each `bytes` Python's module looks for an adapter, which takes longer than all the rest.
+    For `bytes` Python's module looks for an adapter, which takes longer than all the rest. Of large
+    ones a copy would cost more.
     """
     cids, contents = zip(*rows, strict=True)
-    columns = zip(_tails(cids), map(bytearray, cids), map(bytearray, contents), strict=True)
+    copies = [bytearray(each) if len(each) <= _SMALL_BYTES else each for each in contents]
+    columns = zip(_endings(cids), map(bytearray, cids), copies, strict=True)
     return [*chain.from_iterable(columns)]
 
 
-def _tails(cids: Sequence[bytes]) -> list[int]:
+def _endings(cids: Sequence[bytes]) -> list[int]:
     """Give the last eight bytes of CIDs, or all there are, as signed numbers."""
     if {*map(len, cids)} == {ORDINARY_LENGTH}:
-        return [tail for (tail,) in _TAIL.iter_unpack(b"".join(cids))]
+        return [ending for (ending,) in _ENDING.iter_unpack(b"".join(cids))]
     return [int.from_bytes(cid[-8:], signed=True) for cid in cids]
 
 
@@ -491,22 +505,23 @@ async def _drop_set_aside(connection: aiosqlite.Connection, number: int) -> int:
 async def _seal(connection: aiosqlite.Connection) -> _Column:
     """Keep the latest of blocks with the same CID, and index them; say by which column."""
     # Whoever was cancelled while this ran to its end does not know that it did.
-    by_tail = "CREATE UNIQUE INDEX IF NOT EXISTS blocks_by_tail ON blocks (tail, processed)"
-    column: _Column = "tail"
+    by_ending = "CREATE UNIQUE INDEX IF NOT EXISTS blocks_by_ending ON blocks (ending, processed)"
+    by_key = "CREATE INDEX IF NOT EXISTS blocks_by_key ON blocks (key, processed)"
+    column: _Column = "ending"
     try:
-        await connection.execute_fetchall(by_tail)
+        await connection.execute_fetchall(by_ending)
     except sqlite3.IntegrityError:
         # Exports do contain blocks twice, and a hostile one can contain a block a million times.
-        await connection.execute_fetchall(
-            "CREATE INDEX IF NOT EXISTS blocks_by_key ON blocks (key, processed)"
-        )
-        await connection.execute_fetchall(
-            "DELETE FROM blocks WHERE rowid NOT IN "
-            "(SELECT max(rowid) FROM blocks GROUP BY key, processed)"
-        )
+        for statement in (
+            by_key,
+            _DELETE_EARLIER,
+            "DROP INDEX blocks_by_key",  # the other takes its pages
+        ):
+            await connection.execute_fetchall(statement)
         try:
-            await connection.execute_fetchall(by_tail)
+            await connection.execute_fetchall(by_ending)
         except sqlite3.IntegrityError:
+            await connection.execute_fetchall(by_key)
             column = "key"
     await connection.commit()
     return column
@@ -519,8 +534,7 @@ async def _fetch(
     column: _Column,
 ) -> list[Row]:
     marks = ",".join("?" * len(cids))
-    sought = _tails(cids) if column == "tail" else cids
-    rows = await _rows(connection, _SELECT_SMALL.format(column, marks), sought)
+    rows = await _rows(connection, _SELECT_SMALL.format(column, marks), cids, column)
     small: list[Row] = []
     large: set[bytes] = set()
     if numbers is not None:
@@ -536,10 +550,8 @@ async def _fetch(
         if cid in large and room <= 0:
             small.append((cid, None, 0))
         elif cid in large:
-            sought = _tails([cid]) if column == "tail" else [cid]
-            for key, value, processed, _number in await _rows(
-                connection, _SELECT_ANY.format(column), sought
-            ):
+            query = _SELECT_ANY.format(column)
+            for key, value, processed, _number in await _rows(connection, query, [cid], column):
                 if value is not None:
                     small.append((key, value, processed))
                     room -= len(value)
@@ -552,11 +564,13 @@ async def _last_number(connection: aiosqlite.Connection) -> int:
 
 
 async def _rows(
-    connection: aiosqlite.Connection, query: str, sought: Sequence[bytes | int]
-) -> Sequence[tuple[bytes, bytes | None, int, int]]:
+    connection: aiosqlite.Connection, query: str, cids: Sequence[bytes], column: _Column
+) -> list[_NumberedRow]:
+    sought = _endings(cids) if column == "ending" else cids
     # Plain tuples, as no row factory is set.
-    rows = await connection.execute_fetchall(query, sought)
-    return cast("Sequence[tuple[bytes, bytes | None, int, int]]", rows)
+    rows = cast("list[_NumberedRow]", await connection.execute_fetchall(query, sought))
+    wanted = {*cids}
+    return [row for row in rows if row[0] in wanted]
 
 
 # --- The database -------------------------------------------------------------------------------

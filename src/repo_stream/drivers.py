@@ -232,7 +232,7 @@ class RepoDriver(Generic[T]):
         with self._guard:
             await self._turn.pause_if_over()
             self._items += _items(self._ahead.cut(self._given))
-            self._ahead, self._given = Taken.nothing(), 0
+            self._ahead, self._given = Taken([], [], []), 0
             while len(self._items) < n and await self._more_items(n - len(self._items)):
                 await self._turn.pause_if_over()
             if not self._items and self._error is not None:
@@ -449,7 +449,7 @@ class RepoDriver(Generic[T]):
         await self._turn.pause_if_over()
         self._take_items_back()
         if self._given == len(self._ahead.rkeys):
-            self._ahead, self._given = Taken.nothing(), 0
+            self._ahead, self._given = Taken([], [], []), 0
         ahead = self._ahead
         while (left := n - (len(ahead.rkeys) - self._given)) > 0:
             # Of records as large as they may be, a chunk takes 500 MB. Who asks for one at a time
@@ -513,7 +513,7 @@ class RepoDriver(Generic[T]):
                 raise self._error.with_traceback(self._trace)
             return None
         if at == 0 and len(ahead.rkeys) <= n:
-            self._ahead = Taken.nothing()
+            self._ahead = Taken([], [], [])
             return ahead
         self._given = min(at + n, len(ahead.rkeys))
         return ahead.cut(at, at + n)
@@ -526,7 +526,7 @@ class RepoDriver(Generic[T]):
 
     def _forget_taken(self) -> None:
         """Let go of what was taken from the walker and not given out."""
-        self._ahead, self._given = Taken.nothing(), 0
+        self._ahead, self._given = Taken([], [], []), 0
         self._items.clear()
 
     # What the drivers differ in.

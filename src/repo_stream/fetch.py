@@ -25,8 +25,9 @@ FETCH: Final = 1000
 # What a walk is done with is let go of after so many bytes more. To find out which blocks those are
 # takes a tenth of the walk where it is done for each query.
 _PRUNE_BYTES: Final = MIB
-# What a block costs in memory beyond its bytes: its CID, its own header and its place in a table.
-_BLOCK_COST: Final = 200
+# What a block counts for beyond its bytes, as nobody knows what its result takes in memory: two
+# queries are a MiB, whatever is in them.
+_BLOCK_COST: Final = MIB // (2 * FETCH)
 
 
 class Shelf(Generic[T]):
@@ -54,15 +55,13 @@ class Shelf(Generic[T]):
         # Blocks that the store was asked for and does not have, so that a walk that goes past
         # missing records need not ask again for each.
         self._absent: set[bytes] = set()
-        # What has come since blocks were let go of.
-        self._brought = 0
         #: The numbers of the blocks that came, for whoever counts them and puts a list here.
         self.numbers: list[int] | None = None
 
     async def bring(
         self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
     ) -> None:
-        """Fetch the blocks that a walk needs next, and let go of those that it is done with.
+        """Fetch the blocks that a walk needs next; now and then let go of what it is done with.
 
         A query for a thousand blocks takes a twentieth of the time of a thousand queries.
 
@@ -79,12 +78,10 @@ class Shelf(Generic[T]):
         nearest = walker.nearest()
         if nearest not in self._absent and nearest not in self._unreadable:
             needed = walker.wanted(blocks, n, records=records)
-            if n == FETCH and self._brought > _PRUNE_BYTES:
+            if n == FETCH and blocks.brought >= _PRUNE_BYTES:
                 walker.prune(blocks)
-                self._brought = 0
             self._unreadable.clear()
             rows = await self._store.fetch(self._lease, needed, self.numbers)
-            self._brought += sum([_BLOCK_COST + len(data) for _cid, data, _kind in rows if data])
             self._keep(blocks, rows)
             self._absent = set(needed).difference([cid for cid, _data, _processed in rows])
         if nearest not in blocks:
@@ -98,6 +95,8 @@ class Shelf(Generic[T]):
     def _keep(self, blocks: Blocks[T], rows: Sequence[Row]) -> None:
         raw, processed = blocks.raw, blocks.processed
         loads = self._loads
+        blocks.brought += sum([len(data) for _cid, data, _processed in rows if data])
+        blocks.brought += _BLOCK_COST * len(rows)
         for cid, data, is_processed in rows:
             if data is None:
                 continue  # it is large, and comes when it is nearer

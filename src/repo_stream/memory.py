@@ -176,7 +176,7 @@ def process_into(  # noqa: PLR0917 - compiled it takes no keywords
     like are sized in place, as a call for each takes a tenth of a load.
     """
     cost = 0.0
-    cost_of: Callable[[Any], int] = size_of  # of what `process` has made
+    cost_of: Callable[[Any], int] = size_of  # a type checker would take `value` for a number
     plain = size_of is dagcbor.size_of
     for cid, data in zip(cids, blocks, strict=True):
         # A first key of one letter: that alone rules out nearly every record, without a call.

@@ -180,7 +180,8 @@ def as_bytes(data: object) -> bytes:
     """
     if not isinstance(data, bytes):
         raise TypeError(f"dumps gave a {type(data).__qualname__} instead of bytes")
-    return data
+    # A subclass can make something else of itself.
+    return data if type(data) is bytes else memoryview(data).tobytes()
 
 
 def _is_async(process: object) -> bool:

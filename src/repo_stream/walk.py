@@ -68,13 +68,15 @@ class Blocks(Generic[T]):
         raw: blocks as they came: all that could be nodes, and records that could not be processed.
         processed: results for blocks that cannot be nodes. For a processor that changes nothing it
             is the same `dict` as `raw`.
+        brought: for whoever fetches them: how much has come since `Walker.prune`.
     """
 
-    __slots__ = ("processed", "raw")
+    __slots__ = ("brought", "processed", "raw")
 
     def __init__(self, raw: dict[bytes, bytes], processed: dict[bytes, T]) -> None:
         self.raw: dict[bytes, bytes] = raw
         self.processed: dict[bytes, T] = processed
+        self.brought: int = 0
 
     @classmethod
     def empty(cls, *, alike: bool) -> Blocks[T]:
@@ -98,11 +100,6 @@ class Taken(NamedTuple, Generic[T]):
     rkeys: list[str]
     cids: list[bytes]
     values: list[T]
-
-    @classmethod
-    def nothing(cls) -> Taken[T]:
-        """Start with no records."""
-        return cls([], [], [])
 
     def extend(self, more: Taken[T]) -> None:
         """Add records that come after these."""
@@ -658,9 +655,10 @@ class Walker(Generic[T]):
             else:
                 named.add(frame[0])
         for table in (blocks.raw, blocks.processed):
-            # Both may be one table, which is done then.
+            # Where both are one table, the second time finds nothing.
             for cid in table.keys() - named:
                 del table[cid]
+        blocks.brought = 0
 
     def nearest(self) -> bytes:
         """Name the block that the walk stands before."""
