@@ -664,6 +664,27 @@ async def test_many_stores_at_once(tmp_path: Path) -> None:
     assert found == [EXPECTED] * 60
 
 
+async def test_one_of_many_stores_can_be_cancelled_wherever_it_waits() -> None:
+    """They take turns, so that some wait for others."""
+    found: list[list[tuple[str, bytes]]] = []
+    cancelled = 0
+
+    async def work(seconds: float) -> None:
+        nonlocal cancelled
+        async with DiskBuilder().open() as store:
+            with anyio.move_on_after(seconds) as scope:
+                for _ in range(3):
+                    await rest_of(await load(store, MANY_CAR), 100)
+            cancelled += scope.cancelled_caught
+            found.append(await rest_of(await load(store)))
+
+    async with anyio.create_task_group() as tasks:
+        for n in range(20):
+            tasks.start_soon(work, 0.02 * n)
+    assert found == [EXPECTED] * 20
+    assert cancelled > 0
+
+
 # --- Forgotten ----------------------------------------------------------------------------------
 
 
