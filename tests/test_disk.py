@@ -388,7 +388,7 @@ async def test_records_of_all_sizes_come_back() -> None:
 
 
 class Result:
-    """Something that is stored as nothing, and counts itself."""
+    """Something that counts itself."""
 
     alive = 0
     most = 0

@@ -663,6 +663,7 @@ def test_a_missing_block_is_no_error_of_the_walker() -> None:
 
 def test_columns_can_be_joined_and_cut() -> None:
     taken: Taken[int] = Taken([], [], [])
+    assert list(taken) == [[], [], []]
     taken.extend(Taken(["a", "b"], [b"A", b"B"], [1, 2]))
     taken.extend(Taken(["c"], [b"C"], [3]))
     assert taken.cut(1) == (["b", "c"], [b"B", b"C"], [2, 3])

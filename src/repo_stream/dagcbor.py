@@ -242,7 +242,7 @@ def dump_value(value: object) -> bytes:
             return cbor2.dumps(value)
         return cbor2.dumps(value, encoders=_spill_encoders())
     except cbor2.CBOREncodeError as error:
-        raise ValueError(f"a {type(value).__name__} cannot be written as CBOR: {error}") from error
+        raise ValueError(f"a {kind.__name__} cannot be written as CBOR: {error}") from error
 
 
 def load_value(data: bytes) -> Any:  # noqa: ANN401 - whatever `dump_value` was given

@@ -9,9 +9,9 @@ A store is scratch space. Its table holds one repo at a time, without an index w
 the index is built once afterwards, which takes a fifth of the time of keeping it. It is of the last
 eight bytes of each CID, as a number, which finds blocks in 0.8 of the time that whole CIDs take.
 Those are indexed where two of a repo end alike: the same bytes under two codecs, or CIDs that were
-made to, as nobody here has checked them. Writing happens
-in one transaction with its journal in memory; a crash can leave the file damaged, and then it is
-refused as `StoreCorrupt` and can be deleted.
+made to, as nobody here has checked them. Writing happens in one transaction with its journal in
+memory; a crash can leave the file damaged, and then it is refused as `StoreCorrupt` and can be
+deleted.
 
 Every operation runs to its end before a cancellation gets through, so that a store is always in a
 known state: empty, being filled, or sealed and ready to read.
@@ -67,10 +67,10 @@ R = TypeVar("R")
 
 #: A stored block: its raw CID, its bytes, and whether they are a processed value.
 Row = tuple[bytes, bytes | None, int]
+#: The same, with the number under which it was stored.
+_NumberedRow = tuple[bytes, bytes | None, int, int]
 #: A segment of blocks that a walk let go of: their CIDs, their contents, and of which kind.
 SegmentRow = tuple[bytes, bytes, int]
-#: The same, large contents left out, with the number under which it was stored.
-_NumberedRow = tuple[bytes, bytes | None, int, int]
 #: By what blocks are found.
 _Column = Literal["ending", "key"]
 
@@ -86,16 +86,13 @@ _BULK_INSERT: Final = {
     for processed, insert in _INSERT.items()
 }
 _SMALL_BYTES: Final = 4096
-_SELECT_SMALL: Final = (
-    f"SELECT key, iif(length(val) > {_SMALL_BYTES}, NULL, val), processed, rowid"  # noqa: S608 - a number
-    " FROM blocks WHERE {} IN ({})"
-)
+_SELECT: Final = "SELECT key, {}, processed, rowid FROM blocks WHERE {} IN ({})"
+_SMALL: Final = f"iif(length(val) > {_SMALL_BYTES}, NULL, val)"
 # What is at the end of an ordinary CID, as a number.
 _ENDING: Final = Struct(f">{ORDINARY_LENGTH - 8}xq")
 _DELETE_EARLIER: Final = (
     "DELETE FROM blocks WHERE rowid NOT IN (SELECT max(rowid) FROM blocks GROUP BY key, processed)"
 )
-_SELECT_ANY: Final = "SELECT key, val, processed, rowid FROM blocks WHERE {} = ?"
 _LARGE_BYTES: Final = 2 * MIB
 _COLUMNS: Final = (
     "ending INT NOT NULL, key BLOB NOT NULL, val BLOB NOT NULL, processed INT NOT NULL"
@@ -443,7 +440,7 @@ async def _put(
             cuts = (rows[at : at + _ROWS_PER_INSERT] for at in range(0, bulk, _ROWS_PER_INSERT))
             await _close(await connection.executemany(_BULK_INSERT[kind], map(_values, cuts)))
         if bulk < len(rows):
-            last = map(_values, zip(rows[bulk:], strict=True))
+            last = [_values([row]) for row in rows[bulk:]]
             await _close(await connection.executemany(_INSERT[kind], last))
 
 
@@ -534,8 +531,7 @@ async def _fetch(
     numbers: list[int] | None,
     column: _Column,
 ) -> list[Row]:
-    marks = ",".join("?" * len(cids))
-    rows = await _rows(connection, _SELECT_SMALL.format(column, marks), cids, column)
+    rows = await _rows(connection, _SMALL, cids, column)
     small: list[Row] = []
     large: set[bytes] = set()
     if numbers is not None:
@@ -551,8 +547,7 @@ async def _fetch(
         if cid in large and room <= 0:
             small.append((cid, None, 0))
         elif cid in large:
-            query = _SELECT_ANY.format(column)
-            for key, value, processed, _number in await _rows(connection, query, [cid], column):
+            for key, value, processed, _number in await _rows(connection, "val", [cid], column):
                 if value is not None:
                     small.append((key, value, processed))
                     room -= len(value)
@@ -565,8 +560,10 @@ async def _last_number(connection: aiosqlite.Connection) -> int:
 
 
 async def _rows(
-    connection: aiosqlite.Connection, query: str, cids: Sequence[bytes], column: _Column
+    connection: aiosqlite.Connection, content: str, cids: Sequence[bytes], column: _Column
 ) -> list[_NumberedRow]:
+    """Read the blocks of these CIDs, with what `content` says of their contents."""
+    query = _SELECT.format(content, column, ",".join("?" * len(cids)))
     sought = _endings(cids) if column == "ending" else cids
     # Plain tuples, as no row factory is set.
     rows = cast("list[_NumberedRow]", await connection.execute_fetchall(query, sought))

@@ -245,11 +245,11 @@ class RepoDriver(Generic[T]):
         if self._error is not None:
             return False
         try:
+            if self._walker.done:
+                await self._end()
+                return False
             items = self._take_items(min(n, self._slice))
-            if not items:
-                if self._walker.done:
-                    await self._end()
-                    return False
+            if not items and not self._walker.done:
                 await self._supply(self._walker, self._blocks, FETCH)
         except RepoStreamError as error:
             instead: Taken[T] = Taken([], [], [])

@@ -78,7 +78,7 @@ class Shelf(Generic[T]):
         nearest = walker.nearest()
         if nearest not in self._absent and nearest not in self._unreadable:
             needed = walker.wanted(blocks, n, records=records)
-            if n == FETCH and blocks.brought >= _PRUNE_BYTES:
+            if blocks.brought >= _PRUNE_BYTES:
                 walker.prune(blocks)
             self._unreadable.clear()
             rows = await self._store.fetch(self._lease, needed, self.numbers)
@@ -95,8 +95,7 @@ class Shelf(Generic[T]):
     def _keep(self, blocks: Blocks[T], rows: Sequence[Row]) -> None:
         raw, processed = blocks.raw, blocks.processed
         loads = self._loads
-        blocks.brought += sum([len(data) for _cid, data, _processed in rows if data])
-        blocks.brought += _BLOCK_COST * len(rows)
+        blocks.brought += sum([_BLOCK_COST + len(data or b"") for _cid, data, _processed in rows])
         for cid, data, is_processed in rows:
             if data is None:
                 continue  # it is large, and comes when it is nearer

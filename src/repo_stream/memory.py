@@ -44,7 +44,7 @@ class MemoryStore(Generic[T]):
     @property
     def size(self) -> int:
         """What the store costs, in bytes: keys, values and the tables that hold them."""
-        return sum(map(sys.getsizeof, self._tables())) + int(self._contents)
+        return sum(map(sys.getsizeof, self.blocks.tables)) + int(self._contents)
 
     @property
     def need(self) -> int:
@@ -54,15 +54,11 @@ class MemoryStore(Generic[T]):
         into one twice as large before it is let go, which can be a fifth of all that is in memory.
         """
         need = self.size
-        for table in self._tables():
+        for table in self.blocks.tables:
             size = sys.getsizeof(table)
             if len(table) * _ROOMY_ENTRY > size:
                 need += 2 * size
         return need
-
-    def _tables(self) -> list[dict[bytes, bytes] | dict[bytes, T]]:
-        raw, processed = self.blocks.raw, self.blocks.processed
-        return [raw] if processed is raw else [raw, processed]
 
     @property
     def empty(self) -> bool:
@@ -125,7 +121,7 @@ class MemoryStore(Generic[T]):
 
     def shrink(self) -> None:
         """Give back the memory of tables that once held much more than they do now."""
-        for table in self._tables():
+        for table in self.blocks.tables:
             if sys.getsizeof(table) > _SPARSE_ENTRY * (len(table) + 1000):
                 # A table shrinks only when it is built anew.
                 kept = dict(table)

@@ -84,6 +84,11 @@ class Blocks(Generic[T]):
         raw: dict[bytes, bytes] = {}
         return cls(raw, cast("dict[bytes, T]", raw) if alike else {})
 
+    @property
+    def tables(self) -> list[dict[bytes, bytes] | dict[bytes, T]]:
+        """Both tables, or the one that there is."""
+        return [self.raw] if self.processed is self.raw else [self.raw, self.processed]
+
     def __contains__(self, cid: bytes) -> bool:
         return cid in self.processed or cid in self.raw
 
@@ -621,7 +626,7 @@ class Walker(Generic[T]):
                 seen += len(frame[1])
                 if records:
                     for cid in frame[1]:
-                        if cid not in processed and cid not in raw:
+                        if cid not in blocks:
                             wanted[cid] = None
                 continue
             seen += 1
@@ -654,8 +659,7 @@ class Walker(Generic[T]):
                 named.update(frame[1])
             else:
                 named.add(frame[0])
-        for table in (blocks.raw, blocks.processed):
-            # Where both are one table, the second time finds nothing.
+        for table in blocks.tables:
             for cid in table.keys() - named:
                 del table[cid]
         blocks.brought = 0
