@@ -20,6 +20,7 @@ from support import columns
 
 Block = tuple[bytes, bytes]
 
+MIB = 1 << 20
 NODE_LIKE = b"\xa2\x61e\x80"
 
 
@@ -309,7 +310,7 @@ def test_draining_gives_everything_away_once(processor: Processor[Any], most: in
     raw: list[Block] = []
     processed: list[tuple[bytes, Any]] = []
     for _ in range(1000):
-        some_raw, some_processed = store.drain(most)
+        some_raw, some_processed = store.drain(most, MIB)
         assert len(some_raw) + len(some_processed) <= most
         if not some_raw and not some_processed:
             break
@@ -321,7 +322,23 @@ def test_draining_gives_everything_away_once(processor: Processor[Any], most: in
     else:
         assert sorted(raw) == sorted(like_nodes)
         assert sorted(processed) == sorted((cid, len(data)) for cid, data in plain)
-    assert store.drain(most) == ([], [])
+    assert store.drain(most, MIB) == ([], [])
+
+
+@BOTH
+def test_draining_stops_at_so_many_bytes(processor: Processor[Any]) -> None:
+    plain = [block(b"\xa1\x66number" + bytes([number]) * 10_000) for number in range(20)]
+    like_nodes = [block(NODE_LIKE + bytes([number]) * 10_000) for number in range(20)]
+    given = plain + like_nodes if processor is RAW else like_nodes
+    store = filled(plain + like_nodes, processor)
+    for _ in range(len(given) // 4):
+        raw, processed = store.drain(1000, 35_000)
+        assert len(raw) == 4
+        assert processed == []
+    # Numbers are small, wherever they come from.
+    assert len(store.drain(1000, 35_000)[1]) == (0 if processor is RAW else len(plain))
+    store = filled(given, processor)
+    assert len(store.drain(1000, 1)[0]) == 1
 
 
 @BOTH
@@ -331,7 +348,7 @@ def test_a_drained_store_is_as_new(processor: Processor[Any]) -> None:
     full = store.size
     for _ in range(3):
         assert store.size == full
-        while any(store.drain(300)):
+        while any(store.drain(300, MIB)):
             pass
         assert store.size == new
         assert not store.blocks.raw
@@ -344,7 +361,7 @@ def test_a_drained_store_is_as_new(processor: Processor[Any]) -> None:
 def test_draining_gives_the_memory_back(processor: Processor[Any]) -> None:
     def fill_and_drain() -> MemoryStore[Any]:
         store = filled(blocks(20_000), processor)
-        while any(store.drain(1000)):
+        while any(store.drain(1000, MIB)):
             pass
         return store
 

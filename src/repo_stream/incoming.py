@@ -651,7 +651,7 @@ class Incoming(Generic[T]):
                 self.arrivals.at += len(cids)
                 await self._loading.turn.pause_if_over()
             if not kept.empty:
-                self._writing = kept.drain(WRITE_BLOCKS)
+                self._writing = kept.drain(WRITE_BLOCKS, WRITE_BYTES)
         raw, processed = self._writing
         await store.put(self._lease, raw, await dumped(self._loading, processed))
         self._writing = None

@@ -237,7 +237,7 @@ async def spill(loading: Loading[T], store: DiskStore, lease: int) -> None:
     over = False
     while True:
         while not loading.store.empty:
-            raw, processed = loading.store.drain(WRITE_BLOCKS)
+            raw, processed = loading.store.drain(WRITE_BLOCKS, WRITE_BYTES)
             await store.put(lease, raw, await dumped(loading, processed))
         if over:
             break

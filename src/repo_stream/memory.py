@@ -128,15 +128,19 @@ class MemoryStore(Generic[T]):
                 table.clear()
                 table.update(kept)  # type: ignore[arg-type] # its own items
 
-    def drain(self, blocks: int) -> tuple[list[Block], list[tuple[bytes, T]]]:
-        """Give up to so many blocks away: those kept raw, and those processed.
+    def drain(self, blocks: int, size: int) -> tuple[list[Block], list[tuple[bytes, T]]]:
+        """Give some blocks away, up to so many and so many bytes: those kept raw, those processed.
 
-        Once it has given the last one away, the store is as new.
+        It gives one at least, however large. Once it has given the last one away, the store is as
+        new.
         """
-        raw = _pop_items(self.blocks.raw, blocks)
+        raw = _pop_items(self.blocks.raw, blocks, size, len)
         processed: list[tuple[bytes, T]] = []
-        if self.blocks.processed is not self.blocks.raw:
-            processed = _pop_items(self.blocks.processed, blocks - len(raw))
+        if self.blocks.processed is not self.blocks.raw and not self.blocks.raw:
+            size -= sum([len(data) for _, data in raw])
+            processed = _pop_items(
+                self.blocks.processed, blocks - len(raw), size, self._processor.size_of
+            )
         if not self.blocks.raw and not self.blocks.processed:
             # Only a cleared table gives its memory back.
             self.blocks.raw.clear()
@@ -197,6 +201,14 @@ def process_into(  # noqa: PLR0917 - compiled it takes no keywords
     return cost
 
 
-def _pop_items(table: dict[bytes, V], most: int) -> list[tuple[bytes, V]]:
+def _pop_items(
+    table: dict[bytes, V], most: int, size: int, size_of: Callable[[V], int]
+) -> list[tuple[bytes, V]]:
+    """Take blocks out until there are `most` of them, or `size` bytes."""
     pop = table.popitem
-    return [pop() for _ in range(min(most, len(table)))]
+    items: list[tuple[bytes, V]] = []
+    while size > 0 and table and len(items) < most:
+        item = pop()
+        items.append(item)
+        size -= size_of(item[1])
+    return items
