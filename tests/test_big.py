@@ -44,6 +44,7 @@ async def in_step(memory: RepoDriver[bytes], disk: RepoDriver[bytes]) -> int:
 
 # Under one backend, as it takes many seconds, and what differs between the two does not grow with
 # the repo.
+@pytest.mark.slow
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_big_repo_is_the_same_both_ways(tmp_path: Path, anyio_backend: str) -> None:
     assert anyio_backend == "asyncio"

@@ -219,6 +219,7 @@ async def test_known_cars_in_pieces(known: Known, mem_limit_mb: int, size: int |
     known.check(await walk(pieces_of(car, size or len(car)), builder, chunk=7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "mem_limit_mb", "anyio_backend"),
     [

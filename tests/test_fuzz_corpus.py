@@ -86,6 +86,7 @@ def test_the_checks_find_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         fuzz.check_walk(b"\0" + fuzz.seeds("walk")[-1][1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_bounded_run(target: str, tmp_path: Path) -> None:
     if importlib.util.find_spec("atheris") is None:

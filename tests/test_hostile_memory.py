@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tracemalloc
 from functools import cache
-from time import perf_counter
 from traceback import walk_tb
 
 import pytest
@@ -30,6 +29,7 @@ from repo_stream.testing import (
     node,
     write_car,
 )
+from support import within
 
 MIB = 1 << 20
 LARGE = 2 * MIB - 64
@@ -136,18 +136,14 @@ def test_a_commit_that_is_far_too_large_is_not_decoded(field: dict[str, object])
     link = Link(cid_of(b"root"))
     valid = {"data": link, "did": "did:plc:a", "prev": None, "rev": "2" * 13, "sig": b""}
     block = encode({**valid, "version": 3, **field})
-    start = perf_counter()
-    with pytest.raises(BadCommit) as caught:
+    with within(0.1), pytest.raises(BadCommit) as caught:
         Commit.decode(block, Cid.of(block))
-    assert perf_counter() - start < 0.1
     assert len(str(caught.value)) < 500
 
 
 def test_a_text_that_is_far_too_long_for_a_cid_is_not_decoded() -> None:
-    start = perf_counter()
-    with pytest.raises(InvalidCid) as caught:
+    with within(0.1), pytest.raises(InvalidCid) as caught:
         Cid.parse("z" + "2" * 100_000)
-    assert perf_counter() - start < 0.1
     assert len(str(caught.value)) < 500
 
 
