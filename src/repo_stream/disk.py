@@ -67,8 +67,6 @@ R = TypeVar("R")
 
 #: A stored block: its raw CID, its bytes, and whether they are a processed value.
 Row = tuple[bytes, bytes | None, int]
-#: The same, with the number under which it was stored.
-_NumberedRow = tuple[bytes, bytes | None, int, int]
 #: A segment of blocks that a walk let go of: their CIDs, their contents, and of which kind.
 SegmentRow = tuple[bytes, bytes, int]
 #: By what blocks are found.
@@ -86,7 +84,7 @@ _BULK_INSERT: Final = {
     for processed, insert in _INSERT.items()
 }
 _SMALL_BYTES: Final = 4096
-_SELECT: Final = "SELECT key, {}, processed, rowid FROM blocks WHERE {} IN ({})"
+_SELECT: Final = "SELECT key, {}, processed{} FROM blocks WHERE {} IN ({})"
 _SMALL: Final = f"iif(length(val) > {_SMALL_BYTES}, NULL, val)"
 # What is at the end of an ordinary CID, as a number.
 _ENDING: Final = Struct(f">{ORDINARY_LENGTH - 8}xq")
@@ -531,27 +529,22 @@ async def _fetch(
     numbers: list[int] | None,
     column: _Column,
 ) -> list[Row]:
-    rows = await _rows(connection, _SMALL, cids, column)
-    small: list[Row] = []
-    large: set[bytes] = set()
-    if numbers is not None:
-        numbers += [number for _key, _value, _processed, number in rows]
-    for key, value, processed, _number in rows:
-        if value is None:
-            large.add(key)
-        else:
-            small.append((key, value, processed))
+    rows = await _rows(connection, _SMALL, cids, column, numbers)
+    large = {key for key, value, _processed in rows if value is None}
+    if not large:
+        return rows
+    few = [row for row in rows if row[1] is not None]
     # A thousand blocks of 2 MiB would be too many: large ones come one by one, the nearest first.
     room = _LARGE_BYTES
-    for cid in cids if large else ():
+    for cid in cids:
         if cid in large and room <= 0:
-            small.append((cid, None, 0))
+            few.append((cid, None, 0))
         elif cid in large:
-            for key, value, processed, _number in await _rows(connection, "val", [cid], column):
-                if value is not None:
-                    small.append((key, value, processed))
+            for row in await _rows(connection, "val", [cid], column):
+                if (value := row[1]) is not None:
+                    few.append(row)
                     room -= len(value)
-    return small
+    return few
 
 
 async def _last_number(connection: aiosqlite.Connection) -> int:
@@ -560,15 +553,25 @@ async def _last_number(connection: aiosqlite.Connection) -> int:
 
 
 async def _rows(
-    connection: aiosqlite.Connection, content: str, cids: Sequence[bytes], column: _Column
-) -> list[_NumberedRow]:
+    connection: aiosqlite.Connection,
+    content: str,
+    cids: Sequence[bytes],
+    column: _Column,
+    numbers: list[int] | None = None,
+) -> list[Row]:
     """Read the blocks of these CIDs, with what `content` says of their contents."""
-    query = _SELECT.format(content, column, ",".join("?" * len(cids)))
+    number = "" if numbers is None else ", rowid"
+    query = _SELECT.format(content, number, column, ",".join("?" * len(cids)))
     sought = _endings(cids) if column == "ending" else cids
-    # Plain tuples, as no row factory is set.
-    rows = cast("list[_NumberedRow]", await connection.execute_fetchall(query, sought))
     wanted = {*cids}
-    return [row for row in rows if row[0] in wanted]
+    # Plain tuples, as no row factory is set.
+    found = cast("list[Row]", await connection.execute_fetchall(query, sought))
+    rows = [row for row in found if row[0] in wanted]
+    if numbers is None:
+        return rows
+    numbered = cast("list[tuple[bytes, bytes | None, int, int]]", rows)
+    numbers += [number for _cid, _data, _processed, number in numbered]
+    return [(cid, data, processed) for cid, data, processed, _number in numbered]
 
 
 # --- The database -------------------------------------------------------------------------------

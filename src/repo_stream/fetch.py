@@ -83,7 +83,7 @@ class Shelf(Generic[T]):
             self._unreadable.clear()
             rows = await self._store.fetch(self._lease, needed, self.numbers)
             self._keep(blocks, rows)
-            self._absent = set(needed).difference([cid for cid, _data, _processed in rows])
+            self._absent = {*needed}.difference([row[0] for row in rows])
         if nearest not in blocks:
             missing = walker.missing()
             failure = self._unreadable.get(nearest) or self._unstored.get(nearest)
@@ -95,10 +95,11 @@ class Shelf(Generic[T]):
     def _keep(self, blocks: Blocks[T], rows: Sequence[Row]) -> None:
         raw, processed = blocks.raw, blocks.processed
         loads = self._loads
-        blocks.brought += sum([_BLOCK_COST + len(data or b"") for _cid, data, _processed in rows])
+        brought = _BLOCK_COST * len(rows)
         for cid, data, is_processed in rows:
             if data is None:
                 continue  # it is large, and comes when it is nearer
+            brought += len(data)
             if not is_processed:
                 raw[cid] = data
                 continue
@@ -107,3 +108,4 @@ class Shelf(Generic[T]):
             except Exception as error:  # noqa: BLE001 - it is raised once the walk gets there
                 message = f"its stored result cannot be read back: {error}"
                 self._unreadable[cid] = Unstored(message, error)
+        blocks.brought += brought

@@ -623,10 +623,11 @@ class Walker(Generic[T]):
             frame = ahead.pop()
             if len(frame) == 2:
                 looked_at.append(frame)
-                seen += len(frame[1])
+                cids = frame[1]
+                seen += len(cids)
                 if records:
-                    for cid in frame[1]:
-                        if cid not in blocks:
+                    for cid in cids:
+                        if cid not in processed and cid not in raw:
                             wanted[cid] = None
                 continue
             seen += 1
