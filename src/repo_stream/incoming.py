@@ -31,7 +31,7 @@ from repo_stream.errors import (
 )
 from repo_stream.fetch import Shelf
 from repo_stream.limits import MIB
-from repo_stream.load import BATCH, WRITE_BLOCKS, WRITE_BYTES, Budget, Loading, dumped
+from repo_stream.load import BATCH, WRITE_BLOCKS, WRITE_BYTES, Budget, Loading, write
 from repo_stream.mst import Commit, looks_like_node
 from repo_stream.process import Processor
 from repo_stream.released import Found, Released, Segment, tail, tails_of
@@ -148,7 +148,7 @@ class Incoming(Generic[T]):
         self._unreadable: dict[bytes, Exception] = {}
         # A move to disk that has begun, and what of it is being written.
         self._moving = False
-        self._writing: tuple[Sequence[Block], Sequence[tuple[bytes, T]]] | None = None
+        self._writing: tuple[list[Block], list[tuple[bytes, T]]] | None = None
         self._shelf: Shelf[T] | None = None
 
     @property
@@ -652,8 +652,7 @@ class Incoming(Generic[T]):
                 await self._loading.turn.pause_if_over()
             if not kept.empty:
                 self._writing = kept.drain(WRITE_BLOCKS, WRITE_BYTES)
-        raw, processed = self._writing
-        await store.put(self._lease, raw, await dumped(self._loading, processed))
+        await write(self._loading, store, self._lease, *self._writing)
         self._writing = None
         return True
 

@@ -35,7 +35,6 @@ __all__ = [
     "Loading",
     "Turn",
     "Unstored",
-    "dumped",
     "root_of",
     "spill",
 ]
@@ -52,7 +51,7 @@ BATCH: Final = 128
 # the processor whose results cannot be.
 _MOST_UNSTORED: Final = 100
 
-#: What goes to disk with one write.
+#: What goes to disk with one write: up to so many blocks, and bytes, unless the last has more.
 WRITE_BYTES: Final = MIB
 WRITE_BLOCKS: Final = 4000
 
@@ -237,34 +236,62 @@ async def spill(loading: Loading[T], store: DiskStore, lease: int) -> None:
     over = False
     while True:
         while not loading.store.empty:
-            raw, processed = loading.store.drain(WRITE_BLOCKS, WRITE_BYTES)
-            await store.put(lease, raw, await dumped(loading, processed))
+            await write(loading, store, lease, *loading.store.drain(WRITE_BLOCKS, WRITE_BYTES))
         if over:
             break
         over = await loading.fill(WRITE_BYTES)
     await store.seal(lease)
 
 
-async def dumped(loading: Loading[T], results: Sequence[tuple[bytes, T]]) -> list[Block]:
-    """Turn results into what is stored of them; those that cannot be are remembered.
+async def write(
+    loading: Loading[T],
+    store: DiskStore,
+    lease: int,
+    raw: list[Block],
+    results: list[tuple[bytes, T]],
+) -> None:
+    """Put blocks and results on disk, a MiB at a time, and take off the lists what is there.
+
+    Whoever is interrupted calls it again with what the lists still have.
 
     Raises:
-        ProcessError: where they are more than a few.
+        ProcessError: where more than a few results cannot be stored.
+        DiskError: where the store fails.
+    """
+    while raw or results:
+        room = WRITE_BYTES - sum([len(data) for _cid, data in raw])
+        rows, done = await _dumped(loading, results, room)
+        await store.put(lease, raw, rows)
+        raw.clear()
+        del results[:done]
+
+
+async def _dumped(
+    loading: Loading[T], results: Sequence[tuple[bytes, T]], room: int
+) -> tuple[list[Block], int]:
+    """Turn results into what is stored of them, until that has `room` bytes; say of how many.
+
+    Those that cannot be stored are remembered.
     """
     dumps = loading.processor.dumps
     rows: list[Block] = []
     for at in range(0, len(results), BATCH):
-        for cid, value in results[at : at + BATCH]:
+        for done, (cid, value) in enumerate(results[at : at + BATCH], at):
+            if room <= 0:
+                return rows, done
             try:
-                rows.append((cid, as_bytes(dumps(value))))
+                data = as_bytes(dumps(value))
             except Exception as error:
                 message = _cannot_spill(value, error)
                 if len(loading.unstored) == _MOST_UNSTORED and cid not in loading.unstored:
                     raise ProcessError(message, rkey=None, cid=Cid(cid)) from error
                 # Its traceback would hold on to all that is on its way to disk.
                 loading.unstored[cid] = Unstored(message, error.with_traceback(None))
+            else:
+                rows.append((cid, data))
+                room -= len(data)
         await loading.turn.pause_if_over()
-    return rows
+    return rows, len(results)
 
 
 def _cannot_spill(value: object, error: Exception) -> str:

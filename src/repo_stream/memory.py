@@ -16,7 +16,6 @@ from repo_stream.walk import Blocks
 __all__ = ["MemoryStore"]
 
 T = TypeVar("T")
-V = TypeVar("V")
 
 # A CID of 36 bytes, its header included, rounded up as the allocator does.
 _CID_COST = 80
@@ -129,18 +128,17 @@ class MemoryStore(Generic[T]):
                 table.update(kept)  # type: ignore[arg-type] # its own items
 
     def drain(self, blocks: int, size: int) -> tuple[list[Block], list[tuple[bytes, T]]]:
-        """Give some blocks away, up to so many and so many bytes: those kept raw, those processed.
+        """Give up to so many blocks away: those kept raw, and those processed.
 
-        It gives one at least, however large. Once it has given the last one away, the store is as
-        new.
+        Those kept raw are one, however large, or up to `size` bytes. Once it has given the last one
+        away, the store is as new.
         """
-        raw = _pop_items(self.blocks.raw, blocks, size, len)
+        raw = _pop_raw(self.blocks.raw, blocks, size)
         processed: list[tuple[bytes, T]] = []
         if self.blocks.processed is not self.blocks.raw and not self.blocks.raw:
-            size -= sum([len(data) for _, data in raw])
-            processed = _pop_items(
-                self.blocks.processed, blocks - len(raw), size, self._processor.size_of
-            )
+            pop = self.blocks.processed.popitem
+            most = min(blocks - len(raw), len(self.blocks.processed))
+            processed = [pop() for _ in range(most)]
         if not self.blocks.raw and not self.blocks.processed:
             # Only a cleared table gives its memory back.
             self.blocks.raw.clear()
@@ -201,14 +199,14 @@ def process_into(  # noqa: PLR0917 - compiled it takes no keywords
     return cost
 
 
-def _pop_items(
-    table: dict[bytes, V], most: int, size: int, size_of: Callable[[V], int]
-) -> list[tuple[bytes, V]]:
-    """Take blocks out until there are `most` of them, or `size` bytes."""
-    pop = table.popitem
-    items: list[tuple[bytes, V]] = []
-    while size > 0 and table and len(items) < most:
-        item = pop()
-        items.append(item)
-        size -= size_of(item[1])
-    return items
+def _pop_raw(raw: dict[bytes, bytes], most: int, size: int) -> list[Block]:
+    pop = raw.popitem
+    blocks: list[Block] = []
+    while raw and len(blocks) < most:
+        cid, data = pop()
+        size -= len(data)
+        if size < 0 and blocks:
+            raw[cid] = data
+            break
+        blocks.append((cid, data))
+    return blocks
