@@ -25,7 +25,8 @@ pytestmark = pytest.mark.skipif(
     not HAS_PEAK, reason="needs Linux's /proc to measure the peak of a process"
 )
 
-# The arguments: the CAR, the limit in MiB, a processor's name, an event loop, what is asked for.
+# The arguments: the CAR, the limit in MiB, a processor's name, an event loop, what is asked for,
+# and how much of it at once.
 CHILD = """
 import json, sys
 from pathlib import Path
@@ -48,26 +49,23 @@ async def count(driver, asked, at_once):
         records += len(chunk)
     return records
 
-async def main(car, limit, processor, asked):
+async def main(car, limit, processor, asked, at_once):
     builder = DriverBuilder(mem_limit_mb=float(limit), block_processor=PROCESSORS[processor])
     if asked == "range":
         builder, asked = builder.with_collections("app.bsky.feed.post"), "next_chunk"
-    at_once = 256
-    if asked == "few":
-        at_once, asked = 4, "next_chunk"
     async with DiskBuilder().open():
         pass
     # From here on the peak is counted from what is resident now.
     Path("/proc/self/clear_refs").write_text("5")
     base = peak()
     async with builder.stream_car(car) as (_, driver):
-        records = await count(driver, asked, at_once)
+        records = await count(driver, asked, int(at_once))
         spilled, order = driver.spilled, driver.order
     grown = peak() - base
     print(json.dumps({"grown": grown, "spilled": spilled, "records": records, "order": order}))
 
-car, limit, processor, backend, asked = sys.argv[1:]
-anyio.run(main, car, limit, processor, asked, backend=backend)
+car, limit, processor, backend, asked, at_once = sys.argv[1:]
+anyio.run(main, car, limit, processor, asked, at_once, backend=backend)
 """
 
 
@@ -96,10 +94,11 @@ def seen(
     backend: str = "asyncio",
     asked: str = "next_chunk",
     *,
+    at_once: int = 256,
     env: Mapping[str, str] | None = None,
 ) -> tuple[int, int, bool]:
     """By how much a process grew, how many records it saw, and whether it needed the disk."""
-    arguments = [str(car), str(limit), processor, backend, asked]
+    arguments = [str(car), str(limit), processor, backend, asked, str(at_once)]
     done = subprocess.run(
         [sys.executable, "-c", CHILD, *arguments],
         capture_output=True,
@@ -167,7 +166,7 @@ def test_any_other_order_keeps_to_the_limit(
 def test_large_records_in_another_order_keep_to_the_limit(tmp_path: Path) -> None:
     car = tmp_path / "large.car"
     car.write_bytes(large_car(400, 250_000))
-    grown, records, spilled = seen(car, asked="few", env=SMALL_HEAP)
+    grown, records, spilled = seen(car, at_once=4, env=SMALL_HEAP)
     assert records == 400
     assert grown <= most(16)
     assert spilled

@@ -135,7 +135,7 @@ class MemoryStore(Generic[T]):
         """
         raw = _pop_raw(self.blocks.raw, blocks, size)
         processed: list[tuple[bytes, T]] = []
-        if self.blocks.processed is not self.blocks.raw and not self.blocks.raw:
+        if self.blocks.processed is not self.blocks.raw:
             pop = self.blocks.processed.popitem
             most = min(blocks - len(raw), len(self.blocks.processed))
             processed = [pop() for _ in range(most)]
