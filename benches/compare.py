@@ -94,6 +94,9 @@ def contenders(compiled: Path | None) -> Iterator[Contender]:
     yield Contender(
         "ours disk processed", ours, modes["disk processed"], rival="ours disk processed"
     )
+    for mode in ("disk raw", "disk processed"):
+        name, options = f"ours {mode}, copied", (*modes[mode], "--copied")
+        yield Contender(name, ours, options, rival=f"ours {mode}")
 
     libipld = script("with_libipld.py", needs="libipld")
     yield Contender("libipld + walk", libipld, verifies=False)

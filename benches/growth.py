@@ -3,8 +3,9 @@
     python benches/growth.py
     python benches/growth.py --sizes 10000 100000 --rounds 3
 
-Every record's length is taken, in key order, from made repos in shuffled order: in memory, and
-through the disk with limits of 16 MiB and of 0, which even the smallest repo does not fit in. Each
+Every record's length is taken, in key order, from made repos in shuffled order: in memory, in
+place, which is in their file, and copied to disk, with limits of 16 MiB and of 0, which even the
+smallest repo does not fit in. Each
 run is a process of its own, turn by turn, so that a slow minute of the machine is everybody's. The
 tables are those of the README.
 """
@@ -36,6 +37,7 @@ class Way:
         limit: The memory limit in MiB.
         raw: Whether the records' bytes are kept, not only their lengths.
         spills: Whether repos go through the disk; one that fits in memory is left out then.
+        copied: Whether they are copied there, and not read in place.
         time: How many times a record's time may grow, from the smallest repo to the largest.
         memory: The same of the growth in memory, from 100,000 records on, where that is bounded. It
             is not at a limit of 0: what is ahead in the tree takes some 0.5 MiB for each level.
@@ -46,13 +48,17 @@ class Way:
     spills: bool
     time: float
     memory: float | None = None
+    copied: bool = False
 
 
 WAYS = {
     "in memory": Way(1 << 20, raw=False, spills=False, time=1.5),
-    "disk, limit 0": Way(0, raw=False, spills=True, time=2),
-    "disk, limit 16": Way(16, raw=False, spills=True, time=2, memory=1.1),
-    "disk, limit 16, raw": Way(16, raw=True, spills=True, time=2, memory=1.1),
+    "in place, limit 0": Way(0, raw=False, spills=True, time=2),
+    "in place, limit 16": Way(16, raw=False, spills=True, time=2, memory=1.1),
+    "in place, limit 16, raw": Way(16, raw=True, spills=True, time=2, memory=1.1),
+    "copied, limit 0": Way(0, raw=False, spills=True, time=2, copied=True),
+    "copied, limit 16": Way(16, raw=False, spills=True, time=2, memory=1.1, copied=True),
+    "copied, limit 16, raw": Way(16, raw=True, spills=True, time=2, memory=1.1, copied=True),
 }
 LARGE = 100_000
 
@@ -66,24 +72,36 @@ async def read(car: str, way: Way) -> None:
     # What is imported late is imported here: it is neither time nor growth of a repo.
     import aiosqlite  # noqa: F401, PLC0415 - see above
 
-    from repo_stream import DiskBuilder, Driver, DriverBuilder  # noqa: PLC0415 - see above
+    from repo_stream import (  # noqa: PLC0415 - see above
+        DiskBuilder,
+        Driver,
+        DriverBuilder,
+        Source,
+    )
 
     builder: DriverBuilder[Any] = DriverBuilder(mem_limit_mb=way.limit)
     if not way.raw:
         builder = builder.with_block_processor(len)
-    disk = DiskBuilder()
     tally = Tally()
-    gauge = Gauge()
-    match await builder.load_car(car):
-        case Driver.Memory(_, driver):
-            while chunk := await driver.next_chunk(256):
-                tally.records += len(chunk)
-        case Driver.Disk(paused):
-            async with disk.open() as store:
-                _, on_disk = await paused.finish_loading(store)
-                while chunk := await on_disk.next_chunk(256):
+
+    async def walk(source: Source) -> None:
+        match await builder.load_car(source):
+            case Driver.Memory(_, driver):
+                while chunk := await driver.next_chunk(256):
                     tally.records += len(chunk)
-            tally.spilled += 1
+            case Driver.Disk(paused):
+                async with DiskBuilder().open() as store:
+                    _, on_disk = await paused.finish_loading(store)
+                    while chunk := await on_disk.next_chunk(256):
+                        tally.records += len(chunk)
+                tally.spilled += 1
+
+    gauge = Gauge()
+    if way.copied:
+        async with await anyio.open_file(car, "rb") as file:
+            await walk(file)
+    else:
+        await walk(car)
     gauge.report("atproto-repo-stream", tally)
 
 

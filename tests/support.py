@@ -39,6 +39,28 @@ def within(seconds: float) -> Generator[None]:
     assert taken < seconds * (10 if "coverage" in sys.modules else 1)
 
 
+@contextmanager
+def new_descriptors() -> Generator[Callable[[], list[str]]]:
+    """Say which files have been opened since, by name."""
+    directory = Path("/proc/self/fd")
+    if not directory.is_dir():
+        pytest.skip("needs /proc/self/fd to see descriptors")
+
+    def opened() -> dict[str, str]:
+        found: dict[str, str] = {}
+        for link in directory.iterdir():
+            try:
+                found[link.name] = str(link.readlink())
+            except FileNotFoundError:  # the descriptor of the listing itself
+                continue
+        return found
+
+    before = opened()
+    yield lambda: sorted(
+        target for fd, target in opened().items() if target[0] == "/" and before.get(fd) != target
+    )
+
+
 def columns(blocks: Iterable[tuple[bytes, bytes]]) -> tuple[list[bytes], list[bytes]]:
     """Put blocks into columns: their CIDs, and their bytes."""
     cids, data = zip(*blocks, strict=True)

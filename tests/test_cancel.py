@@ -39,7 +39,8 @@ from repo_stream import (
     StoreClosed,
 )
 from repo_stream.testing import build_car, build_repo, encode, write_car
-from test_disk import CAR, EXPECTED, TO_DISK, becomes, lasting_threads, load, new_descriptors
+from support import new_descriptors
+from test_disk import CAR, EXPECTED, TO_DISK, becomes, lasting_threads, load
 
 R = TypeVar("R")
 

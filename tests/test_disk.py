@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from repo_stream import (
     StoreLocked,
 )
 from repo_stream.testing import RawRecord, build_car, build_repo, encode, key_height, write_car
-from support import pieces_of
+from support import new_descriptors, pieces_of
 
 MIB = 1024 * 1024
 RECORDS = {f"app.test.thing/{n:04}": {"n": n, "text": "x" * (n % 90)} for n in range(300)}
@@ -111,28 +111,6 @@ async def test_closing_twice_does_nothing_more() -> None:
         await store.aclose()
         await store.aclose()
     await store.aclose()
-
-
-@contextmanager
-def new_descriptors() -> Generator[Callable[[], list[str]]]:
-    """Say which files have been opened since, by name."""
-    directory = Path("/proc/self/fd")
-    if not directory.is_dir():
-        pytest.skip("needs /proc/self/fd to see descriptors")
-
-    def opened() -> dict[str, str]:
-        found: dict[str, str] = {}
-        for link in directory.iterdir():
-            try:
-                found[link.name] = str(link.readlink())
-            except FileNotFoundError:  # the descriptor of the listing itself
-                continue
-        return found
-
-    before = opened()
-    yield lambda: sorted(
-        target for fd, target in opened().items() if target[0] == "/" and before.get(fd) != target
-    )
 
 
 async def test_a_temporary_store_leaves_no_file() -> None:

@@ -33,6 +33,7 @@ from repo_stream import (
     StoreUnavailable,
 )
 from repo_stream.testing import RawRecord, build_car
+from support import new_descriptors
 from test_disk import (
     CAR,
     EXPECTED,
@@ -42,7 +43,6 @@ from test_disk import (
     load,
     locked_for_others,
     names_in,
-    new_descriptors,
     rest_of,
 )
 

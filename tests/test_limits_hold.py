@@ -33,7 +33,8 @@ pytestmark = [
 ]
 
 # The arguments: the CAR, the limit in MiB, a processor's name, an event loop, how many records to
-# take at once, or 0 for none, and how many walks at once.
+# take at once, or 0 for none, how many walks at once, and whether a file that is over the limit is
+# copied to a store, as one that is open already, or stays in place.
 CHILD = """
 import json, sys
 from pathlib import Path
@@ -61,9 +62,9 @@ async def count(driver, at_once):
         records += len(chunk)
     return records
 
-async def read(car, builder, chunk):
+async def read(source, builder, chunk):
     records = None
-    match await builder.load_car(car):
+    match await builder.load_car(source):
         case Driver.Memory(_, driver):
             where = "memory"
             if chunk:
@@ -74,15 +75,21 @@ async def read(car, builder, chunk):
                 async with DiskBuilder().open() as store:
                     _, driver = await paused.finish_loading(store)
                     records = await count(driver, chunk)
+                    if not isinstance(source, str):
+                        assert store.stored > 0
             await paused.aclose()
     return where, records
 
-async def main(car, limit, processor, chunk, at_once):
+async def main(car, limit, processor, chunk, at_once, where):
     builder = DriverBuilder(mem_limit_mb=float(limit), block_processor=PROCESSORS[processor])
     seen = set()
 
     async def one():
-        seen.add(await read(car, builder, int(chunk)))
+        if where == "in place":
+            seen.add(await read(car, builder, int(chunk)))
+        else:
+            async with await anyio.open_file(car, "rb") as file:
+                seen.add(await read(file, builder, int(chunk)))
 
     # From here on the peak is counted from what is resident now.
     Path("/proc/self/clear_refs").write_text("5")
@@ -94,8 +101,8 @@ async def main(car, limit, processor, chunk, at_once):
     [(where, records)] = seen
     print(json.dumps({"grown": grown, "where": where, "records": records}))
 
-car, limit, processor, backend, chunk, at_once = sys.argv[1:]
-anyio.run(main, car, limit, processor, chunk, at_once, backend=backend)
+car, limit, processor, backend, *others = sys.argv[1:]
+anyio.run(main, car, limit, processor, *others, backend=backend)
 """
 
 
@@ -115,6 +122,7 @@ class Case:
     walks: bool = True
     at_once: int = 1
     size: int = 0  # of each record, in bytes; as they are made where it is 0
+    copied: bool = True  # to a store, where it does not fit; else it stays in its file
 
 
 @dataclass(frozen=True)
@@ -141,6 +149,7 @@ class Children:
     def _run(self, case: Case) -> Seen:
         chunk = min(256, MIB // (case.size or 1)) if case.walks else 0
         arguments = [str(case.limit), case.processor, case.backend, str(chunk), str(case.at_once)]
+        arguments.append("copied" if case.copied else "in place")
         done = subprocess.run(
             [sys.executable, "-c", CHILD, str(self._car(case)), *arguments],
             capture_output=True,
@@ -208,6 +217,13 @@ SMALLER = 100_000
         pytest.param(Case(SMALLER, 8, "raw"), id="8, raw"),
         pytest.param(Case(SMALLER, 8, "length"), id="8, lengths"),
         pytest.param(Case(SMALLER, 8, "dict", "trio"), id="8, dicts, trio"),
+        pytest.param(Case(BIG, 16, "raw", copied=False), id="16, raw, in place"),
+        pytest.param(Case(BIG, 16, "length", copied=False), id="16, lengths, in place"),
+        pytest.param(Case(BIG, 32, "raw", copied=False), id="32, raw, in place"),
+        pytest.param(Case(BIG, 64, "dict", copied=False), id="64, dicts, in place"),
+        pytest.param(Case(BIG, 0, "raw", copied=False), id="0, raw, in place"),
+        pytest.param(Case(SMALLER, 1, "length", copied=False), id="1, lengths, in place"),
+        pytest.param(Case(SMALLER, 8, "dict", "trio", copied=False), id="8, dicts, trio, in place"),
     ],
 )
 def test_through_the_disk_a_process_grows_by_no_more_than_the_limit(
@@ -222,8 +238,9 @@ def test_through_the_disk_a_process_grows_by_no_more_than_the_limit(
 
 # Of thousands of large blocks to a write, `sqlite3` copied hundreds at a time.
 @pytest.mark.parametrize("limit", [16, 64])
-def test_large_records_do_not_break_the_limit(children: Children, limit: int) -> None:
-    seen = children.run(Case(400, limit, "raw", size=250_000))
+@pytest.mark.parametrize("copied", [True, False], ids=["copied", "in place"])
+def test_large_records_do_not_break_the_limit(children: Children, limit: int, copied: bool) -> None:
+    seen = children.run(Case(400, limit, "raw", size=250_000, copied=copied))
     assert seen.where == "disk"
     assert seen.grown <= most(limit)
 
@@ -255,6 +272,7 @@ def test_in_memory_a_process_grows_by_no_more_than_the_limit(
     [
         pytest.param(Case(50_000, 16, "raw", at_once=8), id="16"),
         pytest.param(Case(20_000, 4, "raw", "trio", at_once=8), id="4, trio"),
+        pytest.param(Case(50_000, 16, "raw", at_once=8, copied=False), id="16, in place"),
     ],
 )
 def test_of_many_at_once_each_keeps_its_limit(children: Children, case: Case) -> None:
@@ -274,11 +292,12 @@ def test_a_table_that_grows_does_not_break_the_limit(children: Children, limit: 
     assert seen.grown <= limit * MIB
 
 
+@pytest.mark.parametrize("copied", [True, False], ids=["copied", "in place"])
 @pytest.mark.parametrize("processor", ["raw", "length"])
 def test_growth_through_the_disk_does_not_depend_on_the_size(
-    children: Children, processor: str
+    children: Children, processor: str, copied: bool
 ) -> None:
-    smaller = children.run(Case(SMALLER, 16, processor))
-    larger = children.run(Case(BIG, 16, processor))
+    smaller = children.run(Case(SMALLER, 16, processor, copied=copied))
+    larger = children.run(Case(BIG, 16, processor, copied=copied))
     assert smaller.where == larger.where == "disk"
     assert larger.grown == pytest.approx(smaller.grown, rel=0.1)

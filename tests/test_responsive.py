@@ -24,7 +24,15 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from repo_stream import DiskBuilder, DiskDriver, Driver, DriverBuilder, Output, RepoDriver
+from repo_stream import (
+    DiskBuilder,
+    DiskDriver,
+    Driver,
+    DriverBuilder,
+    Output,
+    RepoDriver,
+    Source,
+)
 from repo_stream.testing import made_car
 
 pytestmark = [
@@ -185,14 +193,24 @@ async def singly(driver: RepoDriver[Any]) -> Kept:
 
 
 async def read(car: Path, builder: DriverBuilder[Any], walk: Walk, where: str) -> Kept:
-    match await builder.load_car(car):
+    """Walk a repo in memory, or one too large for that, in place or copied to disk."""
+    if where != "disk":
+        return await read_source(car, builder, walk, where)
+    async with await anyio.open_file(car, "rb") as file:
+        return await read_source(file, builder, walk, where)
+
+
+async def read_source(source: Source, builder: DriverBuilder[Any], walk: Walk, where: str) -> Kept:
+    match await builder.load_car(source):
         case Driver.Memory(_, driver):
             assert where == "memory"
             return await walk(driver)
         case Driver.Disk(paused):
-            assert where == "disk"
+            assert where != "memory"
             async with DiskBuilder().open() as store:
                 _, on_disk = await paused.finish_loading(store)
+                # Results are smaller than records, and places are smaller still.
+                assert (store.stored > 500_000) == (where == "disk")
                 return await walk(on_disk)
 
 
@@ -234,6 +252,21 @@ FEW = partial(chunks, n=256)
         pytest.param(
             FEWER, THROUGH_DISK.with_block_processor(parts), FEW, "disk", id="disk, containers"
         ),
+        pytest.param(RECORDS, THROUGH_DISK.with_mem_limit_mb(16), FEW, "in place", id="in place"),
+        pytest.param(
+            RECORDS,
+            LENGTHS.with_mem_limit_mb(16),
+            partial(chunks, n=HUGE),
+            "in place",
+            id="in place, huge n",
+        ),
+        pytest.param(
+            FEWER,
+            THROUGH_DISK.with_mem_limit_mb(2).with_block_processor(slow),
+            FEW,
+            "in place",
+            id="in place, slow processor",
+        ),
     ],
 )
 @pytest.mark.usefixtures("no_collector")
@@ -265,6 +298,7 @@ async def test_other_tasks_get_their_turn(
     [
         pytest.param(RECORDS, IN_MEMORY, "memory", id="memory"),
         pytest.param(FEWER, THROUGH_DISK.with_mem_limit_mb(1), "disk", id="disk"),
+        pytest.param(FEWER, THROUGH_DISK.with_mem_limit_mb(4), "in place", id="in place"),
     ],
 )
 async def test_repos_walked_at_once_share_the_time(

@@ -1,6 +1,7 @@
-"""`repo_stream` as it lies in this tree: FILE... [--disk] [--stream] [--raw] [--unverified].
+"""`repo_stream` as it lies in this tree: FILE... [OPTIONS].
 
-Without `--disk` everything stays in memory; with it a repo over 16 MiB goes through disk.
+Without `--disk` everything stays in memory; with it a repo over 16 MiB is read in place, or with
+`--copied` through a store, as it would be where it came from anywhere but a file.
 `--stream` walks while the file comes in. `--raw` keeps the records' bytes, not only their lengths.
 """
 
@@ -12,7 +13,7 @@ from typing import Any
 import anyio
 from measure import Gauge, Tally
 
-from repo_stream import DiskBuilder, Driver, DriverBuilder, RepoDriver
+from repo_stream import DiskBuilder, Driver, DriverBuilder, RepoDriver, Source
 
 
 async def main(options: argparse.Namespace) -> None:
@@ -29,19 +30,28 @@ async def main(options: argparse.Namespace) -> None:
             async with builder.stream_car(source) as (_, streaming):
                 await count(streaming, options.raw, tally)
                 tally.spilled += streaming.spilled
-            continue
-        match await builder.load_car(source):
-            case Driver.Memory(_, in_memory):
-                await count(in_memory, options.raw, tally)
-            case Driver.Disk(paused) if options.disk:
-                async with DiskBuilder().open() as store:
-                    _, on_disk = await paused.finish_loading(store)
-                    await count(on_disk, options.raw, tally)
-                    await on_disk.reset_store()
-                tally.spilled += 1
-            case _:
-                sys.exit("does not fit in memory")
+        elif options.copied:
+            async with await anyio.open_file(file, "rb") as opened:
+                await load(opened, builder, options, tally)
+        else:
+            await load(source, builder, options, tally)
     gauge.report("atproto-repo-stream", tally)
+
+
+async def load(
+    source: Source, builder: DriverBuilder[Any], options: argparse.Namespace, tally: Tally
+) -> None:
+    match await builder.load_car(source):
+        case Driver.Memory(_, in_memory):
+            await count(in_memory, options.raw, tally)
+        case Driver.Disk(paused) if options.disk:
+            async with DiskBuilder().open() as store:
+                _, on_disk = await paused.finish_loading(store)
+                await count(on_disk, options.raw, tally)
+                await on_disk.reset_store()
+            tally.spilled += 1
+        case _:
+            sys.exit("does not fit in memory")
 
 
 async def count(driver: RepoDriver[Any], raw: bool, tally: Tally) -> None:
@@ -57,6 +67,6 @@ async def count(driver: RepoDriver[Any], raw: bool, tally: Tally) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("files", nargs="+", metavar="FILE")
-    for flag in ("--disk", "--stream", "--raw", "--unverified"):
+    for flag in ("--disk", "--copied", "--stream", "--raw", "--unverified"):
         parser.add_argument(flag, action="store_true")
     anyio.run(main, parser.parse_args())

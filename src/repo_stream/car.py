@@ -36,7 +36,15 @@ from repo_stream.errors import (
 )
 from repo_stream.limits import Limits
 
-__all__ = ["Block", "CarDecoder", "CarHeader", "Columns", "write_header", "write_section"]
+__all__ = [
+    "Block",
+    "CarDecoder",
+    "CarHeader",
+    "Columns",
+    "read_length",
+    "write_header",
+    "write_section",
+]
 
 #: A block: its raw CID and its bytes.
 Block = tuple[bytes, bytes]
@@ -91,6 +99,7 @@ class CarDecoder:
         self._fed = 0
         self._blocks = 0
         self._header: CarHeader | None = None
+        self._header_end = 0
         self._foreign = False
         self._finished = False
         self._error: RepoStreamError | None = None
@@ -110,9 +119,29 @@ class CarDecoder:
         """Blocks decoded so far."""
         return self._blocks
 
-    def again(self) -> CarDecoder:
-        """Give a decoder with the same options that has been fed nothing."""
-        return CarDecoder(limits=self._limits, verify_cids=self._verify_cids)
+    @property
+    def header_end(self) -> int:
+        """Where the header ends, once it has arrived, and the first section starts, in bytes."""
+        return self._header_end
+
+    @property
+    def verifies_cids(self) -> bool:
+        """Whether blocks are checked against their CIDs."""
+        return self._verify_cids
+
+    @property
+    def longest_section(self) -> int:
+        """The most bytes that a section may have, its length prefix apart."""
+        return self._limits.block_bytes
+
+    def again(self, *, verify_cids: bool | None = None) -> CarDecoder:
+        """Give a decoder with the same options that has been fed nothing.
+
+        Args:
+            verify_cids: check blocks against their CIDs; as this decoder does unless given.
+        """
+        verify = self._verify_cids if verify_cids is None else verify_cids
+        return CarDecoder(limits=self._limits, verify_cids=verify)
 
     def feed(self, piece: bytes | bytearray | memoryview) -> list[Block]:
         """Take the next piece of the file and return the blocks that it completes, in order.
@@ -182,7 +211,7 @@ class CarDecoder:
         if self._foreign:
             self._fail(NotACar(start=bytes(self._waiting)))
         if self._header is None or self._waiting:
-            length, start = _length(bytes(self._waiting), 0, self._offset)
+            length, start = read_length(bytes(self._waiting), 0, self._offset)
             need = start + length if start >= 0 else None
             self._fail(TruncatedCar(offset=self._offset, have=len(self._waiting), need=need))
         self._finished = True
@@ -200,7 +229,7 @@ class CarDecoder:
         if buffer.startswith(_BYTE_ORDER_MARK):
             self._take_foreign(buffer)
             return
-        length, start = _length(buffer, 0, 0)
+        length, start = read_length(buffer, 0, 0)
         if start < 0:
             self._needed = len(buffer) + 1
             return
@@ -222,7 +251,7 @@ class CarDecoder:
         if end > len(buffer):
             return
         self._header = parse_header(buffer[start:end])
-        self._offset = end
+        self._offset = self._header_end = end
         self._needed = 1
 
     def _take_foreign(self, buffer: bytes) -> None:
@@ -258,7 +287,7 @@ class CarDecoder:
     def _take_section(self, buffer: bytes, at: int, offset: int, cut: Columns) -> int:
         """Take one section, whatever it is; give the index after it, or -1 where it is cut off."""
         size = len(buffer)
-        length, start = _length(buffer, at, offset)
+        length, start = read_length(buffer, at, offset)
         if start < 0:
             self._needed = size - at + 1
             return -1
@@ -372,8 +401,12 @@ def _section_size(data: bytes) -> int:
     return length + (2 if length >= 0x80 else 1)
 
 
-def _length(buffer: bytes, at: int, offset: int) -> tuple[int, int]:
-    """Read the varint at `at`: its value and the index after it, or -1 where it is cut off."""
+def read_length(buffer: bytes, at: int, offset: int) -> tuple[int, int]:
+    """Read the varint at `at`: its value and the index after it, or -1 where it is cut off.
+
+    Raises:
+        BadVarint: where it is none; `offset` is where in the file it stands.
+    """
     value = 0
     for count, byte in enumerate(buffer[at : at + _MAX_VARINT_BYTES]):
         value |= (byte & 0x7F) << (7 * count)

@@ -1,4 +1,4 @@
-"""Blocks on disk, in SQLite: where a repo goes that does not fit in memory.
+"""Blocks on disk, in SQLite: where a repo goes that does not fit in memory nor stay in its file.
 
 Three rooms, from the outside in: `DiskBuilder` and `DiskStore`, what callers see; `_Database`,
 which speaks SQL through `aiosqlite` and gives every failure its name; and `_Loop`, which runs it on
@@ -57,9 +57,12 @@ from repo_stream.errors import (
     StoreUnavailable,
 )
 from repo_stream.limits import MIB
+from repo_stream.places import BUCKETS, Places, bucket_of, without_copies
 
 if TYPE_CHECKING:
     import aiosqlite
+
+    from repo_stream.in_place import InPlace
 
 __all__ = ["DiskBuilder", "DiskStore", "Row", "SegmentRow"]
 
@@ -86,6 +89,7 @@ _BULK_INSERT: Final = {
 _SMALL_BYTES: Final = 4096
 _SELECT: Final = "SELECT key, {}, processed{} FROM blocks WHERE {} IN ({})"
 _SMALL: Final = f"iif(length(val) > {_SMALL_BYTES}, NULL, val)"
+_BUCKETS_AT_ONCE: Final = 256
 # What is at the end of an ordinary CID, as a number.
 _ENDING: Final = Struct(f">{ORDINARY_LENGTH - 8}xq")
 _DELETE_EARLIER: Final = (
@@ -97,6 +101,8 @@ _COLUMNS: Final = (
 )
 _CREATE: Final = (
     f"CREATE TABLE blocks ({_COLUMNS})",
+    "CREATE TABLE parts_of_places (bucket INT NOT NULL, entries BLOB NOT NULL)",
+    "CREATE TABLE places (bucket INTEGER PRIMARY KEY, entries BLOB NOT NULL)",
     "CREATE TABLE released (cids BLOB NOT NULL, contents BLOB NOT NULL, processed INT NOT NULL)",
 )
 
@@ -112,7 +118,8 @@ class DiskBuilder:
         cache_size_mb: the most that SQLite may keep in memory, in MiB. Little is as good as much;
             a driver with a low memory limit takes less of it.
         max_stored_mb: the most that the keys and values of one repo may add up to, in MiB. The file
-            takes about a tenth more.
+            takes about a tenth more. Of a repo that stays in its own file it is what the places of
+            its blocks take, if they come here at all.
 
     Example:
         >>> async def example():
@@ -204,6 +211,9 @@ class DiskStore:
         self._stored = 0
         self._lease = 0
         self._column: _Column = "key"
+        # The file that a repo stays in, and whether the places of its blocks are here.
+        self._file: InPlace | None = None
+        self.has_places: bool = False
 
     @property
     def path(self) -> Path | None:
@@ -212,7 +222,7 @@ class DiskStore:
 
     @property
     def stored(self) -> int:
-        """What is stored at present: bytes of keys and values."""
+        """What is stored at present: bytes of keys and values, or of places in another file."""
         return self._stored
 
     @property
@@ -233,16 +243,26 @@ class DiskStore:
             DiskError: where the file cannot be written; see its leaves.
         """
         with self._guard:
-            self._lease += 1
-            self._stored = 0
+            await self._end_lease()
             await self._database.run(_reset)
         return self
 
     async def aclose(self) -> None:
         """Close the store. A temporary file is gone with it. Closing twice does nothing more."""
         with self._guard:
-            self._lease += 1
-            await self._database.aclose()
+            try:
+                await self._end_lease()
+            finally:
+                await self._database.aclose()
+
+    async def _end_lease(self) -> None:
+        """Take the store from whoever has it."""
+        self._lease += 1
+        self._stored = 0
+        self.has_places = False
+        file, self._file = self._file, None
+        if file is not None:
+            await file.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -262,9 +282,8 @@ class DiskStore:
             The lease, to be shown with every further call; the next `begin` or `reset` ends it.
         """
         with self._guard:
-            self._lease += 1
+            await self._end_lease()
             lease = self._lease
-            self._stored = 0
             self._column = "key"
             cache_kib = min(self._builder.cache_size_mb * MIB, cache_bytes) // 1024
             await self._database.run(_reset)
@@ -282,7 +301,7 @@ class DiskStore:
             MaxSizeExceeded: where they are more than may be stored.
         """
         with self._guard:
-            self._check(lease)
+            self.check(lease)
             for rows in (raw, processed):
                 self._stored += sum([len(key) + len(value) for key, value in rows])
             self._require_room()
@@ -291,8 +310,32 @@ class DiskStore:
     async def seal(self, lease: int) -> None:
         """Finish the filling: keep the latest of blocks with the same CID, and index them."""
         with self._guard:
-            self._check(lease)
+            self.check(lease)
             self._column = await self._database.run(_seal)
+
+    async def put_places(self, lease: int, places: Places) -> None:
+        """Store the places of blocks in a file, and take them out of memory.
+
+        Raises:
+            MaxSizeExceeded: where they are more than may be stored.
+        """
+        with self._guard:
+            self.check(lease)
+            self.has_places = True
+            self._stored += places.entry_bytes
+            self._require_room()
+            await self._database.run(_put_places, places)
+
+    async def seal_places(self, lease: int) -> None:
+        """Put what was stored of each bucket together, the latest last."""
+        with self._guard:
+            self.check(lease)
+            await self._database.run(_seal_places)
+
+    def link(self, lease: int, file: InPlace) -> None:
+        """Have blocks read from a file, which is closed with the lease."""
+        self.check(lease)
+        self._file = file
 
     async def set_aside(self, lease: int, segments: Sequence[SegmentRow]) -> None:
         """Store segments of blocks that a walk has let go of; see `repo_stream.released`.
@@ -301,7 +344,7 @@ class DiskStore:
             MaxSizeExceeded: where they are more than may be stored.
         """
         with self._guard:
-            self._check(lease)
+            self.check(lease)
             self._stored += sum([len(cids) + len(contents) for cids, contents, _kind in segments])
             self._require_room()
             await self._database.run(_set_aside, segments)
@@ -320,25 +363,25 @@ class DiskStore:
             before: a number, where only the segments before it matter.
         """
         with self._guard:
-            self._check(lease)
+            self.check(lease)
             return await self._database.run(_last_set_aside, cid, tails, before)
 
     async def first_set_aside(self, lease: int) -> tuple[int, SegmentRow] | None:
         """Give the first segment that is still set aside, and its number."""
         with self._guard:
-            self._check(lease)
+            self.check(lease)
             return await self._database.run(_first_set_aside)
 
     async def drop_set_aside(self, lease: int, number: int) -> None:
         """Forget a segment that was set aside."""
         with self._guard:
-            self._check(lease)
+            self.check(lease)
             self._stored -= await self._database.run(_drop_set_aside, number)
 
     async def last_number(self, lease: int) -> int:
         """Give the number of the block that was stored last, 0 where there is none."""
         with self._guard:
-            self._check(lease)
+            self.check(lease)
             return await self._database.run(_last_number)
 
     async def fetch(
@@ -355,16 +398,25 @@ class DiskStore:
             numbers: takes, for each block that comes, the number under which it was stored.
         """
         with self._guard:
-            self._check(lease)
+            self.check(lease)
+            if self._file is not None:
+                return await self._file.rows(cids, self._buckets_of if self.has_places else None)
             return await self._database.run(_fetch, cids, numbers, self._column)
+
+    async def _buckets_of(self, cids: Sequence[bytes]) -> dict[int, bytes]:
+        numbers = {*map(bucket_of, cids)}
+        buckets = dict.fromkeys(numbers, b"")
+        buckets.update(await self._database.run(_places, sorted(numbers)))
+        return buckets
 
     async def abandon(self, lease: int) -> None:
         """Undo an unfinished filling, whatever happens meanwhile, unless the store has moved on."""
         if lease == self._lease:
             with self._guard:
-                self._lease += 1
-                self._stored = 0
-                await self._undo()
+                try:
+                    await self._end_lease()
+                finally:
+                    await self._undo()
 
     async def _undo(self) -> None:
         with anyio.CancelScope(shield=True):
@@ -377,7 +429,8 @@ class DiskStore:
         if self._stored > self._builder.max_stored_mb * MIB:
             raise MaxSizeExceeded(path=self.path, max_stored_mb=self._builder.max_stored_mb)
 
-    def _check(self, lease: int) -> None:
+    def check(self, lease: int) -> None:
+        """Raise `StoreClosed` where the store is no longer the caller's."""
         if lease != self._lease:
             raise StoreClosed("it was reset, closed or given to another repo", path=self.path)
 
@@ -419,7 +472,8 @@ async def _forget_tables(connection: aiosqlite.Connection) -> None:
         if _primary_code(error) != sqlite3.SQLITE_ERROR:
             raise
         # Builds of SQLite that are on the defensive, such as Apple's, do not allow it.
-        drops = [f"DROP TABLE IF EXISTS {table}" for table in ("blocks", "released")]
+        tables = ("blocks", "parts_of_places", "places", "released")
+        drops = [f"DROP TABLE IF EXISTS {table}" for table in tables]
         for statement in ("PRAGMA journal_mode=OFF", *drops):
             await connection.execute_fetchall(statement)
 
@@ -467,6 +521,34 @@ async def _close(cursor: aiosqlite.Cursor) -> None:
 
 async def _set_aside(connection: aiosqlite.Connection, segments: Sequence[SegmentRow]) -> None:
     await _close(await connection.executemany("INSERT INTO released VALUES (?,?,?)", segments))
+
+
+async def _put_places(connection: aiosqlite.Connection, places: Places) -> None:
+    insert = "INSERT INTO parts_of_places VALUES (?, ?)"
+    await _close(await connection.executemany(insert, places.take()))
+
+
+async def _seal_places(connection: aiosqlite.Connection) -> None:
+    # To add to rows that are there would have each of them journalled, in memory, each time.
+    index = "CREATE INDEX IF NOT EXISTS parts_by_bucket ON parts_of_places (bucket)"
+    await connection.execute_fetchall(index)
+    some = "SELECT bucket, entries FROM parts_of_places WHERE bucket BETWEEN ? AND ? ORDER BY rowid"
+    for first in range(0, BUCKETS, _BUCKETS_AT_ONCE):
+        whole: dict[int, bytes] = {}
+        between = (first, first + _BUCKETS_AT_ONCE - 1)
+        for bucket, entries in await connection.execute_fetchall(some, between):
+            whole[bucket] = without_copies(whole.get(bucket, b"") + entries)
+        insert = "INSERT OR REPLACE INTO places VALUES (?, ?)"
+        await _close(await connection.executemany(insert, whole.items()))
+    await connection.commit()
+
+
+async def _places(
+    connection: aiosqlite.Connection, buckets: Sequence[int]
+) -> list[tuple[int, bytes]]:
+    marks = ",".join("?" * len(buckets))
+    query = f"SELECT bucket, entries FROM places WHERE bucket IN ({marks})"  # noqa: S608 - from above
+    return cast("list[tuple[int, bytes]]", await connection.execute_fetchall(query, buckets))
 
 
 async def _first_set_aside(connection: aiosqlite.Connection) -> tuple[int, SegmentRow] | None:

@@ -127,7 +127,7 @@ class RepoDriver(Generic[T]):
 
         Returns:
             Pairs `(rkey, value)`; `None` at the end, and ever after. Two keys that name one record
-            share one result.
+            share one result, unless it is made during the walk.
 
         Raises:
             ValueError: where `n` is less than 1.
@@ -136,6 +136,8 @@ class RepoDriver(Generic[T]):
             ProcessError: where the processor failed on a record.
             LimitExceeded: where a key or a node is over its limit.
             DiskError: where the store fails.
+            CarError, OSError: where the repo is read in place, and its file has been changed since
+                (every call that needs blocks may raise that), or cannot be read.
             anyio.BusyResourceError: where another task is waiting for records of this driver.
 
             Records before an error come first, and every call after it raises it again.
@@ -633,7 +635,10 @@ class MemDriver(RepoDriver[T]):
 
 
 class DiskDriver(RepoDriver[T]):
-    """Walks a repo that is in a disk store. `NeedDisk.finish_loading` makes it."""
+    """Walks a repo that is on disk: in a store, or in its file. `NeedDisk.finish_loading` makes it.
+
+    With the store, by `aclose` and `reset_store` as well, the file is closed.
+    """
 
     def __init__(
         self,
@@ -642,10 +647,14 @@ class DiskDriver(RepoDriver[T]):
         store: DiskStore,
         lease: int,
         unstored: Mapping[bytes, Unstored],
+        *,
+        in_place: bool,
     ) -> None:
         processor = builder.block_processor
         self._alike = processor.keeps_bytes
         super().__init__(builder, commit, self._own_blocks())
+        if in_place and not self._alike:
+            self._slice = _LAZY_SLICE
         self._store: DiskStore | None = store
         self._lease = lease
         self._shelf: Shelf[T] = Shelf(store, lease, processor, unstored)
@@ -714,7 +723,7 @@ class DiskDriver(RepoDriver[T]):
                 channel.put(taken)
                 await channel.room()
             channel.end(None)
-        except RepoStreamError as error:
+        except (RepoStreamError, OSError) as error:  # what else reading a file in place may raise
             channel.end(error)
 
     async def reset_store(self) -> DiskStore:
@@ -733,7 +742,7 @@ class DiskDriver(RepoDriver[T]):
             return store
 
     async def aclose(self) -> None:
-        """Leave the walk: empty the store, unless another repo has it by now. It stays open.
+        """Leave the walk: empty the store, unless another repo has it by now. The store stays open.
 
         Afterwards the driver raises `StoreClosed`. A cancellation waits until it is done.
         """

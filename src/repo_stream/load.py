@@ -8,7 +8,8 @@ buffer of one write, and is emptied into the disk store whenever it is full.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from itertools import compress
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
@@ -18,9 +19,11 @@ from anyio.lowlevel import checkpoint
 from repo_stream.car import Block, Columns
 from repo_stream.cid import Cid
 from repo_stream.errors import BadRoot, MissingCommit, MissingRoot, ProcessError
+from repo_stream.in_place import InPlace
 from repo_stream.limits import MIB
 from repo_stream.memory import MemoryStore
 from repo_stream.mst import Commit
+from repo_stream.places import Places, has_room_for
 from repo_stream.process import Processor, as_bytes
 from repo_stream.reader import CarReader
 
@@ -35,6 +38,7 @@ __all__ = [
     "Loading",
     "Turn",
     "Unstored",
+    "link",
     "root_of",
     "spill",
 ]
@@ -50,6 +54,9 @@ BATCH: Final = 128
 # Results that cannot be stored, for blocks that may be nobody's records. With more of them, it is
 # the processor whose results cannot be.
 _MOST_UNSTORED: Final = 100
+
+# Blocks whose places are noted between two looks at the clock, in a millisecond.
+_NOTED: Final = 512
 
 #: What goes to disk with one write: up to so many blocks, and bytes, unless the last has more.
 WRITE_BYTES: Final = MIB
@@ -76,6 +83,7 @@ class Budget(NamedTuple):
         piece: what is read from the source at a time.
         cache: what SQLite may keep in memory.
         released: what blocks may cost that a walk has let go of, before they go to disk.
+        places: what the places of blocks in a file may cost, before they go to disk.
         store: what the blocks in memory may cost. At the moment when that is reached, a piece is at
             hand three times (as it was read, joined to what was left, and cut into blocks), and a
             cache and a write are about to be needed; the limit has to hold for all of them.
@@ -84,6 +92,7 @@ class Budget(NamedTuple):
     piece: int
     cache: int
     released: int
+    places: int
     store: int
 
     @classmethod
@@ -92,8 +101,9 @@ class Budget(NamedTuple):
         limit = int(min(mem_limit_mb * MIB, sys.maxsize))
         piece = min(max(limit // 64, MIB // 16), MIB)
         cache = min(max(limit // 16, MIB // 4), 2 * MIB)
-        store = limit - 3 * piece - cache - WRITE_BYTES
-        return cls(piece, cache, min(max(limit // 16, MIB // 16), MIB // 2), max(store, limit // 2))
+        released = min(max(limit // 16, MIB // 16), MIB // 2)
+        store = max(limit - 3 * piece - cache - WRITE_BYTES, limit // 2)
+        return cls(piece, cache, released, max(store * 2 // 5, MIB * 5 // 4), store)
 
 
 class Unstored(NamedTuple):
@@ -144,6 +154,7 @@ class Loading(Generic[T]):
         self.unstored: dict[bytes, Unstored] = {}
         self._root = root_of(reader)
         self._reader = reader
+        self._handed_over = False
         self.turn: Turn = Turn()
 
     async def fill(self, limit: int) -> bool:
@@ -175,6 +186,31 @@ class Loading(Generic[T]):
             others = [cid != self._root for cid in cids]
             return [*compress(cids, others)], [*compress(blocks, others)]
         return columns
+
+    @property
+    def can_stay(self) -> bool:
+        """Whether the blocks can stay where they are, in a file that can be read again."""
+        size = self._reader.file_size
+        return size is not None and has_room_for(size)
+
+    async def all_columns(self, piece_size: int) -> AsyncGenerator[Columns]:
+        """Give all blocks of such a file, the commit included, and let go of those in memory.
+
+        What was decoded before is read again.
+        """
+        self.store = MemoryStore(self.processor)
+        async with aclosing(self._reader.decoded_again(piece_size)) as decoded:
+            async for columns in decoded:
+                yield columns
+        while (following := await self._reader.next_columns()) is not None:
+            yield following
+            if self.commit is None:
+                self._pick_commit(*following)
+
+    @property
+    def header_end(self) -> int:
+        """Where the first section starts, in bytes."""
+        return self._reader.header_end
 
     @property
     def offset(self) -> int:
@@ -220,9 +256,45 @@ class Loading(Generic[T]):
             raise MissingCommit(cid=self._root)
         return self.commit
 
+    def in_place(self, places: Places) -> InPlace:
+        """Give the blocks of the file, which has been read."""
+        return InPlace(self._reader, places)
+
+    def hand_over(self) -> None:
+        """Leave it to `InPlace` to close the file."""
+        self._handed_over = True
+
     async def aclose(self) -> None:
-        """Close the file where the source was given as a path."""
-        await self._reader.aclose()
+        """Close the file where the source was given as a path, unless it was handed over."""
+        if not self._handed_over:
+            await self._reader.aclose()
+
+
+async def link(loading: Loading[T], store: DiskStore, lease: int, budget: Budget) -> Places:
+    """Read a file to its end, and note where its blocks are, which stay there.
+
+    Returns:
+        The places, unless they took more than the budget has for them: then those are in the store.
+
+    Raises:
+        DiskError: where the store fails.
+        RepoStreamError: whatever reading the file raises.
+    """
+    places = Places()
+    at = loading.header_end
+    async with aclosing(loading.all_columns(budget.piece)) as pieces:
+        async for cids, blocks in pieces:
+            for start in range(0, len(cids), _NOTED):
+                some = slice(start, start + _NOTED)
+                at = places.add(cids[some], blocks[some], at)
+                await loading.turn.pause_if_over()
+            store.check(lease)
+            if places.size > budget.places:
+                await store.put_places(lease, places)
+    if store.has_places:
+        await store.put_places(lease, places)
+        await store.seal_places(lease)
+    return places
 
 
 async def spill(loading: Loading[T], store: DiskStore, lease: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -153,6 +154,49 @@ class CarReader:
         if len(data) < end - start:
             raise TruncatedCar(offset=start, have=len(data), need=end - start)
         return data
+
+    async def read_each(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read what is in these places of a file that can be read again, as start and size.
+
+        It reads in a thread. What has been cut off since comes shorter than it should be.
+        """
+        return await self._pieces.read_each(places)
+
+    async def decoded_again(self, piece_size: int) -> AsyncGenerator[Columns]:
+        """Decode once more what has been decoded so far: from a file, read again.
+
+        It has been checked, and is checked again only where the file was written to since.
+
+        Raises:
+            CarError: where the file has been changed since.
+        """
+        decoder = self._decoder.again(verify_cids=self.verifies_cids and self.changed)
+        decoder.feed(write_header(self.header.roots))
+        end = self._decoder.offset
+        for start in range(self.header_end, end, piece_size):
+            data = await self.read_again((start, min(start + piece_size, end)))
+            yield decoder.feed_columns(data)
+        decoder.finish()
+
+    @property
+    def header_end(self) -> int:
+        """Where the header ends, and the first section starts, in bytes."""
+        return self._decoder.header_end
+
+    @property
+    def verifies_cids(self) -> bool:
+        """Whether blocks are checked against their CIDs."""
+        return self._decoder.verifies_cids
+
+    @property
+    def longest_section(self) -> int:
+        """The most bytes that a section may have, its length prefix apart."""
+        return self._decoder.longest_section
+
+    @property
+    def file_size(self) -> int | None:
+        """How large a file that can be read again was when it was opened; `None` for others."""
+        return self._pieces.size if self._pieces.rereadable else None
 
     @property
     def changed(self) -> bool:

@@ -10,9 +10,9 @@ import inspect
 import io
 import os
 import stat
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
 from threading import Lock
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 import anyio
 import anyio.to_thread
@@ -21,6 +21,7 @@ from anyio.lowlevel import checkpoint
 
 __all__ = ["AsyncReadable", "AsyncReceivable", "Pieces", "Source", "open_pieces"]
 
+R = TypeVar("R")
 
 # Says to Linux to read what it has in memory, and not to wait for anything else.
 _NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
@@ -90,6 +91,18 @@ class Pieces:
     async def read_again(self, start: int, size: int) -> bytes:
         """Read what has come from a rereadable source: less than `size` bytes where it was cut."""
         return b"" if self._file is None else await self._file.read_again(start, size)
+
+    async def read_each(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read what is in these places of a rereadable source, as start and size; in a thread.
+
+        What is cut off, or has been closed, comes shorter than it should be.
+        """
+        return [b"" for _ in places] if self._file is None else await self._file.read_each(places)
+
+    @property
+    def size(self) -> int:
+        """How many bytes a rereadable source had when it was opened."""
+        return 0 if self._file is None else self._file.size
 
     async def aclose(self) -> None:
         """Close what was opened for this source; more than once does nothing more."""
@@ -212,7 +225,14 @@ class _File:
             return bytes(piece)
         return await self._in_thread(lambda: self._read_at(start, size))
 
-    async def _in_thread(self, read: Callable[[], bytes]) -> bytes:
+    async def read_each(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        return await self._in_thread(lambda: self._read_each(places))
+
+    @property
+    def size(self) -> int:
+        return self._opened[1]
+
+    async def _in_thread(self, read: Callable[[], R]) -> R:
         self._reading = True
         data = await anyio.to_thread.run_sync(read)
         self._reading = False
@@ -245,9 +265,20 @@ class _File:
             self._file.seek(start)
             return self._file.read(size) or b""
 
+    def _read_each(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        if not hasattr(os, "pread"):  # as on Windows
+            return [self._read_at(start, size) for start, size in places]
+        with self._lock:
+            if self._file is None:
+                return [b"" for _ in places]
+            file, pread = self._file.fileno(), os.pread
+            return [pread(file, size, start) for start, size in places]
+
     async def aclose(self) -> None:
         self._ended = True
-        if self._reading or self._file is not None:
+        if self._regular and not self._reading:
+            self._close()
+        elif self._reading or self._file is not None:
             try:
                 await anyio.to_thread.run_sync(self._close)
             except BaseException:

@@ -1,0 +1,209 @@
+"""The blocks of a repo that stays where it is: in its file, which is read again as a walk needs it.
+
+Whether a file is still what was checked as it was read is the question here. Where it was written
+to since, or cut short, blocks are checked once more, and what is no longer there is an error, not
+a block that is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from repo_stream.car import read_length
+from repo_stream.cid import Cid, verify
+from repo_stream.errors import CarError, CidMismatch, TruncatedCar
+from repo_stream.limits import MIB
+from repo_stream.places import Buckets, Places, candidates, locate
+from repo_stream.reader import CarReader
+
+if TYPE_CHECKING:
+    from repo_stream.disk import Row
+
+__all__ = ["InPlace"]
+
+# What is read of a section at first: nearly all of them are shorter.
+_HEAD: Final = 1024
+# Of the others one answer has so many bytes, or one more than that.
+_LONG_BYTES: Final = 2 * MIB
+# Blocks that are located at a time, as each may need a bucket from disk. Those of a thousand are a
+# MiB, which left holes of several in the memory of SQLite's thread.
+_LOCATED: Final = 250
+
+# A section: a CID, where that starts in the file, and how long it and its data are.
+_Section = tuple[bytes, int, int]
+#: Gives the buckets for some CIDs.
+Stored = Callable[[Sequence[bytes]], Awaitable[Buckets]]
+
+
+class InPlace:
+    """The blocks of a file.
+
+    Args:
+        reader: has read the file, and is closed here.
+        places: where its blocks are, as far as that is in memory.
+    """
+
+    def __init__(self, reader: CarReader, places: Places) -> None:
+        self._reader = reader
+        self._places = places
+        # A file that has been changed may claim any length.
+        self._longest = min(reader.longest_section, reader.file_size or 0)
+
+    async def rows(self, cids: Sequence[bytes], stored: Stored | None = None) -> list[Row]:
+        """Read the blocks of these CIDs, in no order, as far as they are there.
+
+        Of long ones only the first few come, so that an answer stays within some MiB; of the
+        others it says that they are there, with `None` for what they hold.
+
+        Args:
+            cids: the CIDs, that which the walk needs next at first.
+            stored: gives the buckets for CIDs, where places are on disk.
+
+        Raises:
+            CarError: where the file has been changed since it was read.
+            OSError: where it cannot be read.
+        """
+        nearest = cids[0] if cids else b""
+        starts: list[int] = []
+        for at in range(0, len(cids), _LOCATED):
+            some = cids[at : at + _LOCATED]
+            starts += locate(await self._buckets(some, stored), some)
+        if -1 in starts:
+            cids = [cid for cid, start in zip(cids, starts, strict=True) if start >= 0]
+            starts = [start for start in starts if start >= 0]
+        heads = await self._reader.read_each([(start, _HEAD) for start in starts])
+        rows, long, odd = _cut(cids, starts, heads, self._longest)
+        del heads
+        if long:
+            rows += await self._read_long(long, odd)
+        if self._reader.changed:
+            odd += [cid for cid, data, _ in rows if data is not None and not self._holds(cid, data)]
+        if odd:
+            others = {*odd}
+            rows = [row for row in rows if row[0] not in others]
+            rows += await self._find(odd, nearest, stored)
+        return rows
+
+    async def _buckets(self, cids: Sequence[bytes], stored: Stored | None) -> Buckets:
+        return self._places.buckets if stored is None else await stored(cids)
+
+    async def _read_long(self, sections: Sequence[_Section], odd: list[bytes]) -> list[Row]:
+        """Read sections whose heads are not all of them; add to `odd` what is something else."""
+        near, far = _near(sections)
+        bodies = await self._reader.read_each([(start, length) for _cid, start, length in near])
+        rows: list[Row] = [(cid, None, 0) for cid in far]
+        for cid, _start, length in reversed(near):
+            body = bodies.pop()  # so that it is not kept beside its copy
+            if len(body) == length and body.startswith(cid):
+                rows.append((cid, body[len(cid) :], 0))
+            else:
+                odd.append(cid)
+        return rows
+
+    async def _find(self, odd: Sequence[bytes], nearest: bytes, stored: Stored | None) -> list[Row]:
+        """Look for blocks where else they may be.
+
+        What the file does not hold any more is an error for the `nearest` alone, so that what comes
+        before the others can be had.
+        """
+        rows: list[Row] = []
+        for cid in odd:
+            try:
+                data = await self._sought(await self._buckets([cid], stored), cid)
+            except CarError:
+                if cid == nearest:
+                    raise
+                rows.append((cid, None, 0))
+            else:
+                if data is not None:
+                    rows.append((cid, data, 0))
+        return rows
+
+    async def _sought(self, buckets: Buckets, cid: bytes) -> bytes | None:
+        """Read a block in whichever of its places it is; `None` where it was never in the file."""
+        failure: CarError | None = None
+        for start in candidates(buckets, cid):
+            try:
+                body = await self._section(start)
+            except CarError as error:
+                failure = failure or error
+                continue
+            if body.startswith(cid) and self._holds(cid, body[len(cid) :]):
+                return body[len(cid) :]
+            failure = failure or CidMismatch(cid=Cid(cid), offset=start)
+        if failure is not None and self._reader.changed:
+            raise failure
+        return None
+
+    async def _section(self, start: int) -> bytes:
+        """Read what is in a section: a CID, and data.
+
+        Raises:
+            CarError: where there is none any more.
+        """
+        [head] = await self._reader.read_each([(start, _HEAD)])
+        length, body = read_length(head, 0, start)
+        if body < 0:
+            raise TruncatedCar(offset=start, have=len(head), need=None)
+        [section] = await self._reader.read_each([(start + body, min(length, self._longest))])
+        if len(section) < length:
+            raise TruncatedCar(offset=start, have=body + len(section), need=body + length)
+        return section
+
+    def _holds(self, cid: bytes, data: bytes) -> bool:
+        """Say whether a block has the hash that its CID claims, where that matters."""
+        return not self._reader.verifies_cids or verify(Cid(cid), data) is not False
+
+    async def aclose(self) -> None:
+        """Close the file."""
+        await self._reader.aclose()
+
+
+def _cut(
+    cids: Sequence[bytes], starts: Sequence[int], heads: Sequence[bytes], longest: int
+) -> tuple[list[Row], list[_Section], list[bytes]]:
+    """Cut blocks out of the heads of sections.
+
+    The loop is plain, as nearly every section is whole, and its length has one or two bytes.
+
+    Returns:
+        The blocks, the sections that are longer than their heads, and the CIDs for which something
+        else is there.
+    """
+    rows: list[Row] = []
+    long: list[_Section] = []
+    odd: list[bytes] = []
+    for cid, start, head in zip(cids, starts, heads, strict=True):
+        if len(head) > 1:
+            length, body = head[0], 1
+            if length >= 0x80:
+                length += (head[1] << 7) - 0x80  # far too much where there is a third byte
+                body = 2
+            end = body + length
+            if end <= len(head) and head.startswith(cid, body):
+                rows.append((cid, head[body + len(cid) : end], 0))
+                continue
+        try:
+            length, body = read_length(head, 0, start)
+        except CarError:
+            length, body = 0, -1
+        if body >= 0 and length <= longest and head.startswith(cid, body):
+            long.append((cid, start + body, length))
+        else:
+            odd.append(cid)
+    return rows, long, odd
+
+
+def _near(sections: Sequence[_Section]) -> tuple[list[_Section], list[bytes]]:
+    """Leave out what is too much for one answer; give the CIDs of that as well."""
+    near: list[_Section] = []
+    far: list[bytes] = []
+    room = _LONG_BYTES
+    for section in sections:
+        if room <= 0:
+            far.append(section[0])
+        else:
+            near.append(section)
+            room -= section[2]
+    return near, far

@@ -1,0 +1,138 @@
+"""The places of a file's blocks, against the file itself."""
+
+from __future__ import annotations
+
+import sys
+from hashlib import sha256
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repo_stream.car import read_length, write_section
+from repo_stream.places import (
+    Buckets,
+    Places,
+    bucket_of,
+    candidates,
+    has_room_for,
+    locate,
+    without_copies,
+)
+
+Block = tuple[bytes, bytes]
+
+
+def cid(n: int) -> bytes:
+    return b"\x01\x71\x12\x20" + sha256(b"%d" % n).digest()
+
+
+def file_of(blocks: list[Block], before: bytes = b"") -> bytes:
+    return before + b"".join(part for block in blocks for part in write_section(*block))
+
+
+def noted(blocks: list[Block], at: int = 0, batch: int = 100) -> tuple[Places, int]:
+    places = Places()
+    for start in range(0, len(blocks), batch):
+        some = blocks[start : start + batch]
+        at = places.add([cid for cid, _ in some], [data for _, data in some], at)
+    return places, at
+
+
+def there(file: bytes, start: int) -> bytes:
+    """What is in the section that starts there."""
+    length, body = read_length(file, start, start)
+    return file[body : body + length]
+
+
+cids = st.one_of(st.integers(0, 5).map(cid), st.binary(min_size=4, max_size=80))
+blocks_of_any_kind = st.lists(st.tuples(cids, st.binary(max_size=300)), max_size=60)
+
+
+@given(blocks_of_any_kind, st.binary(max_size=70), st.integers(1, 20))
+def test_every_block_is_found_where_it_came_last(
+    blocks: list[Block], before: bytes, batch: int
+) -> None:
+    file = file_of(blocks, before)
+    places, end = noted(blocks, len(before), batch)
+    assert end == len(file)
+    for key, data in dict(blocks).items():
+        (place,) = locate(places.buckets, [key])
+        assert there(file, place) == key + data
+        every = [there(file, each) for each in candidates(places.buckets, key)]
+        assert every[0] == key + data
+        assert {*every} <= {key + other for name, other in blocks if name == key}
+
+
+@pytest.mark.parametrize("length", [0x7F, 0x80, 0x3FFF, 0x4000, 0x1F_FFFF, 0x20_0000])
+def test_lengths_around_the_steps_of_a_varint(length: int) -> None:
+    blocks = [(cid(n), bytes([n]) * (length - 36)) for n in range(3)]
+    file = file_of(blocks)
+    places, end = noted(blocks)
+    assert end == len(file)
+    found = locate(places.buckets, [key for key, _ in blocks])
+    assert [there(file, place) for place in found] == [key + data for key, data in blocks]
+
+
+def test_what_is_nowhere_is_nowhere() -> None:
+    places, _ = noted([(cid(n), b"data") for n in range(10_000)])
+    found = locate(places.buckets, [cid(n) for n in range(10_000, 20_000)])
+    # One in some millions agrees with another in all the bits that are kept.
+    assert sum(start != -1 for start in found) < 5
+    assert not [*candidates(places.buckets, cid(-1))]
+
+
+def test_places_can_be_taken_in_parts() -> None:
+    blocks = [(cid(n % 700), b"%d" % n) for n in range(2000)]
+    file = file_of(blocks)
+    places = Places()
+    empty = places.size
+    kept: dict[int, bytes] = {}
+    at = 0
+    for start in range(0, len(blocks), 300):
+        some = blocks[start : start + 300]
+        at = places.add([key for key, _ in some], [data for _, data in some], at)
+        assert places.size > empty
+        assert places.entry_bytes == 8 * len(some)
+        for number, entries in places.take():
+            kept[number] = kept.get(number, b"") + entries
+        assert (places.size, places.entry_bytes) == (empty, 0)
+    buckets: Buckets = dict.fromkeys(map(bucket_of, dict(blocks)), b"") | kept
+    for key, data in dict(blocks).items():
+        (place,) = locate(buckets, [key])
+        assert there(file, place) == key + data
+
+
+def test_the_size_is_what_they_take() -> None:
+    places, _ = noted([(cid(n), bytes(300)) for n in range(50_000)])
+    buckets = places.buckets
+    taken = sys.getsizeof(buckets) + sum(map(sys.getsizeof, buckets))
+    assert places.size == pytest.approx(taken, rel=0.1)
+
+
+def test_a_block_that_comes_together_many_times_has_one_entry() -> None:
+    places, _ = noted([(cid(1), b"data")] * 5000, batch=500)
+    assert places.entry_bytes == 8 * 10
+
+
+def test_of_a_long_bucket_the_last_copies_are_kept() -> None:
+    again = b"".join((5 << 40 | start).to_bytes(8, "little") for start in range(5000))
+    other = (7 << 40 | 9999).to_bytes(8, "little")
+    assert without_copies(other + again) == other + again[-64:]
+    assert without_copies(again[:8000]) == again[:8000]
+
+
+@pytest.mark.parametrize("end", [b"\0" * 28, bytes(range(28))])
+def test_cids_made_to_end_alike_are_spread_out_as_others(end: bytes) -> None:
+    alike = [(b"\x01\x71\x12\x20" + n.to_bytes(4) + end, b"data") for n in range(20_000)]
+    places, _ = noted(alike)
+    assert max([len(entries) for _number, entries in places.take()]) < 8 * 40
+
+
+def test_there_is_room_in_files_up_to_a_tebibyte() -> None:
+    last = (1 << 40) - 1
+    assert has_room_for(last)
+    assert not has_room_for(last + 1)
+    places = Places()
+    places.add([cid(1)], [b"data"], last)
+    assert locate(places.buckets, [cid(1)]) == [last]
