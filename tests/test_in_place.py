@@ -552,6 +552,23 @@ async def test_a_file_that_was_cut_short_is_found_out(file: Path) -> None:
     assert isinstance(outcome.error, TruncatedCar)
 
 
+async def test_a_file_may_grow_while_it_is_read(tmp_path: Path) -> None:
+    records: dict[str, object] = {f"app.test.a/{n:03}": {"n": n} for n in range(600)}
+    repo = build_repo(records | {"app.test.z/z": RawRecord(bytes(MIB))})
+    blocks = sorted(repo.blocks.items(), key=lambda block: len(block[1]))
+    car = write_car([repo.commit_cid], blocks)
+    path = written(tmp_path, car[: len(car) - MIB // 2])
+    match await TO_DISK.load_car(path):
+        case Driver.Disk(paused):
+            with path.open("ab") as more:
+                more.write(car[len(car) - MIB // 2 :])
+            async with DiskBuilder().open() as store:
+                _, driver = await paused.finish_loading(store)
+                assert [rkey async for rkey, _ in driver] == list(repo.records)
+        case Driver.Memory():
+            pytest.fail("a limit of 0 sends every repo to disk")
+
+
 async def test_a_file_that_is_gone_is_still_read(file: Path) -> None:
     async with DiskBuilder().open() as store:
         driver = await opened(file, store, TO_DISK)

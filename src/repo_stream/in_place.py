@@ -48,7 +48,7 @@ class InPlace:
         self._reader = reader
         self._places = places
         # A file that has been changed may claim any length.
-        self._longest = min(reader.longest_section, reader.file_size or 0)
+        self._longest = min(reader.longest_section, reader.offset)
 
     async def rows(self, cids: Sequence[bytes], stored: Stored | None = None) -> list[Row]:
         """Read the blocks of these CIDs, in no order, as far as they are there.
