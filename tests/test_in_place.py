@@ -139,7 +139,9 @@ async def test_it_is_the_same_as_in_memory(tmp_path: Path, order: str, processor
 SMALL = build_repo({f"app.test.a/{n:03}": {"n": n} for n in range(60)})
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     order=st.sampled_from(ORDERS),
     copies=st.integers(1, 3),

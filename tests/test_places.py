@@ -6,7 +6,7 @@ import sys
 from hashlib import sha256
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repo_stream.car import read_length, write_section
@@ -49,6 +49,7 @@ cids = st.one_of(st.integers(0, 5).map(cid), st.binary(min_size=4, max_size=80))
 blocks_of_any_kind = st.lists(st.tuples(cids, st.binary(max_size=300)), max_size=60)
 
 
+@settings(deadline=None)
 @given(blocks_of_any_kind, st.binary(max_size=70), st.integers(1, 20))
 def test_every_block_is_found_where_it_came_last(
     blocks: list[Block], before: bytes, batch: int
