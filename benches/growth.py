@@ -5,9 +5,8 @@
 
 Every record's length is taken, in key order, from made repos in shuffled order: in memory, in
 place, which is in their file, and copied to disk, with limits of 16 MiB and of 0, which even the
-smallest repo does not fit in. Each
-run is a process of its own, turn by turn, so that a slow minute of the machine is everybody's. The
-tables are those of the README.
+smallest repo does not fit in. Each run is a process of its own, turn by turn, so that a slow minute
+of the machine is everybody's.
 """
 
 import argparse

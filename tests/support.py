@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import sys
+import tracemalloc
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,16 @@ def within(seconds: float) -> Generator[None]:
     yield
     taken = process_time() - began
     assert taken < seconds * (10 if "coverage" in sys.modules else 1)
+
+
+@contextmanager
+def traced() -> Generator[Callable[[], int]]:
+    """Say how much memory Python has taken since, at its highest."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from functools import cache
@@ -29,7 +28,7 @@ from repo_stream import (
     StoreLocked,
 )
 from repo_stream.testing import RawRecord, build_car, build_repo, encode, key_height, write_car
-from support import new_descriptors, pieces_of
+from support import new_descriptors, pieces_of, traced
 
 MIB = 1024 * 1024
 RECORDS = {f"app.test.thing/{n:04}": {"n": n, "text": "x" * (n % 90)} for n in range(300)}
@@ -417,8 +416,7 @@ async def test_large_records_take_little_memory() -> None:
     records = {f"app.test.big/{n:02}": RawRecord(bytes([n]) * MIB) for n in range(40)}
     car = build_car(records)
     async with DiskBuilder().open() as store:
-        tracemalloc.start()
-        try:
+        with traced() as peak:
             match await TO_DISK.load_car(pieces_of(car, 65_536)):
                 case Driver.Disk(paused):
                     _, driver = await paused.finish_loading(store)
@@ -427,11 +425,9 @@ async def test_large_records_take_little_memory() -> None:
             keys: list[str] = []
             while part := await driver.next_chunk(1):
                 keys += [key for key, value in part if len(value) == MIB]
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
+            most = peak()
     assert keys == list(records)
-    assert peak < 12 * MIB
+    assert most < 12 * MIB
 
 
 # --- From repo to repo --------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ from repo_stream.process import noop, record
 from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, made_car, write_car
 from streams import ORDERS, Outcome, car_in, in_memory
 from streams import walk_on as walk_to_the_end
-from support import new_descriptors, pieces_of, walk
+from support import new_descriptors, pieces_of, traced, walk
 from test_hostile import check
 from test_hostile import read as read_all
 
@@ -235,9 +234,8 @@ async def test_key_ranges(file: Path) -> None:
 
 
 async def test_what_is_missing_is_missing(tmp_path: Path) -> None:
-    path = tmp_path / "repo.car"
     gone = REPO.records["app.test.thing/02000"]
-    path.write_bytes(_without(REPO, gone))
+    path = written(tmp_path, _without(REPO, gone))
     outcome = Outcome()
     async with DiskBuilder().open() as store:
         await walk_to_the_end(await opened(path, store, TO_DISK), outcome, 256)
@@ -357,15 +355,12 @@ async def test_one_block_many_times_takes_little_memory(tmp_path: Path) -> None:
     path = written(tmp_path, car)
     del car
     async with DiskBuilder().open() as store:
-        tracemalloc.start()
-        try:
+        with traced() as peak:
             driver = await opened(path, store, TO_DISK)
             assert len(await rest_of(driver)) == len(SMALL.records)
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
+            most = peak()
         assert store.stored < 100_000
-    assert peak < 4 * MIB
+    assert most < 4 * MIB
 
 
 @pytest.mark.parametrize("size", [990, 1100, 4050, 17_000])
@@ -376,15 +371,12 @@ async def test_long_records_come_whole_and_in_parts(tmp_path: Path, size: int) -
     )
     path = written(tmp_path, repo.to_car())
     async with DiskBuilder().open() as store:
-        tracemalloc.start()
-        try:
+        with traced() as peak:
             driver = await opened(path, store, TO_DISK.with_block_processor(check_length(size + 4)))
             keys = [each.rkey for each in await rest_of(driver, 50)]
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
+            most = peak()
     assert keys == list(repo.records)
-    assert peak < 9 * MIB
+    assert most < 9 * MIB
 
 
 def check_length(size: int) -> Callable[[bytes], bool]:
@@ -399,17 +391,14 @@ async def test_large_records_take_little_memory(tmp_path: Path) -> None:
     repo = build_repo({f"app.test.big/{n:02}": RawRecord(bytes([n]) * MIB) for n in range(40)})
     path = written(tmp_path, repo.to_car())
     async with DiskBuilder().open() as store:
-        tracemalloc.start()
-        try:
+        with traced() as peak:
             driver = await opened(path, store, TO_DISK)
             keys: list[str] = []
             while part := await driver.next_chunk(1):
                 keys += [key for key, value in part if len(value) == MIB]
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
+            most = peak()
     assert keys == list(repo.records)
-    assert peak < 12 * MIB
+    assert most < 12 * MIB
 
 
 # --- What is copied all the same ------------------------------------------------------------------

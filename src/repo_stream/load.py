@@ -2,7 +2,8 @@
 
 The blocks of a CAR go into a memory store, all but the commit, until the file is over or the store
 needs all that the limit leaves it. What is over the limit spills: the memory store becomes the
-buffer of one write, and is emptied into the disk store whenever it is full.
+buffer of one write, and is emptied into the disk store whenever it is full. Only of a file that can
+be read again the places of its blocks are noted instead, and what is in memory is let go.
 """
 
 from __future__ import annotations
