@@ -3,16 +3,13 @@
 The job: read a repo and visit the key and the length of every record, in key order. Each contender
 does it in a process of its own, turn by turn (A B C A B C ...), so that a slow minute of the
 machine is everybody's; what each has counted is compared. The programs of other languages lie in
-`upstream` and are built first. Whatever cannot be had is named as skipped, with the reason.
+`upstream` and are built first, as is our compiled form, by pip. Whatever cannot be had is named as
+skipped, with the reason.
 
     python benches/compare.py
     python benches/compare.py --files midsize shuffled:50000 --only 'ours*' 'Rust 0.2.2*'
     python benches/compare.py --json report.json --plot report.png
     python benches/compare.py --from report.json --plot report.png
-    python benches/compare.py --compiled compiled/bin/python
-
-The last has the wheel that `REPO_STREAM_COMPILE=1` makes take part, by the Python that it is
-installed for.
 
 A file is the path of a CAR; `little` or `midsize` of the shared ones; a made one, `ORDER:RECORDS`;
 or `small:REPOS`, that many small repos, read one after the other by one process.
@@ -41,6 +38,7 @@ import anyio
 
 BENCHES = Path(__file__).resolve().parent
 SOURCES = BENCHES.parent / "src"
+COMPILED = BENCHES / "target" / "compiled"
 SHARED_CARS = BENCHES.parents[1] / "shared" / "cars"
 
 FILES = [
@@ -71,6 +69,7 @@ class Contender:
         options: What its program is called with, after the files.
         verifies: Whether it checks the bytes of every record against their CID.
         rival: Which of ours does the same, to be compared with.
+        package: Where Python finds `repo_stream`: in plain Python, or compiled.
     """
 
     name: str
@@ -78,22 +77,23 @@ class Contender:
     options: tuple[str, ...] = ()
     verifies: bool = True
     rival: str = "ours memory"
+    package: Path = SOURCES
 
 
-def contenders(compiled: Path | None) -> Iterator[Contender]:
+def contenders() -> Iterator[Contender]:
     modes = {"memory": (), "disk raw": ("--disk", "--raw"), "disk processed": ("--disk",)}
 
     ours = script("ours.py", needs="repo_stream")
-    yield Contender("ours memory", ours)
-    yield Contender("ours memory, compiled", installed("ours.py", compiled))
+    for mode, options in modes.items():
+        name = f"ours {mode}"
+        yield Contender(name, ours, options, rival=name)
+        yield Contender(f"{name}, compiled", compiled, options, rival=name, package=COMPILED)
     yield Contender("ours memory unverified", ours, ("--unverified",), verifies=False)
     # Within 16 MiB: what has to be kept beyond that goes through disk.
-    yield Contender("ours stream", ours, ("--stream", "--disk"))
-    yield Contender("ours stream raw", ours, ("--stream", "--disk", "--raw"))
-    yield Contender("ours disk raw", ours, modes["disk raw"], rival="ours disk raw")
-    yield Contender(
-        "ours disk processed", ours, modes["disk processed"], rival="ours disk processed"
-    )
+    streams = ("--stream", "--disk")
+    yield Contender("ours stream", ours, streams)
+    yield Contender("ours stream, compiled", compiled, streams, package=COMPILED)
+    yield Contender("ours stream raw", ours, (*streams, "--raw"))
     for mode in ("disk raw", "disk processed"):
         name, options = f"ours {mode}, copied", (*modes[mode], "--copied")
         yield Contender(name, ours, options, rival=f"ours {mode}")
@@ -146,20 +146,21 @@ def script(name: str, needs: str) -> Find:
     return find
 
 
-def installed(name: str, python: Path | None) -> Find:
-    """A program in `contenders`, run by a Python for which the compiled wheel is installed."""
-    where = "import repo_stream.car; print(repo_stream.car.__file__)"
-
-    def find(_build: bool) -> list[str]:
-        if python is None:
-            raise UnavailableError("needs --compiled")
-        # It is not to see PYTHONPATH, which names this tree.
-        command = [str(python), "-E"]
-        if not run([*command, "-c", where]).stdout.strip().endswith(tuple(EXTENSION_SUFFIXES)):
-            raise UnavailableError(f"{python} has no compiled repo_stream")
-        return [*command, str(BENCHES / "contenders" / name)]
-
-    return find
+def compiled(build: bool) -> list[str]:
+    """`ours.py`, with this package as a compiled wheel has it."""
+    if build:
+        note("compiling repo_stream")
+        shutil.rmtree(COMPILED, ignore_errors=True)
+        pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", COMPILED)
+        built = run(
+            (*map(str, pip), str(BENCHES.parent)), env=os.environ | {"REPO_STREAM_COMPILE": "1"}
+        )
+        if built.returncode != 0:
+            raise UnavailableError(f"does not build: {reason_in(built.stderr)}")
+    # What was built for another Python has other names.
+    if not any(COMPILED.glob(f"repo_stream/car{EXTENSION_SUFFIXES[0]}")):
+        raise UnavailableError("not built")
+    return [sys.executable, str(BENCHES / "contenders" / "ours.py")]
 
 
 def upstream(
@@ -271,7 +272,8 @@ class Entry:
         if self.failure or self.skipped:
             return
         with tempfile.TemporaryDirectory() as scratch:  # gone even if the contender is killed
-            environment = os.environ | {"PYTHONPATH": str(SOURCES), "TMPDIR": scratch}
+            package = str(self.contender.package)
+            environment = os.environ | {"PYTHONPATH": package, "TMPDIR": scratch}
             try:
                 ran = run(self.command, timeout=timeout, env=environment)
             except subprocess.TimeoutExpired:
@@ -324,8 +326,9 @@ def compare(
     results = [entry.result() for entry in entries if not entry.skipped]
     medians = {result["contender"]: result.get("median") for result in results}
     for result in results:
-        if "median" in result and (rival := medians.get(result["rival"])):
-            result["ratio"] = result["median"] / rival
+        for name, rival in ("ratio", result["rival"]), ("compiled", f"{result['rival']}, compiled"):
+            if "median" in result and medians.get(rival):
+                result[name] = result["median"] / medians[rival]
     return {
         "job": job.name,
         "files": len(job.paths),
@@ -368,19 +371,20 @@ def machine() -> dict[str, Any]:
 # --- Reports ---------------------------------------------------------------------------------
 
 
-def table(report: dict[str, Any], width: int = 110) -> Iterator[str]:
+def table(report: dict[str, Any], width: int = 115) -> Iterator[str]:
     """The report as people read it, line by line."""
     yield "{cpu}, {cores} cores, {system}, {python}".format(**report["machine"])
     yield f"rounds: {report['rounds']}, turn by turn; grows: at most; 8K, 1M: the crate's reads"
     yield "x ours: time against ours doing the same, in memory and verified, or through disk"
+    yield "x comp.: time against the same of ours, compiled"
     for job in report["jobs"]:
         records = max((result.get("records", 0) for result in job["results"]), default=0)
         files = f" in {job['files']:,} files" if job["files"] > 1 else ""
         yield ""
         yield f"{job['job']}: {records:,} records, {job['bytes'] / 1e6:.2f} MB{files}"
         yield (
-            f"{'contender':<39}{'verifies':<9}{'median s (min-max)':>29}"
-            f"{'records/s':>10}{'MB/s':>6}{'grows MiB':>10}{'x ours':>7}"
+            f"{'contender':<39}{'verifies':<9}{'median s (min-max)':>25}"
+            f"{'records/s':>10}{'MB/s':>6}{'grows MiB':>10}{'x ours':>8}{'x comp.':>8}"
         )
         for result in job["results"]:
             yield row(result, job["bytes"])[:width]
@@ -397,11 +401,11 @@ def row(result: dict[str, Any], size: int) -> str:
         return f"{name}failed: {result['failure']}"
     middle, low, high = (f(result["seconds"]) for f in (median, min, max))
     spread = f"{middle:#.3g} ({low:#.3g}-{high:#.3g})"
-    ratio = f"{result['ratio']:.2f}" if "ratio" in result else "-"
+    ratios = [f"{result[of]:.2f}" if of in result else "-" for of in ("ratio", "compiled")]
     return (
-        f"{name}{'yes' if result['verifies'] else 'no':<9}{spread:>29}"
+        f"{name}{'yes' if result['verifies'] else 'no':<9}{spread:>25}"
         f"{result['records'] / middle:>10,.0f}{size / 1e6 / middle:>6.0f}"
-        f"{result['growth_kib'] / 1024:>10.1f}{ratio:>7}"
+        f"{result['growth_kib'] / 1024:>10.1f}{ratios[0]:>8}{ratios[1]:>8}"
     )
 
 
@@ -418,6 +422,7 @@ def skipped(reasons: dict[str, str], width: int) -> Iterator[str]:
 # Contender -> its colour and line in the plot: blue is ours, dashes go through disk.
 LINES = {
     "ours memory": ("#1257b8", "-"),
+    "ours memory, compiled": ("#5aa9ff", "-"),
     "ours disk processed": ("#1257b8", "--"),
     "libipld + walk": ("#2a9d5c", "-"),
     "atproto SDK's CAR + walk": ("#8bbf56", "-"),
@@ -502,8 +507,7 @@ def arguments() -> argparse.Namespace:
     add("--rounds", type=int, default=5)
     add("--timeout", type=float, default=600, metavar="SECONDS", help="for one turn")
     add_cache(parser)
-    add("--compiled", type=Path, metavar="PYTHON", help="one with the compiled wheel takes part")
-    add("--no-build", dest="build", action="store_false", help="take upstreams as they are built")
+    add("--no-build", dest="build", action="store_false", help="take what was built before")
     add("--json", type=Path, metavar="OUT")
     add("--plot", type=Path, metavar="OUT.png", help="needs matplotlib")
     add("--from", type=Path, dest="source", metavar="JSON", help="measure nothing, show this one")
@@ -517,7 +521,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what the options ask for."""
     omitted = {}
     commands = {}
-    for contender in contenders(options.compiled):
+    for contender in contenders():
         if not matches(contender.name, options.only) or matches(contender.name, options.skip):
             continue
         command = command_of(contender.find, options.build)

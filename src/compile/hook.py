@@ -1,19 +1,24 @@
-"""The compiled wheel: where `REPO_STREAM_COMPILE=1` is set, a build compiles the hot modules.
+"""The compiled wheel: a build compiles the hot modules, where it can.
+
+That is where a C compiler and Python's headers are at hand. Elsewhere the wheel is of plain Python,
+which behaves alike and takes twice the time. `REPO_STREAM_COMPILE=0` asks for a plain wheel, and
+`REPO_STREAM_COMPILE=1` for a compiled one or an error. An editable install runs from the sources.
 
 Cython compiles the very sources of the package. For each module that it takes there lies a `.pxd`
 file here, which says what types the variables of the hot loops have: the sources know nothing of
 it, and an interpreter runs them as they are. One module, small and all calls of a C library, lies
 here in another form instead, as a `.pyx` file. The wheel holds both; Python prefers what is
 compiled.
-
-Where the variable is not set, nothing here is used, and the wheel is of plain Python.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
+import sys
+import sysconfig
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +27,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HERE = Path(__file__).resolve().parent
+VARIABLE = "REPO_STREAM_COMPILE"
 PACKAGE = HERE.parent / "repo_stream"
 FILES = [
     *sorted(PACKAGE / f"{types.stem}.py" for types in HERE.glob("*.pxd")),
@@ -43,14 +49,26 @@ class CompileHook(BuildHookInterface[Any]):
         """Compile the modules and have them put into the wheel.
 
         Raises:
-            ValueError: where the install is editable, which runs from the sources.
+            ValueError: where the variable is neither 0 nor 1, or is 1 and the install is editable.
+            Exception: whatever compiling raises, where the variable is 1.
         """
+        asked = _asked()
+        if version == "editable":
+            if asked:
+                raise ValueError(f"{VARIABLE}=1 makes a wheel; an editable install has none")
+            return
         if not _wanted():
             return
-        if version == "editable":
-            raise ValueError("REPO_STREAM_COMPILE=1 makes a wheel; an editable install has none")
         self._scratch = TemporaryDirectory(prefix="repo-stream-")
-        for built in _compiled(Path(self._scratch.name)):
+        try:
+            files = _compiled(Path(self._scratch.name))
+        except Exception as error:
+            self._scratch.cleanup()
+            if asked:
+                raise
+            self.app.display_warning(f"The wheel is of plain Python, as compiling failed: {error}")
+            return
+        for built in files:
             build_data["force_include"][str(built)] = f"{PACKAGE.name}/{built.name}"
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
@@ -62,8 +80,27 @@ class CompileHook(BuildHookInterface[Any]):
             self._scratch.cleanup()
 
 
+def _asked() -> bool | None:
+    """Say what the variable asks for; `None` where it is not set."""
+    value = os.environ.get(VARIABLE, "")
+    if value not in {"", "0", "1"}:
+        raise ValueError(f"{VARIABLE} is 0 (never) or 1 (or fail), not {value!r}")
+    return value == "1" if value else None
+
+
 def _wanted() -> bool:
-    return os.environ.get("REPO_STREAM_COMPILE") == "1"
+    asked = _asked()
+    return _can_be_tried() if asked is None else asked
+
+
+def _can_be_tried() -> bool:
+    """Say whether compiling is likely to work, so that no build fetches Cython for nothing."""
+    # Cython has other Pythons run its modules slower than they run plain ones, or one at a time.
+    if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return False
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    return shutil.which(compiler[0]) is not None and headers.is_file()
 
 
 def _compiled(scratch: Path) -> list[Path]:
@@ -92,6 +129,7 @@ def _compiled(scratch: Path) -> list[Path]:
         extensions = cythonize(extensions, compiler_directives=directives)
         build = setuptools.Distribution({"ext_modules": extensions}).get_command_obj("build_ext")
         build.build_lib = build.build_temp = "built"
+        build.parallel = min(os.cpu_count() or 1, 4)  # half a GB each
         build.ensure_finalized()
         build.run()
         return [scratch / output for output in build.get_outputs()]
