@@ -9,7 +9,12 @@ the work.
 import hashlib
 from importlib import import_module
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_AsString, PyBytes_GET_SIZE
+from cpython.bytes cimport (
+    PyBytes_AS_STRING,
+    PyBytes_AsString,
+    PyBytes_FromStringAndSize,
+    PyBytes_GET_SIZE,
+)
 from libc.string cimport memcmp
 
 from repo_stream.cid import ORDINARY_LENGTH, ORDINARY_PREFIX
@@ -29,19 +34,25 @@ cdef Py_ssize_t PREFIX_SIZE = len(ORDINARY_PREFIX)
 cdef Py_ssize_t CID_SIZE = ORDINARY_LENGTH
 
 
-cdef int digest(object text, unsigned char *found) except -1:
-    """Put the SHA-256 of a text where 32 bytes are free."""
+cdef int hash_into(const unsigned char *data, Py_ssize_t size, unsigned char *found) except -1:
+    """Put the SHA-256 of so many bytes where 32 are free."""
     cdef unsigned long long context[64]  # an SHA256_CTX has 112 bytes
     cdef bytes right
-    cdef const void *data = PyBytes_AsString(text)  # raises for whatever is not bytes
     if final == NULL:
-        right = hashlib.sha256(text).digest()
+        right = hashlib.sha256(PyBytes_FromStringAndSize(<const char *> data, size)).digest()
         found[:32] = (<const unsigned char *> PyBytes_AS_STRING(right))[:32]
         return 0
     init(context)
-    update(context, data, PyBytes_GET_SIZE(text))
+    update(context, data, size)
     final(found, context)
     return 0
+
+
+cdef int digest(object text, unsigned char *found) except -1:
+    """Put the SHA-256 of a text where 32 bytes are free."""
+    # It raises for whatever is not bytes.
+    cdef const unsigned char *data = <const unsigned char *> PyBytes_AsString(text)
+    return hash_into(data, PyBytes_GET_SIZE(text), found)
 
 
 def agreeing(list cids, list blocks):

@@ -6,8 +6,8 @@ which behaves alike and takes twice the time. `REPO_STREAM_COMPILE=0` asks for a
 
 Cython compiles the very sources of the package. For each module that it takes there lies a `.pxd`
 file here, which says what types the variables of the hot loops have: the sources know nothing of
-it, and an interpreter runs them as they are. One module, small and all calls of a C library, lies
-here in another form instead, as a `.pyx` file. The wheel holds both; Python prefers what is
+it, and an interpreter runs them as they are. Two modules, small and all about single bytes, lie
+here in another form instead, as `.pyx` files. The wheel holds both; Python prefers what is
 compiled.
 """
 
@@ -29,10 +29,9 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 HERE = Path(__file__).resolve().parent
 VARIABLE = "REPO_STREAM_COMPILE"
 PACKAGE = HERE.parent / "repo_stream"
-FILES = [
-    *sorted(PACKAGE / f"{types.stem}.py" for types in HERE.glob("*.pxd")),
-    *sorted(HERE.glob("*.pyx")),
-]
+FORMS = sorted(HERE.glob("*.pyx"))
+TYPED = {types.stem for types in HERE.glob("*.pxd")} - {form.stem for form in FORMS}
+FILES = [*sorted(PACKAGE / f"{name}.py" for name in TYPED), *FORMS]
 
 
 class CompileHook(BuildHookInterface[Any]):

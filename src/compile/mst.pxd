@@ -28,4 +28,4 @@ cdef Py_ssize_t _AFTER_SUFFIX, _SHORTEST_ENTRY
     values=list,
     trees=dict,
 )
-cpdef _decode_node_fast(bytes block, limits)
+cpdef decode_node_fast(bytes block, limits)

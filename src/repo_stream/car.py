@@ -363,7 +363,6 @@ def cut_ordinary(  # noqa: PLR0917 - compiled it takes no keywords
     size = len(buffer)
     window = buffer  # whatever is cut out of it lies within it: see car.pxd
     prefix = ORDINARY_PREFIX
-    add_cid, add_block = cids.append, blocks.append
     known = len(cids)
     first = at
     while at + 1 < size and len(cids) < most:
@@ -384,8 +383,8 @@ def cut_ordinary(  # noqa: PLR0917 - compiled it takes no keywords
         if cid[:4] != prefix:
             break
         data = window[body:end]
-        add_cid(cid)
-        add_block(data)
+        cids.append(cid)
+        blocks.append(data)
         at = end
     if verify_cids and at > first:
         right = known + agreeing(cids[known:], blocks[known:])

@@ -187,8 +187,9 @@ def process_into(  # noqa: PLR0917 - compiled it takes no keywords
                 if cid in processed:
                     cost -= size_of(processed[cid])
                 processed[cid] = value
-                if plain and type(value) is int and 256 < value < LARGE_INT:
-                    cost += INT_COST
+                if plain and type(value) is int and -1 < value < LARGE_INT:
+                    if value > 256:
+                        cost += INT_COST
                 else:
                     cost += cost_of(value)
                 continue

@@ -39,6 +39,7 @@ __all__ = [
     "Node",
     "decode_commit_plainly",
     "decode_node",
+    "decode_node_fast",
     "decode_node_plainly",
     "key_depth",
     "looks_like_node",
@@ -256,11 +257,11 @@ def decode_node(block: bytes, cid: bytes, limits: Limits) -> Node:
         NodeError: the leaf that names what is wrong.
         LimitExceeded: where it has too many entries, or a key is too long.
     """
-    node = _decode_node_fast(block, limits)
+    node = decode_node_fast(block, limits)
     return node if node is not None else decode_node_plainly(block, cid, limits)
 
 
-def _decode_node_fast(block: bytes, limits: Limits) -> Node | None:
+def decode_node_fast(block: bytes, limits: Limits) -> Node | None:
     """Decode a node, or give `None` for whatever is not surely canonical.
 
     What stands between the suffix of a key and the next digest has few forms, which dictionaries

@@ -1,10 +1,9 @@
 """The one cursor over the tree: depth first, in key order, on a stack of its own.
 
-The stack holds what is still to be walked, nearest last, as frames of two kinds: *subtrees*, known
-by the CID of their top node, and *runs* of records that follow each other without a subtree in
-between. A subtree whose node is at hand is opened: its frame gives way to the frames of what is in
-it. Everything that a node must obey is checked when it is opened, so no key comes out of a node
-that breaks a rule.
+The stack holds what is still to be walked, nearest last, as frames: subtrees, and runs of records.
+A subtree whose node is at hand is opened: its frame gives way to the frames of what is in it.
+Everything that a node must obey is checked when it is opened, so no key comes out of a node that
+breaks a rule.
 
 A frame remembers the two keys between which its subtree hangs. Keys in order inside every node, and
 every node within its bounds, make the whole walk ordered; nothing else is compared on the way.
@@ -33,21 +32,18 @@ from repo_stream.errors import (
     RepoStreamError,
     WrongDepth,
 )
+from repo_stream.frames import Frame, Run, Subtree, frames_of
 from repo_stream.limits import Limits
 from repo_stream.mst import DEPTH_BOUNDS, decode_node, key_depth
+from repo_stream.nodes import open_ordinary
 from repo_stream.ranges import KeyRanges
 
 __all__ = ["Arrivals", "Blocks", "Gap", "Output", "Taken", "TreeNode", "Walker"]
 
 T = TypeVar("T")
 
-# A run: keys as text, and their CIDs. A subtree: its CID, its depth (None for the root, which may
-# have any), and the keys on its left and right. Told apart by their length, for speed.
-_Run = tuple[list[str], list[bytes]]
-_Subtree = tuple[bytes, int | None, bytes, bytes | None]
-_Frame = _Run | _Subtree
 # Where a walk stands: its stack, the key that was taken last, and the first that is ahead.
-_Mark = tuple[list[_Frame], str | None, bytes]
+_Mark = tuple[list[Frame], str | None, bytes]
 
 # It comes after all keys, which are UTF-8.
 _BEYOND = b"\xff"
@@ -213,8 +209,8 @@ class Walker(Generic[T]):
         limits: Limits,
         ranges: KeyRanges | None = None,
     ) -> None:
-        self._root: _Subtree = (root, None, b"", None)
-        self._stack: list[_Frame] = [self._root]
+        self._root: Subtree = (root, None, b"", None)
+        self._stack: list[Frame] = [self._root]
         self._process = process
         self._wanted_ranges = ranges if ranges is not None else KeyRanges()
         self._ranges = None if self._wanted_ranges.everything else self._wanted_ranges
@@ -227,7 +223,7 @@ class Walker(Generic[T]):
         # Whether nodes are given too, so that none may be opened before the walk is there. Then
         # there is a stack beside it as `wanted` would leave it, and the nodes it looked through.
         self._gives_nodes = False
-        self._looked_at: list[_Frame] = []
+        self._looked_at: list[Frame] = []
         self._looked_through: list[bytes] = []
         # The keys on both sides of the ranges, as far as opened nodes name them.
         self._outer: tuple[str | None, str | None] = (None, None)
@@ -236,7 +232,7 @@ class Walker(Generic[T]):
         self.opened: list[tuple[bytes, int]] | None = None
         #: What the walk names but does not want, with the subtree that a block is the top of, for
         #: whoever wants to know such blocks when they come and puts a `dict` here.
-        self.passing: dict[bytes, _Subtree | None] | None = None
+        self.passing: dict[bytes, Subtree | None] | None = None
         #: Whether the walk has gone past anything that it did not take.
         self.left_out: bool = False
 
@@ -295,7 +291,7 @@ class Walker(Generic[T]):
 
     def skip_record(self) -> tuple[str, bytes]:
         """Leave out the record that the walk stands before; give its key and CID."""
-        rkeys, cids = cast("_Run", self._stack[-1])
+        rkeys, cids = cast("Run", self._stack[-1])
         self._stack[-1:] = [(rkeys[1:], cids[1:])] if len(rkeys) > 1 else []
         self.error = None
         self._last = rkeys[0]
@@ -382,7 +378,7 @@ class Walker(Generic[T]):
                 except KeyError:
                     del values_out[n - room :]
                     if not self._process_run(frame, raw, taken):
-                        run = cast("_Run", stack[-1])
+                        run = cast("Run", stack[-1])
                         if not self._take_singly(run, blocks, taken):
                             return
                     room = n - len(rkeys_out)
@@ -402,7 +398,7 @@ class Walker(Generic[T]):
                 if opened is not None:
                     opened.append((frame[0], n - room))
 
-    def _process_run(self, run: _Run, raw: dict[bytes, bytes], taken: Taken[T]) -> bool:
+    def _process_run(self, run: Run, raw: dict[bytes, bytes], taken: Taken[T]) -> bool:
         """Take the run on top where all of it is there as it came; say whether it was.
 
         Its records are processed in C, which takes 0.9 of the time of a walk that does so singly.
@@ -428,7 +424,7 @@ class Walker(Generic[T]):
         # By `StopIteration` a processor ends it early, and nothing is raised.
         return done == len(rkeys)
 
-    def _take_singly(self, run: _Run, blocks: Blocks[T], taken: Taken[T]) -> bool:
+    def _take_singly(self, run: Run, blocks: Blocks[T], taken: Taken[T]) -> bool:
         """Take the run on top record by record; say whether all of it was there."""
         rkeys, cids = run
         for at, (rkey, cid) in enumerate(zip(rkeys, cids, strict=True)):
@@ -525,7 +521,7 @@ class Walker(Generic[T]):
             arrivals.at = at
 
     def _take_either(
-        self, run: _Run, arrivals: Arrivals, blocks: Blocks[T], room: int, taken: Taken[T]
+        self, run: Run, arrivals: Arrivals, blocks: Blocks[T], room: int, taken: Taken[T]
     ) -> bool:
         """Take records of the run on top one by one, from either side; say whether any was."""
         rkeys, cids = run
@@ -574,7 +570,7 @@ class Walker(Generic[T]):
         return items
 
     def _run_items(
-        self, run: _Run, arrivals: Arrivals, blocks: Blocks[T], room: int
+        self, run: Run, arrivals: Arrivals, blocks: Blocks[T], room: int
     ) -> list[Output[T]]:
         taken: Taken[T] = Taken([], [], [])
         try:
@@ -587,7 +583,7 @@ class Walker(Generic[T]):
         return [Output(rkey, Cid(cid), value) for rkey, cid, value in zip(*taken, strict=True)]
 
     def _node_items(
-        self, subtree: _Subtree, arrivals: Arrivals, blocks: Blocks[T], records: int
+        self, subtree: Subtree, arrivals: Arrivals, blocks: Blocks[T], records: int
     ) -> list[TreeNode]:
         cid = subtree[0]
         came = arrivals.next == cid
@@ -604,7 +600,7 @@ class Walker(Generic[T]):
             self._note(cid, records)
         return [TreeNode(Cid(cid), self._depth_of(subtree, block), block)]
 
-    def _depth_of(self, subtree: _Subtree, block: bytes) -> int:
+    def _depth_of(self, subtree: Subtree, block: bytes) -> int:
         if subtree[1] is not None:
             return subtree[1]
         keys = decode_node(block, subtree[0], self._limits)[1]
@@ -643,7 +639,7 @@ class Walker(Generic[T]):
         # Whoever interrupts this leaves the walk as it was. What has been looked at goes on a list
         # of its own, as a node that is opened deep in a long stack moves all that is above it.
         ahead = self._stack.copy()
-        looked_at: list[_Frame] = []
+        looked_at: list[Frame] = []
         looked_through: list[bytes] = []
         seen = 0
         while ahead and len(wanted) < n and (seen < _LOOK_AHEAD or not wanted):
@@ -770,18 +766,18 @@ class Walker(Generic[T]):
         if self.passing is not None and len(self.passing) < _MOST_PASSING:
             self.passing.update(dict.fromkeys(cids))
 
-    def _pass_subtree(self, subtree: _Subtree) -> None:
+    def _pass_subtree(self, subtree: Subtree) -> None:
         self.left_out = True
         if self.passing is not None and len(self.passing) < _MOST_PASSING:
             self.passing[subtree[0]] = subtree
 
-    def _opened(self, subtree: _Subtree, block: bytes) -> list[_Frame]:
+    def _opened(self, subtree: Subtree, block: bytes) -> list[Frame]:
         frames = open_node(subtree, block, self._limits)
         return frames if self._ranges is None else self._within(self._ranges, frames)
 
-    def _within(self, ranges: KeyRanges, frames: list[_Frame]) -> list[_Frame]:
+    def _within(self, ranges: KeyRanges, frames: list[Frame]) -> list[Frame]:
         """Keep of a node's frames what is wanted."""
-        wanted: list[_Frame] = []
+        wanted: list[Frame] = []
         for frame in frames:
             if len(frame) == 2:
                 rkeys, cids = frame
@@ -858,10 +854,17 @@ class _Taking:
         return False
 
 
-def open_node(subtree: _Subtree, block: bytes, limits: Limits) -> list[_Frame]:
+def open_node(subtree: Subtree, block: bytes, limits: Limits) -> list[Frame]:
     """Check a subtree's node and give the frames of what is in it, the first of them last."""
+    frames = open_ordinary(subtree, block, limits)
+    return frames if frames is not None else open_carefully(subtree, block, limits)
+
+
+def open_carefully(subtree: Subtree, block: bytes, limits: Limits) -> list[Frame]:
+    """Do what `open_node` does, whatever the node, and name the first fault."""
     cid, depth, lower, upper = subtree
-    left, keys, values, trees = decode_node(block, cid, limits)
+    node = decode_node(block, cid, limits)
+    left, keys, _values, trees = node
     if not keys:
         return _open_without_keys(subtree, left)
     if depth is None:
@@ -875,22 +878,9 @@ def open_node(subtree: _Subtree, block: bytes, limits: Limits) -> list[_Frame]:
         rkeys = [*map(bytes.decode, keys)]
     except UnicodeDecodeError as error:
         raise InvalidKey(cid=Cid(cid), key=bytes(error.object), reason="is not UTF-8") from error
-    if left is None and not trees:
-        return [(rkeys, values)]
-    if depth == 0:
+    if depth == 0 and (left is not None or trees):
         raise ChildBelowLeaf(cid=Cid(cid))
-    frames: list[_Frame] = []
-    end = len(keys)
-    for at in reversed(trees):
-        following = keys[at + 1] if at + 1 < len(keys) else upper
-        if at + 1 < end:
-            frames.append((rkeys[at + 1 : end], values[at + 1 : end]))
-        frames.append((trees[at], depth - 1, keys[at], following))
-        end = at + 1
-    frames.append((rkeys[:end], values[:end]))
-    if left is not None:
-        frames.append((left, depth - 1, lower, keys[0]))
-    return frames
+    return frames_of(node, rkeys, depth, lower, upper)
 
 
 def _root_depth(cid: bytes, key: bytes, limits: Limits) -> int:
@@ -905,7 +895,7 @@ def _root_depth(cid: bytes, key: bytes, limits: Limits) -> int:
     return depth
 
 
-def _open_without_keys(subtree: _Subtree, left: bytes | None) -> list[_Frame]:
+def _open_without_keys(subtree: Subtree, left: bytes | None) -> list[Frame]:
     """Open a node that only leads to a subtree, or that is the root of an empty repo."""
     cid, depth, lower, upper = subtree
     if depth is None:
