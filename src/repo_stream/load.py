@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import lru_cache
 from itertools import compress
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
@@ -97,6 +98,7 @@ class Budget(NamedTuple):
     store: int
 
     @classmethod
+    @lru_cache(maxsize=8)  # whoever reads many small repos has them all within one limit
     def of(cls, mem_limit_mb: float) -> Budget:
         """Share out a limit given in MiB."""
         limit = int(min(mem_limit_mb * MIB, sys.maxsize))
