@@ -8,6 +8,7 @@ a block that is missing.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from repo_stream.car import read_length
@@ -16,6 +17,7 @@ from repo_stream.errors import CarError, CidMismatch, TruncatedCar
 from repo_stream.limits import MIB
 from repo_stream.places import Buckets, Places, candidates, locate
 from repo_stream.reader import CarReader
+from repo_stream.source import ReadEach
 
 if TYPE_CHECKING:
     from repo_stream.disk import Row
@@ -72,11 +74,7 @@ class InPlace:
         if -1 in starts:
             cids = [cid for cid, start in zip(cids, starts, strict=True) if start >= 0]
             starts = [start for start in starts if start >= 0]
-        heads = await self._reader.read_each([(start, _HEAD) for start in starts])
-        rows, long, odd = _cut(cids, starts, heads, self._longest)
-        del heads
-        if long:
-            rows += await self._read_long(long, odd)
+        rows, odd = await self._reader.visit(partial(self._read, cids, starts))
         if self._reader.changed:
             odd += [cid for cid, data, _ in rows if data is not None and not self._holds(cid, data)]
         if odd:
@@ -88,18 +86,26 @@ class InPlace:
     async def _buckets(self, cids: Sequence[bytes], stored: Stored | None) -> Buckets:
         return self._places.buckets if stored is None else await stored(cids)
 
-    async def _read_long(self, sections: Sequence[_Section], odd: list[bytes]) -> list[Row]:
-        """Read sections whose heads are not all of them; add to `odd` what is something else."""
-        near, far = _near(sections)
-        bodies = await self._reader.read_each([(start, length) for _cid, start, length in near])
-        rows: list[Row] = [(cid, None, 0) for cid in far]
+    def _read(
+        self, cids: Sequence[bytes], starts: Sequence[int], read_each: ReadEach
+    ) -> tuple[list[Row], list[bytes]]:
+        """Read blocks where they should be; give also the CIDs for which something else is there.
+
+        All of it is one visit to a thread: waiting for two took 1.1 of the time of a walk.
+        """
+        heads = read_each([(start, _HEAD) for start in starts])
+        rows, long, odd = _cut(cids, starts, heads, self._longest)
+        del heads
+        near, far = _near(long)
+        rows += [(cid, None, 0) for cid in far]
+        bodies = read_each([(start, length) for _cid, start, length in near])
         for cid, _start, length in reversed(near):
             body = bodies.pop()  # so that it is not kept beside its copy
             if len(body) == length and body.startswith(cid):
                 rows.append((cid, body[len(cid) :], 0))
             else:
                 odd.append(cid)
-        return rows
+        return rows, odd
 
     async def _find(self, odd: Sequence[bytes], nearest: bytes, stored: Stored | None) -> list[Row]:
         """Look for blocks where else they may be.
@@ -125,7 +131,7 @@ class InPlace:
         failure: CarError | None = None
         for start in candidates(buckets, cid):
             try:
-                body = await self._section(start)
+                body = await self._reader.visit(partial(self._section, start))
             except CarError as error:
                 failure = failure or error
                 continue
@@ -136,17 +142,17 @@ class InPlace:
             raise failure
         return None
 
-    async def _section(self, start: int) -> bytes:
+    def _section(self, start: int, read_each: ReadEach) -> bytes:
         """Read what is in a section: a CID, and data.
 
         Raises:
             CarError: where there is none any more.
         """
-        [head] = await self._reader.read_each([(start, _HEAD)])
+        [head] = read_each([(start, _HEAD)])
         length, body = read_length(head, 0, start)
         if body < 0:
             raise TruncatedCar(offset=start, have=len(head), need=None)
-        [section] = await self._reader.read_each([(start + body, min(length, self._longest))])
+        [section] = read_each([(start + body, min(length, self._longest))])
         if len(section) < length:
             raise TruncatedCar(offset=start, have=body + len(section), need=body + length)
         return section

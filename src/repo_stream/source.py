@@ -19,7 +19,7 @@ import anyio.to_thread
 from anyio.abc import ByteReceiveStream
 from anyio.lowlevel import checkpoint
 
-__all__ = ["AsyncReadable", "AsyncReceivable", "Pieces", "Source", "open_pieces"]
+__all__ = ["AsyncReadable", "AsyncReceivable", "Pieces", "ReadEach", "Source", "open_pieces"]
 
 R = TypeVar("R")
 
@@ -59,6 +59,10 @@ Source: TypeAlias = (
 )
 
 
+#: Reads what is in some places of a file, as start and size in bytes.
+ReadEach: TypeAlias = Callable[[Sequence[tuple[int, int]]], list[bytes]]
+
+
 class Pieces:
     """A source as one async method, `next`.
 
@@ -92,12 +96,14 @@ class Pieces:
         """Read what has come from a rereadable source: less than `size` bytes where it was cut."""
         return b"" if self._file is None else await self._file.read_again(start, size)
 
-    async def read_each(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Read what is in these places of a rereadable source, as start and size; in a thread.
+    async def visit(self, work: Callable[[ReadEach], R]) -> R:
+        """Have work done in a thread that reads here and there in a rereadable source.
 
-        What is cut off, or has been closed, comes shorter than it should be.
+        Args:
+            work: is given what reads all that is in some places, as start and size. What is cut
+                off, or has been closed, comes shorter than it should be.
         """
-        return [b"" for _ in places] if self._file is None else await self._file.read_each(places)
+        return work(_read_nothing) if self._file is None else await self._file.visit(work)
 
     @property
     def size(self) -> int:
@@ -157,6 +163,10 @@ def _sizes(size: int, most: int) -> Iterator[int]:
     while True:
         yield size
         size = min(2 * size, most)
+
+
+def _read_nothing(places: Sequence[tuple[int, int]]) -> list[bytes]:
+    return [b"" for _ in places]
 
 
 def _not_a_source(source: object) -> TypeError:
@@ -225,8 +235,8 @@ class _File:
             return bytes(piece)
         return await self._in_thread(lambda: self._read_at(start, size))
 
-    async def read_each(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
-        return await self._in_thread(lambda: self._read_each(places))
+    async def visit(self, work: Callable[[ReadEach], R]) -> R:
+        return await self._in_thread(lambda: work(self._read_each))
 
     @property
     def size(self) -> int:
@@ -270,7 +280,7 @@ class _File:
             return [self._read_at(start, size) for start, size in places]
         with self._lock:
             if self._file is None:
-                return [b"" for _ in places]
+                return _read_nothing(places)
             file, pread = self._file.fileno(), os.pread
             return [pread(file, size, start) for start, size in places]
 
