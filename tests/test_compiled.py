@@ -20,7 +20,7 @@ from repo_stream import CarDecoder, Cid, Limits, MalformedNode
 from repo_stream.mst import decode_node
 from repo_stream.testing import build_car
 
-COMPILED = ("car", "digest", "in_place", "memory", "mst", "nodes", "places", "walk")
+COMPILED = ("car", "digest", "entries", "in_place", "memory", "mst", "nodes", "walk")
 EXPECTED = (
     [f"repo_stream.{name}" for name in COMPILED]
     if os.environ.get("REPO_STREAM_COMPILED") == "1"

@@ -10,15 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repo_stream.car import read_length, write_section
-from repo_stream.places import (
-    Buckets,
-    Places,
-    bucket_of,
-    candidates,
-    has_room_for,
-    locate,
-    without_copies,
-)
+from repo_stream.entries import Buckets, locate
+from repo_stream.places import Places, bucket_of, candidates, has_room_for, without_copies
 
 Block = tuple[bytes, bytes]
 

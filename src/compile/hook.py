@@ -6,7 +6,7 @@ which behaves alike and takes twice the time. `REPO_STREAM_COMPILE=0` asks for a
 
 Cython compiles the very sources of the package. For each module that it takes there lies a `.pxd`
 file here, which says what types the variables of the hot loops have: the sources know nothing of
-it, and an interpreter runs them as they are. Two modules, small and all about single bytes, lie
+it, and an interpreter runs them as they are. Three modules, small and all about single bytes, lie
 here in another form instead, as `.pyx` files. The wheel holds both; Python prefers what is
 compiled.
 """

@@ -43,6 +43,7 @@ from anyio.lowlevel import RunVar
 
 from repo_stream.car import Block
 from repo_stream.cid import ORDINARY_LENGTH
+from repo_stream.entries import BUCKETS
 from repo_stream.errors import (
     DiskError,
     DiskFull,
@@ -57,7 +58,7 @@ from repo_stream.errors import (
     StoreUnavailable,
 )
 from repo_stream.limits import MIB
-from repo_stream.places import BUCKETS, Places, bucket_of, without_copies
+from repo_stream.places import Places, bucket_of, without_copies
 
 if TYPE_CHECKING:
     import aiosqlite

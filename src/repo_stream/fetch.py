@@ -83,7 +83,9 @@ class Shelf(Generic[T]):
             self._unreadable.clear()
             rows = await self._store.fetch(self._lease, needed, self.numbers)
             self._keep(blocks, rows)
-            self._absent = {*needed}.difference([row[0] for row in rows])
+            self._absent.clear()
+            if len(rows) < len(needed):
+                self._absent = {*needed}.difference([row[0] for row in rows])
         if nearest not in blocks:
             missing = walker.missing()
             failure = self._unreadable.get(nearest) or self._unstored.get(nearest)

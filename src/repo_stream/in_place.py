@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final
 
 from repo_stream.car import read_length
 from repo_stream.cid import Cid, verify
+from repo_stream.entries import Buckets, locate
 from repo_stream.errors import CarError, CidMismatch, TruncatedCar
 from repo_stream.limits import MIB
-from repo_stream.places import Buckets, Places, candidates, locate
+from repo_stream.places import Places, candidates
 from repo_stream.reader import CarReader
 from repo_stream.source import ReadEach
 

@@ -1,10 +1,9 @@
 """Where the blocks of a file are, so that they can be read again where they lie.
 
 A repo that does not fit in memory need not be copied where it comes from a file. What is kept of a
-block is an *entry*, eight bytes: where its section starts in the file, and 24 bits of its CID's
-hash. Entries are in 16,384 *buckets* by other bits of that hash, so that to find a block is to
-search one string, of 190 bytes for a repo of 300,000 records. Where two blocks agree in all those
-bits, the file says which is meant.
+block is an *entry* of eight bytes: see `entries`. They are in 16,384 *buckets*, so that to find a
+block is to search one string, of 190 bytes for a repo of 300,000 records. Where two blocks agree in
+all bits of the hash that are kept, the file says which is meant.
 
 The hash is Python's own of `bytes`, which has a random key in each process, unless
 `PYTHONHASHSEED` fixes it: nobody can make CIDs that all go into one bucket. A block that comes a
@@ -15,43 +14,23 @@ take ten times the memory.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Final
 
-__all__ = [
-    "BUCKETS",
-    "Buckets",
-    "Places",
-    "bucket_of",
-    "candidates",
-    "has_room_for",
-    "locate",
-    "without_copies",
-]
+from repo_stream.entries import BUCKETS, HASH, START, WIDTH, Buckets, note
 
-# An entry: in its low bits the start, in the others those of the hash.
+__all__ = ["Places", "bucket_of", "candidates", "has_room_for", "without_copies"]
+
 _ENTRY: Final = Struct("<Q")
-_WIDTH: Final = _ENTRY.size
-_START_BITS: Final = 40
-_START: Final = (1 << _START_BITS) - 1
-_HASH_BYTES: Final = 3
-_HASH: Final = 0xFFFFFF << _START_BITS
-_HASH_AT: Final = _WIDTH - _HASH_BYTES
 
-#: How many buckets there are: by other bits of the hash.
-BUCKETS: Final = 1 << 14
-_IN_BUCKET: Final = BUCKETS - 1
 # A bucket has an eighth to spare on average, as it grows.
-_ENTRY_COST: Final = _WIDTH * 9 // 8
+_ENTRY_COST: Final = WIDTH * 9 // 8
 _EMPTY_COST: Final = BUCKETS * (sys.getsizeof(bytearray()) + 8)
 
 # A bucket is long from so many bytes on, far more than it has for ten million blocks.
 _LONG: Final = 16 * 1024
 _COPIES: Final = 8
-
-#: Buckets by their numbers.
-Buckets = Sequence[bytes | bytearray] | Mapping[int, bytes]
 
 
 class Places:
@@ -74,7 +53,7 @@ class Places:
     @property
     def entry_bytes(self) -> int:
         """How many bytes its entries are."""
-        return _WIDTH * self._entries
+        return WIDTH * self._entries
 
     def add(self, cids: Sequence[bytes], blocks: Sequence[bytes], at: int) -> int:
         """Note where blocks are that follow each other in the file.
@@ -87,17 +66,8 @@ class Places:
         Returns:
             Where the last section ends.
         """
-        starts: dict[bytes, int] = {}
-        for cid, data in zip(cids, blocks, strict=True):
-            starts[cid] = at
-            length = len(cid) + len(data)
-            at += 1 if length < 0x80 else 2 if length < 0x4000 else (length.bit_length() + 6) // 7
-            at += length
-        buckets, entry = self._buckets, _ENTRY.pack
-        for cid, start in starts.items():
-            hashed = hash(cid)
-            buckets[hashed & _IN_BUCKET] += entry(hashed & _HASH | start)
-        self._entries += len(starts)
+        at, entries = note(self._buckets, cids, blocks, at)
+        self._entries += entries
         return at
 
     def take(self) -> Iterator[tuple[int, bytearray]]:
@@ -111,7 +81,7 @@ class Places:
 
 def has_room_for(file_size: int) -> bool:
     """Say whether an entry can tell where sections start, in a file of so many bytes."""
-    return file_size <= _START
+    return file_size <= START
 
 
 def without_copies(entries: bytes) -> bytes:
@@ -123,49 +93,22 @@ def without_copies(entries: bytes) -> bytes:
         return entries
     kept: list[bytes] = []
     seen: dict[int, int] = {}
-    for at in range(len(entries) - _WIDTH, -1, -_WIDTH):
-        hashed = _ENTRY.unpack_from(entries, at)[0] & _HASH
+    for at in range(len(entries) - WIDTH, -1, -WIDTH):
+        hashed = _ENTRY.unpack_from(entries, at)[0] & HASH
         seen[hashed] = seen.get(hashed, 0) + 1
         if seen[hashed] <= _COPIES:
-            kept.append(entries[at : at + _WIDTH])
+            kept.append(entries[at : at + WIDTH])
     return b"".join(reversed(kept))
 
 
 def bucket_of(cid: bytes) -> int:
     """Give the number of the bucket that a block's entry is in."""
-    return hash(cid) & _IN_BUCKET
-
-
-def locate(buckets: Buckets, cids: Sequence[bytes]) -> list[int]:
-    """Say where the sections of blocks start, in bytes; -1 for those that are nowhere.
-
-    Of blocks that came twice it is the latest, as for `Places.add`. A block that is nowhere may as
-    well be said to be where another is.
-
-    Args:
-        buckets: all of those that the blocks' entries can be in.
-        cids: their CIDs.
-    """
-    entry_at = _ENTRY.unpack_from
-    starts: list[int] = []
-    for cid in cids:
-        hashed = hash(cid)
-        bucket = buckets[hashed & _IN_BUCKET]
-        sought = ((hashed & _HASH) >> _START_BITS).to_bytes(_HASH_BYTES, "little")
-        at = bucket.rfind(sought)
-        while at >= 0 and at % _WIDTH != _HASH_AT:  # across others, by accident
-            at = bucket.rfind(sought, 0, at + _HASH_BYTES - 1)
-        if at < 0:
-            starts.append(-1)
-        else:
-            entry: int = entry_at(bucket, at - _HASH_AT)[0]
-            starts.append(entry & _START)
-    return starts
+    return hash(cid) % BUCKETS
 
 
 def candidates(buckets: Buckets, cid: bytes) -> Iterator[int]:
     """Give all the places where a block may be, the latest first."""
-    sought = hash(cid) & _HASH
+    sought = hash(cid) & HASH
     for (entry,) in reversed([*_ENTRY.iter_unpack(buckets[bucket_of(cid)])]):
-        if entry & _HASH == sought:
-            yield entry & _START
+        if entry & HASH == sought:
+            yield entry & START
