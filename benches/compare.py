@@ -156,7 +156,7 @@ def compiled(build: bool) -> list[str]:
             (*map(str, pip), str(BENCHES.parent)), env=os.environ | {"REPO_STREAM_COMPILE": "1"}
         )
         if built.returncode != 0:
-            raise UnavailableError(f"does not build: {reason_in(built.stderr)}")
+            raise UnavailableError("REPO_STREAM_COMPILE=1 pip install -v . fails, and says why")
     # What was built for another Python has other names.
     if not any(COMPILED.glob(f"repo_stream/car{EXTENSION_SUFFIXES[0]}")):
         raise UnavailableError("not built")

@@ -68,13 +68,15 @@ def built(hook: Hook, version: str = "standard") -> dict[str, Any]:
     build_data: dict[str, Any] = {"force_include": {}}
     hook.initialize(version, build_data)
     hook.finalize(version, build_data, "")
+    assert not [folder for folder in FOLDERS if folder.exists()]
+    FOLDERS.clear()
     return build_data
 
 
 def is_compiled(build_data: dict[str, Any]) -> bool:
-    return build_data.get("pure_python") is False and [*build_data["force_include"].values()] == [
-        "repo_stream/car.so"
-    ]
+    included = [*build_data["force_include"].values()]
+    kind = build_data.get("pure_python"), build_data.get("infer_tag")
+    return kind == (False, True) and included == ["repo_stream/car.so"]
 
 
 PLAIN: dict[str, Any] = {"force_include": {}}
@@ -85,8 +87,9 @@ def test_it_compiles_where_it_can(hook: Hook) -> None:
     assert is_compiled(built(hook))
 
 
-def test_it_needs_a_compiler(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CC", "no-such-compiler -O2")
+@pytest.mark.parametrize("command", ["no-such-compiler -O2", " ", "cc '"])
+def test_it_needs_a_compiler(hook: Hook, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setenv("CC", command)
     assert hook.dependencies() == []
     assert built(hook) == PLAIN
 
@@ -138,11 +141,17 @@ def test_an_editable_install_runs_from_the_sources(
         built(hook, "editable")
 
 
+# Where something was compiled
+FOLDERS: list[Path] = []
+
+
 def succeed(scratch: Path) -> list[Path]:
+    FOLDERS.append(scratch)
     return [scratch / "car.so"]
 
 
-def fail(_scratch: Path) -> list[Path]:
+def fail(scratch: Path) -> list[Path]:
+    FOLDERS.append(scratch)
     raise RuntimeError("command '/usr/bin/cc' failed with exit code 1")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import pytest
 from hypothesis import given, settings
@@ -133,3 +133,94 @@ def test_a_node_that_is_cut_off_is_none(size: int) -> None:
     assert len(block) > 130
     for cut in (block[:size], block[: len(block) - size - 1]):
         assert open_ordinary(subtree, cut, Limits()) is None
+
+
+# --- One by one ---------------------------------------------------------------------------------
+
+
+def one_in_another(start: bytes, size: int) -> list[bytes]:
+    """Two keys, the second of which starts with all of the first, which has so many bytes."""
+    pairs = permutations([key for key in BY_DEPTH[0] if key.startswith(start)], 2)
+    return next([one, other] for one, other in pairs if len(one) == size and other.startswith(one))
+
+
+# The first has 23 bytes, the most that one byte can say.
+LIKES = one_in_another(b"app.", 23)
+LOWEST = [*one_in_another(b"a/", 3), *LIKES]
+HIGHER = BY_DEPTH[1][:2]
+GOOD = {
+    "lowest": (0, node(None, entries_of(LOWEST, [None] * len(LOWEST)))),
+    "higher": (1, node(cid_of(b"left"), entries_of(HIGHER, [cid_of(b"tree"), None]))),
+}
+
+
+@pytest.mark.parametrize("depth_and_block", GOOD.values(), ids=GOOD)
+def test_every_change_of_one_byte_is_seen_as_the_walk_sees_it(
+    depth_and_block: tuple[int, bytes],
+) -> None:
+    depth, block = depth_and_block
+    subtree: Subtree = (ordinary(block), depth, b"", None)
+    assert open_ordinary(subtree, block, Limits()) == open_carefully(subtree, block, Limits())
+    for at, byte in enumerate(block):
+        for other in {byte ^ bit for bit in range(256)} - {byte}:
+            changed = bytes([*block[:at], other, *block[at + 1 :]])
+            frames = open_ordinary(subtree, changed, Limits())
+            assert frames is None or frames == seen(open_carefully, subtree, changed, Limits())
+
+
+def by_hand(keys: list[bytes], **heads: bytes) -> bytes:
+    """A node of two keys, with some numbers in it written in another way."""
+    first, second = keys
+    shared = shared_bytes(first, second)
+    numbers = {"count": b"\x82", "first": head(2, len(first)), "prefix": head(0, shared)}
+    numbers |= {"second": head(2, len(second) - shared)} | heads
+    link = b"\xd8\x2a\x58\x25\x00"
+    node = b"\xa2\x61e" + numbers["count"]
+    node += b"\xa4\x61k" + numbers["first"] + first + b"\x61p\x00"
+    node += b"\x61t\xf6\x61v" + link + cid_of(first)
+    node += b"\xa4\x61k" + numbers["second"] + second[shared:] + b"\x61p" + numbers["prefix"]
+    return node + b"\x61t\xf6\x61v" + link + cid_of(second) + b"\x61l\xf6"
+
+
+def head(kind: int, number: int) -> bytes:
+    return bytes([kind << 5 | number] if number < 24 else [kind << 5 | 24, number])
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [
+        pytest.param({"count": b"\x98\x02"}, id="count"),
+        pytest.param({"first": b"\x58\x17"}, id="suffix"),
+        pytest.param({"prefix": b"\x18\x17"}, id="prefix"),
+        pytest.param({"count": b"\x99\x00\x02"}, id="count of two bytes"),
+        pytest.param({"first": b"\x59\x00\x17"}, id="suffix of two bytes"),
+        pytest.param({"prefix": b"\x19\x00\x17"}, id="prefix of two bytes"),
+    ],
+)
+def test_a_number_in_a_longer_form_is_not_ordinary(heads: dict[str, bytes]) -> None:
+    subtree: Subtree = (b"", 0, b"", None)
+    assert by_hand(LIKES) == node(None, entries_of(LIKES, [None, None]))
+    assert open_ordinary(subtree, by_hand(LIKES), Limits()) is not None
+    assert open_ordinary(subtree, by_hand(LIKES, **heads), Limits()) is None
+
+
+def test_bounds_are_outside_of_what_is_between_them() -> None:
+    depth, block = GOOD["lowest"]
+    first, last = LOWEST[0], LOWEST[-1]
+    assert open_ordinary((b"", depth, first[:-1], last + b"\0"), block, Limits()) is not None
+    assert open_ordinary((b"", depth, first, None), block, Limits()) is None
+    assert open_ordinary((b"", depth, first + b"\0", None), block, Limits()) is None
+    assert open_ordinary((b"", depth, b"", last), block, Limits()) is None
+    assert open_ordinary((b"", depth, b"", last[:-1]), block, Limits()) is None
+
+
+def test_limits_are_the_last_that_is_allowed() -> None:
+    root: Subtree = (b"", None, b"", None)
+    block = GOOD["higher"][1]
+    assert open_ordinary(root, block, Limits(node_entries=2, mst_depth=1)) is not None
+    assert open_ordinary(root, block, Limits(node_entries=1)) is None
+    assert open_ordinary(root, block, Limits(mst_depth=0)) is None
+    long = next(key for key in BY_DEPTH[0] if len(key) == 255)
+    block = node(None, entries_of([long], [None]))
+    assert open_ordinary(root, block, Limits()) is not None
+    assert open_ordinary(root, block, Limits(key_bytes=254)) is None

@@ -133,6 +133,7 @@ def test_sdist_is_enough_to_work_with(sdist: Path) -> None:
         "pyproject.toml",
         "src/compile/car.pxd",
         "src/compile/hook.py",
+        "src/compile/nodes.pyx",
         "src/repo_stream/py.typed",
         "tests/cars/sample.car",
         "tests/conftest.py",

@@ -3,6 +3,7 @@
 That is where a C compiler and Python's headers are at hand. Elsewhere the wheel is of plain Python,
 which behaves alike and takes twice the time. `REPO_STREAM_COMPILE=0` asks for a plain wheel, and
 `REPO_STREAM_COMPILE=1` for a compiled one or an error. An editable install runs from the sources.
+Why something was not compiled is a warning, which pip shows with `-v`.
 
 Cython compiles the very sources of the package. For each module that it takes there lies a `.pxd`
 file here, which says what types the variables of the hot loops have: the sources know nothing of
@@ -93,13 +94,20 @@ def _wanted() -> bool:
 
 
 def _can_be_tried() -> bool:
-    """Say whether compiling is likely to work, so that no build fetches Cython for nothing."""
+    """Say whether compiling is likely to work: else no build needs Cython.
+
+    What is built Hatch says later, so an editable install fetches it for nothing.
+    """
     # Cython has other Pythons run its modules slower than they run plain ones, or one at a time.
     if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
         return False
-    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    command = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    try:
+        compiler = shlex.split(command, posix=os.name == "posix")
+    except ValueError:  # no command
+        return False
     headers = Path(sysconfig.get_path("include"), "Python.h")
-    return shutil.which(compiler[0]) is not None and headers.is_file()
+    return bool(compiler) and shutil.which(compiler[0]) is not None and headers.is_file()
 
 
 def _compiled(scratch: Path) -> list[Path]:
@@ -116,8 +124,8 @@ def _compiled(scratch: Path) -> list[Path]:
         setuptools.Extension(
             f"{PACKAGE.name}.{file.stem}",
             [f"{PACKAGE.name}/{file.name}"],
-            # What a debugger would need is four fifths of a module.
-            extra_compile_args=["-g0"] if os.name == "posix" else [],
+            # What a debugger would need is four fifths of a module, and `-O3` gains nothing.
+            extra_compile_args=["-g0", "-O2"] if os.name == "posix" else [],
         )
         for file in FILES
     ]
