@@ -204,6 +204,20 @@ def test_a_number_in_a_longer_form_is_not_ordinary(heads: dict[str, bytes]) -> N
     assert open_ordinary(subtree, by_hand(LIKES, **heads), Limits()) is None
 
 
+def test_a_number_in_a_shorter_form_is_not_ordinary() -> None:
+    keys = one_in_another(b"b" * 250, 251)
+    subtree: Subtree = (b"", 0, b"", None)
+    assert open_ordinary(subtree, by_hand(keys), Limits()) is not None
+    assert open_ordinary(subtree, by_hand(keys, prefix=b"\xfb"), Limits()) is None
+
+
+@pytest.mark.parametrize("depth_and_block", GOOD.values(), ids=GOOD)
+def test_nothing_comes_after_a_node(depth_and_block: tuple[int, bytes]) -> None:
+    depth, block = depth_and_block
+    for more in (b"\0", b"\xf6", block[-41:], block):
+        assert open_ordinary((b"", depth, b"", None), block + more, Limits()) is None
+
+
 def test_bounds_are_outside_of_what_is_between_them() -> None:
     depth, block = GOOD["lowest"]
     first, last = LOWEST[0], LOWEST[-1]
