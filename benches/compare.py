@@ -158,9 +158,9 @@ def compiled(build: bool) -> list[str]:
         if built.returncode != 0:
             raise UnavailableError("REPO_STREAM_COMPILE=1 pip install -v . fails, and says why")
     # What was built for another Python has other names.
-    if not any(COMPILED.glob(f"repo_stream/car{EXTENSION_SUFFIXES[0]}")):
+    if not (COMPILED / "repo_stream" / f"car{EXTENSION_SUFFIXES[0]}").exists():
         raise UnavailableError("not built")
-    return [sys.executable, str(BENCHES / "contenders" / "ours.py")]
+    return script("ours.py", needs="repo_stream")(build)
 
 
 def upstream(

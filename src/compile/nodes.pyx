@@ -59,6 +59,22 @@ cdef int depth_of(const unsigned char *digest) noexcept:
     return zeros // 2
 
 
+cdef Py_ssize_t number_at(
+    const unsigned char *data, unsigned char kind, Py_ssize_t *at
+) noexcept:
+    """Read a head of one kind, and move on to what follows; -1 where it is not of one or two bytes.
+
+    `kind` is what its first byte is for zero.
+    """
+    cdef Py_ssize_t number = data[at[0]] - kind
+    at[0] += 1
+    if number == 24:
+        number = data[at[0]]
+        at[0] += 1
+        return number if number >= 24 else -1
+    return number if 0 <= number < 24 else -1
+
+
 def open_ordinary(tuple subtree not None, bytes block not None, limits):
     """Give the frames of what is in a node, the first of them last, or `None`."""
     cdef const unsigned char *data = <const unsigned char *> PyBytes_AS_STRING(block)
@@ -70,7 +86,7 @@ def open_ordinary(tuple subtree not None, bytes block not None, limits):
     cdef Py_ssize_t size = PyBytes_GET_SIZE(block)
     cdef Py_ssize_t last = size - SHORTEST_ENTRY
     cdef Py_ssize_t last_end = size - AFTER_SUFFIX
-    cdef Py_ssize_t at = 4, count, row = 0, end, length, shared, key_length = 0, byte
+    cdef Py_ssize_t at = 3, count, row = 0, end, length, shared, key_length = 0, byte
     cdef int depth = -1
     cdef bytes lower = subtree[2], upper = subtree[3], first = None, pending = None, after = None
     cdef list rkeys, values, frames
@@ -78,15 +94,8 @@ def open_ordinary(tuple subtree not None, bytes block not None, limits):
 
     if size < 7 or memcmp(data, b"\xa2\x61e", 3) or limits.key_bytes < LONGEST_KEY:
         return None
-    count = data[3] - 0x80
-    if count == 24:
-        count = data[4]
-        at = 5
-        if count < 24:
-            return None
-    elif not 0 < count < 24:
-        return None
-    if count > limits.node_entries:
+    count = number_at(data, 0x80, &at)
+    if count <= 0 or count > limits.node_entries:
         return None
     if subtree[1] is not None:
         depth = subtree[1]
@@ -95,35 +104,21 @@ def open_ordinary(tuple subtree not None, bytes block not None, limits):
         # The suffix
         if data[at] != 0xA4 or data[at + 1] != 0x61 or data[at + 2] != 0x6B:
             return None
-        length = data[at + 3]
-        at += 4
-        if length == 0x58:
-            length = data[at]
-            at += 1
-            if length < 24:
-                return None
-        elif 0x40 < length < 0x58:
-            length -= 0x40
-        else:
-            return None
+        at += 3
+        length = number_at(data, 0x40, &at)
         end = at + length
-        if end > last_end:
+        if length <= 0 or end > last_end:
             return None
         # The prefix
         if data[end] != 0x61 or data[end + 1] != 0x70:
             return None
-        shared = data[end + 2]
-        end += 3
-        if shared == 0x18:
-            shared = data[end]
-            end += 1
-            if shared < 24:
-                return None
-        elif shared > 0x18:
-            return None
+        end += 2
+        shared = number_at(data, 0, &end)
         # The first byte that is not shared says both that the key sorts after the one before it,
         # and that no more bytes could have been shared.
-        if shared > key_length or (shared < key_length and key[shared] >= data[at]):
+        if shared < 0 or shared > key_length:
+            return None
+        if shared < key_length and key[shared] >= data[at]:
             return None
         memcpy(key + shared, data + at, length)
         key_length = shared + length
