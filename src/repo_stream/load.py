@@ -102,7 +102,7 @@ class Budget(NamedTuple):
     def of(cls, mem_limit_mb: float) -> Budget:
         """Share out a limit given in MiB."""
         limit = int(min(mem_limit_mb * MIB, sys.maxsize))
-        piece = min(max(limit // 64, MIB // 16), MIB)
+        piece = min(max(limit // 64, MIB // 16), MIB // 4)  # as much as `CarReader` reads
         cache = min(max(limit // 16, MIB // 4), 2 * MIB)
         released = min(max(limit // 16, MIB // 16), MIB // 2)
         store = max(limit - 3 * piece - cache - WRITE_BYTES, limit // 2)

@@ -16,9 +16,9 @@ __all__ = ["CarReader"]
 
 R = TypeVar("R")
 
-# A file read through anyio in pieces of 64 KiB, 256 KiB and 1 MiB takes 1.74, 1.24 and 1.07 times a
-# plain read.
-_PIECE_SIZE: Final = MIB
+# A piece stays in a processor's own cache until its blocks are cut and checked. Those of 1 MiB take
+# 1.3 times as long, where compiled; those of 64 KiB, 1.1.
+_PIECE_SIZE: Final = MIB // 4
 
 
 class CarReader:
