@@ -35,6 +35,7 @@ from repo_stream import (
 from repo_stream.car_server import CarServer
 from repo_stream.memory import MemoryStore
 from repo_stream.process import Processor, noop
+from repo_stream.tables import KEY_COST
 from repo_stream.testing import build_repo, car_header, cid_of, made_car, section
 from streams import car_in, in_memory, streamed
 from support import columns, pieces_of
@@ -529,7 +530,7 @@ def test_the_count_of_memory_stays_true(process: Any) -> None:
                 if key not in anew.blocks.raw:
                     anew.put_back(key, block=None, result=value)
                 else:
-                    both += processor.size_of(value) + 80  # and its key
+                    both += processor.size_of(value) + KEY_COST
         assert contents(store) == pytest.approx(contents(anew) + both, abs=2)
 
 

@@ -2,4 +2,4 @@ import cython
 
 
 @cython.locals(cost=double, data=bytes)
-cpdef double process_into(dict raw, dict processed, cids, blocks, process, size_of) except? -1
+cpdef double process_into(raw, processed, cids, blocks, process, size_of) except? -1

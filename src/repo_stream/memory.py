@@ -6,26 +6,20 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar, cast
 
-from repo_stream import dagcbor
+from repo_stream import dagcbor, tables
 from repo_stream.car import Block
 from repo_stream.dagcbor import INT_COST, LARGE_INT
 from repo_stream.mst import looks_like_node
 from repo_stream.process import Processor
+from repo_stream.tables import KEY_COST, Table
 from repo_stream.walk import Blocks
 
 __all__ = ["MemoryStore"]
 
 T = TypeVar("T")
 
-# A CID of 36 bytes, its header included, rounded up as the allocator does.
-_CID_COST = 80
 # What a block costs beyond its bytes: the header, and half of the rounding up to 16 on average.
 _BLOCK_OVERHEAD = 33 + 7.5
-# A table of a million entries takes 30 bytes for each when it is full, a smaller one 27. One with
-# less than this to each of its entries is about to grow.
-_ROOMY_ENTRY = 32
-# One with more than this has grown for four times as many.
-_SPARSE_ENTRY = 120
 
 
 class MemoryStore(Generic[T]):
@@ -37,7 +31,9 @@ class MemoryStore(Generic[T]):
 
     def __init__(self, processor: Processor[T]) -> None:
         self._processor = processor
-        self.blocks: Blocks[T] = Blocks.empty(alike=processor.keeps_bytes)
+        raw: Table[bytes] = tables.new()
+        alike = processor.keeps_bytes
+        self.blocks: Blocks[T] = Blocks(raw, cast("Table[T]", raw) if alike else tables.new())
         self._contents = 0.0
 
     @property
@@ -47,17 +43,8 @@ class MemoryStore(Generic[T]):
 
     @property
     def need(self) -> int:
-        """What the store has to have, to take more blocks in.
-
-        That is its size, and twice that of each table that is about to grow: a full table is copied
-        into one twice as large before it is let go, which can be a fifth of all that is in memory.
-        """
-        need = self.size
-        for table in self.blocks.tables:
-            size = sys.getsizeof(table)
-            if len(table) * _ROOMY_ENTRY > size:
-                need += 2 * size
-        return need
+        """What the store has to have, to take more blocks in, in bytes; see `tables.need`."""
+        return sum(map(tables.need, self.blocks.tables)) + int(self._contents)
 
     @property
     def empty(self) -> bool:
@@ -71,6 +58,7 @@ class MemoryStore(Generic[T]):
         raw = self.blocks.raw
         processed = self.blocks.processed
         known = len(raw) + len(processed)
+        tables.expect(processed, cids)
         processor = self._processor
         # Blocks that come again cost what they have more than those whose place they take: nothing,
         # unless their CIDs have not been checked.
@@ -81,12 +69,12 @@ class MemoryStore(Generic[T]):
             process, size_of = processor.process, processor.size_of
             cost = process_into(raw, processed, cids, blocks, process, size_of)
             added = len(raw) + len(processed) - known
-        self._contents += cost + _CID_COST * added
+        self._contents += cost + KEY_COST * added
 
     def keep_raw(self, cid: bytes, data: bytes) -> None:
         """Take one block in without processing it."""
         self.blocks.raw[cid] = data
-        self._contents += len(data) + _BLOCK_OVERHEAD + _CID_COST
+        self._contents += len(data) + _BLOCK_OVERHEAD + KEY_COST
 
     def put_back(self, cid: bytes, *, block: bytes | None, result: T | None) -> None:
         """Take one block in again, as it was, or as what had been made of it."""
@@ -96,7 +84,7 @@ class MemoryStore(Generic[T]):
             return
         value = cast("T", result)
         self.blocks.processed[cid] = value
-        self._contents += self._processor.size_of(value) + _CID_COST
+        self._contents += self._processor.size_of(value) + KEY_COST
 
     def forget(self, cids: Iterable[bytes]) -> tuple[list[Block], list[tuple[bytes, T]]]:
         """Give these blocks away, as far as they are here: those kept raw, and those processed."""
@@ -109,23 +97,19 @@ class MemoryStore(Generic[T]):
             data = raw_table.pop(cid, None)
             if data is not None:
                 raw.append((cid, data))
-                cost += len(data) + _BLOCK_OVERHEAD + _CID_COST
+                cost += len(data) + _BLOCK_OVERHEAD + KEY_COST
             # Both, where the one came while the other was put back.
             if cid in processed_table:
                 value = processed_table.pop(cid)
                 processed.append((cid, value))
-                cost += size_of(value) + _CID_COST
+                cost += size_of(value) + KEY_COST
         self._contents -= cost
         return raw, processed
 
     def shrink(self) -> None:
         """Give back the memory of tables that once held much more than they do now."""
         for table in self.blocks.tables:
-            if sys.getsizeof(table) > _SPARSE_ENTRY * (len(table) + 1000):
-                # A table shrinks only when it is built anew.
-                kept = dict(table)
-                table.clear()
-                table.update(kept)  # type: ignore[arg-type] # its own items
+            tables.shrink(table)
 
     def drain(self, blocks: int, size: int) -> tuple[list[Block], list[tuple[bytes, T]]]:
         """Give up to so many blocks away: those kept raw, and those processed.
@@ -147,11 +131,11 @@ class MemoryStore(Generic[T]):
         return raw, processed
 
 
-def _put_raw(raw: dict[bytes, bytes], cids: Sequence[bytes], blocks: Sequence[bytes]) -> float:
+def _put_raw(raw: Table[bytes], cids: Sequence[bytes], blocks: Sequence[bytes]) -> float:
     """Keep blocks as they are; give what they cost beyond their CIDs."""
     known = len(raw)
     replaced = 0
-    if not raw.keys().isdisjoint(cids):
+    if tables.holds_any(raw, cids):
         replaced = sum([len(raw[cid]) for cid in {*cids} if cid in raw])
     raw.update(zip(cids, blocks, strict=True))
     added = len(raw) - known
@@ -161,8 +145,8 @@ def _put_raw(raw: dict[bytes, bytes], cids: Sequence[bytes], blocks: Sequence[by
 
 
 def process_into(  # noqa: PLR0917 - compiled it takes no keywords
-    raw: dict[bytes, bytes],
-    processed: dict[bytes, T],
+    raw: Table[bytes],
+    processed: Table[T],
     cids: Sequence[bytes],
     blocks: Sequence[bytes],
     process: Callable[[bytes], T],
@@ -200,7 +184,7 @@ def process_into(  # noqa: PLR0917 - compiled it takes no keywords
     return cost
 
 
-def _pop_raw(raw: dict[bytes, bytes], most: int, size: int) -> list[Block]:
+def _pop_raw(raw: Table[bytes], most: int, size: int) -> list[Block]:
     pop = raw.popitem
     blocks: list[Block] = []
     while raw and len(blocks) < most:
