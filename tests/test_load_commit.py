@@ -65,7 +65,7 @@ async def test_pieces_grow_no_further_than_those_of_a_repo() -> None:
     )
     with pytest.raises(MissingCommit):
         await load_commit(source)
-    assert max(source.asked) == 1 << 20
+    assert max(source.asked) == 1 << 18
 
 
 async def test_commit_behind_everything_else_is_found(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import random
+import subprocess
 import sys
 import tracemalloc
 import weakref
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -150,11 +151,18 @@ def test_whether_it_holds_any() -> None:
     assert not tables.holds_any(table, [])
 
 
-def test_it_must_not_grow_while_it_is_gone_through() -> None:
+@pytest.mark.parametrize("change", ["grows", "is cleared", "other CIDs"])
+def test_it_must_not_change_while_it_is_gone_through(change: str) -> None:
     table = filled(made(10))
     cids = iter(table)
     next(cids)
-    table[ORDINARY[0]] = 1
+    if change == "grows":
+        table[ORDINARY[0]] = 1
+    else:
+        table.clear()
+    if change == "other CIDs":
+        for number in range(11):
+            table[b"%d" % number] = number
     with pytest.raises(RuntimeError, match="changed size during iteration"):
         next(cids)
 
@@ -175,6 +183,90 @@ def test_what_is_expected_changes_nothing(count: int) -> None:
                 tables.expect_all_of(frames, at_hand, records)
         check(table, {cid: number for number, cid in enumerate(held)}, cids)
         assert nodes == raw
+
+
+tag: Any = getattr(tables, "tag", None)
+compiled = pytest.mark.skipif(tag is None, reason="plain tables are dicts")
+
+
+@compiled
+def test_what_gives_the_cids_may_change_the_table() -> None:
+    table = filled(made(100))
+
+    def clearing() -> Iterator[bytes]:
+        yield from made(50)
+        table.clear()
+        yield from made(50)
+
+    tables.expect(table, cast("Any", clearing()))
+    assert not table
+
+
+def test_a_value_that_cannot_be_taken_out_stays() -> None:
+    """A list that gets shorter may find no memory to move to."""
+    testing = pytest.importorskip("_testcapi")
+    cids = made(400)
+    for left in range(150, 300):
+        table = filled(cids)
+        for cid in cids[left:]:
+            del table[cid]
+        testing.set_nomemory(0, 2)
+        try:
+            table.pop(cids[0])
+        except MemoryError:
+            pass
+        finally:
+            testing.remove_mem_hooks()
+        kept = [cid for cid in cids if cid in table]
+        assert len(table) == len(kept)
+        for cid in kept:
+            del table[cid]
+        assert not table
+
+
+@compiled
+def test_cids_of_one_hash_are_told_apart() -> None:
+    seen: dict[int, bytes] = {}
+    pairs: list[tuple[bytes, bytes]] = []
+    dice = random.Random()
+    for _ in range(2_000_000):
+        cid = ordinary(dice.randbytes(32))
+        if (other := seen.setdefault(tag(cid), cid)) != cid:
+            pairs.append((cid, other))
+            if len(pairs) == 3:
+                break
+    for one, other in pairs:
+        table = filled([one])
+        assert other not in table
+        table[other] = 7
+        assert (table[one], table[other]) == (0, 7)
+        del table[one]
+        assert table == {other: 7}
+    assert len(pairs) == 3
+
+
+@compiled
+@pytest.mark.parametrize("byte", range(32))
+def test_every_byte_of_a_digest_counts_for_its_slot(byte: int) -> None:
+    """Digests that differ in the high bits of one word alone are spread as any others are."""
+    digest = bytearray(32)
+    slots: set[int] = set()
+    for value in range(256):
+        digest[byte] = value
+        slots.add(tag(ordinary(bytes(digest))) % 4096)
+    assert len(slots) > 128
+
+
+@compiled
+def test_the_hash_is_another_in_every_process() -> None:
+    code = f"from repo_stream.tables import tag; print(tag({ORDINARY[0]!r}), tag({ORDINARY[5]!r}))"
+    seen = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split()
+        for _ in range(3)
+    ]
+    assert len({each for pair in seen for each in pair}) == 6
+    # Each word has a factor of its own, which is as unknown.
+    assert len({int(one) - int(other) for one, other in seen}) == 3
 
 
 def test_a_cycle_through_a_table_is_no_leak() -> None:
@@ -226,7 +318,8 @@ def test_a_table_says_what_it_takes(odd: bool) -> None:
         assert taken == pytest.approx(sys.getsizeof(table) + (KEY_COST + 28) * len(table), rel=0.15)
 
 
-def test_a_table_grows_within_what_it_needs() -> None:
+@pytest.mark.parametrize("odd", [False, True], ids=["ordinary", "odd"])
+def test_a_table_grows_within_what_it_needs(odd: bool) -> None:
     batch = 100
     with traced() as peak:
         table: Table[None] = tables.new()
@@ -235,12 +328,13 @@ def test_a_table_grows_within_what_it_needs() -> None:
             assert need >= sys.getsizeof(table)
             tracemalloc.reset_peak()
             for cid in made(batch, start):
-                table[cid] = None
+                table[cid + b"\0" * odd] = None
             assert peak() < need + 300 * batch + 20_000
 
 
-def test_a_table_gives_back_what_it_does_not_need() -> None:
-    cids = made(50_000)
+@pytest.mark.parametrize("odd", [False, True], ids=["ordinary", "odd"])
+def test_a_table_gives_back_what_it_does_not_need(odd: bool) -> None:
+    cids = [cid + b"\0" * odd for cid in made(50_000)]
     table = filled(cids)
     full = sys.getsizeof(table)
     for cid in cids[100:]:

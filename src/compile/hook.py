@@ -1,15 +1,14 @@
 """The compiled wheel: a build compiles the hot modules, where it can.
 
 That is where a C compiler and Python's headers are at hand. Elsewhere the wheel is of plain Python,
-which behaves alike and takes twice the time. `REPO_STREAM_COMPILE=0` asks for a plain wheel, and
-`REPO_STREAM_COMPILE=1` for a compiled one or an error. An editable install runs from the sources.
-Why something was not compiled is a warning, which pip shows with `-v`.
+which behaves alike and takes up to four times as long. `REPO_STREAM_COMPILE=0` asks for a plain
+wheel, and `REPO_STREAM_COMPILE=1` for a compiled one or an error. An editable install runs from the
+sources. Why something was not compiled is a warning, which pip shows with `-v`.
 
 Cython compiles the very sources of the package. For each module that it takes there lies a `.pxd`
 file here, which says what types the variables of the hot loops have: the sources know nothing of
-it, and an interpreter runs them as they are. Four modules, small and all about single bytes, lie
-here in another form instead, as `.pyx` files. The wheel holds both; Python prefers what is
-compiled.
+it, and an interpreter runs them as they are. Four modules, all about single bytes, lie here in
+another form instead, as `.pyx` files. The wheel holds both; Python prefers what is compiled.
 """
 
 from __future__ import annotations

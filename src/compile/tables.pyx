@@ -10,8 +10,8 @@ number plus one; 0 is free. Whoever looks for a digest starts at the slot that t
 goes on to the next until one is free. Rows and list have no gaps: the last moves where one is
 deleted. Other CIDs are in a `dict`.
 
-The hash is multilinear, with factors that nobody outside knows: each pair of digests has one hash
-with a probability of 1 to 2**32, whoever chose them.
+The hash is multilinear, with factors that nobody outside knows: two digests have the same one with
+a probability of 1 in 2**32, whoever chose them.
 """
 
 import os
@@ -68,15 +68,16 @@ cdef enum:
     FEWEST_SLOTS = 64
     # CIDs that are looked for at once
     AT_ONCE = 128
-    # Entries that may come before a table is asked again what it needs
-    ROOM = 1000
     LINE = 64
     LINES_OF_NODE = 6
 
 cdef bytes PREFIX = ORDINARY_PREFIX
 cdef Py_ssize_t PREFIX_SIZE = len(ORDINARY_PREFIX)
 cdef Py_ssize_t CID_SIZE = ORDINARY_LENGTH
+# Of the `dict` as `repo_stream/tables.py` has them, in bytes
 cdef Py_ssize_t ODD_KEY = 80
+cdef Py_ssize_t ROOMY_ODD = 32
+cdef Py_ssize_t SPARSE_ODD = 120
 
 cdef uint64_t[9] FACTORS
 cdef bytes SECRET = os.urandom(sizeof(FACTORS))
@@ -96,6 +97,12 @@ cdef uint32_t hash_of(const unsigned char *digest) noexcept:
     for at in range(8):
         hashed += FACTORS[at] * words[at]
     return <uint32_t> (hashed >> 32)
+
+
+def tag(cid):
+    """Give the hash of an ordinary CID. No other module needs it: tests do."""
+    cdef const unsigned char *digest = digest_of(cid)
+    return None if digest == NULL else hash_of(digest)
 
 
 cdef const unsigned char *digest_of(cid) noexcept:
@@ -221,9 +228,10 @@ cdef class Table:
         """Free a slot, and give the value that it led to."""
         cdef Py_ssize_t mask = self.slot_count - 1
         cdef Py_ssize_t number = number_in(self.slots[at])
-        cdef Py_ssize_t last = PyList_GET_SIZE(self.values_) - 1
-        cdef Py_ssize_t following = at, home
-        cdef object value
+        cdef Py_ssize_t following = at, home, last
+        # First what can fail: a list that gets shorter may move.
+        cdef object value = self.values_.pop()
+        last = PyList_GET_SIZE(self.values_)
         # What follows moves up, as far as it may, so that nobody who looks for it stops short.
         while True:
             following = (following + 1) & mask
@@ -234,7 +242,6 @@ cdef class Table:
                 self.slots[at] = self.slots[following]
                 at = following
         self.slots[at] = 0
-        value = self.values_.pop()
         if number < last:
             at = self.slot_of(self.row(last))
             self.slots[at] = slot_with(tag_in(self.slots[at]), number)
@@ -243,16 +250,18 @@ cdef class Table:
         return value
 
     cdef Py_ssize_t growth(self):
-        """Say what more it would take for a while, in bytes, if it is about to grow.
+        """Say what it would take, for a while, beyond what it has, in bytes.
 
-        Rows move to where there is room for more; large ones the system moves without a copy.
+        Rows and values move to where there is room for an eighth more; large ones Linux moves
+        without a copy. Slots that are nearly taken are copied into twice as many, and so is a
+        `dict` that is full.
         """
-        cdef Py_ssize_t rows = PyList_GET_SIZE(self.values_) + ROOM
-        cdef Py_ssize_t growth = 0
-        if 3 * rows > 2 * self.slot_count:
+        cdef Py_ssize_t rows = PyList_GET_SIZE(self.values_)
+        cdef Py_ssize_t growth = rows // 8 * (DIGEST + sizeof(void *))
+        if 3 * (rows + rows // 8 + FEWEST_ROWS) > 2 * self.slot_count:
             growth += 2 * self.slot_count * sizeof(uint64_t)
-        if rows > self.room:
-            growth += rows // 8 * (DIGEST + sizeof(void *))
+        if len(self.odd) * ROOMY_ODD > sys.getsizeof(self.odd):
+            growth += 2 * sys.getsizeof(self.odd)
         return growth
 
     cdef int shrink(self) except -1:
@@ -265,6 +274,8 @@ cdef class Table:
             slots *= 2
         if self.slot_count > 4 * slots:
             self.have_slots(2 * slots)
+        if sys.getsizeof(self.odd) > SPARSE_ODD * (len(self.odd) + 1000):
+            self.odd = dict(self.odd)
         return 0
 
     cdef bytes cid_at(self, Py_ssize_t number):
@@ -305,10 +316,10 @@ cdef class Table:
         self.pop(cid)
 
     def __iter__(self):
-        cdef Py_ssize_t number, count = len(self)
-        for number in range(PyList_GET_SIZE(self.values_)):
+        cdef Py_ssize_t number, rows = PyList_GET_SIZE(self.values_)
+        for number in range(rows):
             yield self.cid_at(number)
-            if len(self) != count:
+            if PyList_GET_SIZE(self.values_) != rows:
                 raise RuntimeError("table changed size during iteration")
         yield from self.odd
 
@@ -358,9 +369,11 @@ cdef class Table:
 
     def popitem(self):
         cdef Py_ssize_t last = PyList_GET_SIZE(self.values_) - 1
+        cdef bytes cid
         if last < 0:
             return self.odd.popitem()
-        return self.cid_at(last), self.take_out(self.slot_of(self.row(last)))
+        cid = self.cid_at(last)
+        return cid, self.take_out(self.slot_of(self.row(last)))
 
     def update(self, pairs):
         for cid, value in pairs.items() if hasattr(pairs, "items") else pairs:
@@ -420,6 +433,9 @@ cdef void go_on(Sought *sought, int count) noexcept:
         if sought[each].table == NULL:
             continue
         table = <Table> sought[each].table
+        if table.slot_count == 0:  # whatever gave the CIDs has cleared it
+            sought[each].table = NULL
+            continue
         mask = table.slot_count - 1
         at = sought[each].tag & mask
         while table.slots[at] and tag_in(table.slots[at]) != sought[each].tag:
@@ -465,7 +481,7 @@ def expect_all_of(list frames not None, raw, processed):
     records = processed if type(processed) is Table and processed else raw
     for frame in reversed(frames):
         if len(frame) == 2:
-            for cid in <list> frame[1]:
+            for cid in <list?> frame[1]:
                 if count < AT_ONCE:
                     seek(&sought[count], records, cid, False)
                     count += 1

@@ -27,7 +27,7 @@ from repo_stream.memory import MemoryStore
 from repo_stream.mst import Commit
 from repo_stream.places import Places, has_room_for
 from repo_stream.process import Processor, as_bytes
-from repo_stream.reader import CarReader
+from repo_stream.reader import PIECE_SIZE, CarReader
 
 if TYPE_CHECKING:
     from repo_stream.disk import DiskStore
@@ -102,7 +102,7 @@ class Budget(NamedTuple):
     def of(cls, mem_limit_mb: float) -> Budget:
         """Share out a limit given in MiB."""
         limit = int(min(mem_limit_mb * MIB, sys.maxsize))
-        piece = min(max(limit // 64, MIB // 16), MIB // 4)  # as much as `CarReader` reads
+        piece = min(max(limit // 64, MIB // 16), PIECE_SIZE)
         cache = min(max(limit // 16, MIB // 4), 2 * MIB)
         released = min(max(limit // 16, MIB // 16), MIB // 2)
         store = max(limit - 3 * piece - cache - WRITE_BYTES, limit // 2)

@@ -268,7 +268,7 @@ async def load_commit(
 
     Most files start with it, so that one piece is enough: 4 KiB of a path, of bytes and of whatever
     can be asked for so many, else the first that the source gives. Where it comes later, pieces
-    grow to 1 MiB. Its signature is not checked; see `Commit.verify_signature`.
+    grow to 256 KiB. Its signature is not checked; see `Commit.verify_signature`.
 
     Args:
         source: see `Source`. What has been read of a stream is gone: open another for the repo.

@@ -12,13 +12,13 @@ from repo_stream.errors import RepoStreamError, TruncatedCar
 from repo_stream.limits import MIB, Limits
 from repo_stream.source import Pieces, ReadEach, Source, open_pieces
 
-__all__ = ["CarReader"]
+__all__ = ["PIECE_SIZE", "CarReader"]
 
 R = TypeVar("R")
 
-# A piece stays in a processor's own cache until its blocks are cut and checked. Those of 1 MiB take
-# 1.3 times as long, where compiled; those of 64 KiB, 1.1.
-_PIECE_SIZE: Final = MIB // 4
+#: What is read at a time, in bytes. It stays in a processor's own cache until its blocks are cut
+#: and checked: compiled, pieces of 1 MiB take 1.3 times as long, and those of 64 KiB 1.1.
+PIECE_SIZE: Final = MIB // 4
 
 
 class CarReader:
@@ -51,7 +51,7 @@ class CarReader:
         *,
         limits: Limits | None = None,
         verify_cids: bool = True,
-        piece_size: int = _PIECE_SIZE,
+        piece_size: int = PIECE_SIZE,
         first_piece_size: int | None = None,
         rereadable: bool = False,
     ) -> CarReader:

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 from repo_stream.drivers import RepoDriver
 from repo_stream.errors import ProcessError, StoreClosed
 from repo_stream.incoming import Incoming, Spill
-from repo_stream.limits import MIB
 from repo_stream.load import Budget, Loading
 from repo_stream.mst import Commit
 from repo_stream.process import Processor, noop
-from repo_stream.reader import CarReader
+from repo_stream.reader import PIECE_SIZE, CarReader
 from repo_stream.source import Source
 from repo_stream.walk import Blocks, Gap, Output, Taken, TreeNode, Walker
 
@@ -250,7 +249,7 @@ async def streamed(
         source,
         limits=builder.limits,
         verify_cids=builder.verify_cids,
-        piece_size=min(2 * Budget.of(builder.mem_limit_mb).piece, MIB),  # 0.95 of the time of one
+        piece_size=min(2 * Budget.of(builder.mem_limit_mb).piece, PIECE_SIZE),
         rereadable=True,
     )
     try:
