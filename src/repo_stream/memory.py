@@ -31,9 +31,7 @@ class MemoryStore(Generic[T]):
 
     def __init__(self, processor: Processor[T]) -> None:
         self._processor = processor
-        raw: Table[bytes] = tables.new()
-        alike = processor.keeps_bytes
-        self.blocks: Blocks[T] = Blocks(raw, cast("Table[T]", raw) if alike else tables.new())
+        self.blocks: Blocks[T] = Blocks.empty(alike=processor.keeps_bytes, many=True)
         self._contents = 0.0
 
     @property

@@ -37,7 +37,7 @@ from repo_stream.limits import Limits
 from repo_stream.mst import DEPTH_BOUNDS, decode_node, key_depth
 from repo_stream.nodes import open_ordinary
 from repo_stream.ranges import KeyRanges
-from repo_stream.tables import Table, expect_all_of, finder
+from repo_stream.tables import Table, expect_all_of, finder, new
 
 __all__ = ["Arrivals", "Blocks", "Gap", "Output", "Taken", "TreeNode", "Walker"]
 
@@ -76,15 +76,18 @@ class Blocks(Generic[T]):
         self.brought: int = 0
 
     @classmethod
-    def empty(cls, *, alike: bool) -> Blocks[T]:
-        """Start with no blocks, few of which will be there at once.
+    def empty(cls, *, alike: bool, many: bool = False) -> Blocks[T]:
+        """Start with no blocks.
 
         Args:
             alike: whether both states of a block are one.
+            many: whether a whole repo may be there at once. With a few that come and go a `dict` is
+                quicker: a walk in place takes 0.93 of the time.
         """
-        # What comes and goes a `dict` is quicker with: a walk in place takes 0.93 of the time.
-        raw: dict[bytes, bytes] = {}
-        return cls(raw, cast("dict[bytes, T]", raw) if alike else {})
+        raw: Table[bytes] = new() if many else {}
+        if alike:
+            return cls(raw, cast("Table[T]", raw))
+        return cls(raw, new() if many else {})
 
     @property
     def tables(self) -> list[Table[bytes] | Table[T]]:
