@@ -38,16 +38,6 @@ cdef extern from "Python.h":
     ctypedef struct PyListObject:
         PyObject **ob_item
 
-cdef extern from *:
-    """
-    #if defined(__GNUC__) || defined(__clang__)
-    #define repo_stream_bring_near(address) __builtin_prefetch(address)
-    #else
-    #define repo_stream_bring_near(address) ((void)(address))
-    #endif
-    """
-    void bring_near "repo_stream_bring_near"(const void *address) noexcept nogil
-
 __all__ = [
     "KEY_COST",
     "Table",

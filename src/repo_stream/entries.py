@@ -30,7 +30,7 @@ BUCKETS: Final = 1 << 14
 _IN_BUCKET: Final = BUCKETS - 1
 
 #: Buckets by their numbers.
-Buckets = Sequence[bytes | bytearray] | Mapping[int, bytes]
+Buckets = list[bytearray] | Mapping[int, bytes]
 
 
 def note(
