@@ -21,7 +21,7 @@ from repo_stream import CarDecoder, Cid, Limits, MalformedNode
 from repo_stream.mst import decode_node
 from repo_stream.testing import build_car
 
-COMPILED = ("car", "digest", "entries", "in_place", "memory", "mst", "nodes", "tables", "walk")
+COMPILED = ("car", "digest", "entries", "memory", "mst", "nodes", "sections", "tables", "walk")
 SUFFIXES = tuple(EXTENSION_SUFFIXES)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -211,21 +211,36 @@ async def test_a_channel(file: Path) -> None:
     assert keys == list(REPO.records)
 
 
-async def test_a_channel_raises_what_reading_raises(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.skipif(not hasattr(os, "pread"), reason="needs a system that opens directories")
+async def test_a_channel_raises_what_reading_raises(file: Path) -> None:
     async with DiskBuilder().open() as store:
         driver = await opened(file, store, TO_DISK)
-
-        def fails(*_: object) -> bytes:
-            raise OSError(errno.EIO, "no")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "pread", fails)
-            with pytest.raises(OSError, match="no"):
-                async with driver.to_channel(300) as chunks:
-                    await anext(chunks)
+        with a_directory_in_place_of(file), pytest.raises(IsADirectoryError):
+            async with driver.to_channel(300) as chunks:
+                await anext(chunks)
         assert len(await rest_of(driver)) == len(REPO.records), "and goes on"
+
+
+@contextmanager
+def a_directory_in_place_of(path: Path) -> Generator[None]:
+    """Have what is read by the descriptor of an open file fail."""
+    number = descriptor_of(path)
+    kept, directory = os.dup(number), os.open(path.parent, os.O_RDONLY)
+    os.dup2(directory, number)
+    try:
+        yield
+    finally:
+        os.dup2(kept, number)
+        os.close(directory)
+        os.close(kept)
+
+
+def descriptor_of(path: Path) -> int:
+    for number in range(256):
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(number), path.stat()):
+                return number
+    pytest.fail(f"{path} is not open")
 
 
 async def test_key_ranges(file: Path) -> None:

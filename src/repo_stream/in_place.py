@@ -18,16 +18,15 @@ from repo_stream.errors import CarError, CidMismatch, TruncatedCar
 from repo_stream.limits import MIB
 from repo_stream.places import Places, candidates
 from repo_stream.reader import CarReader
-from repo_stream.source import ReadEach
+from repo_stream.sections import HEAD, Head, read_sections
+from repo_stream.source import OpenFile
 
 if TYPE_CHECKING:
     from repo_stream.disk import Row
 
 __all__ = ["InPlace"]
 
-# What is read of a section at first: nearly all of them are shorter.
-_HEAD: Final = 1024
-# Of the others one answer has so many bytes, or one more than that.
+# Of what is longer than heads one answer has so many bytes, or one more than that.
 _LONG_BYTES: Final = 2 * MIB
 # Blocks that are located at a time, as each may need a bucket from disk. Those of a thousand are a
 # MiB, which left holes of several in the memory of SQLite's thread.
@@ -88,25 +87,38 @@ class InPlace:
         return self._places.buckets if stored is None else await stored(cids)
 
     def _read(
-        self, cids: Sequence[bytes], starts: Sequence[int], read_each: ReadEach
+        self, cids: Sequence[bytes], starts: Sequence[int], file: OpenFile
     ) -> tuple[list[Row], list[bytes]]:
         """Read blocks where they should be; give also the CIDs for which something else is there.
 
         All of it is one visit to a thread: waiting for two took 1.1 of the time of a walk.
         """
-        heads = read_each([(start, _HEAD) for start in starts])
-        rows, long, odd = _cut(cids, starts, heads, self._longest)
-        del heads
+        rows, others = read_sections(file, cids, starts)
+        long, odd = self._told_apart(others)
         near, far = _near(long)
         rows += [(cid, None, 0) for cid in far]
-        bodies = read_each([(start, length) for _cid, start, length in near])
-        for cid, _start, length in reversed(near):
-            body = bodies.pop()  # so that it is not kept beside its copy
-            if len(body) == length and body.startswith(cid):
-                rows.append((cid, body[len(cid) :], 0))
+        for cid, start, length in near:
+            section = file.read(length, start)
+            if len(section) == length and section.startswith(cid):
+                rows.append((cid, section[len(cid) :], 0))
             else:
                 odd.append(cid)
         return rows, odd
+
+    def _told_apart(self, heads: Sequence[Head]) -> tuple[list[_Section], list[bytes]]:
+        """Tell sections that are longer than their heads from what is not what it should be."""
+        long: list[_Section] = []
+        odd: list[bytes] = []
+        for cid, start, head in heads:
+            try:
+                length, body = read_length(head, 0, start)
+            except CarError:
+                length, body = 0, -1
+            if body >= 0 and length <= self._longest and head.startswith(cid, body):
+                long.append((cid, start + body, length))
+            else:
+                odd.append(cid)
+        return long, odd
 
     async def _find(self, odd: Sequence[bytes], nearest: bytes, stored: Stored | None) -> list[Row]:
         """Look for blocks where else they may be.
@@ -143,17 +155,17 @@ class InPlace:
             raise failure
         return None
 
-    def _section(self, start: int, read_each: ReadEach) -> bytes:
+    def _section(self, start: int, file: OpenFile) -> bytes:
         """Read what is in a section: a CID, and data.
 
         Raises:
             CarError: where there is none any more.
         """
-        [head] = read_each([(start, _HEAD)])
+        head = file.read(HEAD, start)
         length, body = read_length(head, 0, start)
         if body < 0:
             raise TruncatedCar(offset=start, have=len(head), need=None)
-        [section] = read_each([(start + body, min(length, self._longest))])
+        section = file.read(min(length, self._longest), start + body)
         if len(section) < length:
             raise TruncatedCar(offset=start, have=body + len(section), need=body + length)
         return section
@@ -165,41 +177,6 @@ class InPlace:
     async def aclose(self) -> None:
         """Close the file."""
         await self._reader.aclose()
-
-
-def _cut(
-    cids: Sequence[bytes], starts: Sequence[int], heads: Sequence[bytes], longest: int
-) -> tuple[list[Row], list[_Section], list[bytes]]:
-    """Cut blocks out of the heads of sections.
-
-    The loop is plain, as nearly every section is whole, and its length has one or two bytes.
-
-    Returns:
-        The blocks, the sections that are longer than their heads, and the CIDs for which something
-        else is there.
-    """
-    rows: list[Row] = []
-    long: list[_Section] = []
-    odd: list[bytes] = []
-    for cid, start, head in zip(cids, starts, heads, strict=True):
-        if len(head) > 1:
-            length, body = head[0], 1
-            if length >= 0x80:
-                length += (head[1] << 7) - 0x80  # far too much where there is a third byte
-                body = 2
-            end = body + length
-            if end <= len(head) and head.startswith(cid, body):
-                rows.append((cid, head[body + len(cid) : end], 0))
-                continue
-        try:
-            length, body = read_length(head, 0, start)
-        except CarError:
-            length, body = 0, -1
-        if body >= 0 and length <= longest and head.startswith(cid, body):
-            long.append((cid, start + body, length))
-        else:
-            odd.append(cid)
-    return rows, long, odd
 
 
 def _near(sections: Sequence[_Section]) -> tuple[list[_Section], list[bytes]]:

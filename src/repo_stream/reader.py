@@ -10,7 +10,7 @@ from repo_stream.car import Block, CarDecoder, CarHeader, Columns, write_header
 from repo_stream.cid import Cid
 from repo_stream.errors import RepoStreamError, TruncatedCar
 from repo_stream.limits import MIB, Limits
-from repo_stream.source import Pieces, ReadEach, Source, open_pieces
+from repo_stream.source import OpenFile, Pieces, Source, open_pieces
 
 __all__ = ["PIECE_SIZE", "CarReader"]
 
@@ -157,7 +157,7 @@ class CarReader:
             raise TruncatedCar(offset=start, have=len(data), need=end - start)
         return data
 
-    async def visit(self, work: Callable[[ReadEach], R]) -> R:
+    async def visit(self, work: Callable[[OpenFile], R]) -> R:
         """Have work done in a thread that reads here and there in a file; see `Pieces.visit`."""
         return await self._pieces.visit(work)
 

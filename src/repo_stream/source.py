@@ -10,16 +10,17 @@ import inspect
 import io
 import os
 import stat
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from functools import partial
 from threading import Lock
-from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 import anyio
 import anyio.to_thread
 from anyio.abc import ByteReceiveStream
 from anyio.lowlevel import checkpoint
 
-__all__ = ["AsyncReadable", "AsyncReceivable", "Pieces", "ReadEach", "Source", "open_pieces"]
+__all__ = ["AsyncReadable", "AsyncReceivable", "OpenFile", "Pieces", "Source", "open_pieces"]
 
 R = TypeVar("R")
 
@@ -59,8 +60,16 @@ Source: TypeAlias = (
 )
 
 
-#: Reads what is in some places of a file, as start and size in bytes.
-ReadEach: TypeAlias = Callable[[Sequence[tuple[int, int]]], list[bytes]]
+class OpenFile(NamedTuple):
+    """A file that stays open while somebody reads here and there in it.
+
+    Attributes:
+        descriptor: its number, where the system reads at any place of it by that, as `os.pread`.
+        read: reads so many bytes from a start on. What is cut off, or closed, comes shorter.
+    """
+
+    descriptor: int | None
+    read: Callable[[int, int], bytes]
 
 
 class Pieces:
@@ -96,14 +105,9 @@ class Pieces:
         """Read what has come from a rereadable source: less than `size` bytes where it was cut."""
         return b"" if self._file is None else await self._file.read_again(start, size)
 
-    async def visit(self, work: Callable[[ReadEach], R]) -> R:
-        """Have work done in a thread that reads here and there in a rereadable source.
-
-        Args:
-            work: is given what reads all that is in some places, as start and size. What is cut
-                off, or has been closed, comes shorter than it should be.
-        """
-        return work(_read_nothing) if self._file is None else await self._file.visit(work)
+    async def visit(self, work: Callable[[OpenFile], R]) -> R:
+        """Have work done in a thread that reads here and there in a rereadable source."""
+        return work(_NOT_OPEN) if self._file is None else await self._file.visit(work)
 
     @property
     def size(self) -> int:
@@ -165,8 +169,11 @@ def _sizes(size: int, most: int) -> Iterator[int]:
         size = min(2 * size, most)
 
 
-def _read_nothing(places: Sequence[tuple[int, int]]) -> list[bytes]:
-    return [b"" for _ in places]
+def _read_nothing(_size: int, _start: int) -> bytes:
+    return b""
+
+
+_NOT_OPEN: Final = OpenFile(None, _read_nothing)
 
 
 def _not_a_source(source: object) -> TypeError:
@@ -233,10 +240,10 @@ class _File:
     async def read_again(self, start: int, size: int) -> bytes:
         if piece := self._read_at_hand(start, size):
             return bytes(piece)
-        return await self._in_thread(lambda: self._read_at(start, size))
+        return await self.visit(lambda file: file.read(size, start))
 
-    async def visit(self, work: Callable[[ReadEach], R]) -> R:
-        return await self._in_thread(lambda: work(self._read_each))
+    async def visit(self, work: Callable[[OpenFile], R]) -> R:
+        return await self._in_thread(lambda: self._visited(work))
 
     @property
     def size(self) -> int:
@@ -268,21 +275,9 @@ class _File:
             self._lock.release()
         return piece if read == size else None
 
-    def _read_at(self, start: int, size: int) -> bytes:
-        with self._lock:
-            if self._file is None:
-                return b""
-            self._file.seek(start)
-            return self._file.read(size) or b""
-
-    def _read_each(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
-        if not hasattr(os, "pread"):  # as on Windows
-            return [self._read_at(start, size) for start, size in places]
-        with self._lock:
-            if self._file is None:
-                return _read_nothing(places)
-            file, pread = self._file.fileno(), os.pread
-            return [pread(file, size, start) for start, size in places]
+    def _visited(self, work: Callable[[OpenFile], R]) -> R:
+        with self._lock:  # nobody closes it meanwhile
+            return work(_NOT_OPEN if self._file is None else _open_file(self._file))
 
     async def aclose(self) -> None:
         self._ended = True
@@ -319,6 +314,18 @@ class _File:
             self._file.close()
             self._file = None
         return piece
+
+
+def _open_file(file: io.FileIO) -> OpenFile:
+    if hasattr(os, "pread"):
+        number = file.fileno()
+        return OpenFile(number, partial(os.pread, number))
+
+    def read(size: int, start: int) -> bytes:  # as on Windows
+        file.seek(start)
+        return file.read(size) or b""
+
+    return OpenFile(None, read)
 
 
 def _version(status: os.stat_result) -> tuple[int, int]:

@@ -371,6 +371,7 @@ class Walker(Generic[T]):
         raw = blocks.raw
         processed = blocks.processed
         find, find_raw = finder(processed), finder(raw)
+        any_processed = len(processed) > 0  # none are in place, where looking for each is in vain
         limits, ranges, opened = self._limits, self._ranges, self.opened
         rkeys_out, cids_out, values_out = taken
         room = n
@@ -382,20 +383,22 @@ class Walker(Generic[T]):
                     stack[-1] = (rkeys[room:], cids[room:])
                     stack.append((rkeys[:room], cids[:room]))
                     continue
-                try:
-                    values_out.extend(find(cids))
-                except KeyError:
-                    del values_out[n - room :]
-                    if not self._process_run(frame, find_raw, taken):
-                        run = cast("Run", stack[-1])
-                        if not self._take_singly(run, blocks, taken):
-                            return
-                    room = n - len(rkeys_out)
-                    continue
-                rkeys_out += rkeys
-                cids_out += cids
-                room -= len(rkeys)
-                stack.pop()
+                if any_processed:
+                    try:
+                        values_out.extend(find(cids))
+                    except KeyError:
+                        del values_out[n - room :]
+                    else:
+                        rkeys_out += rkeys
+                        cids_out += cids
+                        room -= len(rkeys)
+                        stack.pop()
+                        continue
+                if not self._process_run(frame, find_raw, taken):
+                    run = cast("Run", stack[-1])
+                    if not self._take_singly(run, blocks, taken):
+                        return
+                room = n - len(rkeys_out)
             else:
                 block = raw.get(frame[0])
                 if block is None:

@@ -1,0 +1,154 @@
+"""Sections read here and there in a file, against the file itself."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from repo_stream.car import read_length, write_section
+from repo_stream.sections import HEAD, read_sections
+from repo_stream.source import OpenFile
+
+CID = b"\x01\x71\x12\x20" + bytes(range(32))
+
+Opens = Callable[[bytes], OpenFile]
+
+# Where the whole of a section, its length before it, has just as many bytes as a head.
+FITS = HEAD - 2 - len(CID)
+
+
+def section(cid: bytes, data: bytes) -> bytes:
+    return b"".join(write_section(cid, data))
+
+
+def by_slices(file: bytes) -> OpenFile:
+    """A file in a system that reads nothing by a descriptor."""
+
+    def read(size: int, start: int) -> bytes:
+        return file[start : start + size]
+
+    return OpenFile(None, read)
+
+
+@pytest.fixture(params=["by its descriptor", "by a function"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opens]:
+    """Opens a file of these bytes, in either way."""
+    numbers: list[int] = []
+
+    def make(file: bytes) -> OpenFile:
+        if request.param == "by a function":
+            return by_slices(file)
+        path = tmp_path / f"{len(numbers)}.car"
+        path.write_bytes(file)
+        numbers.append(number := os.open(path, os.O_RDONLY))
+        return OpenFile(number, partial(os.pread, number))
+
+    yield make
+    for number in numbers:
+        os.close(number)
+
+
+# How a section is spoiled, and whether it is still read.
+SPOILED: dict[str, tuple[Callable[[bytes], bytes], bool]] = {
+    "not at all": (lambda whole: whole, True),
+    "another CID": (lambda whole: whole[:-40] + b"!" + whole[-39:], False),
+    "its last byte cut off": (lambda whole: whole[:-1], False),
+    "nothing there": (lambda _: b"", False),
+    "one byte": (lambda whole: whole[:1], False),
+    "shorter than its CID": (lambda whole: bytes([len(CID) - 1]) + whole[1:], False),
+    "longer than the file": (lambda whole: bytes([whole[0] + 1]) + whole[1:], False),
+    "a length of three bytes": (lambda whole: bytes([whole[0] | 0x80, 0x80, 0]) + whole[1:], False),
+    "a length of two bytes": (lambda whole: bytes([whole[0] | 0x80, 0]) + whole[1:], True),
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_a_section_that_is_not_what_it_should_be(how: str, opened: Opens) -> None:
+    spoil, read = SPOILED[how]
+    file = b"before" + spoil(section(CID, b"data"))
+    rows, others = read_sections(opened(file), [CID], [6])
+    assert rows == ([(CID, b"data", 0)] if read else [])
+    assert others == ([] if read else [(CID, 6, file[6:])])
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, HEAD])
+def test_sections_around_the_size_of_a_head(more: int, opened: Opens) -> None:
+    data = bytes(FITS + more)
+    file = section(CID, data) + b"after"
+    rows, others = read_sections(opened(file), [CID], [0])
+    assert rows == ([(CID, data, 0)] if more <= 0 else [])
+    assert others == ([(CID, 0, file[:HEAD])] if more > 0 else [])
+
+
+class Named(bytes):
+    """Bytes that are a little more than bytes, as `Cid` is."""
+
+
+cids = st.binary(min_size=4, max_size=70)
+blocks_of_any_kind = st.lists(
+    st.tuples(cids, st.binary(max_size=50) | st.integers(900, 1100).map(bytes)),
+    min_size=1,
+    max_size=150,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(blocks=blocks_of_any_kind, drawn=st.data(), subclass=st.booleans())
+def test_any_sections_in_any_order(
+    blocks: list[tuple[bytes, bytes]],
+    drawn: st.DataObject,
+    subclass: bool,
+    opened: Opens,
+) -> None:
+    sections = [section(*block) for block in blocks]
+    ends = [*accumulate(map(len, sections))]
+    starts = [0, *ends[:-1]]
+    file = b"".join(sections)
+    # Where a section should be may be another, as where two blocks have entries that are alike.
+    pairs = st.tuples(st.sampled_from(blocks), st.sampled_from(starts))
+    pairs |= st.sampled_from([*zip(blocks, starts, strict=True)])
+    sought = drawn.draw(st.lists(pairs, max_size=200))
+    wanted = [Named(cid) if subclass else cid for (cid, _), _ in sought]
+    places = [start for _, start in sought]
+
+    rows, others = read_sections(opened(file), wanted, places)
+
+    outcomes = [plainly(file, cid, start) for cid, start in zip(wanted, places, strict=True)]
+    assert rows == [(cid, data, 0) for cid, _, _, data in outcomes if data is not None]
+    assert others == [(cid, at, head) for cid, at, head, data in outcomes if data is None]
+
+
+def plainly(file: bytes, cid: bytes, start: int) -> tuple[bytes, int, bytes, bytes | None]:
+    """The twin: what is there, and the block where it is one with that CID."""
+    head = file[start : start + HEAD]
+    length, body = read_length(file, start, start)
+    whole = file[body : body + length]
+    fits = body + length <= start + HEAD and whole.startswith(cid)
+    return cid, start, head, whole[len(cid) :] if fits else None
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    number = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(IsADirectoryError) as caught:
+            read_sections(OpenFile(number, partial(os.pread, number)), [CID] * 50, [0] * 50)
+    finally:
+        os.close(number)
+    assert caught.value.errno == errno.EISDIR
+
+
+def test_none() -> None:
+    assert read_sections(by_slices(b""), [], []) == ([], [])
+
+
+def test_columns_have_to_be_as_long_as_each_other(opened: Opens) -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        read_sections(opened(section(CID, b"data")), [CID, CID], [0])
