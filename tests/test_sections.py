@@ -38,22 +38,31 @@ def by_slices(file: bytes) -> OpenFile:
     return OpenFile(None, read)
 
 
-@pytest.fixture(params=["by its descriptor", "by a function"])
+needs_pread = pytest.mark.skipif(not hasattr(os, "pread"), reason="needs a system with pread")
+
+
+@pytest.fixture(
+    params=[pytest.param("by its descriptor", marks=needs_pread), "by a function"],
+)
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opens]:
-    """Opens a file of these bytes, in either way."""
+    """Opens a file of these bytes, one at a time, in either way."""
     numbers: list[int] = []
+
+    def close() -> None:
+        while numbers:
+            os.close(numbers.pop())
 
     def make(file: bytes) -> OpenFile:
         if request.param == "by a function":
             return by_slices(file)
-        path = tmp_path / f"{len(numbers)}.car"
+        close()
+        path = tmp_path / "some.car"
         path.write_bytes(file)
         numbers.append(number := os.open(path, os.O_RDONLY))
         return OpenFile(number, partial(os.pread, number))
 
     yield make
-    for number in numbers:
-        os.close(number)
+    close()
 
 
 # How a section is spoiled, and whether it is still read.
@@ -63,6 +72,11 @@ SPOILED: dict[str, tuple[Callable[[bytes], bytes], bool]] = {
     "its last byte cut off": (lambda whole: whole[:-1], False),
     "nothing there": (lambda _: b"", False),
     "one byte": (lambda whole: whole[:1], False),
+    "one byte of two": (lambda _: b"\x80", False),
+    "a length of three bytes, the last its CID's": (
+        lambda whole: bytes([whole[0] | 0x80, 0x80]) + whole[1:],
+        False,
+    ),
     "shorter than its CID": (lambda whole: bytes([len(CID) - 1]) + whole[1:], False),
     "longer than the file": (lambda whole: bytes([whole[0] + 1]) + whole[1:], False),
     "a length of three bytes": (lambda whole: bytes([whole[0] | 0x80, 0x80, 0]) + whole[1:], False),
@@ -86,6 +100,43 @@ def test_sections_around_the_size_of_a_head(more: int, opened: Opens) -> None:
     rows, others = read_sections(opened(file), [CID], [0])
     assert rows == ([(CID, data, 0)] if more <= 0 else [])
     assert others == ([(CID, 0, file[:HEAD])] if more > 0 else [])
+
+
+@pytest.mark.parametrize("length", [0x7F, 0x80, 0x81, 0xFF, 0x100])
+def test_lengths_of_one_byte_and_of_two(length: int, opened: Opens) -> None:
+    data = bytes(length - len(CID))
+    assert read_sections(opened(section(CID, data)), [CID], [0]) == ([(CID, data, 0)], [])
+
+
+# The compiled form reads 32 at a time.
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 64, 65, 100])
+def test_many_sections(count: int, opened: Opens) -> None:
+    blocks = [(CID[:-2] + bytes([n, 1]), b"%d" % n) for n in range(count)]
+    ends = [*accumulate(len(section(*block)) for block in blocks)]
+    starts = [0, *ends[:-1]]
+    file = b"".join(section(*block) for block in blocks)
+    # Of each seventh the last byte of the CID is another.
+    sought = [cid[:-1] + b"!" if n % 7 == 6 else cid for n, (cid, _) in enumerate(blocks)]
+
+    rows, others = read_sections(opened(file), sought, starts)
+
+    assert rows == [(*block, 0) for n, block in enumerate(blocks) if n % 7 != 6]
+    assert others == [
+        (cid, start, file[start : start + HEAD])
+        for n, (cid, start) in enumerate(zip(sought, starts, strict=True))
+        if n % 7 == 6
+    ]
+
+
+@needs_pread
+def test_a_file_of_many_gibibytes(tmp_path: Path) -> None:
+    start = 5 * (1 << 30) + 7
+    with (tmp_path / "sparse.car").open("w+b") as file:
+        file.seek(start)
+        file.write(section(CID, b"data"))
+        file.flush()
+        opened = OpenFile(file.fileno(), partial(os.pread, file.fileno()))
+        assert read_sections(opened, [CID], [start]) == ([(CID, b"data", 0)], [])
 
 
 class Named(bytes):
@@ -135,6 +186,7 @@ def plainly(file: bytes, cid: bytes, start: int) -> tuple[bytes, int, bytes, byt
     return cid, start, head, whole[len(cid) :] if fits else None
 
 
+@needs_pread
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     number = os.open(tmp_path, os.O_RDONLY)
     try:

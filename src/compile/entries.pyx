@@ -95,14 +95,14 @@ cdef list locate_in_memory(list buckets, list cids):
             hashes[at] = hash_of(cids[first + at])
             bring_near(<const void *> buckets[<Py_ssize_t> (hashes[at] & IN_BUCKET)])
         for at in range(here):
-            bucket = buckets[<Py_ssize_t> (hashes[at] & IN_BUCKET)]
+            bucket = <bytearray?> buckets[<Py_ssize_t> (hashes[at] & IN_BUCKET)]
             size = PyByteArray_GET_SIZE(bucket)
             entries = <const unsigned char *> PyByteArray_AS_STRING(bucket)
             while size > 0:
                 bring_near(entries + size - 1)
                 size -= LINE
         for at in range(here):
-            bucket = buckets[<Py_ssize_t> (hashes[at] & IN_BUCKET)]
+            bucket = <bytearray?> buckets[<Py_ssize_t> (hashes[at] & IN_BUCKET)]
             size = PyByteArray_GET_SIZE(bucket)
             entries = <const unsigned char *> PyByteArray_AS_STRING(bucket)
             starts.append(start_in(entries, size, hashes[at]))
@@ -119,7 +119,7 @@ def locate(buckets, cids):
     starts = []
     for cid in cids:
         hashed = hash_of(cid)
-        bucket = buckets[<Py_ssize_t> (hashed & IN_BUCKET)]
+        bucket = <bytes?> buckets[<Py_ssize_t> (hashed & IN_BUCKET)]
         starts.append(
             start_in(
                 <const unsigned char *> PyBytes_AS_STRING(bucket), PyBytes_GET_SIZE(bucket), hashed

@@ -7,8 +7,8 @@ sources. Why something was not compiled is a warning, which pip shows with `-v`.
 
 Cython compiles the very sources of the package. For each module that it takes there lies a `.pxd`
 file here, which says what types the variables of the hot loops have: the sources know nothing of
-it, and an interpreter runs them as they are. Five modules, all about single bytes, lie here in
-another form instead, as `.pyx` files. The wheel holds both; Python prefers what is compiled.
+it, and an interpreter runs them as they are. Five modules, all about bytes, lie here in another
+form instead, as `.pyx` files. The wheel holds both; Python prefers what is compiled.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ cdef extern from *:
 cdef bytes data_of(cid, const unsigned char *head, Py_ssize_t size):
     """Give the block of a section that is whole, and has that CID; `None` for others."""
     cdef const char *wanted = PyBytes_AsString(cid)  # a `Cid`, or other bytes
-    cdef Py_ssize_t length, body = 1, cid_size = len(cid)
+    cdef Py_ssize_t length, body = 1, cid_size = PyBytes_GET_SIZE(cid)
     if size < 2:
         return None
     length = head[0]

@@ -205,8 +205,8 @@ class _File:
         self._at = 0
         self._opened = (0, 0)
         self._ended = False
-        # A task that is cancelled past anyio's shields leaves its thread reading.
-        self._reading = False
+        # How many threads may be reading. A task that is cancelled past anyio's shields leaves its.
+        self._reading = 0
         self._lock = Lock()
         # What is read at once goes there. A new one for each piece would take most of the gain.
         self._buffer = bytearray()
@@ -250,9 +250,9 @@ class _File:
         return self._opened[1]
 
     async def _in_thread(self, read: Callable[[], R]) -> R:
-        self._reading = True
+        self._reading += 1
         data = await anyio.to_thread.run_sync(read)
-        self._reading = False
+        self._reading -= 1
         return data
 
     def _read_at_hand(self, start: int, size: int) -> memoryview | None:
