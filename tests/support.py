@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import sys
 import tracemalloc
 from collections.abc import Callable, Generator, Iterable
@@ -48,6 +49,18 @@ def traced() -> Generator[Callable[[], int]]:
         yield lambda: tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+@contextmanager
+def replaced(number: int, other: int) -> Generator[None]:
+    """Put another file in the place of one that is open."""
+    kept = os.dup(number)
+    os.dup2(other, number)
+    try:
+        yield
+    finally:
+        os.dup2(kept, number)
+        os.close(kept)
 
 
 @contextmanager

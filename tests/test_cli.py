@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from repo_stream import Cid
 from repo_stream.cli import main
 from repo_stream.testing import RawRecord, build_car, build_repo, cid_of, write_car
-from support import shared
+from support import replaced, shared
 from test_signature import did_key, signer
 
 SAMPLE = Path(__file__).parent / "cars" / "sample.car"
@@ -303,18 +303,6 @@ def test_export_does_not_take_the_place_of_its_car(
         code, out, err = run("export", source, "-o", target)
     assert (code, out, err.count("error: ")) == (2, "", 1)
     assert car.read_bytes() == content
-
-
-@contextlib.contextmanager
-def replaced(number: int, other: int) -> Generator[None]:
-    """Put another file in the place of one that is open."""
-    kept = os.dup(number)
-    os.dup2(other, number)
-    try:
-        yield
-    finally:
-        os.dup2(kept, number)
-        os.close(kept)
 
 
 def test_export_writes_the_file_that_a_link_leads_to(run: Run, car: Path, tmp_path: Path) -> None:

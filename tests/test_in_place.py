@@ -44,7 +44,7 @@ from repo_stream.process import noop, record
 from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, made_car, write_car
 from streams import ORDERS, Outcome, car_in, in_memory
 from streams import walk_on as walk_to_the_end
-from support import new_descriptors, pieces_of, traced, walk
+from support import new_descriptors, pieces_of, replaced, traced, walk
 from test_hostile import check
 from test_hostile import read as read_all
 
@@ -224,15 +224,12 @@ async def test_a_channel_raises_what_reading_raises(file: Path) -> None:
 @contextmanager
 def a_directory_in_place_of(path: Path) -> Generator[None]:
     """Have what is read by the descriptor of an open file fail."""
-    number = descriptor_of(path)
-    kept, directory = os.dup(number), os.open(path.parent, os.O_RDONLY)
-    os.dup2(directory, number)
+    directory = os.open(path.parent, os.O_RDONLY)
     try:
-        yield
+        with replaced(descriptor_of(path), directory):
+            yield
     finally:
-        os.dup2(kept, number)
         os.close(directory)
-        os.close(kept)
 
 
 def descriptor_of(path: Path) -> int:

@@ -12,7 +12,7 @@ __all__ = ["BUCKETS", "HASH", "START", "WIDTH", "Buckets", "locate", "note"]
 cdef enum:
     ENTRY = 8
     START_BYTES = 5
-    START_BITS = 8 * 5
+    START_BITS = 8 * START_BYTES
     IN_BUCKET = (1 << 14) - 1
     # Blocks that are located at once
     AT_ONCE = 64
