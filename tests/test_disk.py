@@ -27,6 +27,7 @@ from repo_stream import (
     StoreClosed,
     StoreLocked,
 )
+from repo_stream.fetched import Fetched
 from repo_stream.testing import RawRecord, build_car, build_repo, encode, key_height, write_car
 from support import new_descriptors, pieces_of, traced
 
@@ -123,7 +124,7 @@ async def test_a_temporary_store_leaves_no_file() -> None:
             file = Path(while_open[0].removesuffix(" (deleted)"))
             assert file.name not in names_in(file.parent), "it has no name"
             await store.seal(lease)
-            assert len(await store.fetch(lease, [block(MIB)[0]])) == 1
+            assert len((await store.fetch(lease, [block(MIB)[0]])).raw) == 1
         assert opened() == []
     assert not [name for name in names_in(file.parent) if name.startswith(file.name)]
 
@@ -234,7 +235,7 @@ async def test_the_limit_counts_keys_and_values(kind: str) -> None:
         assert store.stored == 0
         await put(lease, MIB, 3)
         await store.seal(lease)
-        assert [row[0] for row in await store.fetch(lease, [block(MIB, 3)[0]])]
+        assert [*(await store.fetch(lease, [block(MIB, 3)[0]])).all] == [block(MIB, 3)[0]]
 
 
 @pytest.mark.parametrize("where", ["temporary", "path"])
@@ -279,11 +280,13 @@ async def test_what_is_put_is_fetched() -> None:
         await store.put(lease, [], [])
         await store.seal(lease)
         wanted = [key for key, _ in raw + processed] + [b"unknown"]
-        rows = [*await store.fetch(lease, wanted[:500]), *await store.fetch(lease, wanted[500:])]
-        assert sorted(rows) == sorted(
-            [(key, value, 0) for key, value in raw] + [(key, value, 1) for key, value in processed]
+        some, others = (
+            await store.fetch(lease, wanted[:500]),
+            await store.fetch(lease, wanted[500:]),
         )
-        assert await store.fetch(lease, [b"unknown"]) == []
+        assert some.raw | others.raw == dict(raw)
+        assert some.processed | others.processed == dict(processed)
+        assert await store.fetch(lease, [b"unknown"]) == Fetched({}, {}, [])
 
 
 @pytest.mark.parametrize("copies", [2, 3])
@@ -299,7 +302,7 @@ async def test_of_blocks_with_one_key_the_latest_counts() -> None:
         for value in (b"first", b"second", b"third"):
             await store.put(lease, [(key, value)], [(key, value.upper())])
         await store.seal(lease)
-        assert sorted(await store.fetch(lease, [key])) == [(key, b"THIRD", 1), (key, b"third", 0)]
+        assert await store.fetch(lease, [key]) == Fetched({key: b"third"}, {key: b"THIRD"}, [])
 
 
 @pytest.mark.parametrize("twice", [False, True])
@@ -313,12 +316,12 @@ async def test_blocks_whose_cids_end_alike_are_told_apart(size: int, *, twice: b
             await store.put(lease, [(key, b"earlier") for key, _ in rows], [])
         await store.put(lease, rows[:40], [(key, value[:9]) for key, value in rows[30:]])
         await store.seal(lease)
-        raw = [(key, value, 0) for key, value in rows[:40]]
+        raw = dict(rows[:40])
         if twice:
-            raw += [(key, b"earlier", 0) for key, _ in rows[40:]]
-        expected = sorted(raw + [(key, value[:9], 1) for key, value in rows[30:]])
-        assert sorted(await store.fetch(lease, [key for key, _ in rows])) == expected
-        assert await store.fetch(lease, [rows[7][0]]) == [(*rows[7], 0)]
+            raw |= dict.fromkeys([key for key, _ in rows[40:]], b"earlier")
+        expected = Fetched(raw, {key: value[:9] for key, value in rows[30:]}, [])
+        assert await store.fetch(lease, [key for key, _ in rows]) == expected
+        assert await store.fetch(lease, [rows[7][0]]) == Fetched(dict([rows[7]]), {}, [])
 
 
 async def test_a_block_that_ends_like_another_is_not_taken_for_it() -> None:
@@ -328,9 +331,9 @@ async def test_a_block_that_ends_like_another_is_not_taken_for_it() -> None:
         await store.put(lease, [(stored, b"content")], [])
         await store.seal(lease)
         numbers: list[int] = []
-        assert await store.fetch(lease, [sought], numbers) == []
+        assert await store.fetch(lease, [sought], numbers) == Fetched({}, {}, [])
         assert numbers == []
-        assert await store.fetch(lease, [stored]) == [(stored, b"content", 0)]
+        assert await store.fetch(lease, [stored]) == Fetched({stored: b"content"}, {}, [])
 
 
 async def test_large_blocks_come_a_few_at_a_time() -> None:
@@ -344,8 +347,8 @@ async def test_large_blocks_come_a_few_at_a_time() -> None:
         asked = 0
         while left:
             answer = await store.fetch(lease, left)
-            assert {key for key, _, _ in answer} == set(left), "it says of each that it is there"
-            found = {key: value for key, value, _ in answer if value is not None}
+            assert sorted(answer.all) == sorted(left), "it says of each that it is there"
+            found = answer.raw
             assert left[0] in found, "the first one asked for has to come"
             assert sum(map(len, found.values())) <= 4 * MIB
             assert all(dict(rows)[key] == value for key, value in found.items())

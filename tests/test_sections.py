@@ -9,13 +9,14 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
+import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from repo_stream.car import read_length, write_section
-from repo_stream.sections import HEAD, read_sections
-from repo_stream.source import OpenFile
+from repo_stream.sections import HEAD, Head, read_sections
+from repo_stream.source import OpenFile, open_pieces
 
 CID = b"\x01\x71\x12\x20" + bytes(range(32))
 
@@ -37,6 +38,8 @@ def by_slices(file: bytes) -> OpenFile:
 
     return OpenFile(None, read)
 
+
+NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
 
 needs_pread = pytest.mark.skipif(not hasattr(os, "pread"), reason="needs a system with pread")
 
@@ -88,8 +91,8 @@ SPOILED: dict[str, tuple[Callable[[bytes], bytes], bool]] = {
 def test_a_section_that_is_not_what_it_should_be(how: str, opened: Opens) -> None:
     spoil, read = SPOILED[how]
     file = b"before" + spoil(section(CID, b"data"))
-    rows, others = read_sections(opened(file), [CID], [6])
-    assert rows == ([(CID, b"data", 0)] if read else [])
+    blocks, others = read_sections(opened(file), [CID], [6])
+    assert blocks == ({CID: b"data"} if read else {})
     assert others == ([] if read else [(CID, 6, file[6:])])
 
 
@@ -97,34 +100,38 @@ def test_a_section_that_is_not_what_it_should_be(how: str, opened: Opens) -> Non
 def test_sections_around_the_size_of_a_head(more: int, opened: Opens) -> None:
     data = bytes(FITS + more)
     file = section(CID, data) + b"after"
-    rows, others = read_sections(opened(file), [CID], [0])
-    assert rows == ([(CID, data, 0)] if more <= 0 else [])
+    blocks, others = read_sections(opened(file), [CID], [0])
+    assert blocks == ({CID: data} if more <= 0 else {})
     assert others == ([(CID, 0, file[:HEAD])] if more > 0 else [])
 
 
 @pytest.mark.parametrize("length", [0x7F, 0x80, 0x81, 0xFF, 0x100])
 def test_lengths_of_one_byte_and_of_two(length: int, opened: Opens) -> None:
     data = bytes(length - len(CID))
-    assert read_sections(opened(section(CID, data)), [CID], [0]) == ([(CID, data, 0)], [])
+    assert read_sections(opened(section(CID, data)), [CID], [0]) == ({CID: data}, [])
 
 
-# The compiled form reads 32 at a time.
-@pytest.mark.parametrize("count", [1, 31, 32, 33, 64, 65, 100])
-def test_many_sections(count: int, opened: Opens) -> None:
-    blocks = [(CID[:-2] + bytes([n, 1]), b"%d" % n) for n in range(count)]
+# The compiled form reads 512 at a time, and up to 96 KiB.
+@pytest.mark.parametrize("size", [0, 150, FITS - 10, FITS + 100])
+@pytest.mark.parametrize("count", [1, 94, 95, 96, 97, 191, 511, 512, 513, 1100])
+def test_many_sections(count: int, size: int, opened: Opens) -> None:
+    blocks = [
+        (CID[:-3] + n.to_bytes(2, "big") + b".", b"%d" % n + bytes(size)) for n in range(count)
+    ]
     ends = [*accumulate(len(section(*block)) for block in blocks)]
     starts = [0, *ends[:-1]]
     file = b"".join(section(*block) for block in blocks)
     # Of each seventh the last byte of the CID is another.
     sought = [cid[:-1] + b"!" if n % 7 == 6 else cid for n, (cid, _) in enumerate(blocks)]
 
-    rows, others = read_sections(opened(file), sought, starts)
+    found, others = read_sections(opened(file), sought, starts)
 
-    assert rows == [(*block, 0) for n, block in enumerate(blocks) if n % 7 != 6]
+    odd = {n for n in range(count) if n % 7 == 6 or size > FITS}
+    assert found == dict(block for n, block in enumerate(blocks) if n not in odd)
     assert others == [
         (cid, start, file[start : start + HEAD])
         for n, (cid, start) in enumerate(zip(sought, starts, strict=True))
-        if n % 7 == 6
+        if n in odd
     ]
 
 
@@ -136,7 +143,53 @@ def test_a_file_of_many_gibibytes(tmp_path: Path) -> None:
         file.write(section(CID, b"data"))
         file.flush()
         opened = OpenFile(file.fileno(), partial(os.pread, file.fileno()))
-        assert read_sections(opened, [CID], [start]) == ([(CID, b"data", 0)], [])
+        assert read_sections(opened, [CID], [start]) == ({CID: b"data"}, [])
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="what is in memory cannot be asked for")
+class TestFilesInMemory:
+    """Where a file was opened for what is in memory of it, all else is refused."""
+
+    @pytest.fixture(autouse=True)
+    def is_answered(self, tmp_path: Path) -> None:
+        (tmp_path / "some").write_bytes(b"some")
+        with (tmp_path / "some").open("rb") as file:
+            try:
+                os.preadv(file.fileno(), [bytearray(4)], 0, NOWAIT)
+            except OSError:
+                pytest.skip("this file system cannot be asked for what is in memory")
+
+    async def sections(
+        self, path: Path, file: bytes, cids: list[bytes], starts: list[int]
+    ) -> tuple[dict[bytes, bytes], list[Head], list[int]]:
+        """Read sections as a walk does; give also with which flags that was tried."""
+        flags: list[int] = []
+
+        def work(opened: OpenFile) -> tuple[dict[bytes, bytes], list[Head]]:
+            flags.append(opened.flags)
+            return read_sections(opened, cids, starts)
+
+        await anyio.Path(path).write_bytes(file)
+        pieces = await open_pieces(path, 1 << 20, rereadable=True)
+        try:
+            while await pieces.next():
+                pass
+            blocks, others = await pieces.visit(work)
+        finally:
+            await pieces.aclose()
+        return blocks, others, flags
+
+    async def test_what_is_there(self, tmp_path: Path) -> None:
+        file = b"before" + section(CID, b"data") + bytes(HEAD)
+        got = await self.sections(tmp_path / "some.car", file, [CID, CID], [6, 5])
+        assert got == ({CID: b"data"}, [(CID, 5, file[5 : 5 + HEAD])], [NOWAIT])
+
+    @pytest.mark.parametrize("after", [0, HEAD - 40 - 4 - 1])
+    async def test_what_does_not_come_whole(self, after: int, tmp_path: Path) -> None:
+        # The file ends there, or it is not in memory, which only another visit can tell.
+        file = bytes(HEAD) + section(CID, b"data") + bytes(after)
+        got = await self.sections(tmp_path / "some.car", file, [CID[:-1], CID], [0, HEAD])
+        assert got == ({CID: b"data"}, [(CID[:-1], 0, bytes(HEAD))], [NOWAIT, 0])
 
 
 class Named(bytes):
@@ -170,10 +223,10 @@ def test_any_sections_in_any_order(
     wanted = [Named(cid) if subclass else cid for (cid, _), _ in sought]
     places = [start for _, start in sought]
 
-    rows, others = read_sections(opened(file), wanted, places)
+    found, others = read_sections(opened(file), wanted, places)
 
     outcomes = [plainly(file, cid, start) for cid, start in zip(wanted, places, strict=True)]
-    assert rows == [(cid, data, 0) for cid, _, _, data in outcomes if data is not None]
+    assert found == {cid: data for cid, _, _, data in outcomes if data is not None}
     assert others == [(cid, at, head) for cid, at, head, data in outcomes if data is None]
 
 
@@ -198,7 +251,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_none() -> None:
-    assert read_sections(by_slices(b""), [], []) == ([], [])
+    assert read_sections(by_slices(b""), [], []) == ({}, [])
 
 
 def test_columns_have_to_be_as_long_as_each_other(opened: Opens) -> None:

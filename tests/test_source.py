@@ -13,7 +13,7 @@ import mmap
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -151,6 +151,18 @@ def half_at_hand(_file: int, buffers: list[memoryview], _at: int, _flags: int) -
     return half
 
 
+@asynccontextmanager
+async def visited(path: Path) -> AsyncGenerator[source.Pieces]:
+    """Open a file that can be read again, and has been read."""
+    pieces = await source.open_pieces(path, 1 << 20, rereadable=True)
+    try:
+        while await pieces.next():
+            pass
+        yield pieces
+    finally:
+        await pieces.aclose()
+
+
 @pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="what is in memory cannot be asked for")
 class TestFilesInMemory:
     """What the system has in memory of a file is read at once, and all else in a thread."""
@@ -188,6 +200,81 @@ class TestFilesInMemory:
         monkeypatch.setattr(anyio.to_thread, "run_sync", counted)
         assert await read(path, 16) == BLOCKS
         assert calls == 2  # the first piece and the end
+
+    @pytest.fixture
+    def threads(self, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+        """What has been done in threads since."""
+        done: list[object] = []
+        run_sync = anyio.to_thread.run_sync
+
+        async def noted(*given: Any, **options: Any) -> Any:
+            done.append(given)
+            return await run_sync(*given, **options)
+
+        monkeypatch.setattr(anyio.to_thread, "run_sync", noted)
+        return done
+
+    async def test_who_visits_what_is_there_takes_no_thread(
+        self, path: Path, threads: list[object]
+    ) -> None:
+        async with visited(path) as pieces:
+            threads.clear()
+            assert await pieces.visit(lambda file: file.read(10, 5)) == CAR[5:15]
+            assert await pieces.visit(lambda file: file.flags) == vars(os)["RWF_NOWAIT"]
+            assert await pieces.read_again(5, 10) == CAR[5:15]
+            assert threads == []
+
+    @pytest.mark.parametrize("answer", [unanswered, not_at_hand, half_at_hand])
+    async def test_who_visits_what_is_not_there_comes_again_in_a_thread(
+        self,
+        path: Path,
+        answer: Callable[..., int],
+        threads: list[object],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        flags: list[int] = []
+
+        def work(file: source.OpenFile) -> list[bytes]:
+            flags.append(file.flags)
+            return [file.read(10, 5), file.read(20, 7)]
+
+        async with visited(path) as pieces:
+            threads.clear()
+            monkeypatch.setattr(os, "preadv", answer)
+            assert await pieces.visit(work) == [CAR[5:15], CAR[7:27]]
+            assert len(threads) == 1
+            assert [bool(each) for each in flags] == [True, False]
+            assert await pieces.visit(work) == [CAR[5:15], CAR[7:27]]
+            # A file system that cannot be asked is not asked again.
+            assert [bool(each) for each in flags[2:]] == [answer is not unanswered, False][
+                answer is unanswered :
+            ]
+
+    async def test_what_ends_with_the_file_comes_shorter(
+        self, path: Path, threads: list[object]
+    ) -> None:
+        async with visited(path) as pieces:
+            assert await pieces.visit(lambda file: file.read(100, len(CAR) - 10)) == CAR[-10:]
+            assert await pieces.visit(lambda file: file.read(100, len(CAR))) == b""
+        threads.clear()
+        assert await pieces.visit(lambda file: file.read(10, 5)) == b"", "it is closed"
+
+    async def test_a_visit_can_be_cancelled_and_what_it_raises_comes_out(self, path: Path) -> None:
+        def fail(file: source.OpenFile) -> None:
+            calls.append(file)
+            raise LookupError("not this one")
+
+        calls: list[source.OpenFile] = []
+        async with visited(path) as pieces:
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await pieces.visit(fail)
+            assert scope.cancelled_caught
+            assert calls == []
+            with pytest.raises(LookupError, match="not this one"):
+                await pieces.visit(fail)
+            assert len(calls) == 1
+            assert await pieces.visit(lambda file: file.read(10, 5)) == CAR[5:15]
 
     async def test_others_get_their_turn_and_it_can_be_cancelled(self, path: Path) -> None:
         turns = 0

@@ -24,6 +24,7 @@ from repo_stream import (
     RepoStreamError,
     WrongDepth,
 )
+from repo_stream.ranges import KeyRanges
 from repo_stream.testing import (
     Entry,
     RawRecord,
@@ -321,6 +322,47 @@ def test_nothing_is_wanted_beyond_a_node_that_is_faulty() -> None:
     with pytest.raises(MalformedNode):
         hand.take_all(10)
     assert hand.given == expected(repo)[: len(reachable)]
+
+
+def test_an_interrupt_leaves_a_walk_with_much_ahead_as_it_was() -> None:
+    repo = plain_repo()
+    calls = 0
+
+    def process(block: bytes) -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls % 23 == 0:
+            raise KeyboardInterrupt
+        return block
+
+    blocks = Blocks(dict(repo.blocks), dict[bytes, bytes]())
+    walker = Walker(repo.root, process, LIMITS)
+    walker.wanted(blocks, 1000)
+    given: Taken[bytes] = Taken([], [], [])
+    interrupts = 0
+    for n in itertools.cycle([1, 2, 7, 20, 22]):
+        try:
+            given.extend(walker.take(blocks, n))
+        except KeyboardInterrupt:
+            interrupts += 1
+        if walker.done:
+            break
+    assert interrupts > 10
+    assert [*zip(*given, strict=True)] == expected(repo)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_what_is_wanted_comes_after_much_that_may_be_there_and_is_not(*, ahead: bool) -> None:
+    repo = plain_repo()
+    *others, last = expected(repo)
+    ranges = KeyRanges.prefixes([*(f"{rkey}." for rkey, _, _ in others), last[0]])
+    blocks = Blocks(dict(repo.blocks), dict[bytes, bytes]())
+    walker = Walker(repo.root, bytes, LIMITS, ranges)
+    if ahead:
+        walker.wanted(blocks, 1000)
+    assert [*zip(*walker.take(blocks, 1), strict=True)] == [last]
+    assert not walker.take(blocks, 1).rkeys
+    assert walker.done
 
 
 # --- Letting go -----------------------------------------------------------------------------------

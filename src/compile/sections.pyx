@@ -1,7 +1,8 @@
 """Sections, as `repo_stream/sections.py` reads them: half of the time.
 
-Some are read at a time, into one buffer, and meanwhile other threads have Python's lock: who reads
-one by one may wait for it each time. Every section is compared with what was read of it.
+Some are read at a time, one behind the other into one buffer, and meanwhile other threads have
+Python's lock: who reads one by one may wait for it each time. What is of the next section in what
+was read of one is read over. Every section is compared with what was read of it.
 """
 
 from cpython.bytes cimport (
@@ -18,7 +19,10 @@ __all__ = ["HEAD", "Head", "read_sections"]
 
 cdef enum:
     SIZE = 1024
-    AT_ONCE = 32
+    # What is read at a time: so many bytes at the most, and so many sections. The buffer is of a
+    # size that is not taken from the system, and given back to it, each time.
+    ROOM = 96 * 1024
+    AT_ONCE = 512
 
 HEAD = SIZE
 Head = tuple[bytes, int, bytes]
@@ -27,85 +31,140 @@ cdef extern from *:
     """
     #include <errno.h>
     #ifdef _WIN32
-    static Py_ssize_t repo_stream_read(int file, char *into, size_t size, long long start) {
+    static Py_ssize_t repo_stream_read(
+        int file, char *into, size_t size, long long start, int flags
+    ) {
         errno = ENOSYS;
         return -1;
     }
     #else
+    #include <sys/uio.h>
     #include <unistd.h>
-    static Py_ssize_t repo_stream_read(int file, char *into, size_t size, long long start) {
+    static Py_ssize_t repo_stream_read(
+        int file, char *into, size_t size, long long start, int flags
+    ) {
         ssize_t count;
         do {
-            count = pread(file, into, size, (off_t) start);
+            if (!flags) {
+                count = pread(file, into, size, (off_t) start);
+            } else {
+    #ifdef RWF_NOWAIT
+                struct iovec piece = {into, size};
+                count = preadv2(file, &piece, 1, (off_t) start, flags);
+                if (count >= 0 && (size_t) count < size) {
+                    errno = EAGAIN;
+                    count = -1;
+                }
+    #else
+                errno = ENOSYS;
+                count = -1;
+    #endif
+            }
         } while (count < 0 && errno == EINTR);
         return count;
     }
     #endif
     """
-    Py_ssize_t repo_stream_read(int file, char *into, size_t size, long long start) nogil
+    Py_ssize_t repo_stream_read(
+        int file, char *into, size_t size, long long start, int flags
+    ) nogil
 
 
-cdef bytes data_of(cid, const unsigned char *head, Py_ssize_t size):
-    """Give the block of a section that is whole, and has that CID; `None` for others."""
-    cdef const char *wanted = PyBytes_AsString(cid)  # a `Cid`, or other bytes
-    cdef Py_ssize_t length, body = 1, cid_size = PyBytes_GET_SIZE(cid)
-    if size < 2:
-        return None
+cdef struct Section:
+    const char *cid
+    Py_ssize_t cid_size
+    long long start
+    # What was read of it
+    const unsigned char *head
+    Py_ssize_t size
+    # Where in that its data is; -1 where that is no section of this CID, or not all of it
+    Py_ssize_t data
+    Py_ssize_t end
+
+
+cdef void examine(Section *section) noexcept nogil:
+    cdef const unsigned char *head = section.head
+    cdef Py_ssize_t length, body = 1
+    section.data = -1
+    if section.size < 2:
+        return
     length = head[0]
     if length >= 0x80:
         length += (<Py_ssize_t> head[1] << 7) - 0x80  # far too much where there is a third byte
         body = 2
-    if length < cid_size or body + length > size:
-        return None
-    if memcmp(head + body, wanted, cid_size):
-        return None
-    return PyBytes_FromStringAndSize(<const char *> head + body + cid_size, length - cid_size)
+    if length < section.cid_size or body + length > section.size:
+        return
+    if memcmp(head + body, section.cid, section.cid_size) == 0:
+        section.data = body + section.cid_size
+        section.end = body + length
+
+
+cdef Py_ssize_t read_some(
+    int file, int flags, Section *sections, Py_ssize_t count, char *room
+) noexcept nogil:
+    """Read sections, one behind the other; say how many there was room for, -1 for an error.
+
+    What was read beyond the end of a section is read over.
+    """
+    cdef Py_ssize_t at, used = 0
+    for at in range(count):
+        if used > ROOM - SIZE:
+            return at
+        sections[at].head = <unsigned char *> room + used
+        sections[at].size = repo_stream_read(file, room + used, SIZE, sections[at].start, flags)
+        if sections[at].size < 0:
+            return -1
+        examine(&sections[at])
+        used += sections[at].size if sections[at].data < 0 else sections[at].end
+    return count
+
+
+cdef int sort_out(cid, start, Section *section, dict blocks, list others) except -1:
+    cdef const char *head = <const char *> section.head
+    if section.data < 0:
+        others.append((cid, start, PyBytes_FromStringAndSize(head, section.size)))
+    else:
+        blocks[cid] = PyBytes_FromStringAndSize(head + section.data, section.end - section.data)
 
 
 def read_sections(file, cids, starts):
     """Read sections that are no longer than `HEAD`, and give the heads of all others."""
-    cdef list rows = [], others = []
+    cdef dict blocks = {}
+    cdef list others = []
+    cdef tuple wanted = tuple(cids)  # nobody takes them away while Python's lock is elsewhere
     cdef int number = -1 if file.descriptor is None else file.descriptor
-    cdef char *heads
-    cdef Py_ssize_t count = len(cids), first, at, here
-    cdef Py_ssize_t sizes[AT_ONCE]
-    cdef long long places[AT_ONCE]
-    cdef bytes data, head
+    cdef int flags = file.flags
+    cdef Py_ssize_t count = len(wanted), first = 0, at, here
+    cdef Section sections[AT_ONCE]
+    cdef bytes head
+    cdef char *room
     if len(starts) != count:
         raise ValueError("one of these is shorter: CIDs, starts")
-    if number < 0:
-        for cid, start in zip(cids, starts, strict=True):
-            head = file.read(HEAD, start)
-            data = data_of(cid, <const unsigned char *> PyBytes_AS_STRING(head), len(head))
-            if data is None:
-                others.append((cid, start, head))
-            else:
-                rows.append((cid, data, 0))
-        return rows, others
-    heads = <char *> PyMem_Malloc(AT_ONCE * SIZE)
-    if heads == NULL:
+    room = <char *> PyMem_Malloc(ROOM)
+    if room == NULL:
         raise MemoryError
     try:
-        for first in range(0, count, AT_ONCE):
+        while first < count:
             here = min(count - first, AT_ONCE)
             for at in range(here):
-                places[at] = starts[first + at]
-            with nogil:
+                sections[at].cid = PyBytes_AsString(wanted[first + at])  # a `Cid`, or other bytes
+                sections[at].cid_size = PyBytes_GET_SIZE(wanted[first + at])
+                sections[at].start = starts[first + at]
+            if number >= 0:
+                with nogil:
+                    here = read_some(number, flags, sections, here, room)
+                if here < 0:
+                    PyErr_SetFromErrno(OSError)
                 for at in range(here):
-                    sizes[at] = repo_stream_read(number, heads + at * SIZE, SIZE, places[at])
-                    if sizes[at] < 0:
-                        here = -1
-                        break
-            if here < 0:
-                PyErr_SetFromErrno(OSError)
-            for at in range(here):
-                cid = cids[first + at]
-                data = data_of(cid, <const unsigned char *> heads + at * SIZE, sizes[at])
-                if data is None:
-                    head = PyBytes_FromStringAndSize(heads + at * SIZE, sizes[at])
-                    others.append((cid, starts[first + at], head))
-                else:
-                    rows.append((cid, data, 0))
+                    sort_out(wanted[first + at], starts[first + at], &sections[at], blocks, others)
+            else:
+                for at in range(here):
+                    head = file.read(SIZE, starts[first + at])
+                    sections[at].head = <const unsigned char *> PyBytes_AS_STRING(head)
+                    sections[at].size = len(head)
+                    examine(&sections[at])
+                    sort_out(wanted[first + at], starts[first + at], &sections[at], blocks, others)
+            first += here
     finally:
-        PyMem_Free(heads)
-    return rows, others
+        PyMem_Free(room)
+    return blocks, others

@@ -57,6 +57,7 @@ from repo_stream.errors import (
     StoreReadOnly,
     StoreUnavailable,
 )
+from repo_stream.fetched import Fetched
 from repo_stream.limits import MIB
 from repo_stream.places import Places, bucket_of, without_copies
 
@@ -65,12 +66,12 @@ if TYPE_CHECKING:
 
     from repo_stream.in_place import InPlace
 
-__all__ = ["DiskBuilder", "DiskStore", "Row", "SegmentRow"]
+__all__ = ["DiskBuilder", "DiskStore", "SegmentRow"]
 
 R = TypeVar("R")
 
-#: A stored block: its raw CID, its bytes, and whether they are a processed value.
-Row = tuple[bytes, bytes | None, int]
+# A stored block: its raw CID, its bytes unless they are large, and whether they are a result.
+_Row = tuple[bytes, bytes | None, int]
 #: A segment of blocks that a walk let go of: their CIDs, their contents, and of which kind.
 SegmentRow = tuple[bytes, bytes, int]
 #: By what blocks are found.
@@ -387,11 +388,11 @@ class DiskStore:
 
     async def fetch(
         self, lease: int, cids: Sequence[bytes], numbers: list[int] | None = None
-    ) -> list[Row]:
-        """Read the blocks of these CIDs, in no order, as far as they are there.
+    ) -> Fetched:
+        """Read the blocks of these CIDs, as far as they are there.
 
-        Of large ones only the first few come, so that an answer stays within some MiB; of the
-        others it says that they are there, with `None` for what they hold.
+        Of large ones only the first few come, so that an answer stays within some MiB; the others
+        are `far`.
 
         Args:
             lease: shows that the store is still the caller's.
@@ -401,7 +402,7 @@ class DiskStore:
         with self._guard:
             self.check(lease)
             if self._file is not None:
-                return await self._file.rows(cids, self._buckets_of if self.has_places else None)
+                return await self._file.fetch(cids, self._buckets_of if self.has_places else None)
             return await self._database.run(_fetch, cids, numbers, self._column)
 
     async def _buckets_of(self, cids: Sequence[bytes]) -> dict[int, bytes]:
@@ -611,23 +612,33 @@ async def _fetch(
     cids: Sequence[bytes],
     numbers: list[int] | None,
     column: _Column,
-) -> list[Row]:
-    rows = await _rows(connection, _SMALL, cids, column, numbers)
-    large = {key for key, value, _processed in rows if value is None}
-    if not large:
-        return rows
-    few = [row for row in rows if row[1] is not None]
+) -> Fetched:
+    fetched = Fetched({}, {}, [])
+    large = _sort_out(await _rows(connection, _SMALL, cids, column, numbers), fetched)
     # A thousand blocks of 2 MiB would be too many: large ones come one by one, the nearest first.
     room = _LARGE_BYTES
-    for cid in cids:
+    for cid in cids if large else ():
         if cid in large and room <= 0:
-            few.append((cid, None, 0))
+            fetched.far.append(cid)
         elif cid in large:
-            for row in await _rows(connection, "val", [cid], column):
-                if (value := row[1]) is not None:
-                    few.append(row)
-                    room -= len(value)
-    return few
+            rows = await _rows(connection, "val", [cid], column)
+            _sort_out(rows, fetched)
+            room -= sum(len(value) for _cid, value, _processed in rows if value is not None)
+    return fetched
+
+
+def _sort_out(rows: Sequence[_Row], fetched: Fetched) -> set[bytes]:
+    """Put rows where they belong; give the CIDs of those that came without what they hold."""
+    without: set[bytes] = set()
+    raw, processed, _far = fetched
+    for cid, value, is_processed in rows:
+        if value is None:
+            without.add(cid)
+        elif is_processed:
+            processed[cid] = value
+        else:
+            raw[cid] = value
+    return without
 
 
 async def _last_number(connection: aiosqlite.Connection) -> int:
@@ -641,14 +652,14 @@ async def _rows(
     cids: Sequence[bytes],
     column: _Column,
     numbers: list[int] | None = None,
-) -> list[Row]:
+) -> list[_Row]:
     """Read the blocks of these CIDs, with what `content` says of their contents."""
     number = "" if numbers is None else ", rowid"
     query = _SELECT.format(content, number, column, ",".join("?" * len(cids)))
     sought = _endings(cids) if column == "ending" else cids
     wanted = {*cids}
     # Plain tuples, as no row factory is set.
-    found = cast("list[Row]", await connection.execute_fetchall(query, sought))
+    found = cast("list[_Row]", await connection.execute_fetchall(query, sought))
     rows = [row for row in found if row[0] in wanted]
     if numbers is None:
         return rows

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from repo_stream.cid import Cid
 from repo_stream.errors import ProcessError
+from repo_stream.fetched import Fetched
 from repo_stream.limits import MIB
 from repo_stream.load import Unstored
 from repo_stream.process import Processor
 from repo_stream.walk import Blocks, Walker
 
 if TYPE_CHECKING:
-    from repo_stream.disk import DiskStore, Row
+    from repo_stream.disk import DiskStore
 
 __all__ = ["FETCH", "Shelf"]
 
@@ -81,11 +82,9 @@ class Shelf(Generic[T]):
             if blocks.brought >= _PRUNE_BYTES:
                 walker.prune(blocks)
             self._unreadable.clear()
-            rows = await self._store.fetch(self._lease, needed, self.numbers)
-            self._keep(blocks, rows)
-            self._absent.clear()
-            if len(rows) < len(needed):
-                self._absent = {*needed}.difference([row[0] for row in rows])
+            fetched = await self._store.fetch(self._lease, needed, self.numbers)
+            self._keep(blocks, fetched)
+            self._absent = {*needed}.difference(fetched.all)
         if nearest not in blocks:
             missing = walker.missing()
             failure = self._unreadable.get(nearest) or self._unstored.get(nearest)
@@ -94,20 +93,14 @@ class Shelf(Generic[T]):
             message, cause = failure
             raise ProcessError(message, rkey=missing.rkey, cid=Cid(nearest)) from cause
 
-    def _keep(self, blocks: Blocks[T], rows: Sequence[Row]) -> None:
-        raw, processed = blocks.raw, blocks.processed
-        loads = self._loads
-        brought = _BLOCK_COST * len(rows)
-        for cid, data, is_processed in rows:
-            if data is None:
-                continue  # it is large, and comes when it is nearer
-            brought += len(data)
-            if not is_processed:
-                raw[cid] = data
-                continue
+    def _keep(self, blocks: Blocks[T], fetched: Fetched) -> None:
+        blocks.brought += sum(fetched.sizes)
+        blocks.brought += _BLOCK_COST * (len(fetched.raw) + len(fetched.processed))
+        blocks.raw.update(fetched.raw)
+        processed, loads = blocks.processed, self._loads
+        for cid, data in fetched.processed.items():
             try:
                 processed[cid] = loads(data)
             except Exception as error:  # noqa: BLE001 - it is raised once the walk gets there
                 message = f"its stored result cannot be read back: {error}"
                 self._unreadable[cid] = Unstored(message, error)
-        blocks.brought += brought

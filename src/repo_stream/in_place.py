@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from repo_stream.car import read_length
 from repo_stream.cid import Cid, verify
 from repo_stream.entries import Buckets, locate
 from repo_stream.errors import CarError, CidMismatch, TruncatedCar
+from repo_stream.fetched import Fetched
 from repo_stream.limits import MIB
 from repo_stream.places import Places, candidates
 from repo_stream.reader import CarReader
 from repo_stream.sections import HEAD, Head, read_sections
 from repo_stream.source import OpenFile
-
-if TYPE_CHECKING:
-    from repo_stream.disk import Row
 
 __all__ = ["InPlace"]
 
@@ -52,11 +50,11 @@ class InPlace:
         # A file that has been changed may claim any length.
         self._longest = min(reader.longest_section, reader.offset)
 
-    async def rows(self, cids: Sequence[bytes], stored: Stored | None = None) -> list[Row]:
-        """Read the blocks of these CIDs, in no order, as far as they are there.
+    async def fetch(self, cids: Sequence[bytes], stored: Stored | None = None) -> Fetched:
+        """Read the blocks of these CIDs, as far as they are there.
 
-        Of long ones only the first few come, so that an answer stays within some MiB; of the
-        others it says that they are there, with `None` for what they hold.
+        Of long ones only the first few come, so that an answer stays within some MiB; the others
+        are `far`.
 
         Args:
             cids: the CIDs, that which the walk needs next at first.
@@ -74,36 +72,36 @@ class InPlace:
         if -1 in starts:
             cids = [cid for cid, start in zip(cids, starts, strict=True) if start >= 0]
             starts = [start for start in starts if start >= 0]
-        rows, odd = await self._reader.visit(partial(self._read, cids, starts))
+        fetched, odd = await self._reader.visit(partial(self._read, cids, starts))
         if self._reader.changed:
-            odd += [cid for cid, data, _ in rows if data is not None and not self._holds(cid, data)]
+            changed = [cid for cid, data in fetched.raw.items() if not self._holds(cid, data)]
+            for cid in changed:
+                del fetched.raw[cid]
+            odd += changed
         if odd:
-            others = {*odd}
-            rows = [row for row in rows if row[0] not in others]
-            rows += await self._find(odd, nearest, stored)
-        return rows
+            await self._find(odd, nearest, stored, fetched)
+        return fetched
 
     async def _buckets(self, cids: Sequence[bytes], stored: Stored | None) -> Buckets:
         return self._places.buckets if stored is None else await stored(cids)
 
     def _read(
         self, cids: Sequence[bytes], starts: Sequence[int], file: OpenFile
-    ) -> tuple[list[Row], list[bytes]]:
+    ) -> tuple[Fetched, list[bytes]]:
         """Read blocks where they should be; give also the CIDs for which something else is there.
 
-        All of it is one visit to a thread: waiting for two took 1.1 of the time of a walk.
+        All of it is one visit: where that is to a thread, two take 1.1 of the time of a walk.
         """
-        rows, others = read_sections(file, cids, starts)
+        blocks, others = read_sections(file, cids, starts)
         long, odd = self._told_apart(others)
         near, far = _near(long)
-        rows += [(cid, None, 0) for cid in far]
         for cid, start, length in near:
             section = file.read(length, start)
             if len(section) == length and section.startswith(cid):
-                rows.append((cid, section[len(cid) :], 0))
+                blocks[cid] = section[len(cid) :]
             else:
                 odd.append(cid)
-        return rows, odd
+        return Fetched(blocks, {}, far), odd
 
     def _told_apart(self, heads: Sequence[Head]) -> tuple[list[_Section], list[bytes]]:
         """Tell sections that are longer than their heads from what is not what it should be."""
@@ -120,24 +118,24 @@ class InPlace:
                 odd.append(cid)
         return long, odd
 
-    async def _find(self, odd: Sequence[bytes], nearest: bytes, stored: Stored | None) -> list[Row]:
-        """Look for blocks where else they may be.
+    async def _find(
+        self, odd: Sequence[bytes], nearest: bytes, stored: Stored | None, fetched: Fetched
+    ) -> None:
+        """Look for blocks where else they may be, and add them to what was fetched.
 
         What the file does not hold any more is an error for the `nearest` alone, so that what comes
         before the others can be had.
         """
-        rows: list[Row] = []
         for cid in odd:
             try:
                 data = await self._sought(await self._buckets([cid], stored), cid)
             except CarError:
                 if cid == nearest:
                     raise
-                rows.append((cid, None, 0))
+                fetched.far.append(cid)
             else:
                 if data is not None:
-                    rows.append((cid, data, 0))
-        return rows
+                    fetched.raw[cid] = data
 
     async def _sought(self, buckets: Buckets, cid: bytes) -> bytes | None:
         """Read a block in whichever of its places it is; `None` where it was never in the file."""

@@ -158,7 +158,7 @@ class CarReader:
         return data
 
     async def visit(self, work: Callable[[OpenFile], R]) -> R:
-        """Have work done in a thread that reads here and there in a file; see `Pieces.visit`."""
+        """Have work done that reads here and there in a file; see `Pieces.visit`."""
         return await self._pieces.visit(work)
 
     async def decoded_again(self, piece_size: int) -> AsyncGenerator[Columns]:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
-    from repo_stream.disk import Row
     from repo_stream.source import OpenFile
 
 __all__ = ["HEAD", "Head", "read_sections"]
@@ -24,7 +23,7 @@ Head: TypeAlias = tuple[bytes, int, bytes]
 
 def read_sections(
     file: OpenFile, cids: Sequence[bytes], starts: Sequence[int]
-) -> tuple[list[Row], list[Head]]:
+) -> tuple[dict[bytes, bytes], list[Head]]:
     """Read sections that are no longer than `HEAD`.
 
     Args:
@@ -33,14 +32,16 @@ def read_sections(
         starts: where they start in the file, in bytes.
 
     Returns:
-        The blocks, and the heads of all that is no such section: longer, or something else.
+        The blocks by their CIDs, and the heads of all that is no such section: longer, or
+        something else.
 
     Raises:
-        OSError: where the file cannot be read.
+        OSError: where the file cannot be read; `BlockingIOError` where it is not in memory, and
+            was opened for what is.
     """
     read = file.read
     heads = [read(HEAD, start) for start in starts]
-    rows: list[Row] = []
+    blocks: dict[bytes, bytes] = {}
     others: list[Head] = []
     for cid, start, head in zip(cids, starts, heads, strict=True):
         if len(head) > 1:
@@ -50,7 +51,7 @@ def read_sections(
                 body = 2
             data, end = body + len(cid), body + length
             if data <= end <= len(head) and head.startswith(cid, body):
-                rows.append((cid, head[data:end], 0))
+                blocks[cid] = head[data:end]
                 continue
         others.append((cid, start, head))
-    return rows, others
+    return blocks, others
