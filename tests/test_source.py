@@ -11,6 +11,8 @@ import io
 import itertools
 import mmap
 import os
+import random
+import signal
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
@@ -275,6 +277,40 @@ class TestFilesInMemory:
                 await pieces.visit(fail)
             assert len(calls) == 1
             assert await pieces.visit(lambda file: file.read(10, 5)) == CAR[5:15]
+
+    async def test_ctrl_c_leaves_no_file_locked(self, path: Path) -> None:
+        armed = False
+
+        def interrupt(*_: object) -> None:
+            if armed:
+                raise KeyboardInterrupt
+
+        def work(opened: source.OpenFile) -> bytes:
+            return opened.read(10, 5)
+
+        left_locked = interrupts = 0
+        delays = random.Random(0)
+        async with visited(path) as pieces:
+            file: Any = vars(pieces)["_file"]
+            before = signal.signal(signal.SIGALRM, interrupt)
+            try:
+                for _ in range(700):
+                    try:
+                        armed = True
+                        signal.setitimer(signal.ITIMER_REAL, delays.uniform(5e-6, 1.5e-4))
+                        for _again in range(10_000):
+                            file._at_once(work)
+                    except KeyboardInterrupt:
+                        armed = False
+                        interrupts += 1
+                    if file._lock.locked():
+                        left_locked += 1
+                        file._lock.release()
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, before)
+        assert interrupts > 600
+        assert left_locked == 0
 
     async def test_others_get_their_turn_and_it_can_be_cancelled(self, path: Path) -> None:
         turns = 0

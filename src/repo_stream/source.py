@@ -268,17 +268,18 @@ class _File:
 
     def _at_once(self, work: Callable[[OpenFile], R]) -> R | None:
         """Have work done here, if all that it reads is in memory; `None` says that it is not."""
-        if self._nowait is None or self._reading or not self._lock.acquire(blocking=False):
+        if self._nowait is None or self._reading:
             return None
         try:
-            return None if self._file is None else work(_at_hand(self._file, self._nowait))
+            # Nobody has it for longer than a file takes to close. By `with`, as a Ctrl-C that comes
+            # between `acquire` and `try` would leave it taken for ever.
+            with self._lock:
+                return None if self._file is None else work(_at_hand(self._file, self._nowait))
         except BlockingIOError:
             return None
         except OSError:  # not every file system can be asked
             self._nowait = None
             return None
-        finally:
-            self._lock.release()
 
     def _into_buffer(self, start: int, size: int, file: OpenFile) -> memoryview:
         if len(self._buffer) < size:
