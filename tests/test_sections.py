@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from repo_stream import source
 from repo_stream.car import read_length, write_section
 from repo_stream.sections import HEAD, Head, read_sections
 from repo_stream.source import OpenFile, open_pieces
@@ -179,6 +180,15 @@ class TestFilesInMemory:
             await pieces.aclose()
         return blocks, others, flags
 
+    def test_flags_go_to_the_system(self, tmp_path: Path) -> None:
+        (tmp_path / "some.car").write_bytes(section(CID, b"data") + bytes(HEAD))
+        unheard_of = 1 << 30
+        with (tmp_path / "some.car").open("rb", buffering=0) as file:
+            opened = vars(source)["_at_hand"](file, unheard_of)
+            with pytest.raises(OSError, match="not supported") as caught:
+                read_sections(opened, [CID], [0])
+        assert caught.value.errno == errno.EOPNOTSUPP
+
     async def test_what_is_there(self, tmp_path: Path) -> None:
         file = b"before" + section(CID, b"data") + bytes(HEAD)
         got = await self.sections(tmp_path / "some.car", file, [CID, CID], [6, 5])
@@ -257,3 +267,5 @@ def test_none() -> None:
 def test_columns_have_to_be_as_long_as_each_other(opened: Opens) -> None:
     with pytest.raises(ValueError, match="shorter"):
         read_sections(opened(section(CID, b"data")), [CID, CID], [0])
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        read_sections(opened(section(CID, b"data")), [CID], [0, 0])

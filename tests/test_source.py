@@ -13,6 +13,7 @@ import mmap
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
@@ -277,6 +278,39 @@ class TestFilesInMemory:
                 await pieces.visit(fail)
             assert len(calls) == 1
             assert await pieces.visit(lambda file: file.read(10, 5)) == CAR[5:15]
+
+    async def test_who_visits_while_a_thread_reads_does_so_in_a_thread(self, path: Path) -> None:
+        entered, leave = threading.Event(), threading.Event()
+        flags: list[int] = []
+
+        def stay(file: source.OpenFile) -> None:
+            if file.flags:
+                raise BlockingIOError
+            entered.set()
+            leave.wait(2)
+
+        def come(file: source.OpenFile) -> None:
+            flags.append(file.flags)
+
+        async with visited(path) as pieces:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(pieces.visit, stay)
+                assert await anyio.to_thread.run_sync(entered.wait, 5)
+                tasks.start_soon(pieces.visit, come)
+                await anyio.sleep(0.01)
+                leave.set()
+            assert flags == [0], "else everybody would wait for who stays"
+
+    async def test_a_visit_that_raises_in_a_thread_leaves_the_next_at_once(
+        self, path: Path
+    ) -> None:
+        def fail(file: source.OpenFile) -> bytes:
+            raise BlockingIOError if file.flags else LookupError("not this one")
+
+        async with visited(path) as pieces:
+            with pytest.raises(LookupError, match="not this one"):
+                await pieces.visit(fail)
+            assert await pieces.visit(lambda file: file.flags) == vars(os)["RWF_NOWAIT"]
 
     async def test_ctrl_c_leaves_no_file_locked(self, path: Path) -> None:
         armed = False

@@ -351,18 +351,53 @@ def test_an_interrupt_leaves_a_walk_with_much_ahead_as_it_was() -> None:
     assert [*zip(*given, strict=True)] == expected(repo)
 
 
-@pytest.mark.parametrize("ahead", [False, True])
-def test_what_is_wanted_comes_after_much_that_may_be_there_and_is_not(*, ahead: bool) -> None:
+def before_leaves(
+    wanted: Iterable[str], process: Callable[[bytes], bytes]
+) -> tuple[Walker[bytes], Blocks[bytes]]:
+    """A walk that has all at hand, of leaves as yet unopened, most of which have nothing wanted."""
     repo = plain_repo()
-    *others, last = expected(repo)
-    ranges = KeyRanges.prefixes([*(f"{rkey}." for rkey, _, _ in others), last[0]])
-    blocks = Blocks(dict(repo.blocks), dict[bytes, bytes]())
-    walker = Walker(repo.root, bytes, LIMITS, ranges)
-    if ahead:
-        walker.wanted(blocks, 1000)
+    blocks = Blocks(dict[bytes, bytes](), dict[bytes, bytes]())
+    for cid in repo.nodes:
+        tree = cbor2.loads(repo.blocks[cid])
+        if tree["l"] is not None or any(entry["t"] is not None for entry in tree["e"]):
+            blocks.raw[cid] = repo.blocks[cid]
+    beside = [f"{rkey}." for rkey in repo.records]
+    walker = Walker(repo.root, process, LIMITS, KeyRanges.prefixes([*beside, *wanted]))
+    assert len(walker.wanted(blocks, 1000)) > 20
+    blocks.raw.update(repo.blocks)
+    return walker, blocks
+
+
+def test_what_is_wanted_comes_after_much_that_may_be_there_and_is_not() -> None:
+    last = expected(plain_repo())[-1]
+    walker, blocks = before_leaves([last[0]], bytes)
     assert [*zip(*walker.take(blocks, 1), strict=True)] == [last]
     assert not walker.take(blocks, 1).rkeys
     assert walker.done
+
+
+@pytest.mark.parametrize("interrupted", [1, 2])
+def test_an_interrupt_after_much_that_is_not_wanted_loses_nothing(interrupted: int) -> None:
+    calls = 0
+
+    def process(block: bytes) -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls == interrupted:
+            raise KeyboardInterrupt
+        return block
+
+    every = expected(plain_repo())
+    two = [every[-30], every[-1]]
+    walker, blocks = before_leaves([rkey for rkey, _, _ in two], process)
+    given: Taken[bytes] = Taken([], [], [])
+    for _ in range(5):
+        try:
+            given.extend(walker.take(blocks, 2))
+        except KeyboardInterrupt:
+            assert calls == interrupted
+    assert calls > interrupted
+    assert [*zip(*given, strict=True)] == two
 
 
 # --- Letting go -----------------------------------------------------------------------------------

@@ -262,7 +262,11 @@ class _File:
 
     async def _in_thread(self, read: Callable[[], R]) -> R:
         self._reading += 1
-        data = await anyio.to_thread.run_sync(read)
+        try:
+            data = await anyio.to_thread.run_sync(read)
+        except Exception:
+            self._reading -= 1
+            raise
         self._reading -= 1
         return data
 
