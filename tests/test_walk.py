@@ -36,7 +36,7 @@ from repo_stream.testing import (
     node,
     tid,
 )
-from repo_stream.walk import Blocks, Taken, Walker
+from repo_stream.walk import Blocks, Taken, TreeNode, Walker
 
 LIMITS: Final = Limits()
 Triple = tuple[str, bytes, bytes]
@@ -437,6 +437,19 @@ def test_pruning_keeps_a_record_that_comes_again() -> None:
         hand.walker.prune(hand.blocks)
     assert hand.done()
     assert hand.given == expected(repo)
+
+
+def test_pruning_keeps_nodes_that_are_still_to_be_given() -> None:
+    repo = plain_repo()
+    blocks = Blocks(dict(repo.blocks), dict[bytes, bytes]())
+    walker = Walker(repo.root, bytes, LIMITS)
+    items = walker.take_items(blocks, 5)
+    walker.wanted(blocks, 1000)
+    walker.prune(blocks)
+    while more := walker.take_items(blocks, 100):
+        items += more
+    assert walker.done
+    assert {item.cid for item in items if isinstance(item, TreeNode)} == set(repo.nodes)
 
 
 def test_pruning_looks_at_both_tables() -> None:
