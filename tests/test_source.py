@@ -188,22 +188,6 @@ class TestFilesInMemory:
         monkeypatch.setattr(os, "preadv", preadv)
         assert await read(path, piece_size) == BLOCKS
 
-    async def test_no_thread_is_asked_for_what_is_there(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        calls = 0
-        run_sync = anyio.to_thread.run_sync
-
-        async def counted(*given: Any, **options: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            return await run_sync(*given, **options)
-
-        assert await read(path, 16) == BLOCKS  # now it is there
-        monkeypatch.setattr(anyio.to_thread, "run_sync", counted)
-        assert await read(path, 16) == BLOCKS
-        assert calls == 2  # the first piece and the end
-
     @pytest.fixture
     def threads(self, monkeypatch: pytest.MonkeyPatch) -> list[object]:
         """What has been done in threads since."""
@@ -216,6 +200,14 @@ class TestFilesInMemory:
 
         monkeypatch.setattr(anyio.to_thread, "run_sync", noted)
         return done
+
+    async def test_no_thread_is_asked_for_what_is_there(
+        self, path: Path, threads: list[object]
+    ) -> None:
+        assert await read(path, 16) == BLOCKS  # now it is there
+        threads.clear()
+        assert await read(path, 16) == BLOCKS
+        assert len(threads) == 2  # the first piece and the end
 
     async def test_who_visits_what_is_there_takes_no_thread(
         self, path: Path, threads: list[object]
@@ -249,9 +241,8 @@ class TestFilesInMemory:
             assert [bool(each) for each in flags] == [True, False]
             assert await pieces.visit(work) == [CAR[5:15], CAR[7:27]]
             # A file system that cannot be asked is not asked again.
-            assert [bool(each) for each in flags[2:]] == [answer is not unanswered, False][
-                answer is unanswered :
-            ]
+            again = [False] if answer is unanswered else [True, False]
+            assert [bool(each) for each in flags[2:]] == again
 
     async def test_what_ends_with_the_file_comes_shorter(
         self, path: Path, threads: list[object]

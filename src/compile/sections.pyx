@@ -145,7 +145,7 @@ def read_sections(file, cids, starts):
         raise MemoryError
     try:
         while first < count:
-            here = min(count - first, AT_ONCE)
+            here = min(count - first, AT_ONCE if number >= 0 else 1)
             for at in range(here):
                 sections[at].cid = PyBytes_AsString(wanted[first + at])  # a `Cid`, or other bytes
                 sections[at].cid_size = PyBytes_GET_SIZE(wanted[first + at])
@@ -155,15 +155,13 @@ def read_sections(file, cids, starts):
                     here = read_some(number, flags, sections, here, room)
                 if here < 0:
                     PyErr_SetFromErrno(OSError)
-                for at in range(here):
-                    sort_out(wanted[first + at], starts[first + at], &sections[at], blocks, others)
             else:
-                for at in range(here):
-                    head = file.read(SIZE, starts[first + at])
-                    sections[at].head = <const unsigned char *> PyBytes_AS_STRING(head)
-                    sections[at].size = len(head)
-                    examine(&sections[at])
-                    sort_out(wanted[first + at], starts[first + at], &sections[at], blocks, others)
+                head = file.read(SIZE, starts[first])
+                sections[0].size = len(head)
+                sections[0].head = <const unsigned char *> PyBytes_AS_STRING(head)
+                examine(&sections[0])
+            for at in range(here):
+                sort_out(wanted[first + at], starts[first + at], &sections[at], blocks, others)
             first += here
     finally:
         PyMem_Free(room)

@@ -617,10 +617,10 @@ async def _fetch(
     large = _sort_out(await _rows(connection, _SMALL, cids, column, numbers), fetched)
     # A thousand blocks of 2 MiB would be too many: large ones come one by one, the nearest first.
     room = _LARGE_BYTES
-    for cid in cids if large else ():
-        if cid in large and room <= 0:
+    for cid in [cid for cid in cids if cid in large]:
+        if room <= 0:
             fetched.far.append(cid)
-        elif cid in large:
+        else:
             rows = await _rows(connection, "val", [cid], column)
             _sort_out(rows, fetched)
             room -= sum(len(value) for _cid, value, _processed in rows if value is not None)
