@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import anyio
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from repo_stream import Cid
 from repo_stream.cli import main
+from repo_stream.cli.interrupts import at_once, interruptible
 from repo_stream.testing import RawRecord, build_car, build_repo, cid_of, write_car
 from support import replaced, shared
 from test_signature import did_key, signer
@@ -1174,6 +1176,32 @@ def test_ctrl_c_ends_an_export_that_nobody_reads() -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def test_ctrl_c_before_a_call_that_waits_ends_it_before_it_waits() -> None:
+    async def interrupted() -> None:
+        with interruptible():
+            signal.raise_signal(signal.SIGINT)
+            with at_once():
+                pytest.fail("it would wait for ever, and keep the event loop from ending it")
+
+    with pytest.raises(KeyboardInterrupt):
+        anyio.run(interrupted)
+
+
+def test_ctrl_c_wakes_a_loop_that_is_just_falling_asleep() -> None:
+    # Another thread hears the signal, so that it does not interrupt what the main thread waits for.
+    async def asleep() -> float:
+        with interruptible() as scope:
+            timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+            began = time.monotonic()
+            timer.start()
+            await anyio.sleep(20)
+        timer.join()
+        assert scope.cancelled_caught
+        return time.monotonic() - began
+
+    assert anyio.run(asleep) < 10
 
 
 @pytest.mark.parametrize(

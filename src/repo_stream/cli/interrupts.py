@@ -29,7 +29,7 @@ class _Handler:
         self._loop = asyncio.get_running_loop()
         self._scope = scope
         self._pressed: float | None = None
-        self.raises = False
+        self._raises = False
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
         if self._pressed is not None:
@@ -37,9 +37,20 @@ class _Handler:
                 os._exit(INTERRUPTED)
             return
         self._pressed = monotonic()
-        if self.raises:
+        if self._raises:
             raise KeyboardInterrupt
         self._loop.call_soon_threadsafe(self._scope.cancel)
+
+    @contextmanager
+    def raising(self) -> Generator[None]:
+        """Raise in here, also for what came before: nothing in here lets the loop act on it."""
+        self._raises = True
+        try:
+            if self._pressed is not None:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._raises = False
 
 
 @contextmanager
@@ -50,11 +61,27 @@ def interruptible() -> Generator[anyio.CancelScope]:
         if not callable(before) or threading.current_thread() is not threading.main_thread():
             yield scope
             return
-        signal.signal(signal.SIGINT, _Handler(scope))
         try:
-            yield scope
+            with _waking():
+                signal.signal(signal.SIGINT, _Handler(scope))
+                yield scope
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _waking() -> Generator[None]:
+    """Have Ctrl-C wake the event loop: as it falls asleep, it would sleep on without."""
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(signal.SIGINT, lambda: None)
+    except NotImplementedError:  # on Windows, where every signal wakes it
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
 
 
 @contextmanager
@@ -64,8 +91,5 @@ def at_once() -> Generator[None]:
     if not isinstance(handler, _Handler):
         yield
         return
-    handler.raises = True
-    try:
+    with handler.raising():
         yield
-    finally:
-        handler.raises = False
