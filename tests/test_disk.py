@@ -284,6 +284,9 @@ async def test_what_is_put_is_fetched() -> None:
             await store.fetch(lease, wanted[:500]),
             await store.fetch(lease, wanted[500:]),
         )
+        assert {*some.all, *others.all} == {*wanted[:-1]}
+        sizes = sum(some.sizes) + sum(others.sizes)
+        assert sizes == sum([len(data) for _, data in raw + processed])
         assert some.raw | others.raw == dict(raw)
         assert some.processed | others.processed == dict(processed)
         assert await store.fetch(lease, [b"unknown"]) == Fetched({}, {}, [])

@@ -6,12 +6,14 @@ import gc
 import pickle
 import weakref
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cbor2
 import pytest
 
 from repo_stream import (
+    DiskStore,
     DriverBuilder,
     Limits,
     MissingBlock,
@@ -21,6 +23,7 @@ from repo_stream import (
     RepoStreamError,
     open_car,
 )
+from repo_stream.fetched import Fetched
 from repo_stream.testing import RawRecord, Repo, build_repo
 from support import walk
 
@@ -108,6 +111,30 @@ async def test_a_file_without_records_is_listed_to_a_bound(mem_limit_mb: float) 
         assert repo.problem_count == 3000
         assert len(repo.problems) == 1000
         assert repo.problems[-1].rkey == "com.example.a/00999"
+
+
+@pytest.mark.parametrize("copied", [False, True])
+async def test_missing_records_are_not_asked_for_one_by_one(
+    copied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = 0
+    fetch = DiskStore.fetch
+
+    async def counted(store: DiskStore, *args: Any) -> Fetched:  # what it takes is its own matter
+        nonlocal queries
+        queries += 1
+        return await fetch(store, *args)
+
+    monkeypatch.setattr(DiskStore, "fetch", counted)
+    big = build_repo({f"com.example.a/{n:05}": {"n": n} for n in range(3000)})
+    empty = replace(big, blocks={c: big.blocks[c] for c in (big.commit_cid, *big.nodes)})
+    path = tmp_path / "repo.car"
+    path.write_bytes(empty.to_car())
+    source = empty.to_car() if copied else path
+    async with open_car(source, mem_limit_mb=0, on_error="skip") as repo:
+        assert await repo.next_chunk() is None
+        assert repo.problem_count == 3000
+    assert 0 < queries < 50
 
 
 def wrong_depth() -> Repo:
