@@ -424,6 +424,7 @@ LINES = {
     "ours memory": ("#1257b8", "-"),
     "ours memory, compiled": ("#5aa9ff", "-"),
     "ours disk processed": ("#1257b8", "--"),
+    "ours disk processed, compiled": ("#5aa9ff", "--"),
     "libipld + walk": ("#2a9d5c", "-"),
     "atproto SDK's CAR + walk": ("#8bbf56", "-"),
     "atmst": ("#0f7173", "-"),
