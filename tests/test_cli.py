@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -1162,20 +1164,67 @@ def test_ctrl_c_ends_the_wait_for_a_pipe_that_says_nothing() -> None:
         process.communicate()
 
 
-def test_ctrl_c_ends_an_export_that_nobody_reads() -> None:
-    process = subprocess.Popen(
-        command("export", SAMPLE), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+LONG = "long.car"
+
+
+@pytest.fixture(scope="module")
+def long_car(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repo of which no command's output fits into a pipe, however it is compressed."""
+    path = tmp_path_factory.mktemp("long") / LONG
+    noise = random.Random(1)
+    records = {f"{POST}/{n:013}": {"text": noise.randbytes(40).hex()} for n in range(3000)}
+    path.write_bytes(build_car(records))
+    return path
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.3])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ls", LONG),
+        ("export", LONG),
+        ("export", LONG, "-o", "/dev/stdout"),
+        ("export", LONG, "--format", "parquet"),
+        ("export", LONG, "--format", "parquet", "-o", "/dev/stdout"),
+        ("order", LONG, "-"),
+        ("order", LONG, "/dev/stdout"),
+    ],
+    ids=lambda arguments: " ".join(["repo-stream", *map(str, arguments)]),
+)
+def test_ctrl_c_ends_what_nobody_reads(
+    arguments: tuple[str, ...], delay: float, long_car: Path
+) -> None:
+    chosen = [long_car if argument == LONG else argument for argument in arguments]
+    process = subprocess.Popen(command(*chosen), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.read(1)  # it is at work, and the pipe is too small for the rest
+        time.sleep(delay)
         process.send_signal(signal.SIGINT)
         process.wait(timeout=30)
         assert (process.returncode, process.stderr.read()) == (130, b"")
     finally:
         process.kill()
         process.communicate()
+
+
+def test_ctrl_c_is_heard_as_before_when_the_command_is_over(run: Run) -> None:
+    def ours(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    hears, tells = socket.socketpair()
+    with hears, tells:
+        tells.settimeout(0)
+        handler = signal.signal(signal.SIGINT, ours)
+        wakeup = signal.set_wakeup_fd(tells.fileno())
+        try:
+            assert run("ls", SAMPLE)[0] == 0
+            assert signal.getsignal(signal.SIGINT) is ours
+            assert signal.set_wakeup_fd(wakeup) == tells.fileno()
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            signal.signal(signal.SIGINT, handler)
 
 
 def test_ctrl_c_before_a_call_that_waits_ends_it_before_it_waits() -> None:

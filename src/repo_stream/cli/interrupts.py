@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -61,27 +63,34 @@ def interruptible() -> Generator[anyio.CancelScope]:
         if not callable(before) or threading.current_thread() is not threading.main_thread():
             yield scope
             return
+        signal.signal(signal.SIGINT, _Handler(scope))
         try:
-            with _waking():
-                signal.signal(signal.SIGINT, _Handler(scope))
+            with _waking(asyncio.get_running_loop()):
                 yield scope
         finally:
             signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
-def _waking() -> Generator[None]:
-    """Have Ctrl-C wake the event loop: as it falls asleep, it would sleep on without."""
-    loop = asyncio.get_running_loop()
-    try:
-        loop.add_signal_handler(signal.SIGINT, lambda: None)
-    except NotImplementedError:  # on Windows, where every signal wakes it
+def _waking(loop: asyncio.AbstractEventLoop) -> Generator[None]:
+    """Have every signal wake the event loop: as it falls asleep, it would sleep on without.
+
+    What the loop has for signals does so, too, and meanwhile puts handlers of its own in place.
+    """
+    if sys.platform == "win32":  # where the loop does it
         yield
         return
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
+    hears, tells = socket.socketpair()
+    with hears, tells:
+        hears.settimeout(0)
+        tells.settimeout(0)
+        loop.add_reader(hears, hears.recv, 4096)
+        before = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(hears)
 
 
 @contextmanager

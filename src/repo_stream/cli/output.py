@@ -69,12 +69,14 @@ def destination(path: str | None) -> Generator[IO[bytes]]:
         return
     target = Path(path)
     if target.exists() and not target.is_file():  # a device or a pipe: written as it is
-        with writing_to(path), target.open("wb") as file:
+        with writing_to(path):
+            file = target.open("wb")
+        with _closing(file, path):
             yield file
         return
     target = Path(os.path.realpath(path))  # a link stays one
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    with writing_to(path):
+    with _saying(path):  # and no Ctrl-C between the file and what deletes it again
         file = part.open("xb")  # never somebody else's file, nor what a link leads to
     try:
         with file:
@@ -87,11 +89,30 @@ def destination(path: str | None) -> Generator[IO[bytes]]:
 
 
 @contextmanager
+def _closing(file: IO[bytes], path: str) -> Generator[None]:
+    """Close a device or a pipe at the end; what has not been written after an error is dropped."""
+    try:
+        yield
+        with writing_to(path):
+            file.close()
+    except BaseException:
+        if not file.closed:
+            _drop(file.fileno())
+            file.close()
+        raise
+
+
+@contextmanager
 def writing_to(path: str | None) -> Generator[None]:
     """Write, saying where it was if that fails; Ctrl-C ends it."""
+    with _saying(path), at_once():
+        yield
+
+
+@contextmanager
+def _saying(path: str | None) -> Generator[None]:
     try:
-        with at_once():
-            yield
+        yield
     except OSError as error:
         raise OutputError("standard output" if path is None else path, error) from error
 
@@ -102,8 +123,13 @@ def drop_output() -> None:
         output = sys.stdout.fileno()
     except OSError:  # no file, as in a test
         return
+    _drop(output)
+
+
+def _drop(file: int) -> None:
+    """Have what is still written to a file go nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, output)
+        os.dup2(nowhere, file)
     finally:
         os.close(nowhere)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from repo_stream import MissingExtra, Output
-from repo_stream.cli.output import drop_output, writing_to
+from repo_stream.cli.output import writing_to
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer  # in `collections.abc` from Python 3.12 on
 
 __all__ = ["Parquet", "parquet", "pyarrow_and_parquet"]
 
@@ -56,6 +60,30 @@ class Parquet:
         self._rows, self._characters = [], 0
 
 
+class _UntilGivenUp(io.RawIOBase):
+    """A file until a write to it fails, and then nothing: pyarrow writes on.
+
+    A Ctrl-C that has ended one write would not end the next.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self._file = file
+        self.given_up = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer, /) -> int:
+        if self.given_up:
+            return memoryview(data).nbytes
+        try:
+            return self._file.write(data)
+        except BaseException:
+            self.given_up = True
+            raise
+
+
 def pyarrow_and_parquet() -> tuple[Any, Any]:  # Any: pyarrow has no types
     """Import the package and its room for Parquet.
 
@@ -79,18 +107,19 @@ def parquet(file: IO[bytes], path: str | None) -> Generator[Parquet]:
     """
     pyarrow, pyarrow_parquet = pyarrow_and_parquet()
     schema = pyarrow.schema([(name, pyarrow.string()) for name in ("rkey", "cid", "value")])
+    output = _UntilGivenUp(file)
     with writing_to(path):
-        writer = pyarrow_parquet.ParquetWriter(file, schema, compression="zstd")
+        writer = pyarrow_parquet.ParquetWriter(output, schema, compression="zstd")
     sink = Parquet(pyarrow, writer, path)
     try:
         yield sink
         sink.flush()
         with writing_to(path):
             writer.close()
+            file.flush()
     except BaseException:
         # It would write its end when it is collected, to a file closed by then, or to nobody.
-        if path is None:
-            drop_output()
+        output.given_up = True
         with suppress(Exception):
             writer.close()
         raise
