@@ -29,6 +29,7 @@ from support import replaced, shared
 from test_signature import did_key, signer
 
 SAMPLE = Path(__file__).parent / "cars" / "sample.car"
+FULL = Path("/dev/full")  # a disk without room
 
 # A k256 key that signed none of these repos.
 KEY = "did:key:zQ3shqwJEJyMBsBXCWyCBpUBMqxcon9oHB7mCvx4sSpMdLJwc"
@@ -44,10 +45,15 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def hears_ctrl_c() -> Iterator[None]:
-    """Have the commands hear Ctrl-C where these tests were started deaf to it, as by `&`."""
+def as_people_have_it() -> Iterator[None]:
+    """Have the commands hear Ctrl-C where these tests were started deaf to it, as by `&`.
+
+    And have their output buffered, as it is by default.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONUNBUFFERED", raising=False)
+        yield
     signal.signal(signal.SIGINT, before)
 
 
@@ -1272,6 +1278,46 @@ def test_reader_that_leaves_midway_ends_it_quietly(arguments: tuple[str | Path, 
     finally:
         process.kill()
         process.stderr.close()
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+def test_bad_record_and_bad_output_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.car"
+    records = {f"{POST}/{n:013}": {"text": "x"} for n in range(300)}
+    path.write_bytes(build_car(records | {f"{POST}/{299:013}": RawRecord(b"\xff\xff")}))
+    for kind in ("jsonl", "parquet"):
+        with FULL.open("wb") as full:
+            done = subprocess.run(
+                command("export", path, "--format", kind),
+                stdout=full,
+                stderr=subprocess.PIPE,
+                check=False,
+                timeout=60,
+                text=True,
+            )
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), (kind, done.stderr)
+
+
+@pytest.mark.parametrize("room", [0, 100, 10_000])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_file_that_cannot_grow_is_named(kind: str, room: int, tmp_path: Path) -> None:
+    target = tmp_path / "records"
+    program = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
+from repo_stream.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, "export", SAMPLE, "--format", kind, "-o", target],
+        capture_output=True,
+        check=False,
+        timeout=60,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"repo-stream: {target}: File too large\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- On a terminal ------------------------------------------------------------------------------

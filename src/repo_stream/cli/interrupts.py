@@ -89,8 +89,8 @@ def _waking(loop: asyncio.AbstractEventLoop) -> Generator[None]:
         try:
             yield
         finally:
-            signal.set_wakeup_fd(before)
             loop.remove_reader(hears)
+            signal.set_wakeup_fd(before)
 
 
 @contextmanager

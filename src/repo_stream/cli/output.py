@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Generator
@@ -79,7 +80,7 @@ def destination(path: str | None) -> Generator[IO[bytes]]:
     with _saying(path):  # and no Ctrl-C between the file and what deletes it again
         file = part.open("xb")  # never somebody else's file, nor what a link leads to
     try:
-        with file:
+        with _closing(file, path):
             yield file
         with writing_to(path):
             part.replace(target)
@@ -89,16 +90,14 @@ def destination(path: str | None) -> Generator[IO[bytes]]:
 
 
 @contextmanager
-def _closing(file: IO[bytes], path: str) -> Generator[None]:
-    """Close a device or a pipe at the end; what has not been written after an error is dropped."""
+def _closing(file: io.BufferedWriter, path: str) -> Generator[None]:
+    """Close a file at the end; after an error what has not been written of it is dropped."""
     try:
         yield
         with writing_to(path):
             file.close()
     except BaseException:
-        if not file.closed:
-            _drop(file.fileno())
-            file.close()
+        file.raw.close()  # `file.close()` would try to write it, and wait or fail once more
         raise
 
 
@@ -123,13 +122,8 @@ def drop_output() -> None:
         output = sys.stdout.fileno()
     except OSError:  # no file, as in a test
         return
-    _drop(output)
-
-
-def _drop(file: int) -> None:
-    """Have what is still written to a file go nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, file)
+        os.dup2(nowhere, output)
     finally:
         os.close(nowhere)

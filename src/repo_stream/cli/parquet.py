@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from repo_stream import MissingExtra, Output
-from repo_stream.cli.output import writing_to
+from repo_stream.cli.output import drop_output, writing_to
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # in `collections.abc` from Python 3.12 on
@@ -120,6 +120,8 @@ def parquet(file: IO[bytes], path: str | None) -> Generator[Parquet]:
     except BaseException:
         # It would write its end when it is collected, to a file closed by then, or to nobody.
         output.given_up = True
+        if path is None:
+            drop_output()
         with suppress(Exception):
             writer.close()
         raise
