@@ -102,10 +102,15 @@ async def test_yield_gives_the_error_in_the_place_of_the_value(mem_limit_mb: flo
         assert repo.problem_count == 14
 
 
+def without_records(count: int) -> Repo:
+    """A repo whose tree names so many records, none of which is there."""
+    repo = build_repo({f"com.example.a/{n:05}": {"n": n} for n in range(count)})
+    return replace(repo, blocks={c: repo.blocks[c] for c in (repo.commit_cid, *repo.nodes)})
+
+
 @BOTH_WAYS
 async def test_a_file_without_records_is_listed_to_a_bound(mem_limit_mb: float) -> None:
-    big = build_repo({f"com.example.a/{n:05}": {"n": n} for n in range(3000)})
-    empty = replace(big, blocks={c: big.blocks[c] for c in (big.commit_cid, *big.nodes)})
+    empty = without_records(3000)
     async with open_car(empty.to_car(), mem_limit_mb=mem_limit_mb, on_error="skip") as repo:
         assert await repo.next_chunk() is None
         assert repo.problem_count == 3000
@@ -126,12 +131,10 @@ async def test_missing_records_are_not_asked_for_one_by_one(
         return await fetch(store, *args)
 
     monkeypatch.setattr(DiskStore, "fetch", counted)
-    big = build_repo({f"com.example.a/{n:05}": {"n": n} for n in range(3000)})
-    empty = replace(big, blocks={c: big.blocks[c] for c in (big.commit_cid, *big.nodes)})
+    car = without_records(3000).to_car()
     path = tmp_path / "repo.car"
-    path.write_bytes(empty.to_car())
-    source = empty.to_car() if copied else path
-    async with open_car(source, mem_limit_mb=0, on_error="skip") as repo:
+    path.write_bytes(car)
+    async with open_car(car if copied else path, mem_limit_mb=0, on_error="skip") as repo:
         assert await repo.next_chunk() is None
         assert repo.problem_count == 3000
     assert 0 < queries < 50

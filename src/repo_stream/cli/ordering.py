@@ -28,8 +28,6 @@ async def order(options: argparse.Namespace) -> int:
             async for piece in car:
                 with writing_to(path):
                     file.write(piece)
-            with writing_to(path):
-                file.flush()
     if not options.quiet:
         print(_report(car), file=sys.stderr)
     return 0

@@ -67,6 +67,8 @@ def destination(path: str | None) -> Generator[IO[bytes]]:
         with writing_to(None):
             sys.stdout.flush()
         yield sys.stdout.buffer
+        with writing_to(None):
+            sys.stdout.buffer.flush()
         return
     target = Path(path)
     if target.exists() and not target.is_file():  # a device or a pipe: written as it is
@@ -110,6 +112,7 @@ def writing_to(path: str | None) -> Generator[None]:
 
 @contextmanager
 def _saying(path: str | None) -> Generator[None]:
+    """Say where it was, if writing fails."""
     try:
         yield
     except OSError as error:

@@ -116,7 +116,6 @@ def parquet(file: IO[bytes], path: str | None) -> Generator[Parquet]:
         sink.flush()
         with writing_to(path):
             writer.close()
-            file.flush()
     except BaseException:
         # It would write its end when it is collected, to a file closed by then, or to nobody.
         output.given_up = True
