@@ -1,11 +1,96 @@
-"""Every async test runs under asyncio and under trio."""
+"""How every test runs: under which event loop, beside whom, and in which order.
+
+Async tests run under asyncio. Those marked `both_loops` run under trio too: mark a test (or a file)
+whose subject is threads, stores, sources, cancellation or timing.
+
+Tests marked `alone` measure time, or the memory of a process. While one of them runs, no other test
+does, in any of the processes that share the tests out.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
 import pytest
 
+try:
+    import fcntl
+except ImportError:  # Windows, where tests that measure may be disturbed
+    fcntl = None
 
-@pytest.fixture(params=["asyncio", "trio"])
+TESTS = Path(__file__).parent
+SYSTEM = TESTS / "system"
+CORE = TESTS / "core"
+
+
+# --- Event loops ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> str:
-    backend: str = request.param
+    backend: str = getattr(request, "param", "asyncio")
     return backend
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    both = metafunc.definition.get_closest_marker("both_loops") is not None
+    if both and "anyio_backend" in metafunc.fixturenames:
+        metafunc.parametrize("anyio_backend", ["asyncio", "trio"], indirect=True)
+
+
+# --- Speeds and order -----------------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are deselected by their markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SYSTEM in item.path.parents:
+            item.add_marker("system")
+        if CORE in item.path.parents and "anyio_backend" in getattr(item, "fixturenames", ()):
+            pass
+    items.sort(key=starts)
+
+
+def starts(item: pytest.Item) -> int:
+    """Which tests begin first: those that run alone, then those that take long."""
+    return next(
+        (turn for turn, name in enumerate(["alone", "long"]) if item.get_closest_marker(name)), 2
+    )
+
+
+# --- Alone ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(folder: Path, mode: int) -> Generator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, mode)
+        yield
+    finally:
+        os.close(descriptor)  # which unlocks it
+
+
+@contextmanager
+def machine(*, alone: bool) -> Generator[None]:
+    """Share the machine with other tests, or have it alone.
+
+    Whoever waits to be alone keeps the door shut, so that no other test begins meanwhile.
+    """
+    if fcntl is None:
+        yield
+        return
+    mode = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    with ExitStack() as inside:
+        with locked(TESTS, mode):
+            inside.enter_context(locked(SYSTEM, mode))
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    with machine(alone=item.get_closest_marker("alone") is not None):
+        return (yield)

@@ -1,0 +1,316 @@
+"""Nodes beside records: all of a repo, in the order in which it can be written anew."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio.lowlevel
+import pytest
+
+from repo_stream import (
+    CarReader,
+    Cid,
+    DiskBuilder,
+    DiskDriver,
+    DiskStore,
+    Driver,
+    DriverBuilder,
+    Gap,
+    Output,
+    RepoDriver,
+    StoreClosed,
+    TreeNode,
+)
+from repo_stream.load import Turn
+from repo_stream.mst import decode_node_plainly
+from repo_stream.testing import build_repo, key_height, made_car, write_car
+from support import pieces_of
+from support.cancelling import every_stop, in_every_way
+from support.slices import LIMITS, WAYS, driver_of, items, items_of, slice_of
+
+EVERY_WAY = pytest.mark.parametrize("way", WAYS)
+ORDERS = pytest.mark.parametrize("order", ["stream", "export", "shuffled"])
+ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+
+BUILDER = DriverBuilder()
+# Every tenth record is one that another key has, too.
+REPO = build_repo({f"{'abc'[n % 3]}.b.c/{n:04}": {"n": n // 10 * 9 + n % 9} for n in range(300)})
+WHOLE = slice_of(REPO, REPO.blocks)
+ITEMS = items_of(WHOLE)
+OUTPUTS = [item for item in ITEMS if isinstance(item, Output)]
+NODES = [item for item in ITEMS if isinstance(item, TreeNode)]
+
+
+def records_of(found: list[Any]) -> list[Any]:
+    return [item for item in found if not isinstance(item, TreeNode)]
+
+
+@EVERY_WAY
+@ORDERS
+@pytest.mark.parametrize("n", [1, 7, 10_000])
+@ON_ASYNCIO
+async def test_all_of_a_repo_comes_in_pre_order(way: str, order: Any, n: int) -> None:
+    async with driver_of(way, REPO.to_car(order=order), BUILDER, piece=500) as driver:
+        assert await items(driver, n) == ITEMS
+        assert await driver.next_items() is None
+        assert await driver.next_items(1) is None
+        assert await driver.next_chunk() is None
+
+
+async def test_nodes_know_their_depth() -> None:
+    async with driver_of("memory", REPO.to_car(), BUILDER) as driver:
+        nodes = [item for item in await items(driver) if isinstance(item, TreeNode)]
+    depths = {bytes(node.cid): node.depth for node in nodes}
+    assert depths.keys() == set(REPO.nodes)
+    assert depths[REPO.root] == max(map(key_height, REPO.records)) > 2
+    for node in nodes:
+        left, keys, _, trees = decode_node_plainly(node.data, node.cid, LIMITS)
+        assert {key_height(key) for key in keys} <= {node.depth}
+        below = [depths[cid] for cid in (left, *trees.values()) if cid is not None]
+        assert set(below) <= {node.depth - 1}
+
+
+@EVERY_WAY
+@ORDERS
+@ON_ASYNCIO
+async def test_commit_and_items_are_the_streamable_car(way: str, order: Any) -> None:
+    """Byte for byte, whatever the order of the file; no two keys share a record."""
+    car = b"".join([piece async for piece in made_car(2000, order=order)])
+    streamable = b"".join([piece async for piece in made_car(2000, order="stream")])
+    async with await CarReader.open(streamable) as reader:
+        blocks = [await anext(reader)]  # the commit
+    async with driver_of(way, car, BUILDER, piece=5000) as driver:
+        while some := await driver.next_items(100):
+            blocks += [(item.cid, item.data) for item in some if not isinstance(item, Gap)]
+    assert write_car([blocks[0][0]], blocks) == streamable
+
+
+@EVERY_WAY
+async def test_records_are_processed_and_nodes_are_not(way: str) -> None:
+    async with driver_of(way, REPO.to_car(), BUILDER.with_block_processor(len)) as driver:
+        found = await items(driver, 50)
+    assert [item for item in found if isinstance(item, TreeNode)] == NODES
+    assert records_of(found) == [item._replace(data=len(item.data)) for item in OUTPUTS]
+
+
+@EVERY_WAY
+async def test_key_range_has_the_nodes_on_its_way(way: str) -> None:
+    start, stop = OUTPUTS[120].rkey, OUTPUTS[130].rkey
+    async with driver_of(way, REPO.to_car(), BUILDER.with_key_range(start, stop)) as driver:
+        found = await items(driver, 50)
+    assert records_of(found) == OUTPUTS[120:130]
+    nodes = [item for item in found if isinstance(item, TreeNode)]
+    assert nodes == [node for node in NODES if node in nodes]
+    assert 0 < len(nodes) < len(NODES) // 3
+    async with driver_of(way, REPO.to_car(), BUILDER) as driver:
+        await driver.seek(start)
+        rest = await items(driver, 50)
+    assert records_of(rest) == OUTPUTS[120:]
+    assert [node for node in rest if isinstance(node, TreeNode)][: len(nodes)] == nodes
+
+
+@EVERY_WAY
+@ON_ASYNCIO
+@pytest.mark.parametrize("first", ["next_items", "next_outputs", "next_keys", "anext"])
+async def test_calls_can_be_mixed(way: str, first: str) -> None:
+    """No record is lost, and nodes come in order, those that other calls went past left out."""
+    async with driver_of(way, REPO.to_car(), BUILDER, piece=700) as driver:
+        kinds = ["next_items", "next_outputs", "next_keys", "anext"]
+        turn = kinds.index(first)
+        got: list[Any] = []
+        while True:
+            kind = kinds[turn % 4]
+            turn += 1
+            if kind == "anext":
+                output = await anext(driver.outputs(), None)
+                some: Any = None if output is None else [output]
+            else:
+                some = await getattr(driver, kind)(5)
+            if some is None:
+                break
+            got += some
+    assert [(item[0], item[1]) for item in records_of(got)] == [
+        (output.rkey, output.cid) for output in OUTPUTS
+    ]
+    nodes = [item for item in got if isinstance(item, TreeNode)]
+    assert nodes == [node for node in NODES if node in nodes]
+    if first == "next_items":
+        assert nodes[0] == NODES[0]
+
+
+@EVERY_WAY
+async def test_at_least_one_is_asked_for(way: str) -> None:
+    async with driver_of(way, REPO.to_car(), BUILDER) as driver:
+        for n in (0, -1):
+            with pytest.raises(ValueError, match="at least 1 item"):
+                await driver.next_items(n)
+        assert await driver.next_items(1) == ITEMS[:1]
+
+
+@EVERY_WAY
+async def test_empty_repo_is_one_node(way: str) -> None:
+    repo = build_repo({})
+    async with driver_of(way, repo.to_car(), BUILDER) as driver:
+        assert await items(driver) == [TreeNode(Cid(repo.root), 0, repo.blocks[repo.root])]
+
+
+# --- Cancelled ------------------------------------------------------------------------------------
+
+SMALL = build_repo({f"a.b.c/{n:04}": {"n": n} for n in range(60)})
+GONE = [SMALL.nodes[-2], *[*SMALL.records.values()][20::9]]
+PART = slice_of(SMALL, SMALL.blocks.keys() - set(GONE))
+
+
+class Source:
+    """Pieces that suspend, every one."""
+
+    def __init__(self, car: bytes) -> None:
+        self._pieces = pieces_of(car, 400)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        return await anext(self._pieces)
+
+
+@in_every_way
+@pytest.mark.parametrize("limit", [0, 16])
+@pytest.mark.parametrize("then", ["next_items", "next_chunk", "next_keys"])
+async def test_stream_of_a_slice_loses_nothing(how: str, limit: float, then: str) -> None:
+    builder = BUILDER.with_gaps().with_mem_limit_mb(limit)
+    for stop in every_stop(how, at_least=3):
+        async with builder.stream_car(Source(PART.car("stream"))) as (_, driver):
+            found = await driver.next_items(5) or []
+            for some in await stop.run(lambda: driver.next_items(50)):
+                found += some or []
+            await check_rest(driver, found, then)
+
+
+@in_every_way
+@pytest.mark.parametrize("then", ["next_items", "next_chunk", "next_keys"])
+async def test_slice_on_disk_loses_nothing(how: str, then: str) -> None:
+    async with DiskBuilder().open() as store:
+        for stop in every_stop(how, at_least=1):
+            driver = await on_disk(store)
+            found: list[Any] = []
+            for some in await stop.run(lambda: driver.next_items(50)):  # noqa: B023 - run at once
+                found += some or []
+            await check_rest(driver, found, then)
+
+
+@in_every_way
+@pytest.mark.parametrize("limit", [0, 16])
+async def test_keys_of_a_slice_in_a_stream_are_not_lost(how: str, limit: float) -> None:
+    """And the gaps after them are between the right keys all the same."""
+    builder = BUILDER.with_gaps().with_mem_limit_mb(limit)
+    for stop in every_stop(how, at_least=3):
+        async with builder.stream_car(Source(PART.car("stream"))) as (_, driver):
+            found: list[Any] = []
+            for some in await stop.run(lambda: driver.next_keys(40)):
+                found += some or []
+            await check_rest(driver, found, "next_chunk")
+
+
+@in_every_way
+async def test_seek_among_gaps_that_a_cancelled_call_had_taken(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of subtrees have no key that could be looked for."""
+
+    async def pause(_turn: Turn) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(Turn, "pause_if_over", pause)
+    part = slice_of(SMALL, SMALL.blocks.keys() - {*SMALL.nodes[2:6]})
+    keys = list(SMALL.records)
+    car = part.car("stream")
+    for place in (keys[2], keys[11], keys[20] + "z", keys[40]):
+        async with driver_of("memory", car, BUILDER.with_gaps()) as reference:
+            await reference.seek(place)
+            expected = await reference.next_chunk(100)
+        for stop in every_stop(how, at_least=10):
+            builder = BUILDER.with_gaps()
+            async with builder.stream_car(Source(car)) as (_, driver):
+                await stop.run(lambda: driver.next_chunk(55))
+                await anext(driver, None)
+                await driver.seek(place)
+                assert await driver.next_chunk(100) == expected
+
+
+async def test_each_block_is_fetched_about_once_from_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = build_repo({f"a.b.c/{n:05}": {"n": n} for n in range(4000)})
+    fetched: list[int] = []
+    fetch = DiskStore.fetch
+
+    async def counted(store: DiskStore, *arguments: Any) -> Any:
+        rows = await fetch(store, *arguments)
+        fetched.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(DiskStore, "fetch", counted)
+    async with driver_of("disk", repo.to_car(), BUILDER) as driver:
+        assert len(await items(driver, 256)) == len(repo.blocks) - 1
+    assert sum(fetched) < 1.2 * len(repo.blocks)
+
+
+@in_every_way
+async def test_seek_back_in_a_stream_is_done_or_not(how: str) -> None:
+    """It reads the file to its end first; where it is cancelled meanwhile the walk stays."""
+    expected = [item for item in items_of(PART) if not isinstance(item, TreeNode)]
+    pairs = [(item.rkey or "", item if isinstance(item, Gap) else item.data) for item in expected]
+    for stop in every_stop(how, at_least=3):
+        async with BUILDER.with_gaps().stream_car(Source(PART.car("stream"))) as (_, driver):
+            found = [await anext(driver) for _ in range(3)]
+            done = await stop.run(lambda: driver.seek(""))
+            while some := await driver.next_chunk():
+                found += some
+            assert found == (pairs[:3] + pairs if done else pairs)
+
+
+async def on_disk(store: Any) -> DiskDriver[bytes | Gap]:
+    match await BUILDER.with_gaps().with_mem_limit_mb(0).load_car(PART.car()):
+        case Driver.Disk(paused):
+            return (await paused.finish_loading(store))[1]
+        case Driver.Memory():
+            pytest.fail("a limit of 0 sends every repo to disk")
+
+
+async def check_rest(driver: RepoDriver[Any], found: list[Any], then: str) -> None:
+    """What was found, and what comes now, is all that there is."""
+    expected = items_of(PART)
+    while some := await getattr(driver, then)(20):
+        found += some
+    if then == "next_items":
+        assert found == expected
+        return
+    plain = records_of(found)
+    wanted = records_of(expected)
+    assert len(plain) == len(wanted)
+    for got, item in zip(plain, wanted, strict=True):
+        value = item if isinstance(item, Gap) else item.data
+        assert got in (item, (item.rkey or "", value), (item.rkey or "", item.cid))
+
+
+@in_every_way
+@pytest.mark.parametrize("leave", ["reset_store", "aclose"])
+async def test_what_a_cancelled_call_had_taken_goes_with_the_driver(how: str, leave: str) -> None:
+    async with DiskBuilder().open() as store:
+        for stop in every_stop(how, at_least=1):
+            driver = await on_disk(store)
+            await stop.run(lambda: driver.next_items(3))  # noqa: B023 - run at once
+            await getattr(driver, leave)()
+            for call in (driver.next_items, driver.next_chunk, driver.next_keys):
+                with pytest.raises(StoreClosed):
+                    await call(5)
+
+
+@in_every_way
+async def test_what_a_cancelled_call_had_taken_goes_with_the_stream(how: str) -> None:
+    for stop in every_stop(how, at_least=1):
+        async with BUILDER.stream_car(Source(SMALL.to_car(order="stream"))) as (_, driver):
+            await stop.run(lambda: driver.next_items(3))
+        with pytest.raises(StoreClosed):
+            await driver.next_items(5)

@@ -1,0 +1,424 @@
+"""`order_car`: any CAR in, the one streamable CAR of its repo out, and how far from it that was."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio.lowlevel
+import cbor2
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from repo_stream import (
+    BlockOrder,
+    CarReader,
+    DiskBuilder,
+    Driver,
+    DriverBuilder,
+    Gap,
+    LimitExceeded,
+    Limits,
+    MemLimitExceeded,
+    MissingBlock,
+    OrderedCar,
+    Output,
+    RepoDriver,
+    RepoStreamError,
+    Source,
+    TreeNode,
+    TruncatedCar,
+    load_commit,
+    open_car,
+    order_car,
+)
+from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, encode, write_car
+from support import pieces_of
+from support.cancelling import every_stop, in_every_way, leaving_nothing
+from support.hostile import CASES, Hostile
+
+LIMITS = [0, 0.2, 1, 16]
+ORDERS = ["stream", "export", "shuffled"]
+
+REPO = build_repo(
+    {f"com.example.{n % 3}/{n:04}": {"n": n, "text": "x" * (n % 700)} for n in range(1_500)}
+)
+STREAM = REPO.to_car(order="stream")
+# One record for every 50 keys, and one that is a node of the tree as well.
+SHARED = build_repo({f"com.example.s/{n:04}": {"n": n // 50} for n in range(600)})
+LEAF = build_repo({"com.example.a/0": {"n": 0}})
+SELF = build_repo(
+    {"com.example.a/0": {"n": 0}, "com.example.b/1": RawRecord(LEAF.blocks[LEAF.root])}
+)
+JUNK = [(cid_of(data), data) for data in (encode({"junk": n}) for n in range(20))]
+
+
+def streamable(repo: Repo) -> bytes:
+    """The streamable CAR of a repo, with a record at each key, by a decoder of its own."""
+
+    def link(value: Any) -> bytes | None:
+        return None if value is None else bytes(value.value[1:])
+
+    def walk(cid: bytes) -> Iterator[tuple[bytes, bytes]]:
+        block = repo.blocks[cid]
+        yield cid, block
+        decoded = cbor2.loads(block)
+        below: list[tuple[bytes | None, bytes | None]] = [(None, link(decoded["l"]))]
+        below += [(link(entry["v"]), link(entry["t"])) for entry in decoded["e"]]
+        for record, subtree in below:
+            if record is not None:
+                yield record, repo.blocks[record]
+            if subtree is not None:
+                yield from walk(subtree)
+
+    blocks = [(repo.commit_cid, repo.commit), *walk(repo.root)]
+    return write_car([repo.commit_cid], blocks)
+
+
+async def ordered(source: Source, **options: Any) -> tuple[bytes, OrderedCar]:
+    async with order_car(source, **options) as car:
+        return b"".join([piece async for piece in car]), car
+
+
+# --- What comes out -----------------------------------------------------------------------------
+
+
+def test_the_oracle_agrees_with_the_builder() -> None:
+    assert streamable(REPO) == STREAM
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("order", ORDERS)
+async def test_any_order_becomes_the_one(order: Any, copies: int, limit: float) -> None:
+    car = REPO.to_car(order=order, copies=copies, extra_blocks=JUNK, extra_roots=[JUNK[0][0]])
+    out, found = await ordered(car, mem_limit_mb=limit)
+    assert out == STREAM
+    blocks = len(REPO.blocks)
+    assert found.blocks_read == blocks * copies + len(JUNK)
+    assert (found.blocks_written, found.bytes_written) == (blocks, len(STREAM))
+    assert found.dropped == found.blocks_read - blocks
+    assert found.order.streamable is (order == "stream" and copies == 1)
+    assert (found.commit.cid, found.commit.block) == (REPO.commit_cid, REPO.commit)
+
+
+@pytest.mark.parametrize("repo", [SHARED, SELF], ids=["records", "a record that is a node"])
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("order", ORDERS)
+async def test_what_is_shared_is_written_at_every_key(order: Any, limit: float, repo: Repo) -> None:
+    out, found = await ordered(repo.to_car(order=order, extra_blocks=JUNK), mem_limit_mb=limit)
+    assert out == streamable(repo)
+    assert found.dropped == len(JUNK)
+    assert found.blocks_written == 1 + len(repo.nodes) + len(repo.records)
+    assert (await ordered(repo.to_car(order=order, copies=2), mem_limit_mb=limit))[0] == out
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("repo", [REPO, SHARED, SELF, build_repo({})])
+async def test_ordering_again_changes_nothing(repo: Repo, limit: float) -> None:
+    car = streamable(repo)
+    out, found = await ordered(car, mem_limit_mb=limit)
+    assert out == car
+    assert found.dropped == 0
+    assert found.order == BlockOrder(streamable=True, early=0, most_early=0)
+    assert not found.spilled
+
+
+@pytest.mark.parametrize("size", [1, 7, 1_000])
+@pytest.mark.parametrize("limit", [0, 16])
+async def test_pieces_make_no_difference(size: int, limit: float) -> None:
+    repo = build_repo({f"com.example.a/{n}": {"n": n // 2} for n in range(40)})
+    out, found = await ordered(pieces_of(repo.to_car(), size), mem_limit_mb=limit)
+    assert out == streamable(repo)
+    assert found.dropped == 0
+
+
+async def test_pieces_are_neither_small_nor_large() -> None:
+    large = build_repo({f"com.example.a/{n}": {"text": f"{n}" * 1_900_000} for n in range(3)})
+    small = build_repo({f"com.example.a/{n:05}": {"n": n} for n in range(8_000)})
+    for repo in (large, small):
+        async with order_car(repo.to_car()) as car:
+            sizes = [len(piece) async for piece in car]
+        assert sum(sizes) == len(repo.to_car())
+        assert min(sizes[:-1]) >= 1 << 18
+        assert max(sizes) < (1 << 18) + (2 << 20)
+
+
+@pytest.mark.parametrize("repo", [SHARED, SELF, build_repo({})])
+async def test_every_reader_reads_it(repo: Repo, tmp_path: Path) -> None:
+    out, _ = await ordered(repo.to_car(copies=2, extra_blocks=JUNK))
+    path = tmp_path / "out.car"
+    path.write_bytes(out)
+    expected = [(rkey, repo.blocks[cid]) for rkey, cid in repo.records.items()]
+    assert (await load_commit(path)).block == repo.commit
+    async with await CarReader.open(path) as reader:
+        assert reader.header.roots == (repo.commit_cid,)
+        assert {cid: data async for cid, data in reader} == repo.blocks
+    for limit in (0, 16):
+        async with open_car(path, mem_limit_mb=limit) as opened:
+            assert [item async for item in opened] == expected
+        builder = DriverBuilder(mem_limit_mb=limit)
+        async with builder.stream_car(path, spill=False) as (_, driver):
+            assert [item async for item in driver] == expected
+            assert driver.order.streamable
+
+
+@st.composite
+def repos(draw: st.DrawFn) -> tuple[Repo, list[bytes]]:
+    """A repo, and the CIDs of its blocks in some order, with copies."""
+    keys = draw(st.lists(st.integers(0, 300), unique=True, max_size=40))
+    repo = build_repo({f"com.example.a/{key}": {"n": draw(st.integers(0, 9))} for key in keys})
+    copies = draw(st.lists(st.sampled_from(sorted(repo.blocks)), max_size=10))
+    return repo, draw(st.permutations([*repo.blocks, *copies]))
+
+
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(made=repos(), limit=st.sampled_from(LIMITS), size=st.sampled_from([50, 700, 100_000]))
+async def test_output_depends_on_the_repo_alone(
+    made: tuple[Repo, list[bytes]], limit: float, size: int
+) -> None:
+    repo, cids = made
+    car = write_car([repo.commit_cid], [(cid, repo.blocks[cid]) for cid in cids])
+    out, found = await ordered(pieces_of(car, size), mem_limit_mb=limit)
+    assert out == streamable(repo)
+    assert found.blocks_read == len(cids)
+    again = found.blocks_written - (found.blocks_read - (found.dropped or 0))
+    assert 0 <= again <= len(repo.records)
+
+
+# --- What does not come out ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [0, 16])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_hostile_car(case: Hostile, limit: float) -> None:
+    options: Any = {"mem_limit_mb": limit, "verify_cids": case.verify, "limits": case.limits}
+    with pytest.raises(RepoStreamError) as caught:
+        await ordered(case.car(), **options)
+    # Where a file has several faults, who walks while it comes in meets others first.
+    streaming: DriverBuilder[bytes] = DriverBuilder(**options)
+    with pytest.raises(RepoStreamError) as same:  # noqa: PT012 - entering raises, or walking
+        async with streaming.stream_car(case.car()) as (_, driver):
+            while await driver.next_items(100):
+                pass
+    assert type(caught.value) is type(same.value)
+    assert str(caught.value) == str(same.value)
+
+
+async def test_errors_stick_and_nothing_comes_after_them() -> None:
+    gone = REPO.records["com.example.2/1499"]
+    async with order_car(REPO.to_car(order="stream", omit=[gone])) as car:
+        with pytest.raises(MissingBlock) as caught:
+            async for _ in car:
+                pass
+        for _ in range(2):
+            with pytest.raises(MissingBlock) as again:
+                await anext(car)
+            assert again.value is caught.value
+
+
+@pytest.mark.parametrize("order", ORDERS)
+async def test_the_end_is_checked_before_the_last_piece(order: Any) -> None:
+    repo = build_repo({f"com.example.a/{n}": {"n": n} for n in range(9)})
+    async with order_car(repo.to_car(order=order, extra_blocks=JUNK)[:-1]) as car:
+        with pytest.raises(TruncatedCar):
+            await anext(car)
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(car_bytes=50_000), Limits(blocks=700), Limits(repeated_bytes=10_000)]
+)
+@pytest.mark.parametrize("limit", [0, 16])
+@pytest.mark.parametrize("order", ORDERS)
+async def test_repeats_are_bounded(order: Any, limit: float, limits: Limits) -> None:
+    repo = build_repo({f"com.example.a/{n:03}": {"text": "x" * 300} for n in range(600)})
+    car = repo.to_car(order=order)
+    (name,) = [name for name in ("car_bytes", "blocks") if getattr(limits, name)] or [
+        "repeated_bytes"
+    ]
+    assert len(car) <= 50_000
+    with pytest.raises(LimitExceeded) as caught:
+        await ordered(car, mem_limit_mb=limit, limits=limits)
+    assert caught.value.limit == name
+    assert caught.value.actual > caught.value.maximum == getattr(limits, name)
+
+
+async def test_no_repeats_need_no_room() -> None:
+    assert (await ordered(REPO.to_car(), limits=Limits(repeated_bytes=0)))[0] == STREAM
+    exact = Limits(car_bytes=len(STREAM), blocks=len(REPO.blocks), repeated_bytes=0)
+    assert (await ordered(STREAM, limits=exact))[0] == STREAM
+
+
+async def test_without_a_place_to_spill() -> None:
+    assert (await ordered(STREAM, mem_limit_mb=0, spill=False))[0] == STREAM
+    with pytest.raises(MemLimitExceeded):
+        await ordered(REPO.to_car(), mem_limit_mb=0, spill=False)
+
+
+async def test_the_store_is_empty_afterwards(tmp_path: Path) -> None:
+    path = tmp_path / "spill.db"
+    out, found = await ordered(REPO.to_car(), mem_limit_mb=0, spill=path)
+    assert found.spilled
+    assert out == STREAM
+    assert path.stat().st_size < len(STREAM) / 4
+
+
+class Slow:
+    """A source that lets others have their turn, and loses nothing where it is cancelled then."""
+
+    def __init__(self, data: bytes) -> None:
+        self._file = io.BytesIO(data)
+
+    async def read(self, _n: int) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        return self._file.read(2_000)
+
+
+@in_every_way
+@pytest.mark.parametrize("limit", [0, 16])
+async def test_cancelled_anywhere_loses_nothing(how: str, limit: float) -> None:
+    repo = build_repo({f"com.example.a/{n}": {"n": n // 2} for n in range(60)})
+    car = repo.to_car(extra_blocks=JUNK)
+    expected = streamable(repo)
+    async with leaving_nothing(), DiskBuilder().open() as store:
+        for stop in every_stop(how, at_least=1):
+            async with order_car(Slow(car), mem_limit_mb=limit, spill=store) as making:
+
+                async def piece(making: OrderedCar = making) -> bytes:
+                    return await anext(making)
+
+                found = await stop.run(piece)
+                found += [piece async for piece in making]
+            assert b"".join(found) == expected
+            assert making.dropped == len(JUNK)
+
+
+# --- How far from it ----------------------------------------------------------------------------
+
+
+def naive_order(repo: Repo, cids: list[bytes]) -> tuple[bool, int]:
+    """Read block by block and keep what is early; say whether any was, and how many at most."""
+    coming, kept, most = iter(cids), set[bytes](), 0
+    for needed in repo.blocks:
+        if needed in kept:
+            kept.remove(needed)
+            continue
+        for cid in coming:
+            if cid == needed:
+                break
+            kept.add(cid)
+            most = max(most, len(kept))
+    return most == 0, most
+
+
+def slightly_off(repo: Repo, swaps: int, seed: int) -> list[bytes]:
+    cids, chance = list(repo.blocks), random.Random(seed)
+    for _ in range(swaps):
+        at = chance.randrange(len(cids) - 1)
+        cids[at], cids[at + 1] = cids[at + 1], cids[at]
+    return cids
+
+
+def orders_of(repo: Repo) -> list[list[bytes]]:
+    named: list[Any] = ORDERS
+    return [
+        *[repo.ordered(order, seed) for order in named for seed in range(3)],
+        *[slightly_off(repo, swaps, seed) for swaps in (1, 5, 50) for seed in range(5)],
+        [*list(repo.blocks)[1:], repo.commit_cid],
+        [*list(repo.blocks)[1:3], repo.commit_cid, *list(repo.blocks)[3:]],
+        [repo.commit_cid, *reversed(list(repo.blocks)[1:])],
+    ]
+
+
+@pytest.mark.parametrize("size", [200, 5_000, 1 << 20])
+@pytest.mark.parametrize("way", ["outputs", "items", "one by one"])
+@pytest.mark.parametrize("length", [False, True], ids=["raw", "processed"])
+async def test_order_is_exact_to_the_block(way: str, size: int, length: bool) -> None:
+    repo = build_repo({f"com.example.a/{n:03}": {"n": n} for n in range(200)})
+    for cids in orders_of(repo):
+        car = write_car([repo.commit_cid], [(cid, repo.blocks[cid]) for cid in cids])
+        builder: DriverBuilder[Any] = DriverBuilder()
+        if length:
+            builder = builder.with_block_processor(len)
+        async with builder.stream_car(pieces_of(car, size)) as (_, driver):
+            match way:
+                case "outputs":
+                    while await driver.next_outputs(50):
+                        pass
+                case "items":
+                    while await driver.next_items(50):
+                        pass
+                case _:
+                    assert len([item async for item in driver]) == 200
+            found = driver.order
+        assert (found.streamable, found.most_early) == naive_order(repo, cids)
+        assert found.early == 0
+
+
+@pytest.mark.parametrize("limit", [0, 0.2])
+async def test_order_of_what_went_to_disk_is_no_more_than_it_was(limit: float) -> None:
+    for cids in orders_of(REPO):
+        car = write_car([REPO.commit_cid], [(cid, REPO.blocks[cid]) for cid in cids])
+        _, found = await ordered(car, mem_limit_mb=limit)
+        streamable, most = naive_order(REPO, cids)
+        assert found.order.streamable is streamable
+        assert found.order.most_early <= most
+        assert found.spilled or found.order.most_early == most
+        assert found.order.most_early >= (not streamable)
+
+
+# --- Nodes and records, from every driver -------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [0, 16])
+@pytest.mark.parametrize("n", [1, 30, 5_000])
+async def test_every_node_is_given_wherever_the_repo_is(limit: float, n: int) -> None:
+    expected = [cid for cid in REPO.blocks if cid != REPO.commit_cid]
+    for order in ORDERS:
+        async with DiskBuilder().open() as store:
+            match await DriverBuilder(mem_limit_mb=limit).load_car(REPO.to_car()):
+                case Driver.Memory(_, driver):
+                    loaded = driver
+                case Driver.Disk(paused):
+                    _, loaded = await paused.finish_loading(store)
+            assert [item.cid async for item in items_of(loaded, n)] == expected
+        named: Any = order
+        async with DriverBuilder(mem_limit_mb=limit).stream_car(REPO.to_car(order=named)) as (
+            _,
+            streaming,
+        ):
+            assert [item.cid async for item in items_of(streaming, n)] == expected
+
+
+async def items_of(
+    driver: RepoDriver[bytes], n: int
+) -> AsyncGenerator[TreeNode | Output[bytes] | Gap]:
+    while items := await driver.next_items(n):
+        for item in items:
+            if isinstance(item, TreeNode):
+                assert item.data == REPO.blocks[item.cid]
+            yield item
+
+
+async def test_nodes_that_another_call_went_past_do_not_come_again() -> None:
+    async with DriverBuilder(mem_limit_mb=0).stream_car(REPO.to_car()) as (_, driver):
+        rkeys: list[str] = []
+        nodes: list[bytes] = []
+        while True:
+            items = await driver.next_items(7)
+            nodes += [item.cid for item in items or () if isinstance(item, TreeNode)]
+            rkeys += [item.rkey for item in items or () if isinstance(item, Output)]
+            chunk = await driver.next_chunk(5)
+            rkeys += [rkey for rkey, _ in chunk or ()]
+            keys = await driver.next_keys(5)
+            rkeys += [rkey for rkey, _ in keys or ()]
+            if items is None and chunk is None and keys is None:
+                break
+        assert rkeys == list(REPO.records)
+        assert nodes == [cid for cid in REPO.nodes if cid in set(nodes)]

@@ -1,0 +1,503 @@
+"""Walking a repo while it comes in gives what walking it in memory gives, whatever the order."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repo_stream import (
+    BlockOrder,
+    BlockReleased,
+    DiskBuilder,
+    DiskStore,
+    DriverBuilder,
+    Limits,
+    MemLimitExceeded,
+    Output,
+    ProcessError,
+    Processor,
+)
+from repo_stream.mst import decode_node
+from repo_stream.process import noop, record
+from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, write_car
+from support import pieces_of, within
+from support.hostile import CASES, Hostile
+from support.streams import ORDERS, AnyBuilder, Outcome, car_in, in_memory, streamed, walk_on
+
+PIECES = pytest.mark.parametrize("piece", [1, 7, 1000, 10_000_000])
+LIMITS = (0, 0.2, 1, 16)
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Most of it once; what depends on the event loop is tested beside it, under both."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def lent() -> AsyncGenerator[DiskStore]:
+    async with DiskBuilder().open() as store:
+        yield store
+
+
+# --- The repo, and what is made of it -------------------------------------------------------------
+
+
+@cache
+def motley() -> Repo:
+    """Records of every size, records that many keys share, near and far, and one that is a node."""
+    records: dict[str, object] = {}
+    for n in range(400):
+        records[f"app.test.a/{n:04}"] = {"n": n, "text": "x" * (n % 90)}
+    for n in range(0, 400, 9):
+        records[f"app.test.a/{n:04}"] = {"same": True}
+    for n in range(0, 400, 16):
+        records[f"app.test.b/{n:04}"] = {"pair": n // 32}
+        records[f"app.test.b/{n:04}+"] = {"pair": n // 32}
+        records[f"app.test.d/{n:04}"] = {"n": n, "text": "x" * (n % 90)}
+    records["app.test.c/large"] = {"text": "y" * 200_000}
+    records["app.test.c/larger"] = {"text": "z" * 300_000}
+    records["app.test.e/raw"] = RawRecord(b"\xff\xfe")
+    records["app.test.e/node"] = RawRecord(
+        build_repo({"a/b": {}}).blocks[build_repo({"a/b": {}}).root]
+    )
+    return build_repo(records)
+
+
+GARBAGE = [
+    *[(cid_of(data), data) for data in (b"\xa0", b"\xa1aa\x01", b"garbage" * 50)],
+    (cid_of(b"raw", 0x55), b"raw"),
+    (b"\x12\x20" + cid_of(b"pb")[4:], b"pb"),
+]
+
+
+class Refused(Exception):
+    pass
+
+
+@dataclass(frozen=True)
+class Size:
+    size: int
+
+
+def refuses_some(block: bytes) -> int:
+    if cid_of(block)[-1] % 64 == 5:
+        raise Refused
+    return len(block)
+
+
+SHAPES = Processor(
+    lambda block: Size(len(block)),
+    size_of=lambda _size: 80,
+    dumps=lambda size: json.dumps(size.size).encode(),
+    loads=lambda data: Size(json.loads(data)),
+)
+PROCESSORS: dict[str, AnyBuilder] = {
+    "noop": DriverBuilder(),
+    "len": DriverBuilder(block_processor=len),
+    "parts": DriverBuilder(block_processor=lambda block: {"size": len(block), "start": block[:9]}),
+    "record": DriverBuilder(block_processor=record).with_on_error("yield"),
+    "shapes": DriverBuilder(block_processor=SHAPES),
+    "refuses": DriverBuilder(block_processor=refuses_some),
+    "refuses, skipped": DriverBuilder(block_processor=refuses_some).with_on_error("skip"),
+}
+FORMLESS: AnyBuilder = DriverBuilder(block_processor=lambda block: Size(len(block)))
+
+
+async def expected(car: bytes, builder: AnyBuilder) -> Outcome:
+    return await in_memory(car, builder)
+
+
+def same(got: Outcome, wanted: Outcome) -> None:
+    assert [(each.rkey, each.cid) for each in got.outputs] == [
+        (each.rkey, each.cid) for each in wanted.outputs
+    ]
+    for one, other in zip(got.outputs, wanted.outputs, strict=True):
+        assert as_value(one) == as_value(other)
+    assert got.fault == wanted.fault
+
+
+def as_value(output: Output[Any]) -> object:
+    data = output.data
+    return (type(data), data.rkey, data.cid) if isinstance(data, ProcessError) else data
+
+
+# --- Any order ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+@pytest.mark.parametrize("order", ORDERS)
+async def test_every_order_gives_what_memory_gives(
+    order: str, processor: str, lent: DiskStore, tmp_path: Path
+) -> None:
+    spills: list[Any] = [None, lent, tmp_path / "spill.db"]
+    builder = PROCESSORS[processor]
+    turn = ORDERS.index(order)
+    for copies in (1, 2):
+        car = car_in(motley(), order, copies=copies, extra=GARBAGE)
+        wanted = await in_memory(car, builder)
+        for limit in LIMITS:
+            turn += 1
+            source = pieces_of(car, (1000, 10_000_000)[turn % 2])
+            got = await streamed(source, builder.with_mem_limit_mb(limit), spill=spills[turn % 3])
+            same(got, wanted)
+        assert lent.stored == 0
+
+
+@PIECES
+async def test_every_piece_size_gives_what_memory_gives(piece: int, lent: DiskStore) -> None:
+    repo = build_repo({f"a/{n:03}": {"n": n // 2, "text": "x" * (n % 90)} for n in range(150)})
+    for order in ORDERS:
+        car = car_in(repo, order, copies=2, extra=GARBAGE)
+        wanted = await in_memory(car, DriverBuilder())
+        for limit in (0, 1):
+            builder = DriverBuilder(mem_limit_mb=limit)
+            same(await streamed(pieces_of(car, piece), builder, spill=lent), wanted)
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+@pytest.mark.parametrize("order", ORDERS)
+async def test_where_memory_suffices_no_disk_is_needed(order: str, processor: str) -> None:
+    car = car_in(motley(), order, extra=GARBAGE)
+    builder = PROCESSORS[processor]
+    got = await streamed(car, builder, spill=False)
+    same(got, await in_memory(car, builder))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+async def test_results_without_a_form_on_disk_stay_in_memory(order: str) -> None:
+    car = car_in(motley(), order)
+    same(await streamed(car, FORMLESS), await in_memory(car, FORMLESS))
+
+
+@pytest.mark.parametrize("order", ["stream", "shuffled"])
+async def test_results_that_cannot_be_read_back_are_errors_where_they_are_needed(
+    order: str,
+) -> None:
+    """As they are from disk; the rest of the records comes all the same."""
+
+    def loads(data: bytes) -> int:
+        raise LookupError("no way back")
+
+    one_way = Processor(len, loads=loads)
+    repo = SHARED["far apart"]
+    builder = DriverBuilder(block_processor=one_way).with_on_error("yield")
+    got = await streamed(pieces_of(car_in(repo, order), 500), builder.with_mem_limit_mb(0))
+    assert got.error is None
+    assert [output.rkey for output in got.outputs] == list(repo.records)
+    failed = [output for output in got.outputs if isinstance(output.data, ProcessError)]
+    if order == "stream":
+        assert [output.rkey for output in failed] == ["a/00599"]
+    assert all("read back" in str(output.data) for output in failed)
+    async with builder.stream_car(pieces_of(car_in(repo, order), 500)) as (_, driver):
+        await driver.next_chunk(300)
+        if order == "stream":
+            with pytest.raises(ProcessError, match=r"a/00007.*read back"):
+                await driver.get("a/00007")
+        found = await driver.get("a/00500")
+        assert found is not None
+        assert found.data == len(repo.blocks[found.cid])
+
+
+async def test_results_that_are_not_stored_as_bytes_stay_as_they_came() -> None:
+    """They are let go of as the blocks that they were made from."""
+    dumps: Any = str  # it should give bytes
+    texts = Processor(bytes.hex, dumps=dumps, loads=bytes.decode)
+    builder: AnyBuilder = DriverBuilder(block_processor=texts)
+    for name in ("far apart", "pairs"):
+        car = SHARED[name].to_car(order="stream")
+        same(await streamed(pieces_of(car, 500), builder), await in_memory(car, builder))
+
+
+@pytest.mark.parametrize("order", ["stream", "swapped", "shuffled"])
+@pytest.mark.parametrize("process", [noop, len])
+async def test_large_records_take_no_more_than_the_limit(order: str, process: Any) -> None:
+    repo = build_repo({f"a/{n:03}": RawRecord(b"%03d" % n + bytes(1_900_000)) for n in range(60)})
+    car = car_in(repo, order)
+    builder = DriverBuilder(mem_limit_mb=16, block_processor=process)
+    wanted = [process(repo.blocks[cid]) for cid in repo.records.values()]
+    seen = 0
+    tracemalloc.start()
+    try:
+        async with builder.stream_car(pieces_of(car, 1 << 18)) as (_, driver):
+            async for _rkey, value in driver:
+                assert value == wanted[seen]
+                seen += 1
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert seen == 60
+    assert peak < 32 << 20
+
+
+class Interrupted(BaseException):
+    pass
+
+
+class Interrupts:
+    """As Ctrl-C in the processor, once, at the call with that number."""
+
+    def __init__(self, at: int) -> None:
+        self._left = at
+
+    def __call__(self, block: bytes) -> int:
+        self._left -= 1
+        if self._left == 0:
+            raise Interrupted
+        return len(block)
+
+
+@pytest.mark.parametrize(
+    ("order", "lazy"), [("stream", False), *[(order, True) for order in ORDERS]]
+)
+async def test_an_interrupted_walk_goes_on(order: str, *, lazy: bool) -> None:
+    """Where records are processed as the walk gets to them."""
+    repo = SHARED["many"]
+    car = car_in(repo, order)
+    expected = [(rkey, len(repo.blocks[cid])) for rkey, cid in repo.records.items()]
+    interrupted = 0
+    for at in range(1, 500, 83):
+        for limit in (0, 0.2, 16):
+            processor = Processor(Interrupts(at), lazy=lazy)
+            builder = DriverBuilder(mem_limit_mb=limit, block_processor=processor)
+            async with builder.stream_car(pieces_of(car, 9000)) as (_, driver):
+                got: list[tuple[str, int]] = []
+                for _ in range(2 * len(expected)):
+                    try:
+                        chunk = await driver.next_chunk(50)
+                    except Interrupted:
+                        interrupted += 1
+                        continue
+                    if chunk is None:
+                        break
+                    got += chunk
+                assert got == expected
+    assert interrupted > 9
+
+
+# --- What is hostile ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_hostile_car(case: Hostile, lent: DiskStore) -> None:
+    """The same error, and before it no fewer records: some come before the file is known as bad."""
+    car = case.car()
+    for processor in (DriverBuilder(), DriverBuilder(block_processor=len)):
+        builder = processor.with_cid_verification(case.verify).with_limits(case.limits)
+        for limit in (0, 16):
+            for piece in (1,) * (len(car) < 10_000) + (64, 10_000_000):
+                if len(car) > 300_000 and piece == 64:
+                    continue
+                outcome = await streamed(
+                    pieces_of(car, piece), builder.with_mem_limit_mb(limit), spill=lent
+                )
+                error = outcome.error
+                assert type(error) is case.error
+                assert {name: getattr(error, name) for name in case.fields} == case.fields
+                rkeys = tuple(output.rkey for output in outcome.outputs)
+                assert rkeys[: len(case.before)] == case.before
+                assert lent.stored == 0
+
+
+# --- Records that keys share ----------------------------------------------------------------------
+
+
+def sharing(keys_of_each: dict[str, list[int]], plain: int = 600) -> Repo:
+    """A repo where the keys of those numbers name one record, and all others their own."""
+    records: dict[str, object] = {f"a/{n:05}": {"n": n, "text": "x" * 60} for n in range(plain)}
+    for name, numbers in keys_of_each.items():
+        records |= {f"a/{n:05}": {"shared": name} for n in numbers}
+    return build_repo(records)
+
+
+SHARED = {
+    "two neighbours": sharing({"one": [300, 301]}),
+    "far apart": sharing({"one": [1, 599]}),
+    "many": sharing({"one": [*range(0, 600, 7)]}),
+    "all": sharing({"one": [*range(600)]}),
+    "pairs": sharing({f"{n}": [n, n + 1] for n in range(0, 600, 2)}),
+    "two by two": sharing({f"{n}": [n, n + 300] for n in range(300)}),
+    "nested": sharing({f"{n}": [n, 599 - n] for n in range(300)}),
+}
+ONCE_OR_AGAIN = pytest.mark.parametrize("again", [False, True], ids=["once", "again at each key"])
+
+
+def in_order(repo: Repo, *, again: bool) -> bytes:
+    """Its blocks as a walk needs them: each once, or as often as it is named."""
+    if not again:
+        return repo.to_car(order="stream")
+    walk = walk_of(repo, repo.root)
+    blocks = [(cid, repo.blocks[cid]) for cid in (repo.commit_cid, *walk)]
+    return write_car([repo.commit_cid], blocks)
+
+
+def walk_of(repo: Repo, cid: bytes) -> list[bytes]:
+    left, _keys, values, trees = decode_node(repo.blocks[cid], cid, Limits())
+    walk = [cid, *(walk_of(repo, left) if left is not None else ())]
+    for at, value in enumerate(values):
+        walk.append(value)
+        if at in trees:
+            walk += walk_of(repo, trees[at])
+    return walk
+
+
+@ONCE_OR_AGAIN
+@pytest.mark.parametrize("limit", [0, 1, 16])
+@pytest.mark.parametrize("name", SHARED)
+async def test_a_record_that_keys_share_is_never_lost(
+    name: str, limit: float, lent: DiskStore, *, again: bool
+) -> None:
+    repo = SHARED[name]
+    car = in_order(repo, again=again)
+    for builder in (DriverBuilder(), PROCESSORS["shapes"]):
+        for piece in (500, 10_000_000):
+            async with builder.with_mem_limit_mb(limit).stream_car(
+                pieces_of(car, piece), spill=lent
+            ) as (_, driver):
+                outcome = Outcome()
+                await walk_on(driver, outcome, 100)
+                assert driver.left_over == (None if driver.spilled else 0)
+                # Of some there are too many to look for each.
+                if again or name not in {"two by two", "nested"}:
+                    assert not driver.spilled
+                    assert driver.order == BlockOrder(streamable=True, early=0, most_early=0)
+            same(outcome, await in_memory(car, builder))
+
+
+@pytest.mark.parametrize("order", ["stream", "export", "shuffled", "nodes first"])
+async def test_a_record_can_be_a_node_or_the_commit(order: str, lent: DiskStore) -> None:
+    """A node of the tree is named as a record, before the walk gets there and after."""
+    small = build_repo({f"a/{n:04}": {"n": n} for n in range(300)})
+    for nodes in (small.nodes[:1], small.nodes[-3:]):
+        named = [RawRecord(small.blocks[cid]) for cid in (*nodes, small.commit_cid)]
+        records: dict[str, object] = {f"a/{n:04}": {"n": n} for n in range(300)}
+        records |= {f"b/{n}": record for n, record in enumerate(named)}
+        records |= {f"Z/{n}": record for n, record in enumerate(named)}
+        repo = build_repo(records)
+        assert any(cid in repo.nodes for cid in repo.records.values()) == (nodes != small.nodes[:1])
+        car = car_in(repo, order)
+        for builder in (DriverBuilder(), DriverBuilder(block_processor=len)):
+            wanted = await in_memory(car, builder)
+            assert len(wanted.outputs) == len(records)
+            for limit in (0, 16):
+                for piece in (300, 10_000_000):
+                    source = pieces_of(car, piece)
+                    same(
+                        await streamed(source, builder.with_mem_limit_mb(limit), spill=lent), wanted
+                    )
+
+
+async def test_a_record_can_name_the_commit() -> None:
+    """No honest repo does, as the commit names the tree: unverified, its bytes are others."""
+    repo = build_repo({f"a/{n}": {"n": n} for n in range(20)} | {"a/10": RawRecord(b"commit")})
+    fake = cid_of(b"commit")
+    blocks = {**repo.blocks, fake: repo.commit}
+    del blocks[repo.commit_cid]
+    car = write_car([fake], [(fake, repo.commit), *blocks.items()])
+    once = write_car([fake], [(fake, repo.commit), *[b for b in blocks.items() if b[0] != fake]])
+    for data in (car, once):
+        for process in (noop, bytes.hex):
+            builder = DriverBuilder(verify_cids=False, block_processor=process)
+            wanted = await in_memory(data, builder)
+            assert len(wanted.outputs) == 20
+            for limit in (0, 16):
+                same(await streamed(data, builder.with_mem_limit_mb(limit)), wanted)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spill"), [("pairs", None), ("two by two", None), ("nested", None), ("nested", False)]
+)
+async def test_thousands_of_shared_records_take_no_more_than_their_time(
+    shape: str, spill: Any
+) -> None:
+    """Each of them searched for through all that was let go of, they would take minutes."""
+    count = 30_000
+    far = {"pairs": 1, "two by two": count // 2, "nested": -1}[shape]
+    numbers = range(0, count, 2) if shape == "pairs" else range(count // 2)
+    records: dict[str, object] = {}
+    for n in numbers:
+        records[f"a/{n:05}"] = records[f"a/{n + far if far > 0 else count - 1 - n:05}"] = {"n": n}
+    repo = build_repo(records)
+    car = repo.to_car(order="stream")
+    builder = DriverBuilder(block_processor=len)
+    wanted = await in_memory(car, builder)
+    with within(5):
+        got = await streamed(car, builder, spill=spill)
+    same(got, wanted)
+
+
+async def test_what_comes_back_from_disk_again_and_again_comes_once_each_time() -> None:
+    """Each time that it is let go of it is on disk once more. Together they would take 20 MB."""
+    shared = [{"shared": n, "text": "x" * 100_000} for n in range(2)]
+    records: dict[str, object] = {f"a/{n}": record for n, record in enumerate(shared)}
+    # Blocks are searched for only as far as the file is long.
+    records |= {f"b/{n:04}": {"n": n, "text": "x" * 20_000} for n in range(2000)}
+    records |= {f"c/{n:04}": shared[n % 2] for n in range(400)}
+    car = build_repo(records).to_car(order="stream")
+    async with DriverBuilder(mem_limit_mb=0).stream_car(pieces_of(car, 65_536)) as (_, driver):
+        tracemalloc.start()
+        try:
+            found = {rkey: len(value) async for rkey, value in driver}
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert not driver.spilled
+    assert len(found) == len(records)
+    assert peak < 8 << 20
+
+
+# --- With nowhere to spill ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("processor", ["noop", "len", "record", "shapes"])
+async def test_with_nowhere_to_spill_records_are_right_until_an_error_says_why(
+    order: str, processor: str
+) -> None:
+    car = car_in(motley(), order, extra=GARBAGE)
+    wanted = (await in_memory(car, PROCESSORS[processor])).outputs
+    errors: set[type[object]] = set()
+    for limit in (0, 0.02, 0.1, 0.3, 1, 4):
+        builder = PROCESSORS[processor].with_mem_limit_mb(limit)
+        got = await streamed(pieces_of(car, 5000), builder, spill=False)
+        same(Outcome(got.outputs), Outcome(wanted[: len(got.outputs)]))
+        error = got.error
+        errors.add(type(error))
+        if error is None:
+            assert len(got.outputs) == len(wanted)
+        elif isinstance(error, BlockReleased):
+            following = wanted[len(got.outputs)]
+            assert (error.rkey, error.cid) == (following.rkey, following.cid)
+        else:
+            assert isinstance(error, MemLimitExceeded)
+            assert error.mem_limit_mb == limit
+    assert {type(None)} < errors
+
+
+async def test_what_was_given_up_is_named() -> None:
+    repo = SHARED["far apart"]
+    builder = DriverBuilder(mem_limit_mb=0)
+    got = await streamed(pieces_of(repo.to_car(order="stream"), 500), builder, spill=False)
+    assert [output.rkey for output in got.outputs] == list(repo.records)[:599]
+    assert isinstance(got.error, BlockReleased)
+    assert (got.error.rkey, got.error.cid) == ("a/00599", repo.records["a/00599"])
+    assert "a/00599" in str(got.error)
+
+
+async def test_what_was_given_up_does_not_lift_the_limit() -> None:
+    """A streamable beginning, of which most is given up, and then a rest in no order at all."""
+    repo = build_repo({f"a/{n:05}": {"n": n, "text": "x" * 300} for n in range(20_000)})
+    stream = list(repo.blocks)
+    half = len(stream) // 2
+    cids = stream[:half] + stream[:half:-1] + stream[half : half + 1]
+    car = write_car([repo.commit_cid], [(cid, repo.blocks[cid]) for cid in cids])
+    got = await streamed(pieces_of(car, 5000), DriverBuilder(mem_limit_mb=1), spill=False)
+    assert isinstance(got.error, MemLimitExceeded)
+    assert len(got.outputs) > 9000

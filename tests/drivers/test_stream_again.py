@@ -1,0 +1,389 @@
+"""What a walk has let go of is read again where the source is a file, and gives what it gave."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from repo_stream import (
+    BlockReleased,
+    CarError,
+    CidMismatch,
+    DiskBuilder,
+    DiskStore,
+    DriverBuilder,
+    MemLimitExceeded,
+    RepoStreamError,
+    StreamDriver,
+    TruncatedCar,
+)
+from repo_stream.reader import CarReader
+from repo_stream.released import Segment, tails_of
+from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, encode, section, write_car
+from support.streams import ORDERS, AnyBuilder, car_in, in_memory, ordered, streamed
+
+pytestmark = pytest.mark.anyio
+
+REPO = build_repo(
+    {f"app.test.a/{n:04}": {"n": n, "text": "x" * 400} for n in range(1000)}
+    | {f"app.test.b/{n:04}": {"n": n, "text": "x" * 400} for n in range(0, 1000, 90)}
+)
+STREAM = car_in(REPO, "stream")
+FIRST = "app.test.a/0000"
+UNNEEDED = [(cid_of(block), block) for block in (encode({"spare": n}) for n in range(200))]
+
+
+@pytest.fixture
+def car(tmp_path: Path) -> Path:
+    path = tmp_path / "repo.car"
+    path.write_bytes(STREAM)
+    return path
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("limit", [0, 0.3, 16])
+@pytest.mark.parametrize("processor", [None, len])
+async def test_records_that_keys_share_come_from_the_file(
+    tmp_path: Path, order: str, limit: float, processor: Callable[[bytes], Any] | None
+) -> None:
+    car = tmp_path / "repo.car"
+    car.write_bytes(car_in(REPO, order))
+    builder: AnyBuilder = DriverBuilder(mem_limit_mb=limit)
+    if processor is not None:
+        builder = builder.with_block_processor(processor)
+    wanted = await in_memory(car, builder)
+    assert len(wanted.outputs) == len(REPO.records)
+    got = await streamed(car, builder)
+    assert (got.outputs, got.fault) == (wanted.outputs, None)
+
+
+async def test_a_file_needs_no_store_for_what_it_can_give_again(car: Path) -> None:
+    """More goes by than the limit allows; a source that is no file has to give some of it up."""
+    builder = DriverBuilder(mem_limit_mb=0.2)
+    from_file = await streamed(car, builder, spill=False)
+    assert (len(from_file.outputs), from_file.fault) == (len(REPO.records), None)
+    assert isinstance((await streamed(STREAM, builder, spill=False)).error, BlockReleased)
+
+
+async def half_way(driver: StreamDriver[Any]) -> None:
+    for _ in range(10):
+        assert len(await driver.next_chunk(50) or []) == 50
+
+
+@pytest.mark.parametrize("limit", [0, 0.3, 16])
+async def test_the_whole_repo_is_there_once_it_is_asked_for(car: Path, limit: float) -> None:
+    async with DriverBuilder(mem_limit_mb=limit).stream_car(car) as (_, driver):
+        await half_way(driver)
+        for rkey in (FIRST, "app.test.a/0400", "app.test.b/0990"):
+            found = await driver.get(rkey)
+            assert found is not None
+            assert found.cid == REPO.records[rkey]
+        assert await driver.collections() == ["app.test.a", "app.test.b"]
+        rest = await driver.next_chunk(5000)
+        assert rest is not None
+        assert [rkey for rkey, _ in rest] == list(REPO.records)[500:]
+        await driver.seek("")
+        again = await driver.next_chunk(5000)
+        assert again is not None
+        assert [rkey for rkey, _ in again] == list(REPO.records)
+
+
+async def test_what_is_over_was_not_closed_too_early_and_is_closed_in_the_end(
+    car: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: list[CarReader] = []
+    opened = CarReader.open
+
+    async def noted(*args: Any, **options: Any) -> CarReader:
+        readers.append(await opened(*args, **options))
+        return readers[-1]
+
+    monkeypatch.setattr(CarReader, "open", noted)
+    async with DriverBuilder().stream_car(car) as (_, driver):
+        while await driver.next_chunk(100):
+            pass
+        os.unlink(car)  # noqa: PTH108 - no other task is kept waiting
+        found = await driver.get(FIRST)
+        assert found is not None
+        place = (0, 100)
+    (reader,) = readers
+    with pytest.raises(TruncatedCar):
+        await reader.read_again(place)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 1000)
+
+
+def overwritten(path: Path) -> None:
+    data = bytearray(STREAM)
+    at = data.index(REPO.blocks[REPO.records[FIRST]])
+    data[at + 20] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("change", "error"), [(cut, TruncatedCar), (overwritten, CidMismatch)])
+async def test_a_file_that_is_changed_meanwhile_is_found_out(
+    car: Path, change: Callable[[Path], None], error: type[RepoStreamError]
+) -> None:
+    async with DriverBuilder().stream_car(car, drain=False) as (_, driver):
+        await half_way(driver)
+        change(car)
+        with pytest.raises(error):
+            await driver.get(FIRST)
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(bytes(len(STREAM)))
+
+
+def renamed(path: Path) -> None:
+    data = bytearray(STREAM)
+    cid = REPO.records[FIRST]
+    at = data.index(cid + REPO.blocks[cid])
+    data[at + 20] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("change", [emptied, renamed])
+@pytest.mark.parametrize("gaps", [False, True])
+async def test_what_is_gone_from_a_file_that_is_changed_was_not_missing(
+    tmp_path: Path, change: Callable[[Path], None], gaps: bool
+) -> None:
+    """A search finds no trace of it, so all that the file holds is checked again."""
+    car = tmp_path / "repo.car"
+    car.write_bytes(STREAM)
+    os.utime(car, (0, 0))  # the clock of files is slow
+    builder: AnyBuilder = DriverBuilder(mem_limit_mb=0.3)
+    async with (builder.with_gaps() if gaps else builder).stream_car(car) as (_, driver):
+        await driver.next_chunk(1000)
+        change(car)
+        with pytest.raises(CarError):
+            await driver.next_chunk(100)
+
+
+async def test_a_move_to_disk_that_was_cancelled_early_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The store is open by then, and holds nothing that could be looked for."""
+    records = {f"app.test.a/{n:04}": {"n": n, "text": "x" * 300} for n in range(1500)}
+    repo = build_repo(records | {"app.test.a/0220x": records["app.test.a/0005"]})
+    blocks: list[tuple[bytes, bytes]] = []
+    for cid in ordered(repo, "stream"):
+        blocks.append((cid, repo.blocks[cid]))
+        if len(blocks) > 290:
+            blocks.append(UNNEEDED[len(blocks) % len(UNNEEDED)])
+    begin = DiskStore.begin
+    hung = False
+
+    async def hang_once(store: DiskStore, cache: int) -> int:
+        nonlocal hung
+        if not hung:
+            hung = True
+            await anyio.sleep_forever()
+        return await begin(store, cache)
+
+    monkeypatch.setattr(DiskStore, "begin", hang_once)
+    car = write_car([repo.commit_cid], blocks)
+    async with DriverBuilder(mem_limit_mb=0).stream_car(car) as (_, driver):
+        with anyio.move_on_after(0.5) as scope:
+            while await driver.next_chunk(10):
+                pass
+        assert hung
+        assert scope.cancelled_caught
+        await driver.seek("app.test.a/0223")
+        rest = await driver.next_chunk(5000)
+        assert rest is not None
+        assert [rkey for rkey, _ in rest] == [f"app.test.a/{n:04}" for n in range(223, 1500)]
+
+
+async def test_only_segments_of_tails_are_searched_for_a_tail() -> None:
+    """Others hold whole blocks, and a hostile CAR can have any number of CIDs that end alike."""
+    cids = [bytes(REPO.records[rkey]) for rkey in list(REPO.records)[:3]]
+    like = cids[1][:-5] + bytes([cids[1][-5] ^ 1]) + cids[1][-4:]
+    whole = Segment(b"".join(cids), b"\x80", 0)
+    place = Segment(b"".join([cid[-4:] for cid in cids]), b"\x82\0\1", 3)
+    async with await DiskBuilder().open() as store:
+        lease = await store.begin(1 << 20)
+        await store.set_aside(lease, [whole])
+        assert await store.last_set_aside(lease, like, tails_of(like)) is None
+        assert await store.last_set_aside(lease, cids[1], tails_of(cids[1])) == (1, whole)
+        await store.set_aside(lease, [place])
+        assert await store.last_set_aside(lease, like, tails_of(like)) == (2, place)
+        assert await store.last_set_aside(lease, cids[1], tails_of(cids[1]), 2) == (1, whole)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+async def test_a_pipe_cannot_be_read_again_and_what_is_let_go_of_is_kept(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anyio.to_thread.run_sync, pipe.write_bytes, STREAM)
+        with anyio.fail_after(20):
+            got = await streamed(pipe, DriverBuilder(mem_limit_mb=0.3))
+            assert [output.rkey for output in got.outputs] == list(REPO.records)
+
+
+async def test_columns_again_are_those_that_came_wherever_they_were_cut(tmp_path: Path) -> None:
+    path = tmp_path / "repo.car"
+    blocks = [(cid, REPO.blocks[cid]) for cid in list(REPO.blocks)[:40]]
+    path.write_bytes(write_car([REPO.commit_cid], blocks))
+    for piece_size in (1, 100, 1000, 100_000):
+        async with await CarReader.open(path, piece_size=piece_size, rereadable=True) as reader:
+            came: list[tuple[bytes, bytes]] = []
+            places: list[tuple[int, int]] = []
+            while (columns := await reader.next_columns()) is not None:
+                came += zip(*columns, strict=True)
+                assert reader.place is not None
+                places.append(reader.place)
+            assert came == blocks
+            again = [reader.cut_again(place, await reader.read_again(place)) for place in places]
+            assert [each for columns in again for each in zip(*columns, strict=True)] == blocks
+
+
+def alike(count: int) -> list[dict[str, Any]]:
+    """Pairs of records, one after the other, whose CIDs end in the same four bytes."""
+    seen: dict[bytes, dict[str, Any]] = {}
+    found: list[dict[str, Any]] = []
+    for n in range(1_000_000):
+        record = {"n": n}
+        cid = cid_of(encode(record))
+        if cid[-4:] in seen:
+            found += seen.pop(cid[-4:]), record
+            if len(found) == 2 * count:
+                return found
+        seen[cid[-4:]] = record
+    raise AssertionError
+
+
+ALIKE = alike(2)
+# The collections stand one behind the other, so that each record of the first is asked for again,
+# after the one that is like it.
+CONFUSING = build_repo(
+    {f"app.test.{part}/{n}": record for part in "ac" for n, record in enumerate(ALIKE[::2])}
+    | {f"app.test.b/{n}": record for n, record in enumerate(ALIKE[1::2])}
+    | {f"app.test.{part}/x{n}": {part: n, "pad": "x" * 2000} for part in "abc" for n in range(99)}
+)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("limit", [0, 0.02, 16])
+@pytest.mark.parametrize("twice", [False, True])
+async def test_records_whose_cids_end_alike_are_told_apart(
+    tmp_path: Path, order: str, limit: float, twice: bool
+) -> None:
+    car = tmp_path / "repo.car"
+    car.write_bytes(car_in(CONFUSING, order, copies=2 if twice else 1))
+    builder: AnyBuilder = DriverBuilder(mem_limit_mb=limit)
+    wanted = await in_memory(car, builder)
+    assert (len(wanted.outputs), wanted.fault) == (len(CONFUSING.records), None)
+    got = await streamed(car, builder)
+    assert (got.outputs, got.fault) == (wanted.outputs, None)
+    async with builder.stream_car(car) as (_, driver):
+        await driver.next_chunk(150)
+        await driver.seek("")  # now all of it is needed at once
+        again = await driver.next_outputs(1000)
+        assert again == wanted.outputs
+
+
+def spoilt(repo: Repo, piece: int) -> bytes:
+    """A streamable CAR, but for a block that nobody needs near the end of each piece."""
+    blocks: list[tuple[bytes, bytes]] = []
+    size = 0
+    for cid in ordered(repo, "stream"):
+        blocks.append((cid, repo.blocks[cid]))
+        size += len(section(*blocks[-1]))
+        if size % piece > piece - 5000:
+            blocks.append(UNNEEDED[len(blocks) % len(UNNEEDED)])
+    return write_car([repo.commit_cid], blocks)
+
+
+async def test_records_whose_cids_end_alike_cost_no_more_than_others(tmp_path: Path) -> None:
+    car = tmp_path / "repo.car"
+    car.write_bytes(spoilt(CONFUSING, 128 * 1024))
+    builder = DriverBuilder(mem_limit_mb=0.5)
+    with pytest.raises(MemLimitExceeded):
+        await keep_all(builder, car)
+    got = await streamed(car, builder, spill=False)
+    assert (len(got.outputs), got.fault) == (len(CONFUSING.records), None)
+
+
+async def keep_all(builder: AnyBuilder, car: Path) -> None:
+    async with builder.stream_car(car, spill=False) as (_, driver):
+        await driver.collections()
+
+
+@pytest.mark.parametrize("taken", [0, 40, 600, len(REPO.records)])
+@pytest.mark.parametrize("unneeded", [0, 200])
+async def test_what_is_kept_again_is_what_was_used_and_nothing_else(
+    tmp_path: Path, taken: int, unneeded: int
+) -> None:
+    car = tmp_path / "repo.car"
+    car.write_bytes(car_in(REPO, "stream", extra=UNNEEDED[:unneeded]))
+    async with DriverBuilder().stream_car(car) as (_, driver):
+        walked = taken and len(await driver.next_chunk(taken) or [])
+        assert walked == taken
+        await driver.collections()  # reads on, and keeps all
+        assert len(await driver.next_chunk(5000) or []) == len(REPO.records) - taken
+        assert await driver.next_chunk() is None
+        assert driver.left_over == unneeded
+
+
+async def test_a_streamable_file_needs_no_store_however_many_records_are_shared(
+    tmp_path: Path,
+) -> None:
+    """Most that are shared are near each other; those of a file can be had again and again."""
+    shared = {f"app.test.a/{n:04}{twin}": {"n": n} for n in range(3000) for twin in "xy"}
+    far = {f"app.test.b/{n:04}": {"n": 7 * n} for n in range(10)}
+    repo = build_repo(shared | far)
+    car = tmp_path / "repo.car"
+    car.write_bytes(car_in(repo, "stream"))
+    store = tmp_path / "store"
+    builder = DriverBuilder(mem_limit_mb=0.5)
+    async with builder.stream_car(car, spill=store) as (_, driver):
+        walked: list[str] = []
+        while chunk := await driver.next_chunk(1000):
+            walked += [rkey for rkey, _ in chunk]
+        assert walked == list(repo.records)
+        assert driver.order.streamable
+        assert driver.left_over == 0
+        assert not store.exists()
+    got = await streamed(car, builder, spill=False)
+    assert (len(got.outputs), got.fault) == (len(walked), None)
+
+
+async def test_what_is_missing_is_not_looked_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file can hold the CID of what it lacks in every piece, so that each would be cut again."""
+    missing = [{"missing": n} for n in range(300)]
+    lure = encode([cid_of(encode(record)) for record in missing])
+    records: dict[str, object] = {f"app.test.b/{n:03}": each for n, each in enumerate(missing)}
+    for n in range(300):
+        records[f"app.test.a/{n:03}"] = RawRecord(lure + n.to_bytes(2, "big"))
+    repo = build_repo(records)
+    lacking = {repo.records[f"app.test.b/{n:03}"] for n in range(300)}
+    blocks = [(cid, repo.blocks[cid]) for cid in repo.ordered("stream") if cid not in lacking]
+    car = tmp_path / "repo.car"
+    car.write_bytes(write_car([repo.commit_cid], blocks))
+    cut = 0
+    cut_again = CarReader.cut_again
+
+    def counted(reader: CarReader, place: tuple[int, int], data: bytes) -> Any:
+        nonlocal cut
+        cut += len(data)
+        return cut_again(reader, place, data)
+
+    monkeypatch.setattr(CarReader, "cut_again", counted)
+    builder = DriverBuilder(mem_limit_mb=0.5).with_gaps()
+    async with builder.stream_car(car) as (_, driver):
+        walked = await driver.next_chunk(1000)
+        assert walked is not None
+        assert [rkey for rkey, _ in walked] == list(repo.records)
+    assert 0 < cut < 8 * car.stat().st_size

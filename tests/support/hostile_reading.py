@@ -1,0 +1,118 @@
+"""Read a hostile CAR to its error, in bounded time and memory, and check the outcome."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from repo_stream import (
+    DiskBuilder,
+    DiskStore,
+    Driver,
+    DriverBuilder,
+    Output,
+    RepoDriver,
+    RepoStreamError,
+    Source,
+)
+from repo_stream.testing import cid_of
+from support import within
+from support.hostile import OTHER, RECORD, Hostile
+
+MIB = 1 << 20
+
+
+#: Of the processor's time, which does not depend on what else the machine does. What hangs without
+#: using any is ended by the time limit of every test.
+SECONDS = 5.0
+
+
+AnyBuilder = DriverBuilder[Any]
+
+
+@dataclass
+class Outcome:
+    """What came out of a CAR, and the error that ended it."""
+
+    outputs: list[Output[Any]] = field(default_factory=list[Output[Any]])
+    error: RepoStreamError | None = None
+
+    @property
+    def rkeys(self) -> tuple[str, ...]:
+        return tuple(output.rkey for output in self.outputs)
+
+
+@contextmanager
+def bounded(size: int, *, seconds: float = SECONDS) -> Generator[None]:
+    """Fail where what is done takes too long, or memory out of proportion to the CAR's size."""
+    tracemalloc.start()
+    try:
+        with within(seconds):
+            yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 * MIB + 4 * size
+
+
+async def read(source: Source, builder: AnyBuilder, store: DiskStore | None = None) -> Outcome:
+    """Read a CAR to its end or to its error, which must then come again and again."""
+    outcome = Outcome()
+    try:
+        match await builder.load_car(source):
+            case Driver.Memory(_, driver):
+                await walk_on(driver, outcome)
+            case Driver.Disk(paused):
+                if store is not None:
+                    _, on_disk = await paused.finish_loading(store)
+                    await walk_on(on_disk, outcome)
+                else:
+                    async with DiskBuilder().open() as temporary:
+                        _, on_disk = await paused.finish_loading(temporary)
+                        await walk_on(on_disk, outcome)
+    except RepoStreamError as error:
+        outcome.error = error
+    return outcome
+
+
+async def walk_on(driver: RepoDriver[Any], outcome: Outcome) -> None:
+    try:
+        while chunk := await driver.next_outputs(100):
+            outcome.outputs += chunk
+    except RepoStreamError as error:
+        outcome.error = error
+    await check_that_it_stays_at_its_end(driver, outcome.error)
+
+
+async def check_that_it_stays_at_its_end(
+    driver: RepoDriver[Any], error: RepoStreamError | None
+) -> None:
+    for n in (1, 7):
+        if error is None:
+            assert await driver.next_chunk(n) is None
+            assert await driver.next_outputs(n) is None
+            assert [chunk async for chunk in driver] == []
+            continue
+        with pytest.raises(type(error)) as again:
+            await driver.next_chunk(n)
+        assert again.value is error
+        with pytest.raises(type(error)) as again:
+            await anext(driver)
+        assert again.value is error
+
+
+def check(outcome: Outcome, case: Hostile, way: str) -> None:
+    error = outcome.error
+    assert type(error) is case.error, way
+    assert {name: getattr(error, name) for name in case.fields} == case.fields, way
+    assert outcome.rkeys == case.before, way
+    for output in outcome.outputs:
+        if isinstance(output.data, bytes):
+            assert cid_of(output.data) == output.cid, way
+        else:
+            assert output.data in {len(RECORD), len(OTHER)} or case.name.startswith("late"), way

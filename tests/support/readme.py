@@ -1,0 +1,31 @@
+"""The README, cut into its sections and their blocks of code."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from support import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    """What stands under a heading of the second level."""
+    found = re.search(
+        rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE
+    )
+    assert found is not None, f"the README has no section {title!r}"
+    return found[1]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+PYTHON = [
+    pytest.param(block, id=title)
+    for title in re.findall(r"^## (.*)$", README, re.MULTILINE)
+    for block in blocks(section(title), "python")
+]

@@ -1,0 +1,68 @@
+"""The shell command on a repo far larger than its memory limit: what the process grows to."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from repo_stream.testing import build_car
+
+STATUS = Path("/proc/self/status")
+
+pytestmark = [
+    pytest.mark.skipif(
+        not STATUS.exists() or "VmHWM:" not in STATUS.read_text(),
+        reason="needs Linux's /proc to measure the peak of a process",
+    ),
+]
+
+LIMIT = 2
+# What is imported late, SQLite's cache, and the records and JSON of one chunk.
+ROOM = 24
+
+PEAK = """
+import sys
+from pathlib import Path
+from repo_stream.cli import main
+code = main(sys.argv[1:])
+peak = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]
+print(peak, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def cars(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A repo of one record, and one of 60 MB with a collection for each of its 20,000 records."""
+    where = tmp_path_factory.mktemp("cars")
+    small, large = where / "small.car", where / "large.car"
+    small.write_bytes(build_car({"a.b.c/1": {"n": 1}}))
+    large.write_bytes(
+        build_car({f"a.b.c{n:05}/1": {"n": n, "text": "x" * 3_000} for n in range(20_000)})
+    )
+    return small, large
+
+
+def peak(command: str, car: Path) -> float:
+    """Run the command; give the MiB that its process had at most."""
+    output = ["-"] if command == "order" else []
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, command, car, *output, "--mem-limit-mb", str(LIMIT)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stderr.split()[-1]) / 1024
+
+
+@pytest.mark.parametrize("command", ["inspect", "ls", "export", "order", "verify"])
+def test_grows_by_little_more_than_the_limit(cars: tuple[Path, Path], command: str) -> None:
+    small, large = cars
+    assert large.stat().st_size > 20 * LIMIT << 20
+    assert peak(command, large) - peak(command, small) < LIMIT + ROOM

@@ -1,0 +1,200 @@
+"""The wheel and the sdist: what is in them, and whether a stranger can use them."""
+
+from __future__ import annotations
+
+import email
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import ROOT
+from support.readme import PYTHON
+
+# What the stranger does not have.
+NEEDS_MORE = re.compile(r"^(import|from) (aiohttp|httpx|msgspec|pydantic|pytest)\b", re.MULTILINE)
+TYPED_PROGRAM = ROOT / "tests" / "typing_api.py"
+
+
+def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command that knows nothing of this checkout, and compiles nothing."""
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "MYPY", "PYTEST", "COV"))
+    } | {"REPO_STREAM_COMPILE": "0"}
+    return subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        env=clean,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def needs(*modules: str) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs {module}, which is not installed")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the sdist, and the wheel that was built from it."""
+    needs("build", "hatchling")
+    out = tmp_path_factory.mktemp("dist")
+    command = (sys.executable, "-m", "build", "--no-isolation", "--outdir", out, ROOT)
+    done = run(*command, cwd=out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (path,) = built.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def sdist(built: Path) -> Path:
+    (path,) = built.glob("*.tar.gz")
+    return path
+
+
+@pytest.fixture(scope="module")
+def stranger(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment that holds the wheel, what it depends on, and nothing else."""
+    where = tmp_path_factory.mktemp("stranger")
+    venv.create(where / "env", with_pip=False, symlinks=os.name != "nt")
+    python = where / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+    probe = ("download", "--no-deps", "--retries=0", "--timeout=15", "--dest", where, "anyio")
+    if run(*pip, *probe, cwd=where).returncode != 0:
+        pytest.skip("needs a package index, which cannot be reached")
+    done = run(*pip, "--python", python, "install", wheel, cwd=where)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return python
+
+
+# --- What is in them ----------------------------------------------------------------------------
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    sources = {
+        path.relative_to(ROOT / "src").as_posix()
+        for path in (ROOT / "src" / "repo_stream").rglob("*")
+        if path.suffix in {".py", ".typed"}
+    }
+    assert "repo_stream/py.typed" in sources
+    assert {name for name in names if ".dist-info/" not in name} == sources
+
+
+def test_wheel_says_what_it_is(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(archive.read(name))
+        licenses = {Path(name).name for name in archive.namelist() if "/licenses/" in name}
+    assert metadata["Name"] == "atproto-repo-stream"
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert metadata["License-Expression"] == "MIT OR Apache-2.0"
+    assert licenses == {"LICENSE-MIT", "LICENSE-APACHE"}
+    assert set(metadata.get_all("License-File", [])) == licenses
+    required = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
+    names = {re.split(r"[^\w-]", line)[0] for line in required}
+    assert names == {"anyio", "cbor2", "multiformats", "aiosqlite"}
+    assert "## Try it" in str(metadata.get_payload())
+
+
+def test_sdist_is_enough_to_work_with(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        files = {
+            member.name.partition("/")[2]: member.size
+            for member in archive.getmembers()
+            if member.isfile()
+        }
+    needed = {
+        "LICENSE-APACHE",
+        "LICENSE-MIT",
+        "README.md",
+        "pyproject.toml",
+        "src/compile/car.pxd",
+        "src/compile/hook.py",
+        "src/compile/nodes.pyx",
+        "src/repo_stream/py.typed",
+        "tests/cars/sample.car",
+        "tests/conftest.py",
+        "tests/typing_api.py",
+    }
+    assert needed <= files.keys()
+    left_behind = re.compile(r"(^|/)(\.venv|__pycache__|target|\.[a-z_]+_cache)/")
+    assert [name for name in files if left_behind.search(name)] == []
+    assert sum(files.values()) < 5 * 2**20
+
+
+# --- Whether it works for somebody else ---------------------------------------------------------
+
+
+def test_installed_package_reads_a_repo(stranger: Path, tmp_path: Path) -> None:
+    sample = ROOT / "tests" / "cars" / "sample.car"
+    for limit in ("16", "0"):
+        command = (stranger, "-I", "-m", "repo_stream", "inspect", sample, "--mem-limit-mb", limit)
+        done = run(*command, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert ["Total", "500"] in [line.split()[:2] for line in done.stdout.splitlines()]
+
+
+def test_installed_package_is_the_one_from_the_wheel(stranger: Path, tmp_path: Path) -> None:
+    script = "import repo_stream; print(repo_stream.__file__)"
+    done = run(stranger, "-I", "-c", script, cwd=tmp_path)
+    assert Path(done.stdout.strip()).is_relative_to(stranger.parents[1])
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """Programs for a type checker: the typed one, those of the README, and one with a mistake."""
+    typed = TYPED_PROGRAM.read_text(encoding="utf-8")
+    (tmp_path / "typed.py").write_text(typed, encoding="utf-8")
+    for number, program in enumerate(str(block.values[0]) for block in PYTHON):
+        if not NEEDS_MORE.search(program):
+            (tmp_path / f"readme_{number}.py").write_text(program, encoding="utf-8")
+    wrong = typed.replace("assert_type(size, int)", "assert_type(size, str)", 1)
+    assert wrong != typed
+    (tmp_path / "wrong.py").write_text(wrong, encoding="utf-8")
+    return tmp_path
+
+
+def test_mypy_sees_the_types_of_the_installed_package(stranger: Path, programs: Path) -> None:
+    needs("mypy")
+    options = ("--strict", "--no-error-summary", "--cache-dir", os.devnull)
+    command = (sys.executable, "-m", "mypy", *options, "--python-executable", stranger)
+    done = run(*command, *sorted(programs.glob("*.py")), cwd=programs)
+    assert done.stderr == ""
+    (line,) = done.stdout.splitlines()
+    assert "wrong.py" in line
+    assert "assert-type" in line
+
+
+def test_pyright_sees_the_types_of_the_installed_package(stranger: Path, programs: Path) -> None:
+    needs("pyright")
+    command = (sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", stranger)
+    settings = {"typeCheckingMode": "strict", "include": ["typed.py", "wrong.py"]}
+    (programs / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
+    done = run(*command, "--project", programs, cwd=programs)
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert report["summary"]["filesAnalyzed"] == 2
+    (error,) = (item for item in report["generalDiagnostics"] if item["severity"] == "error")
+    assert Path(error["file"]).name == "wrong.py"
+    assert error["rule"] == "reportAssertTypeFailure"
