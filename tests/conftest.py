@@ -10,20 +10,25 @@ does, in any of the processes that share the tests out.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows, where tests that measure may be disturbed
-    fcntl = None
 
 TESTS = Path(__file__).parent
 SYSTEM = TESTS / "system"
 CORE = TESTS / "core"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fuzz-seconds", type=int, default=60, help="how long each test marked fuzz may take"
+    )
 
 
 # --- Event loops ----------------------------------------------------------------------------------
@@ -50,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if SYSTEM in item.path.parents:
             item.add_marker("system")
         if CORE in item.path.parents and "anyio_backend" in getattr(item, "fixturenames", ()):
-            pass
+            raise pytest.UsageError(f"{item.nodeid}: tests/core is for tests without an event loop")
     items.sort(key=starts)
 
 
@@ -80,7 +85,7 @@ def machine(*, alone: bool) -> Generator[None]:
 
     Whoever waits to be alone keeps the door shut, so that no other test begins meanwhile.
     """
-    if fcntl is None:
+    if sys.platform == "win32":  # where tests that measure may be disturbed
         yield
         return
     mode = fcntl.LOCK_EX if alone else fcntl.LOCK_SH

@@ -40,7 +40,7 @@ EXPECTED = (
 )
 
 
-def test_the_modules_that_are_compiled() -> None:
+def test_all_hot_modules_are_compiled_or_none() -> None:
     modules = [
         module.name
         for module in pkgutil.iter_modules(repo_stream.__path__, "repo_stream.")
@@ -49,12 +49,12 @@ def test_the_modules_that_are_compiled() -> None:
     assert [name for name in modules if is_compiled(name)] == EXPECTED
 
 
-def test_their_sources_lie_beside_them() -> None:
+def test_sources_lie_beside_compiled_modules() -> None:
     for module in EXPECTED or ["repo_stream.car"]:
         assert file_of(module).with_name(module.rpartition(".")[2] + ".py").is_file()
 
 
-def test_the_wheel_is_for_one_platform_where_anything_is_compiled() -> None:
+def test_a_wheel_with_compiled_modules_is_for_one_platform() -> None:
     wheel = distribution("atproto-repo-stream").read_text("WHEEL")
     assert wheel is not None
     assert ("Tag: py3-none-any" in wheel, "Root-Is-Purelib: true" in wheel) == (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,19 +16,19 @@ texts = st.lists(st.binary(max_size=200), max_size=8)
 SIZES = [0, 1, 54, 55, 56, 63, 64, 65, 119, 120, 127, 128, 1000, 100_000]
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_every_length_is_hashed_right(size: int) -> None:
-    text = bytes(range(256)) * (size // 256) + bytes(size % 256)
-    digest = sha256(text).digest()
-    beyond = (int.from_bytes(digest, "big") + 1).to_bytes(32, "big")
-    assert agreeing([cid_of(text)], [text]) == 1
-    assert first_outside([text], digest, beyond) is None
-    assert first_outside([text], beyond, b"\xff" * 33) == text
-    assert first_outside([text], bytes(32), digest) == text
+def test_texts_of_every_length_are_hashed() -> None:
+    for size in SIZES:
+        text = bytes(range(256)) * (size // 256) + bytes(size % 256)
+        digest = sha256(text).digest()
+        beyond = (int.from_bytes(digest, "big") + 1).to_bytes(32, "big")
+        assert agreeing([cid_of(text)], [text]) == 1
+        assert first_outside([text], digest, beyond) is None
+        assert first_outside([text], beyond, b"\xff" * 33) == text
+        assert first_outside([text], bytes(32), digest) == text
 
 
 @given(texts=texts, wrong=st.integers(0, 8), byte=st.integers(0, 35), bit=st.integers(0, 7))
-def test_the_first_block_that_is_not_what_its_cid_says(
+def test_the_first_block_that_does_not_have_its_cid_is_found(
     texts: list[bytes], wrong: int, byte: int, bit: int
 ) -> None:
     cids = [cid_of(text) for text in texts]
@@ -40,14 +39,14 @@ def test_the_first_block_that_is_not_what_its_cid_says(
     assert agreeing(cids, texts) == min(wrong, len(texts))
 
 
-@pytest.mark.parametrize("cut", [0, 3, 4, 35, 37])
-def test_a_cid_of_any_other_length_says_something_else(cut: int) -> None:
-    cid = (cid_of(b"text") + bytes(1))[:cut]
-    assert agreeing([cid_of(b"a"), cid], [b"a", b"text"]) == 1
+def test_a_cid_of_any_other_length_is_that_of_no_block() -> None:
+    for cut in (0, 3, 4, 35, 37):
+        cid = (cid_of(b"text") + bytes(1))[:cut]
+        assert agreeing([cid_of(b"a"), cid], [b"a", b"text"]) == 1
 
 
 @given(texts=texts, lowest=st.binary(max_size=3), beyond=st.binary(max_size=3))
-def test_the_first_text_outside_of_the_bounds(
+def test_the_first_text_whose_hash_is_out_of_bounds_is_found(
     texts: list[bytes], lowest: bytes, beyond: bytes
 ) -> None:
     lowest = lowest.ljust(32, b"\0")

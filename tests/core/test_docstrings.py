@@ -6,8 +6,6 @@ import doctest
 import importlib
 import pkgutil
 
-import pytest
-
 import repo_stream
 
 MODULES = [
@@ -17,10 +15,7 @@ MODULES = [
 ]
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_examples(name: str) -> None:
-    assert doctest.testmod(importlib.import_module(name)).failed == 0
-
-
-def test_there_are_examples() -> None:
-    assert sum(doctest.testmod(importlib.import_module(name)).attempted for name in MODULES) > 10
+def test_examples_in_docstrings_do_what_they_show() -> None:
+    results = {name: doctest.testmod(importlib.import_module(name)) for name in MODULES}
+    assert [name for name, result in results.items() if result.failed] == []
+    assert sum(result.attempted for result in results.values()) > 10

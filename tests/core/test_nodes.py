@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import pairwise, permutations
@@ -83,9 +84,9 @@ def seen(way: Open, subtree: Subtree, block: bytes, limits: Limits) -> list[Fram
         return None
 
 
-@settings(EXAMPLES, max_examples=5 * EXAMPLES.max_examples)  # a fault of one kind is rare
+@settings(EXAMPLES, max_examples=3 * EXAMPLES.max_examples)  # a fault of one kind is rare
 @given(found=subtrees(), limits=LIMITS)
-def test_what_is_opened_at_once_is_what_the_walk_opens(
+def test_a_node_opened_at_once_is_as_the_walk_opens_it(
     found: tuple[Subtree, bytes], limits: Limits
 ) -> None:
     frames = open_ordinary(*found, limits)
@@ -94,7 +95,7 @@ def test_what_is_opened_at_once_is_what_the_walk_opens(
 
 @EXAMPLES
 @given(found=nodes(), rooted=st.booleans())
-def test_only_what_is_unusual_is_left_to_the_walk(found: tuple[int, bytes], rooted: bool) -> None:
+def test_only_unusual_nodes_are_left_to_the_walk(found: tuple[int, bytes], rooted: bool) -> None:
     depth, block = found
     subtree: Subtree = (ordinary(block), None if rooted else depth, b"", None)
     frames = seen(open_carefully, subtree, block, Limits()) or []
@@ -107,8 +108,8 @@ def keys_of(frames: list[Frame]) -> list[str]:
     return [rkey for frame in frames if len(frame) == 2 for rkey in frame[0]]
 
 
-def test_every_node_with_keys_of_a_large_repo_is_ordinary() -> None:
-    repo = build_repo(dict(made_records(3000)))
+def test_every_node_with_keys_of_a_made_repo_is_ordinary() -> None:
+    repo = build_repo(dict(made_records(1000)))
     waiting: list[Subtree] = [(repo.root, None, b"", None)]
     keys: list[str] = []
     while waiting:
@@ -150,21 +151,25 @@ def test_every_change_of_one_byte_is_seen_as_the_walk_sees_it(
     depth, block = depth_and_block
     subtree: Subtree = (ordinary(block), depth, b"", None)
     assert open_ordinary(subtree, block, Limits()) == open_carefully(subtree, block, Limits())
+    digests = {at for start in starts_of_digests(block) for at in range(start + 1, start + 31)}
     for at, byte in enumerate(block):
-        for other in {*range(256)} - {byte}:
+        # One byte in the middle of a digest is as good as another.
+        for other in {byte ^ 1} if at in digests else {*range(256)} - {byte}:
             changed = bytes([*block[:at], other, *block[at + 1 :]])
             frames = open_ordinary(subtree, changed, Limits())
             assert frames is None or frames == seen(open_carefully, subtree, changed, Limits())
 
 
-@pytest.mark.parametrize("size", range(130))
-def test_a_node_that_is_cut_off_is_none(size: int) -> None:
+def starts_of_digests(block: bytes) -> list[int]:
+    return [found.end() for found in re.finditer(rb"\x01\x71\x12\x20", block)]
+
+
+def test_a_node_that_is_cut_off_is_not_ordinary_at_any_offset() -> None:
     depth, block = GOOD["higher"]
     subtree: Subtree = (b"", depth, b"", None)
     assert open_ordinary(subtree, block, Limits()) is not None
-    assert len(block) > 130
-    for cut in (block[:size], block[: len(block) - size - 1]):
-        assert open_ordinary(subtree, cut, Limits()) is None
+    for size in range(len(block)):
+        assert open_ordinary(subtree, block[:size], Limits()) is None
 
 
 def by_hand(keys: list[bytes], **heads: bytes) -> bytes:
@@ -211,13 +216,13 @@ def test_a_number_in_a_shorter_form_is_not_ordinary() -> None:
 
 
 @pytest.mark.parametrize("depth_and_block", GOOD.values(), ids=GOOD)
-def test_nothing_comes_after_a_node(depth_and_block: tuple[int, bytes]) -> None:
+def test_a_node_with_bytes_after_it_is_not_ordinary(depth_and_block: tuple[int, bytes]) -> None:
     depth, block = depth_and_block
     for more in (b"\0", b"\xf6", block[-41:], block):
         assert open_ordinary((b"", depth, b"", None), block + more, Limits()) is None
 
 
-def test_bounds_are_outside_of_what_is_between_them() -> None:
+def test_a_key_at_a_bound_is_not_within_it() -> None:
     depth, block = GOOD["lowest"]
     first, last = LOWEST[0], LOWEST[-1]
     assert open_ordinary((b"", depth, first[:-1], last + b"\0"), block, Limits()) is not None
@@ -227,7 +232,7 @@ def test_bounds_are_outside_of_what_is_between_them() -> None:
     assert open_ordinary((b"", depth, b"", last[:-1]), block, Limits()) is None
 
 
-def test_limits_are_the_last_that_is_allowed() -> None:
+def test_a_node_at_its_limits_is_ordinary_and_one_over_is_not() -> None:
     root: Subtree = (b"", None, b"", None)
     block = GOOD["higher"][1]
     assert open_ordinary(root, block, Limits(node_entries=2, mst_depth=1)) is not None

@@ -58,8 +58,8 @@ def test_every_block_is_found_where_it_came_last(
         assert {*every} <= {key + other for name, other in blocks if name == key}
 
 
-@pytest.mark.parametrize("length", [0x7F, 0x80, 0x3FFF, 0x4000, 0x1F_FFFF, 0x20_0000])
-def test_lengths_around_the_steps_of_a_varint(length: int) -> None:
+@pytest.mark.parametrize("length", [0x7F, 0x80, 0x3FFF, 0x4000, 0x1F_FFFF, 0x20_0000], ids=hex)
+def test_sections_are_found_around_each_step_of_a_varint(length: int) -> None:
     blocks = [(cid(n), bytes([n]) * (length - 36)) for n in range(3)]
     file = file_of(blocks)
     places, end = noted(blocks)
@@ -68,15 +68,15 @@ def test_lengths_around_the_steps_of_a_varint(length: int) -> None:
     assert [there(file, place) for place in found] == [key + data for key, data in blocks]
 
 
-def test_what_is_nowhere_is_nowhere() -> None:
-    places, _ = noted([(cid(n), b"data") for n in range(10_000)])
+def test_a_block_that_is_not_in_the_file_has_no_place() -> None:
+    places, _ = noted([(cid(n), b"data") for n in range(3_000)])
     found = locate(places.buckets, [cid(n) for n in range(10_000, 20_000)])
     # One in some millions agrees with another in all the bits that are kept.
     assert sum(start != -1 for start in found) < 5
     assert not [*candidates(places.buckets, cid(-1))]
 
 
-def test_places_can_be_taken_in_parts() -> None:
+def test_places_can_be_taken_out_in_parts() -> None:
     blocks = [(cid(n % 700), b"%d" % n) for n in range(2000)]
     file = file_of(blocks)
     places = Places()
@@ -97,8 +97,8 @@ def test_places_can_be_taken_in_parts() -> None:
         assert there(file, place) == key + data
 
 
-def test_the_size_is_what_they_take() -> None:
-    places, _ = noted([(cid(n), bytes(300)) for n in range(50_000)])
+def test_the_size_of_places_is_what_they_take_in_memory() -> None:
+    places, _ = noted([(cid(n), bytes(300)) for n in range(20_000)])
     buckets = places.buckets
     taken = sys.getsizeof(buckets) + sum(map(sys.getsizeof, buckets))
     assert places.size == pytest.approx(taken, rel=0.1)
@@ -109,15 +109,15 @@ def test_a_block_that_comes_together_many_times_has_one_entry() -> None:
     assert places.entry_bytes == 8 * 10
 
 
-def test_of_a_long_bucket_the_last_copies_are_kept() -> None:
+def test_of_many_copies_in_a_bucket_the_last_are_kept() -> None:
     again = b"".join((5 << 40 | start).to_bytes(8, "little") for start in range(5000))
     other = (7 << 40 | 9999).to_bytes(8, "little")
     assert without_copies(other + again) == other + again[-64:]
     assert without_copies(again[:8000]) == again[:8000]
 
 
-@pytest.mark.parametrize("end", [b"\0" * 28, bytes(range(28))])
-def test_cids_made_to_end_alike_are_spread_out_as_others(end: bytes) -> None:
+@pytest.mark.parametrize("end", [b"\0" * 28, bytes(range(28))], ids=["zeros", "others"])
+def test_cids_that_end_alike_are_spread_over_the_buckets(end: bytes) -> None:
     alike = [(b"\x01\x71\x12\x20" + n.to_bytes(4) + end, b"data") for n in range(20_000)]
     places, _ = noted(alike)
     assert max([len(entries) for _number, entries in places.take()]) < 8 * 40

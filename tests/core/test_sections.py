@@ -9,15 +9,13 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
-import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from repo_stream import source
 from repo_stream.car import read_length, write_section
-from repo_stream.sections import HEAD, Head, read_sections
-from repo_stream.source import OpenFile, open_pieces
+from repo_stream.sections import HEAD, read_sections
+from repo_stream.source import OpenFile
 
 CID = b"\x01\x71\x12\x20" + bytes(range(32))
 
@@ -40,13 +38,14 @@ def by_slices(file: bytes) -> OpenFile:
     return OpenFile(None, read)
 
 
-NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
-
 needs_pread = pytest.mark.skipif(not hasattr(os, "pread"), reason="needs a system with pread")
 
 
 @pytest.fixture(
-    params=[pytest.param("by its descriptor", marks=needs_pread), "by a function"],
+    params=[
+        pytest.param("descriptor", marks=needs_pread, id="by-descriptor"),
+        pytest.param("function", id="by-function"),
+    ],
 )
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opens]:
     """Opens a file of these bytes, one at a time, in either way."""
@@ -57,7 +56,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opens]:
             os.close(numbers.pop())
 
     def make(file: bytes) -> OpenFile:
-        if request.param == "by a function":
+        if request.param == "function":
             return by_slices(file)
         close()
         path = tmp_path / "some.car"
@@ -77,7 +76,7 @@ SPOILED: dict[str, tuple[Callable[[bytes], bytes], bool]] = {
     "nothing there": (lambda _: b"", False),
     "one byte": (lambda whole: whole[:1], False),
     "one byte of two": (lambda _: b"\x80", False),
-    "a length of three bytes, the last its CID's": (
+    "a length of three bytes, two of them there": (
         lambda whole: bytes([whole[0] | 0x80, 0x80]) + whole[1:],
         False,
     ),
@@ -89,7 +88,7 @@ SPOILED: dict[str, tuple[Callable[[bytes], bytes], bool]] = {
 
 
 @pytest.mark.parametrize("how", SPOILED)
-def test_a_section_that_is_not_what_it_should_be(how: str, opened: Opens) -> None:
+def test_only_a_whole_section_of_its_cid_is_read(how: str, opened: Opens) -> None:
     spoil, read = SPOILED[how]
     file = b"before" + spoil(section(CID, b"data"))
     blocks, others = read_sections(opened(file), [CID], [6])
@@ -97,8 +96,10 @@ def test_a_section_that_is_not_what_it_should_be(how: str, opened: Opens) -> Non
     assert others == ([] if read else [(CID, 6, file[6:])])
 
 
-@pytest.mark.parametrize("more", [-1, 0, 1, HEAD])
-def test_sections_around_the_size_of_a_head(more: int, opened: Opens) -> None:
+@pytest.mark.parametrize(
+    "more", [-1, 0, 1, HEAD], ids=["a byte less", "just", "a byte more", "twice"]
+)
+def test_a_section_longer_than_a_head_is_left_as_its_head(more: int, opened: Opens) -> None:
     data = bytes(FITS + more)
     file = section(CID, data) + b"after"
     blocks, others = read_sections(opened(file), [CID], [0])
@@ -106,38 +107,46 @@ def test_sections_around_the_size_of_a_head(more: int, opened: Opens) -> None:
     assert others == ([(CID, 0, file[:HEAD])] if more > 0 else [])
 
 
-@pytest.mark.parametrize("length", [0x7F, 0x80, 0x81, 0xFF, 0x100])
-def test_lengths_of_one_byte_and_of_two(length: int, opened: Opens) -> None:
-    data = bytes(length - len(CID))
-    assert read_sections(opened(section(CID, data)), [CID], [0]) == ({CID: data}, [])
+def test_lengths_of_one_byte_and_of_two_are_read(opened: Opens) -> None:
+    for length in (0x7F, 0x80, 0x81, 0xFF, 0x100):
+        data = bytes(length - len(CID))
+        assert read_sections(opened(section(CID, data)), [CID], [0]) == ({CID: data}, [])
 
 
-# The compiled form reads 512 at a time, and up to 96 KiB.
-@pytest.mark.parametrize("size", [0, 150, FITS - 10, FITS + 100])
-@pytest.mark.parametrize("count", [1, 94, 95, 96, 97, 191, 511, 512, 513, 1100])
-def test_many_sections(count: int, size: int, opened: Opens) -> None:
-    blocks = [
-        (CID[:-3] + n.to_bytes(2, "big") + b".", b"%d" % n + bytes(size)) for n in range(count)
-    ]
-    ends = [*accumulate(len(section(*block)) for block in blocks)]
-    starts = [0, *ends[:-1]]
-    file = b"".join(section(*block) for block in blocks)
-    # Of each seventh the last byte of the CID is another.
-    sought = [cid[:-1] + b"!" if n % 7 == 6 else cid for n, (cid, _) in enumerate(blocks)]
+# The compiled form reads 512 at a time, and up to 96 KiB, which are 96 of those that just fit.
+MANY = {
+    0: (511, 512, 513, 1100),
+    150: (96, 512, 1100),
+    FITS - 10: (1, 94, 95, 96, 97, 191),
+    FITS + 100: (1, 97, 513),
+}
 
-    found, others = read_sections(opened(file), sought, starts)
 
-    odd = {n for n in range(count) if n % 7 == 6 or size > FITS}
-    assert found == dict(block for n, block in enumerate(blocks) if n not in odd)
-    assert others == [
-        (cid, start, file[start : start + HEAD])
-        for n, (cid, start) in enumerate(zip(sought, starts, strict=True))
-        if n in odd
-    ]
+@pytest.mark.parametrize("size", MANY, ids=["empty", "small", "just fit", "too long"])
+def test_many_sections_are_read(size: int, opened: Opens) -> None:
+    for count in MANY[size]:
+        blocks = [
+            (CID[:-3] + n.to_bytes(2, "big") + b".", b"%d" % n + bytes(size)) for n in range(count)
+        ]
+        ends = [*accumulate(len(section(*block)) for block in blocks)]
+        starts = [0, *ends[:-1]]
+        file = b"".join(section(*block) for block in blocks)
+        # Of each seventh the last byte of the CID is another.
+        sought = [cid[:-1] + b"!" if n % 7 == 6 else cid for n, (cid, _) in enumerate(blocks)]
+
+        found, others = read_sections(opened(file), sought, starts)
+
+        odd = {n for n in range(count) if n % 7 == 6 or size > FITS}
+        assert found == dict(block for n, block in enumerate(blocks) if n not in odd)
+        assert others == [
+            (cid, start, file[start : start + HEAD])
+            for n, (cid, start) in enumerate(zip(sought, starts, strict=True))
+            if n in odd
+        ]
 
 
 @needs_pread
-def test_a_file_of_many_gibibytes(tmp_path: Path) -> None:
+def test_a_section_behind_many_gibibytes_is_read(tmp_path: Path) -> None:
     start = 5 * (1 << 30) + 7
     with (tmp_path / "sparse.car").open("w+b") as file:
         file.seek(start)
@@ -145,61 +154,6 @@ def test_a_file_of_many_gibibytes(tmp_path: Path) -> None:
         file.flush()
         opened = OpenFile(file.fileno(), partial(os.pread, file.fileno()))
         assert read_sections(opened, [CID], [start]) == ({CID: b"data"}, [])
-
-
-@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="what is in memory cannot be asked for")
-class TestFilesInMemory:
-    """Where a file was opened for what is in memory of it, all else is refused."""
-
-    @pytest.fixture(autouse=True)
-    def is_answered(self, tmp_path: Path) -> None:
-        (tmp_path / "some").write_bytes(b"some")
-        with (tmp_path / "some").open("rb") as file:
-            try:
-                os.preadv(file.fileno(), [bytearray(4)], 0, NOWAIT)
-            except OSError:
-                pytest.skip("this file system cannot be asked for what is in memory")
-
-    async def sections(
-        self, path: Path, file: bytes, cids: list[bytes], starts: list[int]
-    ) -> tuple[dict[bytes, bytes], list[Head], list[int]]:
-        """Read sections as a walk does; give also with which flags that was tried."""
-        flags: list[int] = []
-
-        def work(opened: OpenFile) -> tuple[dict[bytes, bytes], list[Head]]:
-            flags.append(opened.flags)
-            return read_sections(opened, cids, starts)
-
-        await anyio.Path(path).write_bytes(file)
-        pieces = await open_pieces(path, 1 << 20, rereadable=True)
-        try:
-            while await pieces.next():
-                pass
-            blocks, others = await pieces.visit(work)
-        finally:
-            await pieces.aclose()
-        return blocks, others, flags
-
-    def test_flags_go_to_the_system(self, tmp_path: Path) -> None:
-        (tmp_path / "some.car").write_bytes(section(CID, b"data") + bytes(HEAD))
-        unheard_of = 1 << 30
-        with (tmp_path / "some.car").open("rb", buffering=0) as file:
-            opened = vars(source)["_at_hand"](file, unheard_of)
-            with pytest.raises(OSError, match="not supported") as caught:
-                read_sections(opened, [CID], [0])
-        assert caught.value.errno == errno.EOPNOTSUPP
-
-    async def test_what_is_there(self, tmp_path: Path) -> None:
-        file = b"before" + section(CID, b"data") + bytes(HEAD)
-        got = await self.sections(tmp_path / "some.car", file, [CID, CID], [6, 5])
-        assert got == ({CID: b"data"}, [(CID, 5, file[5 : 5 + HEAD])], [NOWAIT])
-
-    @pytest.mark.parametrize("after", [0, HEAD - 40 - 4 - 1])
-    async def test_what_does_not_come_whole(self, after: int, tmp_path: Path) -> None:
-        # The file ends there, or it is not in memory, which only another visit can tell.
-        file = bytes(HEAD) + section(CID, b"data") + bytes(after)
-        got = await self.sections(tmp_path / "some.car", file, [CID[:-1], CID], [0, HEAD])
-        assert got == ({CID: b"data"}, [(CID[:-1], 0, bytes(HEAD))], [NOWAIT, 0])
 
 
 class Named(bytes):
@@ -216,7 +170,7 @@ blocks_of_any_kind = st.lists(
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(blocks=blocks_of_any_kind, drawn=st.data(), subclass=st.booleans())
-def test_any_sections_in_any_order(
+def test_any_sections_are_read_in_any_order(
     blocks: list[tuple[bytes, bytes]],
     drawn: st.DataObject,
     subclass: bool,
@@ -250,7 +204,7 @@ def plainly(file: bytes, cid: bytes, start: int) -> tuple[bytes, int, bytes, byt
 
 
 @needs_pread
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_an_error_of_the_file_is_raised(tmp_path: Path) -> None:
     number = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(IsADirectoryError) as caught:
@@ -260,11 +214,11 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert caught.value.errno == errno.EISDIR
 
 
-def test_none() -> None:
+def test_no_sections_give_no_blocks() -> None:
     assert read_sections(by_slices(b""), [], []) == ({}, [])
 
 
-def test_columns_have_to_be_as_long_as_each_other(opened: Opens) -> None:
+def test_columns_of_different_lengths_are_refused(opened: Opens) -> None:
     with pytest.raises(ValueError, match="shorter"):
         read_sections(opened(section(CID, b"data")), [CID, CID], [0])
     with pytest.raises(ValueError, match=r"shorter|longer"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import random
-import subprocess
 import sys
 import tracemalloc
 import weakref
@@ -101,12 +100,12 @@ def test_a_table_does_what_a_dict_does(steps: list[tuple[str, Any, Any]]) -> Non
 
 def test_a_large_table_does_what_a_dict_does() -> None:
     dice = random.Random(7)
-    cids = [*made(5000), *ODD]
+    cids = [*made(3000), *ODD]
     table: Table[int] = tables.new()
     model: dict[bytes, int] = {}
     # More is put in than taken out, then less, then more again.
     for part, puts in enumerate([0.9, 0.2, 0.7]):
-        for number in range(15_000):
+        for number in range(10_000):
             cid = dice.choice(cids)
             if dice.random() < puts:
                 table[cid] = model[cid] = number
@@ -123,7 +122,7 @@ def test_a_large_table_does_what_a_dict_does() -> None:
 
 
 @pytest.mark.parametrize("cid", [ORDINARY[3], ODD[1]], ids=["ordinary", "odd"])
-def test_what_is_not_there(cid: bytes) -> None:
+def test_a_cid_that_is_not_there_is_a_key_error(cid: bytes) -> None:
     table = filled(made(100))
     for missing in (table.__getitem__, table.__delitem__, table.pop):
         with pytest.raises(KeyError) as raised:
@@ -137,13 +136,13 @@ def test_what_is_not_there(cid: bytes) -> None:
         filled([]).popitem()
 
 
-def test_a_cid_is_its_bytes() -> None:
+def test_a_cid_finds_what_its_bytes_name() -> None:
     table = filled(Cid(cid) for cid in ORDINARY)
     assert table == {cid: number for number, cid in enumerate(ORDINARY)}
     assert all(table[Cid(cid)] == table[cid] for cid in ORDINARY)
 
 
-def test_whether_it_holds_any() -> None:
+def test_holds_any_finds_any_of_several() -> None:
     table = filled([*ORDINARY[:4], ODD[0]])
     assert tables.holds_any(table, [ORDINARY[5], ORDINARY[2]])
     assert tables.holds_any(table, [ORDINARY[5], ODD[0]])
@@ -152,7 +151,7 @@ def test_whether_it_holds_any() -> None:
 
 
 @pytest.mark.parametrize("change", ["grows", "is cleared", "other CIDs"])
-def test_it_must_not_change_while_it_is_gone_through(change: str) -> None:
+def test_a_table_that_changes_during_iteration_is_an_error(change: str) -> None:
     table = filled(made(10))
     cids = iter(table)
     next(cids)
@@ -168,7 +167,7 @@ def test_it_must_not_change_while_it_is_gone_through(change: str) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 127, 128, 129, 1000])
-def test_what_is_expected_changes_nothing(count: int) -> None:
+def test_expected_cids_change_nothing(count: int) -> None:
     there = made(count)
     cids = [cid for pair in zip(there, made(count, start=1), strict=True) for cid in pair] + ODD
     frames: list[Frame] = [(["a"] * len(cids), cids), *[(cid, 1, b"", None) for cid in cids]]
@@ -190,7 +189,7 @@ compiled = pytest.mark.skipif(tag is None, reason="plain tables are dicts")
 
 
 @compiled
-def test_what_gives_the_cids_may_change_the_table() -> None:
+def test_a_generator_of_expected_cids_may_change_the_table() -> None:
     table = filled(made(100))
 
     def clearing() -> Iterator[bytes]:
@@ -246,30 +245,18 @@ def test_cids_of_one_hash_are_told_apart() -> None:
 
 
 @compiled
-@pytest.mark.parametrize("byte", range(32))
-def test_every_byte_of_a_digest_counts_for_its_slot(byte: int) -> None:
+def test_every_byte_of_a_digest_counts_for_its_slot() -> None:
     """Digests that differ in the high bits of one word alone are spread as any others are."""
-    digest = bytearray(32)
-    slots: set[int] = set()
-    for value in range(256):
-        digest[byte] = value
-        slots.add(tag(ordinary(bytes(digest))) % 4096)
-    assert len(slots) > 128
+    for byte in range(32):
+        digest = bytearray(32)
+        slots: set[int] = set()
+        for value in range(256):
+            digest[byte] = value
+            slots.add(tag(ordinary(bytes(digest))) % 4096)
+        assert len(slots) > 128, byte
 
 
-@compiled
-def test_the_hash_is_another_in_every_process() -> None:
-    code = f"from repo_stream.tables import tag; print(tag({ORDINARY[0]!r}), tag({ORDINARY[5]!r}))"
-    seen = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split()
-        for _ in range(3)
-    ]
-    assert len({each for pair in seen for each in pair}) == 6
-    # Each word has a factor of its own, which is as unknown.
-    assert len({int(one) - int(other) for one, other in seen}) == 3
-
-
-def test_a_cycle_through_a_table_is_no_leak() -> None:
+def test_a_cycle_through_a_table_is_collected() -> None:
     class Holder:
         def __init__(self) -> None:
             self.table: Table[Holder] = tables.new()
@@ -284,7 +271,7 @@ def test_a_cycle_through_a_table_is_no_leak() -> None:
 
 
 @pytest.mark.parametrize("cid", [ORDINARY[0], ODD[0]], ids=["ordinary", "odd"])
-def test_values_that_go_find_the_table_in_order(cid: bytes) -> None:
+def test_a_value_that_is_deleted_may_use_the_table(cid: bytes) -> None:
     seen: list[tuple[int, bool]] = []
 
     class Value:
@@ -311,7 +298,7 @@ def test_values_that_go_find_the_table_in_order(cid: bytes) -> None:
 def test_a_table_says_what_it_takes(odd: bool) -> None:
     made(1)
     with traced():
-        table = filled(cid + b"\0" * odd for cid in made(30_000))
+        table = filled(cid + b"\0" * odd for cid in made(8_000))
         gc.collect()
         taken = tracemalloc.get_traced_memory()[0]
         # The values are numbers of 28 bytes, but for the first of them.
@@ -323,7 +310,7 @@ def test_a_table_grows_within_what_it_needs(odd: bool) -> None:
     batch = 100
     with traced() as peak:
         table: Table[None] = tables.new()
-        for start in range(400):
+        for start in range(120):
             need = tables.need(table) + KEY_COST * len(table)
             assert need >= sys.getsizeof(table)
             tracemalloc.reset_peak()
@@ -334,7 +321,7 @@ def test_a_table_grows_within_what_it_needs(odd: bool) -> None:
 
 @pytest.mark.parametrize("odd", [False, True], ids=["ordinary", "odd"])
 def test_a_table_gives_back_what_it_does_not_need(odd: bool) -> None:
-    cids = [cid + b"\0" * odd for cid in made(50_000)]
+    cids = [cid + b"\0" * odd for cid in made(10_000)]
     table = filled(cids)
     full = sys.getsizeof(table)
     for cid in cids[100:]:

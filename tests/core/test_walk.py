@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,31 +12,23 @@ import cbor2
 import pytest
 
 from repo_stream import (
-    EmptyNode,
-    InvalidKey,
-    KeyOutOfRange,
-    LimitExceeded,
     Limits,
     MalformedNode,
     MissingBlock,
-    NodeError,
     ProcessError,
-    RepoStreamError,
-    WrongDepth,
 )
 from repo_stream.ranges import KeyRanges
 from repo_stream.testing import (
-    Entry,
     RawRecord,
     Repo,
     build_repo,
     cid_of,
-    encode,
     key_height,
     node,
     tid,
 )
 from repo_stream.walk import Blocks, Taken, TreeNode, Walker
+from support.trees import keys_of
 
 LIMITS: Final = Limits()
 Triple = tuple[str, bytes, bytes]
@@ -73,10 +65,6 @@ def node_like_repo() -> Repo:
     return repo
 
 
-def names(collection: str) -> Iterator[str]:
-    return (f"{collection}/{n:05}" for n in itertools.count())
-
-
 def one_record_repo() -> Repo:
     return build_repo({"com.example.a/1": {"n": 1}})
 
@@ -90,7 +78,7 @@ REPOS: Final[dict[str, Callable[[], Repo]]] = {
 }
 
 
-@pytest.fixture(params=REPOS)
+@pytest.fixture(scope="module", params=REPOS)
 def repo(request: pytest.FixtureRequest) -> Repo:
     return REPOS[request.param]()
 
@@ -160,7 +148,7 @@ class Hand:
         return self.walker.done
 
 
-def test_with_all_blocks_at_hand_a_walk_gives_every_record_in_order(repo: Repo) -> None:
+def test_a_walk_with_all_blocks_at_hand_gives_every_record_in_order(repo: Repo) -> None:
     hand = Hand(repo)
     hand.bring(*repo.blocks)
     assert hand.take_all() == expected(repo)
@@ -182,57 +170,70 @@ def test_chunk_boundaries_never_change_what_comes() -> None:
         assert hand.done()
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 7, 100, 299, 300, 301])
-def test_chunks_of_a_larger_repo(n: int) -> None:
-    hand = Hand(plain_repo())
-    hand.bring(*hand.repo.blocks)
-    sizes = [hand.take(n) for _ in range(-(-300 // n))]
-    assert sizes == [n] * (300 // n) + [300 % n] * (300 % n > 0)
-    assert hand.given == expected(hand.repo)
-    assert hand.take(n) == 0
+def test_chunks_are_full_but_for_the_last() -> None:
+    repo = plain_repo()
+    for n in (1, 2, 3, 7, 100, 299, 300, 301):
+        hand = Hand(repo)
+        hand.bring(*repo.blocks)
+        sizes = [hand.take(n) for _ in range(-(-300 // n))]
+        assert sizes == [n] * (300 // n) + [300 % n] * (300 % n > 0)
+        assert hand.given == expected(repo)
+        assert hand.take(n) == 0
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_blocks_that_come_one_by_one_in_any_order(repo: Repo, seed: int) -> None:
-    hand = Hand(repo)
-    order = list(repo.blocks)
-    random.Random(seed).shuffle(order)
-    for cid in order:
-        assert not hand.done()
-        hand.bring(cid)
-        hand.take_all()
-        assert hand.given == expected(repo)[: len(hand.given)]
-        if cid is not order[-1]:
-            # As far as it could go: what it stands before is missing.
-            assert hand.done() or hand.walker.missing().cid not in hand.blocks
-        if hand.done():
-            break
-    assert hand.done()
-    assert hand.given == expected(repo)
+def test_a_walk_goes_as_far_as_blocks_come_one_by_one(repo: Repo) -> None:
+    for seed in range(3):
+        hand = Hand(repo)
+        order = list(repo.blocks)
+        random.Random(seed).shuffle(order)
+        for cid in order:
+            assert not hand.done()
+            hand.bring(cid)
+            hand.take_all()
+            assert hand.given == expected(repo)[: len(hand.given)]
+            if cid is not order[-1]:
+                # As far as it could go: what it stands before is missing.
+                assert hand.done() or hand.walker.missing().cid not in hand.blocks
+            if hand.done():
+                break
+        assert hand.done()
+        assert hand.given == expected(repo)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_blocks_that_come_a_few_at_a_time_and_chunks_of_any_size(repo: Repo, seed: int) -> None:
-    dice = random.Random(seed)
-    hand = Hand(repo)
-    order = list(repo.blocks)
-    dice.shuffle(order)
-    while not hand.done():
-        for _ in range(dice.randrange(20)):
-            if order:
-                hand.bring(order.pop())
-        # Looking ahead changes nothing of what comes.
-        if dice.random() < 0.5:
-            hand.wanted(dice.choice((1, 3, 1000)))
-        hand.take(dice.choice((1, 2, 5, 50)))
-        assert hand.given == expected(repo)[: len(hand.given)]
-    assert hand.given == expected(repo)
+def test_a_walk_is_the_same_for_blocks_that_come_at_any_time_and_chunks_of_any_size(
+    repo: Repo,
+) -> None:
+    for seed in range(5):
+        dice = random.Random(seed)
+        hand = Hand(repo)
+        order = list(repo.blocks)
+        dice.shuffle(order)
+        while not hand.done():
+            for _ in range(dice.randrange(20)):
+                if order:
+                    hand.bring(order.pop())
+            # Looking ahead changes nothing of what comes.
+            if dice.random() < 0.5:
+                hand.wanted(dice.choice((1, 3, 1000)))
+            hand.take(dice.choice((1, 2, 5, 50)))
+            assert hand.given == expected(repo)[: len(hand.given)]
+        assert hand.given == expected(repo)
 
 
-@pytest.mark.parametrize("fetch", [1, 2, 10, 1000])
-@pytest.mark.parametrize("n", [1, 7, 1000])
-@pytest.mark.parametrize("prune", [False, True])
-def test_a_walk_that_fetches_what_it_wants(repo: Repo, fetch: int, n: int, *, prune: bool) -> None:
+@pytest.mark.parametrize(
+    ("fetch", "n", "prune"),
+    [
+        pytest.param(1, 1, True, id="one by one, pruned"),
+        pytest.param(2, 7, False, id="two at a time"),
+        pytest.param(10, 7, True, id="ten at a time, pruned"),
+        pytest.param(1000, 1, False, id="many at a time, records one by one"),
+        pytest.param(1000, 1000, True, id="many at a time, pruned"),
+        pytest.param(1000, 1000, False, id="many at a time"),
+    ],
+)
+def test_a_walk_that_fetches_what_it_wants_is_whole(
+    repo: Repo, fetch: int, n: int, *, prune: bool
+) -> None:
     hand = Hand(repo)
     rounds = 0
     while not hand.done():
@@ -293,19 +294,19 @@ def test_records_that_keys_share_are_wanted_once() -> None:
     assert len(hand.wanted(3)) == 3
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_what_is_wanted_is_what_a_naive_walk_lacks(repo: Repo, seed: int) -> None:
-    dice = random.Random(seed)
-    share = dice.choice((0.1, 0.5, 0.8))
-    here = [cid for cid in repo.blocks if cid == repo.root or dice.random() < share]
-    hand = Hand(repo)
-    hand.bring(*here)
-    lacking = in_walk_order(repo, here)
-    for n in (1, 2, 10, 1_000_000):
-        assert hand.wanted(n) == lacking[:n]
-    hand.take_all(dice.choice((1, 9, 1000)))
-    assert hand.wanted()[:1] == lacking[:1]
-    assert hand.done() == (not lacking)
+def test_what_is_wanted_is_what_a_naive_walk_lacks(repo: Repo) -> None:
+    for seed in range(10):
+        dice = random.Random(seed)
+        share = (0.1, 0.5, 0.8)[seed % 3]
+        here = [cid for cid in repo.blocks if cid == repo.root or dice.random() < share]
+        hand = Hand(repo)
+        hand.bring(*here)
+        lacking = in_walk_order(repo, here)
+        for n in (1, 2, 10, 1_000_000):
+            assert hand.wanted(n) == lacking[:n]
+        hand.take_all(dice.choice((1, 9, 1000)))
+        assert hand.wanted()[:1] == lacking[:1]
+        assert hand.done() == (not lacking)
 
 
 def test_nothing_is_wanted_beyond_a_node_that_is_faulty() -> None:
@@ -324,7 +325,7 @@ def test_nothing_is_wanted_beyond_a_node_that_is_faulty() -> None:
     assert hand.given == expected(repo)[: len(reachable)]
 
 
-def test_an_interrupt_leaves_a_walk_with_much_ahead_as_it_was() -> None:
+def test_interrupts_of_the_processor_lose_no_record() -> None:
     repo = plain_repo()
     calls = 0
 
@@ -368,7 +369,7 @@ def before_leaves(
     return walker, blocks
 
 
-def test_what_is_wanted_comes_after_much_that_may_be_there_and_is_not() -> None:
+def test_a_wanted_record_is_found_behind_many_leaves_that_hold_none() -> None:
     last = expected(plain_repo())[-1]
     walker, blocks = before_leaves([last[0]], bytes)
     assert [*zip(*walker.take(blocks, 1), strict=True)] == [last]
@@ -376,8 +377,8 @@ def test_what_is_wanted_comes_after_much_that_may_be_there_and_is_not() -> None:
     assert walker.done
 
 
-@pytest.mark.parametrize("interrupted", [1, 2])
-def test_an_interrupt_after_much_that_is_not_wanted_loses_nothing(interrupted: int) -> None:
+@pytest.mark.parametrize("interrupted", [1, 2], ids=["first", "second"])
+def test_an_interrupt_behind_many_leaves_that_hold_none_loses_no_record(interrupted: int) -> None:
     calls = 0
 
     def process(block: bytes) -> bytes:
@@ -403,7 +404,7 @@ def test_an_interrupt_after_much_that_is_not_wanted_loses_nothing(interrupted: i
 # --- Letting go -----------------------------------------------------------------------------------
 
 
-def test_pruning_lets_go_of_what_has_been_walked_and_keeps_what_has_not() -> None:
+def test_pruning_keeps_only_blocks_that_are_still_to_come() -> None:
     repo = plain_repo()
     hand = Hand(repo)
     hand.bring(*repo.blocks)
@@ -417,7 +418,7 @@ def test_pruning_lets_go_of_what_has_been_walked_and_keeps_what_has_not() -> Non
     assert hand.blocks.raw == {}
 
 
-def test_pruning_keeps_all_of_a_long_run() -> None:
+def test_pruning_keeps_all_records_of_a_long_node() -> None:
     repo = build_repo({key: {"n": n} for n, key in enumerate(keys_of(0, 200))})
     assert len(repo.nodes) == 1
     hand = Hand(repo)
@@ -427,7 +428,7 @@ def test_pruning_keeps_all_of_a_long_run() -> None:
     assert set(hand.blocks.raw) == set(list(repo.records.values())[10:])
 
 
-def test_pruning_keeps_a_record_that_comes_again() -> None:
+def test_pruning_keeps_a_record_under_several_keys() -> None:
     repo = sharing_repo()
     hand = Hand(repo)
     hand.bring(*repo.blocks)
@@ -452,7 +453,7 @@ def test_pruning_keeps_nodes_that_are_still_to_be_given() -> None:
     assert {item.cid for item in items if isinstance(item, TreeNode)} == set(repo.nodes)
 
 
-def test_pruning_looks_at_both_tables() -> None:
+def test_pruning_takes_raw_and_processed_blocks() -> None:
     repo = one_record_repo()
     (record,) = repo.records.values()
     blocks: Blocks[int] = Blocks(
@@ -465,6 +466,38 @@ def test_pruning_looks_at_both_tables() -> None:
     blocks.processed[record] = 7
     assert walker.take(blocks, 1) == ([*repo.records], [record], [7])
     assert walker.done
+
+
+# --- Skipping -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("taken", [0, 10], ids=["at once", "after ten records"])
+def test_skipping_to_a_key_passes_by_all_before_it(taken: int) -> None:
+    repo = plain_repo()
+    hand = Hand(repo)
+    hand.bring(*repo.blocks)
+    walker = hand.walker
+    walker.passing = {}
+    assert hand.take(taken) == taken
+    left_out = [walker.left_out]
+    rkeys = list(repo.records)
+    for place in (taken + 1, 50, 51, 200):
+        assert walker.has_ahead(rkeys[place].encode())
+        walker.skip_to(rkeys[place].encode())
+        left_out.append(walker.left_out)
+        assert not walker.has_ahead(rkeys[place - 1].encode())
+        hand.take(1)
+        assert hand.given[-1] == expected(repo)[place]
+    assert left_out == [False, True, True, True, True]
+    hand.take_all()
+    given = (taken + 1, 50, 51, *range(200, 300))
+    assert hand.given[taken:] == [expected(repo)[place] for place in given]
+
+    places = (taken, *range(taken + 2, 50), *range(52, 200))
+    skipped = {repo.records[rkeys[place]] for place in places}
+    by = [cid for cid in repo.ordered("stream") if walker.passes(cid, repo.blocks[cid])]
+    assert skipped == set(by) - set(repo.nodes)
+    assert not any(walker.passes(cid, repo.blocks[cid]) for cid in by)
 
 
 # --- Two states of a block ------------------------------------------------------------------------
@@ -518,223 +551,6 @@ def test_the_processor_is_called_for_records_only_and_its_failure_names_the_reco
     assert seen == [repo.blocks[cid] for cid in list(repo.records.values())[: place + 1]]
 
 
-# --- Errors ---------------------------------------------------------------------------------------
-
-
-RECORD: Final = encode({"text": "a record"})
-RECORD_CID: Final = cid_of(RECORD)
-
-
-def keys_after(key: str, height: int, count: int) -> list[str]:
-    """Keys of a height between `key` and whatever does not begin with it."""
-    found = (name for name in names(key + "-") if key_height(name) == height)
-    return list(itertools.islice(found, count))
-
-
-def keys_of(height: int, count: int, collection: str = "com.example.k") -> list[str]:
-    found = (name for name in names(collection) if key_height(name) == height)
-    return list(itertools.islice(found, count))
-
-
-@dataclass
-class Made:
-    """A node made by hand, with all that is below it."""
-
-    block: bytes
-    below: dict[bytes, bytes]
-
-    @property
-    def cid(self) -> bytes:
-        return cid_of(self.block)
-
-    @property
-    def blocks(self) -> dict[bytes, bytes]:
-        return {RECORD_CID: RECORD, self.cid: self.block, **self.below}
-
-
-def made(*rows: tuple[str | bytes, Made | None], left: Made | None = None) -> Made:
-    """Make a node of keys, each with the subtree after it or `None`; no prefix is left out."""
-    previous = b""
-    entries: list[Entry] = []
-    below: dict[bytes, bytes] = {}
-    for name, subtree in rows:
-        key = name.encode() if isinstance(name, str) else name
-        pairs = zip(previous, key, strict=False)
-        prefix = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-        entries.append((prefix, key[prefix:], RECORD_CID, subtree.cid if subtree else None))
-        below |= subtree.blocks if subtree else {}
-        previous = key
-    below |= left.blocks if left else {}
-    return Made(node(left.cid if left else None, entries), below)
-
-
-def leaf(*keys: str | bytes) -> Made:
-    return made(*((key, None) for key in keys))
-
-
-def walk_to_the_error(
-    top: Made, n: int, limits: Limits = LIMITS
-) -> tuple[list[str], RepoStreamError]:
-    """Walk a faulty tree in chunks; the error has to come after the records, and to stay."""
-    blocks = Blocks(top.blocks, top.blocks)
-    walker = Walker(top.cid, bytes, limits)
-    rkeys: list[str] = []
-    try:
-        while taken := walker.take(blocks, n).rkeys:
-            rkeys += taken
-    except RepoStreamError as error:
-        fault = error
-    else:
-        raise AssertionError("no error came")
-    for again in (1, n, 1000):
-        with pytest.raises(type(fault)) as caught:
-            walker.take(blocks, again)
-        assert caught.value is fault
-    assert not walker.done
-    return rkeys, fault
-
-
-ONE, TWO = keys_of(1, 2)
-HIGH: Final = keys_of(2, 1)[0]
-EARLY: Final = keys_of(0, 3, "com.example.a")
-BETWEEN: Final = keys_after(ONE, 0, 3)
-BEYOND: Final = keys_after(TWO, 0, 3)
-NOT_UTF8: Final = next(
-    key for n in range(100) if key_height(key := ONE.encode() + b"\xff%d" % n) == 0
-)
-BROKEN: Final = Made(b"\xa2\x61e\x80\x61l\xf7", {})
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 1000])
-@pytest.mark.parametrize(
-    ("top", "before", "error", "fields"),
-    [
-        pytest.param(BROKEN, [], MalformedNode, {"cid": BROKEN.cid}, id="a broken root"),
-        pytest.param(
-            made((ONE, leaf(*BETWEEN)), (TWO, BROKEN), left=leaf(*EARLY)),
-            [*EARLY, ONE, *BETWEEN, TWO],
-            MalformedNode,
-            {"cid": BROKEN.cid},
-            id="a broken end",
-        ),
-        pytest.param(
-            made((ONE, BROKEN), (TWO, None), left=leaf(*EARLY)),
-            [*EARLY, ONE],
-            MalformedNode,
-            {},
-            id="broken in the middle",
-        ),
-        pytest.param(
-            made((ONE, leaf(*BEYOND)), (TWO, None)),
-            [ONE],
-            KeyOutOfRange,
-            {"key": BEYOND[-1].encode(), "lower": ONE.encode(), "upper": TWO.encode()},
-            id="keys beyond their range",
-        ),
-        pytest.param(
-            made((ONE, None), (TWO, leaf(*BETWEEN))),
-            [ONE, TWO],
-            KeyOutOfRange,
-            {"key": BETWEEN[0].encode(), "lower": TWO.encode(), "upper": None},
-            id="keys short of their range",
-        ),
-        pytest.param(
-            made((ONE, None), left=leaf(*EARLY, *BETWEEN)),
-            [],
-            KeyOutOfRange,
-            {"key": BETWEEN[-1].encode(), "lower": None, "upper": ONE.encode()},
-            id="keys beyond the first",
-        ),
-        pytest.param(
-            made((HIGH, made((keys_after(HIGH, 1, 1)[0], None), left=leaf(*EARLY)))),
-            [HIGH],
-            KeyOutOfRange,
-            {"key": EARLY[0].encode(), "lower": HIGH.encode()},
-            id="keys out of a range from two levels up",
-        ),
-        pytest.param(
-            made((HIGH, made(left=leaf(*EARLY)))),
-            [HIGH],
-            KeyOutOfRange,
-            {"key": EARLY[0].encode(), "lower": HIGH.encode(), "upper": None},
-            id="keys out of a range, through a node without keys",
-        ),
-        pytest.param(
-            made((ONE, leaf(*BETWEEN, TWO))),
-            [ONE],
-            WrongDepth,
-            {"key": TWO.encode(), "depth": 1, "expected": 0},
-            id="a key that belongs higher",
-        ),
-        pytest.param(
-            made((ONE, made()), left=leaf(*EARLY)),
-            [*EARLY, ONE],
-            EmptyNode,
-            {"depth": 0},
-            id="an empty leaf",
-        ),
-        pytest.param(
-            made((ONE, leaf(NOT_UTF8))),
-            [ONE],
-            InvalidKey,
-            {"key": NOT_UTF8},
-            id="a key that is not UTF-8",
-        ),
-        pytest.param(
-            made((ONE, Made(b"\xa2\x61e\x99\xff\xff", {}))),
-            [ONE],
-            LimitExceeded,
-            {"limit": "node_entries", "actual": 0xFFFF},
-            id="too many entries",
-        ),
-    ],
-)
-def test_records_before_an_error_come_first_and_the_error_stays(
-    n: int, top: Made, before: list[str], error: type[RepoStreamError], fields: dict[str, object]
-) -> None:
-    rkeys, fault = walk_to_the_error(top, n)
-    assert rkeys == before
-    assert type(fault) is error
-    assert {name: getattr(fault, name) for name in fields} == fields
-
-
-def test_a_good_tree_of_the_same_pieces_is_walked() -> None:
-    top = made((ONE, leaf(*BETWEEN)), (TWO, leaf(*BEYOND)), left=leaf(*EARLY))
-    taken = Walker(top.cid, bytes, LIMITS).take(Blocks(top.blocks, top.blocks), 100)
-    assert taken.rkeys == [*EARLY, ONE, *BETWEEN, TWO, *BEYOND]
-    assert set(taken.values) == {RECORD}
-
-
-def test_keys_up_to_the_very_ends_of_their_range_are_fine() -> None:
-    last = next(f"{ONE}~{n}" for n in range(100) if key_height(f"{ONE}~{n}") == 0)
-    top = made((ONE, leaf(BETWEEN[0], last)), (TWO, None))
-    taken = Walker(top.cid, bytes, LIMITS).take(Blocks(top.blocks, top.blocks), 100)
-    assert taken.rkeys == [ONE, BETWEEN[0], last, TWO]
-
-
-def test_the_depth_of_the_root_has_a_limit() -> None:
-    rkeys, fault = walk_to_the_error(leaf(HIGH), 10, Limits(mst_depth=1))
-    assert rkeys == []
-    assert isinstance(fault, LimitExceeded)
-    assert (fault.limit, fault.maximum, fault.actual) == ("mst_depth", 1, 2)
-    top = leaf(HIGH)
-    walker = Walker(top.cid, bytes, Limits(mst_depth=2))
-    assert walker.take(Blocks(top.blocks, top.blocks), 10).rkeys == [HIGH]
-
-
-def test_looking_ahead_at_a_faulty_node_does_not_bring_its_error_forward() -> None:
-    top = made((ONE, leaf(*BETWEEN)), (TWO, BROKEN), left=leaf(*EARLY))
-    blocks = Blocks(top.blocks, top.blocks)
-    walker = Walker(top.cid, bytes, LIMITS)
-    rkeys: list[str] = []
-    for _ in range(8):
-        assert walker.wanted(blocks, 100) == []
-        rkeys += walker.take(blocks, 1).rkeys
-    assert rkeys == [*EARLY, ONE, *BETWEEN, TWO]
-    with pytest.raises(NodeError):
-        walker.take(blocks, 1)
-
-
 def test_a_missing_block_is_no_error_of_the_walker() -> None:
     hand = Hand(one_record_repo())
     (rkey,), (record,) = hand.repo.records, hand.repo.records.values()
@@ -751,7 +567,7 @@ def test_a_missing_block_is_no_error_of_the_walker() -> None:
 # --- Columns --------------------------------------------------------------------------------------
 
 
-def test_columns_can_be_joined_and_cut() -> None:
+def test_columns_of_records_are_joined_and_cut() -> None:
     taken: Taken[int] = Taken([], [], [])
     assert list(taken) == [[], [], []]
     taken.extend(Taken(["a", "b"], [b"A", b"B"], [1, 2]))

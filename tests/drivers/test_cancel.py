@@ -1,18 +1,14 @@
-"""Cancellation at every await there is, of both kinds, and other ways to leave in the middle.
+"""Cancellation at every await there is, and other ways to leave a load or a walk in the middle.
 
 `every_stop` runs an operation again and again, and cancels it each time one suspension later than
-the time before, until the operation comes to its end before that. Cancelled means by an anyio
-scope, under asyncio and trio, or by `Task.cancel`, once or again and again, which anyio's shields
-do not hold off.
+the time before, until the operation comes to its end before that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import (
-    AsyncIterator,
-)
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
@@ -25,28 +21,24 @@ from repo_stream import (
     DiskStore,
     Driver,
     DriverBuilder,
-    MissingBlock,
     NeedDisk,
     RepoDriver,
     StoreClosed,
 )
-from repo_stream.testing import build_car, build_repo, encode, write_car
+from repo_stream.testing import build_car, encode
 from support.cancelling import (
     Pieces,
     Stop,
     every_stop,
     in_every_way,
+    in_two_ways,
     leaving_nothing,
     rest_of,
-    under_asyncio,
     usable,
 )
 from support.stores import CAR, EXPECTED, MANY, MANY_CAR, TO_DISK, load
 
 IN_MEMORY = DriverBuilder(mem_limit_mb=100)
-
-
-# --- Stopping at a suspension -------------------------------------------------------------------
 
 
 async def paused_at(source: AsyncIterator[bytes] | Path | bytes) -> NeedDisk[bytes]:
@@ -57,7 +49,7 @@ async def paused_at(source: AsyncIterator[bytes] | Path | bytes) -> NeedDisk[byt
             pytest.fail("a limit of 0 sends every repo to disk")
 
 
-async def in_memory(car: bytes = CAR) -> RepoDriver[bytes]:
+async def in_memory(car: bytes) -> RepoDriver[bytes]:
     match await IN_MEMORY.load_car(car):
         case Driver.Memory(_, driver):
             return driver
@@ -65,14 +57,16 @@ async def in_memory(car: bytes = CAR) -> RepoDriver[bytes]:
             pytest.fail("it is small")
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
 # --- Opening, resetting, closing ----------------------------------------------------------------
 
 
 @in_every_way
-@pytest.mark.parametrize("where", ["path", "temporary"])
-async def test_open(how: str, where: str, tmp_path: Path) -> None:
-    path = tmp_path / "store.db" if where == "path" else None
-
+async def test_cancelled_open_leaves_no_lock(how: str, path: Path) -> None:
     async def opened() -> DiskStore:
         return await DiskBuilder().open(path)
 
@@ -86,30 +80,24 @@ async def test_open(how: str, where: str, tmp_path: Path) -> None:
         assert await usable(store)
 
 
-@in_every_way
-async def test_open_as_a_context(how: str, tmp_path: Path) -> None:
+@in_two_ways
+async def test_cancelled_context_of_a_store_leaves_nothing_open(how: str) -> None:
     """All the way through: opening, using, closing."""
-    path = tmp_path / "store.db"
 
     async def use() -> None:
-        async with DiskBuilder().open(path) as store:
+        async with DiskBuilder().open() as store:
             assert await usable(store)
 
     async with leaving_nothing():
         for stop in every_stop(how, at_least=10):
             await stop.run(use)
-            async with DiskBuilder().open(path):
-                pass
-    async with DiskBuilder().open(path) as store:
-        assert await usable(store)
 
 
 @in_every_way
-@pytest.mark.parametrize("where", ["path", "temporary"])
-async def test_aclose(how: str, where: str, tmp_path: Path) -> None:
+async def test_cancelled_aclose_closes_the_store(how: str, path: Path) -> None:
     async with leaving_nothing():
         for stop in every_stop(how, at_least=1):
-            store = await DiskBuilder().open(tmp_path / "store.db" if where == "path" else None)
+            store = await DiskBuilder().open(path)
             await store.begin(0)
             await stop.run(store.aclose)
             assert store.closed
@@ -117,8 +105,8 @@ async def test_aclose(how: str, where: str, tmp_path: Path) -> None:
                 await store.reset()
 
 
-@in_every_way
-async def test_reset(how: str) -> None:
+@in_two_ways
+async def test_cancelled_reset_leaves_the_store_usable(how: str) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
         for stop in every_stop(how, at_least=1):
             driver = await load(store)
@@ -127,8 +115,8 @@ async def test_reset(how: str) -> None:
             assert await usable(store)
 
 
-@in_every_way
-async def test_reset_store(how: str) -> None:
+@in_two_ways
+async def test_cancelled_reset_store_can_be_called_again(how: str) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
         for stop in every_stop(how, at_least=1):
             driver = await load(store)
@@ -138,8 +126,8 @@ async def test_reset_store(how: str) -> None:
             assert await usable(store)
 
 
-async def test_reset_store_in_a_scope_that_is_over() -> None:
-    """Nothing has been done then, and the driver goes on."""
+@pytest.mark.both_loops
+async def test_reset_store_in_a_cancelled_scope_does_nothing() -> None:
     async with DiskBuilder().open() as store:
         driver = await load(store)
         first = await driver.next_chunk(10)
@@ -147,7 +135,7 @@ async def test_reset_store_in_a_scope_that_is_over() -> None:
             scope.cancel()
             await driver.reset_store()
         assert scope.cancelled_caught
-        assert await driver.reset_store() is store
+        assert await driver.reset_store() is store, "the driver goes on"
         assert first == EXPECTED[:10]
 
 
@@ -155,7 +143,7 @@ async def test_reset_store_in_a_scope_that_is_over() -> None:
 
 
 @in_every_way
-async def test_load_car(how: str) -> None:
+async def test_cancelled_load_car_leaves_the_source_open(how: str) -> None:
     async with leaving_nothing():
         for stop in every_stop(how, at_least=4):
             source = Pieces()
@@ -166,7 +154,7 @@ async def test_load_car(how: str) -> None:
 
 
 @in_every_way
-async def test_load_car_from_a_path(how: str, tmp_path: Path) -> None:
+async def test_cancelled_load_car_closes_its_file(how: str, tmp_path: Path) -> None:
     path = tmp_path / "repo.car"
     path.write_bytes(CAR)
     async with leaving_nothing():
@@ -177,12 +165,8 @@ async def test_load_car_from_a_path(how: str, tmp_path: Path) -> None:
 
 
 @in_every_way
-@pytest.mark.parametrize("where", ["path", "temporary"])
-async def test_finish_loading(how: str, where: str, tmp_path: Path) -> None:
-    async with (
-        leaving_nothing(),
-        DiskBuilder().open(tmp_path / "store.db" if where == "path" else None) as store,
-    ):
+async def test_cancelled_finish_loading_leaves_the_store_usable(how: str, path: Path) -> None:
+    async with leaving_nothing(), DiskBuilder().open(path) as store:
         for stop in every_stop(how, at_least=8):
             source = Pieces()
             paused = await paused_at(source)
@@ -198,7 +182,9 @@ async def test_finish_loading(how: str, where: str, tmp_path: Path) -> None:
 
 
 @in_every_way
-async def test_finish_loading_from_a_path(how: str, tmp_path: Path) -> None:
+async def test_cancelled_finish_loading_in_place_leaves_the_store_usable(
+    how: str, tmp_path: Path
+) -> None:
     path = tmp_path / "repo.car"
     path.write_bytes(MANY_CAR)  # read in several pieces
     async with DiskBuilder().open() as store, leaving_nothing():
@@ -213,8 +199,8 @@ async def test_finish_loading_from_a_path(how: str, tmp_path: Path) -> None:
 
 
 @in_every_way
-@pytest.mark.parametrize("chunk", [7, 120, 1000])
-async def test_next_chunk(how: str, chunk: int) -> None:
+@pytest.mark.parametrize("chunk", [7, 1000])
+async def test_cancelled_next_chunk_loses_no_record(how: str, chunk: int) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
         for stop in every_stop(how, at_least=2):
             driver = await load(store)
@@ -224,9 +210,8 @@ async def test_next_chunk(how: str, chunk: int) -> None:
             assert records + await rest_of(driver) == EXPECTED
 
 
-@in_every_way
-async def test_every_chunk(how: str) -> None:
-    """A whole walk, with every other call cancelled where it first suspends."""
+@in_two_ways
+async def test_walk_with_every_other_call_cancelled_loses_no_record(how: str) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
         driver = await load(store)
         records: list[tuple[str, bytes]] = []
@@ -239,8 +224,8 @@ async def test_every_chunk(how: str) -> None:
         assert records == EXPECTED
 
 
-@in_every_way
-async def test_iteration(how: str) -> None:
+@in_two_ways
+async def test_cancelled_iteration_loses_no_record(how: str) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
         for stop in every_stop(how, at_least=2):
             driver = await load(store)
@@ -256,15 +241,17 @@ async def test_iteration(how: str) -> None:
             assert records + await rest_of(driver) == EXPECTED
 
 
-@in_every_way
-async def test_a_walk_in_memory(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@in_two_ways
+async def test_cancelled_walk_in_memory_loses_no_record(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("repo_stream.load._TURN", -1.0)  # so that it pauses wherever it may
-    many = {f"app.test.many/{n:04}": {"n": n} for n in range(2000)}
-    car = build_car(many)
-    expected = [(key, encode(value)) for key, value in many.items()]
+    some = {f"app.test.many/{n:04}": {"n": n} for n in range(900)}
+    car = build_car(some)
+    expected = [(key, encode(value)) for key, value in some.items()]
     for stop in every_stop(how, at_least=3):
         driver = await in_memory(car)
-        first = await stop.run(lambda: driver.next_chunk(1900))  # noqa: B023 - run at once
+        first = await stop.run(lambda: driver.next_chunk(800))  # noqa: B023 - run at once
         records = first[0] if first else []
         assert records is not None
         assert records + await rest_of(driver) == expected
@@ -272,7 +259,7 @@ async def test_a_walk_in_memory(how: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 @in_every_way
 @pytest.mark.parametrize("chunk", [20, 1000])
-async def test_to_channel(how: str, chunk: int) -> None:
+async def test_cancelled_channel_loses_no_record(how: str, chunk: int) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
         for stop in every_stop(how, at_least=3):
             driver = await load(store)
@@ -287,8 +274,9 @@ async def test_to_channel(how: str, chunk: int) -> None:
             assert records + await rest_of(driver) == EXPECTED
 
 
-@pytest.mark.parametrize("chunks_before", [0, 1, 5, 10])
-async def test_to_channel_cancelled_beside_the_walk(chunks_before: int) -> None:
+@pytest.mark.both_loops
+@pytest.mark.parametrize("chunks_before", [0, 1, 10])
+async def test_channel_cancelled_by_another_task_loses_no_record(chunks_before: int) -> None:
     """After so many turns of the event loop, wherever the walk's own task is by then."""
 
     async def cancel(scope: anyio.CancelScope, turns: int) -> None:
@@ -316,16 +304,15 @@ async def test_to_channel_cancelled_beside_the_walk(chunks_before: int) -> None:
 # --- asyncio's own ways -------------------------------------------------------------------------
 
 
-@under_asyncio
-async def test_asyncio_timeout() -> None:
-    """At any time, not only at a suspension's beginning."""
+async def test_asyncio_timeout_loses_no_record() -> None:
+    """At any time, not only as a suspension begins."""
     async with leaving_nothing(), DiskBuilder().open() as store:
         timed_out = 0
-        for millis in range(40):
+        for millis in range(20):
             driver: DiskDriver[bytes] | None = None
             records: list[tuple[str, bytes]] = []
             try:
-                async with asyncio.timeout(millis / 4000):
+                async with asyncio.timeout(millis / 2000):
                     driver = await load(store)
                     while part := await driver.next_chunk(50):
                         records += part
@@ -337,8 +324,7 @@ async def test_asyncio_timeout() -> None:
         assert await usable(store)
 
 
-@under_asyncio
-async def test_asyncio_gathered_tasks_that_fail() -> None:
+async def test_failure_of_another_asyncio_task_leaves_the_store_usable() -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
 
         async def fail() -> None:
@@ -356,12 +342,12 @@ async def test_asyncio_gathered_tasks_that_fail() -> None:
         assert await usable(store)
 
 
-def test_asyncio_run_that_is_interrupted(tmp_path: Path) -> None:
-    """As `asyncio.run` does at its end, which cancels all tasks, our inner ones too."""
-    for turns in range(0, 60, 3):
+def test_store_is_closed_if_all_tasks_are_cancelled(path: Path) -> None:
+    """As `asyncio.run` does at its end, which cancels our inner tasks too."""
+    for turns in range(0, 60, 4):
 
         async def work() -> None:
-            async with DiskBuilder().open(tmp_path / "store.db") as store:
+            async with DiskBuilder().open(path) as store:
                 while True:
                     await load(store)
 
@@ -374,7 +360,7 @@ def test_asyncio_run_that_is_interrupted(tmp_path: Path) -> None:
             await asyncio.wait([task])
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-            async with DiskBuilder().open(tmp_path / "store.db") as store:
+            async with DiskBuilder().open(path) as store:
                 assert await usable(store)
 
         asyncio.run(main())
@@ -387,8 +373,10 @@ class BrokenSourceError(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", range(0, len(CAR), len(CAR) // 7))
-async def test_a_source_that_raises_midway(at: int) -> None:
+@pytest.mark.parametrize(
+    "at", [0, 1000, len(CAR) // 2, len(CAR)], ids=["first", "second", "midway", "last"]
+)
+async def test_error_of_a_source_comes_out_and_leaves_the_store_usable(at: int) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, at, 1000):
             yield CAR[start : min(start + 1000, at)]
@@ -408,40 +396,23 @@ async def test_a_source_that_raises_midway(at: int) -> None:
 # --- Leaving a channel --------------------------------------------------------------------------
 
 
-async def test_leaving_a_channel_early_loses_nothing() -> None:
-    async with leaving_nothing(), DiskBuilder().open() as store:
-        for wanted in range(12):
-            driver = await load(store)
-            records: list[tuple[str, bytes]] = []
-            async with driver.to_channel(30) as chunks:
-                for _ in range(wanted):
-                    async for part in chunks:
-                        records += part
-                        break
-                await anyio.sleep(0.002)  # the walk gets ahead
-            assert len(records) == min(30 * wanted, 300)
-            records += await driver.next_chunk(1) or []
-            async with driver.to_channel(30) as chunks:
-                async for part in chunks:
-                    records += part
-                    break
-            assert records + await rest_of(driver) == EXPECTED
-
-
 @pytest.mark.parametrize(
-    "error",
+    ("chunks_before", "error"),
     [
-        LookupError("mine"),
-        StopIteration("mine"),
-        StopAsyncIteration("mine"),
-        KeyboardInterrupt("mine"),
-        ExceptionGroup("mine", [LookupError("inner")]),
-        anyio.EndOfStream("mine"),
+        (0, LookupError("mine")),
+        (1, LookupError("mine")),
+        (10, LookupError("mine")),
+        (1, StopIteration("mine")),
+        (1, StopAsyncIteration("mine")),
+        (1, KeyboardInterrupt("mine")),
+        (1, ExceptionGroup("mine", [LookupError("inner")])),
+        (0, anyio.EndOfStream("mine")),
+        (1, anyio.EndOfStream("mine")),
     ],
-    ids=lambda error: type(error).__name__,
+    ids=lambda value: str(value) if isinstance(value, int) else type(value).__name__,
 )
-@pytest.mark.parametrize("chunks_before", [0, 1, 3])
-async def test_an_error_in_a_channels_body_comes_out_as_itself(
+@pytest.mark.both_loops
+async def test_error_in_the_body_of_a_channel_comes_out_as_itself(
     error: BaseException, chunks_before: int
 ) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
@@ -471,32 +442,8 @@ async def test_an_error_in_a_channels_body_comes_out_as_itself(
         assert records + await rest_of(driver) == EXPECTED
 
 
-async def test_an_error_of_the_walk_comes_out_of_a_channel() -> None:
-    records = {f"app.test.a/{n:03}": {"n": n} for n in range(100)}
-    repo = build_repo(records)
-    missing = repo.records["app.test.a/055"]
-    car = write_car(
-        [repo.commit_cid], [(cid, data) for cid, data in repo.blocks.items() if cid != missing]
-    )
-    async with leaving_nothing(), DiskBuilder().open() as store:
-        driver = await load(store, car)
-        found: list[str] = []
-
-        async def drain() -> None:
-            async with driver.to_channel(10) as chunks:
-                async for part in chunks:
-                    found.extend([key for key, _ in part])
-
-        with pytest.raises(MissingBlock) as caught:
-            await drain()
-        assert found == list(records)[:55]
-        with pytest.raises(MissingBlock) as again:
-            await driver.next_chunk()
-        assert again.value is caught.value
-        assert caught.value.rkey == "app.test.a/055"
-
-
-async def test_a_channel_that_was_left_is_at_its_end() -> None:
+@pytest.mark.both_loops
+async def test_channel_that_was_left_gives_no_more() -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
         driver = await load(store)
         async with driver.to_channel(30) as chunks:
@@ -505,7 +452,8 @@ async def test_a_channel_that_was_left_is_at_its_end() -> None:
         assert await rest_of(driver) == EXPECTED
 
 
-async def test_two_receivers_of_a_channel_are_told() -> None:
+@pytest.mark.both_loops
+async def test_second_receiver_of_a_channel_gets_an_error_and_the_first_all_records() -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
         driver = await load(store)
         records: list[tuple[str, bytes]] = []

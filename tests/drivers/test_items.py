@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from itertools import count, product
 from typing import Any
 
 import anyio.lowlevel
@@ -24,14 +25,13 @@ from repo_stream import (
 )
 from repo_stream.load import Turn
 from repo_stream.mst import decode_node_plainly
-from repo_stream.testing import build_repo, key_height, made_car, write_car
+from repo_stream.testing import Order, build_repo, key_height, made_car, write_car
 from support import pieces_of
 from support.cancelling import every_stop, in_every_way
 from support.slices import LIMITS, WAYS, driver_of, items, items_of, slice_of
 
 EVERY_WAY = pytest.mark.parametrize("way", WAYS)
-ORDERS = pytest.mark.parametrize("order", ["stream", "export", "shuffled"])
-ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+ORDERS: list[Order] = ["stream", "export", "shuffled"]
 
 BUILDER = DriverBuilder()
 # Every tenth record is one that another key has, too.
@@ -47,18 +47,16 @@ def records_of(found: list[Any]) -> list[Any]:
 
 
 @EVERY_WAY
-@ORDERS
-@pytest.mark.parametrize("n", [1, 7, 10_000])
-@ON_ASYNCIO
-async def test_all_of_a_repo_comes_in_pre_order(way: str, order: Any, n: int) -> None:
-    async with driver_of(way, REPO.to_car(order=order), BUILDER, piece=500) as driver:
-        assert await items(driver, n) == ITEMS
-        assert await driver.next_items() is None
-        assert await driver.next_items(1) is None
-        assert await driver.next_chunk() is None
+async def test_nodes_and_records_come_in_pre_order(way: str) -> None:
+    for order, n in product(ORDERS, (1, 7, 10_000)):
+        async with driver_of(way, REPO.to_car(order=order), BUILDER, piece=500) as driver:
+            assert await items(driver, n) == ITEMS, (order, n)
+            assert await driver.next_items() is None
+            assert await driver.next_items(1) is None
+            assert await driver.next_chunk() is None
 
 
-async def test_nodes_know_their_depth() -> None:
+async def test_nodes_come_with_their_depth() -> None:
     async with driver_of("memory", REPO.to_car(), BUILDER) as driver:
         nodes = [item for item in await items(driver) if isinstance(item, TreeNode)]
     depths = {bytes(node.cid): node.depth for node in nodes}
@@ -72,18 +70,18 @@ async def test_nodes_know_their_depth() -> None:
 
 
 @EVERY_WAY
-@ORDERS
-@ON_ASYNCIO
-async def test_commit_and_items_are_the_streamable_car(way: str, order: Any) -> None:
+async def test_commit_and_items_are_the_streamable_car(way: str) -> None:
     """Byte for byte, whatever the order of the file; no two keys share a record."""
-    car = b"".join([piece async for piece in made_car(2000, order=order)])
-    streamable = b"".join([piece async for piece in made_car(2000, order="stream")])
+    streamable = b"".join([piece async for piece in made_car(600, order="stream")])
     async with await CarReader.open(streamable) as reader:
-        blocks = [await anext(reader)]  # the commit
-    async with driver_of(way, car, BUILDER, piece=5000) as driver:
-        while some := await driver.next_items(100):
-            blocks += [(item.cid, item.data) for item in some if not isinstance(item, Gap)]
-    assert write_car([blocks[0][0]], blocks) == streamable
+        commit = await anext(reader)
+    for order in ORDERS:
+        car = b"".join([piece async for piece in made_car(600, order=order)])
+        blocks = [commit]
+        async with driver_of(way, car, BUILDER, piece=5000) as driver:
+            while some := await driver.next_items(100):
+                blocks += [(item.cid, item.data) for item in some if not isinstance(item, Gap)]
+        assert write_car([commit[0]], blocks) == streamable, order
 
 
 @EVERY_WAY
@@ -95,7 +93,7 @@ async def test_records_are_processed_and_nodes_are_not(way: str) -> None:
 
 
 @EVERY_WAY
-async def test_key_range_has_the_nodes_on_its_way(way: str) -> None:
+async def test_key_range_gives_the_nodes_on_its_way(way: str) -> None:
     start, stop = OUTPUTS[120].rkey, OUTPUTS[130].rkey
     async with driver_of(way, REPO.to_car(), BUILDER.with_key_range(start, stop)) as driver:
         found = await items(driver, 50)
@@ -111,37 +109,33 @@ async def test_key_range_has_the_nodes_on_its_way(way: str) -> None:
 
 
 @EVERY_WAY
-@ON_ASYNCIO
-@pytest.mark.parametrize("first", ["next_items", "next_outputs", "next_keys", "anext"])
-async def test_calls_can_be_mixed(way: str, first: str) -> None:
+async def test_items_can_be_mixed_with_other_calls(way: str) -> None:
     """No record is lost, and nodes come in order, those that other calls went past left out."""
-    async with driver_of(way, REPO.to_car(), BUILDER, piece=700) as driver:
-        kinds = ["next_items", "next_outputs", "next_keys", "anext"]
-        turn = kinds.index(first)
+    kinds = ["next_items", "next_outputs", "next_keys", "anext"]
+    for first in range(4):
         got: list[Any] = []
-        while True:
-            kind = kinds[turn % 4]
-            turn += 1
-            if kind == "anext":
-                output = await anext(driver.outputs(), None)
-                some: Any = None if output is None else [output]
-            else:
-                some = await getattr(driver, kind)(5)
-            if some is None:
-                break
-            got += some
-    assert [(item[0], item[1]) for item in records_of(got)] == [
-        (output.rkey, output.cid) for output in OUTPUTS
-    ]
-    nodes = [item for item in got if isinstance(item, TreeNode)]
-    assert nodes == [node for node in NODES if node in nodes]
-    if first == "next_items":
-        assert nodes[0] == NODES[0]
+        async with driver_of(way, REPO.to_car(), BUILDER, piece=700) as driver:
+            for turn in count(first):
+                kind = kinds[turn % 4]
+                if kind == "anext":
+                    output = await anext(driver.outputs(), None)
+                    some: Any = None if output is None else [output]
+                else:
+                    some = await getattr(driver, kind)(5)
+                if some is None:
+                    break
+                got += some
+        assert [(item[0], item[1]) for item in records_of(got)] == [
+            (output.rkey, output.cid) for output in OUTPUTS
+        ]
+        nodes = [item for item in got if isinstance(item, TreeNode)]
+        assert nodes == [node for node in NODES if node in nodes]
+        if kinds[first] == "next_items":
+            assert nodes[0] == NODES[0]
 
 
-@EVERY_WAY
-async def test_at_least_one_is_asked_for(way: str) -> None:
-    async with driver_of(way, REPO.to_car(), BUILDER) as driver:
+async def test_less_than_one_item_is_refused() -> None:
+    async with driver_of("memory", REPO.to_car(), BUILDER) as driver:
         for n in (0, -1):
             with pytest.raises(ValueError, match="at least 1 item"):
                 await driver.next_items(n)
@@ -177,45 +171,50 @@ class Source:
 
 
 @in_every_way
-@pytest.mark.parametrize("limit", [0, 16])
-@pytest.mark.parametrize("then", ["next_items", "next_chunk", "next_keys"])
-async def test_stream_of_a_slice_loses_nothing(how: str, limit: float, then: str) -> None:
-    builder = BUILDER.with_gaps().with_mem_limit_mb(limit)
-    for stop in every_stop(how, at_least=3):
-        async with builder.stream_car(Source(PART.car("stream"))) as (_, driver):
-            found = await driver.next_items(5) or []
-            for some in await stop.run(lambda: driver.next_items(50)):
-                found += some or []
-            await check_rest(driver, found, then)
+async def test_cancelled_items_of_a_stream_come_again(how: str) -> None:
+    for limit, then in [
+        (0, "next_items"),
+        (0, "next_chunk"),
+        (16, "next_items"),
+        (16, "next_chunk"),
+        (16, "next_keys"),
+    ]:
+        builder = BUILDER.with_gaps().with_mem_limit_mb(limit)
+        for stop in every_stop(how, at_least=3):
+            async with builder.stream_car(Source(PART.car("stream"))) as (_, driver):
+                found = await driver.next_items(5) or []
+                for some in await stop.run(lambda: driver.next_items(50)):
+                    found += some or []
+                await check_rest(driver, found, then)
 
 
 @in_every_way
-@pytest.mark.parametrize("then", ["next_items", "next_chunk", "next_keys"])
-async def test_slice_on_disk_loses_nothing(how: str, then: str) -> None:
+async def test_cancelled_items_on_disk_come_again(how: str) -> None:
     async with DiskBuilder().open() as store:
-        for stop in every_stop(how, at_least=1):
-            driver = await on_disk(store)
-            found: list[Any] = []
-            for some in await stop.run(lambda: driver.next_items(50)):  # noqa: B023 - run at once
-                found += some or []
-            await check_rest(driver, found, then)
+        for then in ("next_items", "next_chunk", "next_keys"):
+            for stop in every_stop(how, at_least=1):
+                driver = await on_disk(store)
+                found: list[Any] = []
+                for some in await stop.run(lambda: driver.next_items(50)):  # noqa: B023 - run at once
+                    found += some or []
+                await check_rest(driver, found, then)
 
 
 @in_every_way
-@pytest.mark.parametrize("limit", [0, 16])
-async def test_keys_of_a_slice_in_a_stream_are_not_lost(how: str, limit: float) -> None:
+async def test_cancelled_keys_of_a_stream_come_again(how: str) -> None:
     """And the gaps after them are between the right keys all the same."""
-    builder = BUILDER.with_gaps().with_mem_limit_mb(limit)
-    for stop in every_stop(how, at_least=3):
-        async with builder.stream_car(Source(PART.car("stream"))) as (_, driver):
-            found: list[Any] = []
-            for some in await stop.run(lambda: driver.next_keys(40)):
-                found += some or []
-            await check_rest(driver, found, "next_chunk")
+    for limit in (0, 16):
+        builder = BUILDER.with_gaps().with_mem_limit_mb(limit)
+        for stop in every_stop(how, at_least=3):
+            async with builder.stream_car(Source(PART.car("stream"))) as (_, driver):
+                found: list[Any] = []
+                for some in await stop.run(lambda: driver.next_keys(40)):
+                    found += some or []
+                await check_rest(driver, found, "next_chunk")
 
 
 @in_every_way
-async def test_seek_among_gaps_that_a_cancelled_call_had_taken(
+async def test_seek_after_a_cancelled_call_finds_the_gaps_that_it_had_taken(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of subtrees have no key that could be looked for."""
@@ -240,8 +239,8 @@ async def test_seek_among_gaps_that_a_cancelled_call_had_taken(
                 assert await driver.next_chunk(100) == expected
 
 
-async def test_each_block_is_fetched_about_once_from_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    repo = build_repo({f"a.b.c/{n:05}": {"n": n} for n in range(4000)})
+async def test_each_block_is_fetched_from_disk_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = build_repo({f"a.b.c/{n:05}": {"n": n} for n in range(1500)})
     fetched: list[int] = []
     fetch = DiskStore.fetch
 
@@ -257,7 +256,7 @@ async def test_each_block_is_fetched_about_once_from_disk(monkeypatch: pytest.Mo
 
 
 @in_every_way
-async def test_seek_back_in_a_stream_is_done_or_not(how: str) -> None:
+async def test_cancelled_seek_back_in_a_stream_is_done_or_not(how: str) -> None:
     """It reads the file to its end first; where it is cancelled meanwhile the walk stays."""
     expected = [item for item in items_of(PART) if not isinstance(item, TreeNode)]
     pairs = [(item.rkey or "", item if isinstance(item, Gap) else item.data) for item in expected]
@@ -295,20 +294,20 @@ async def check_rest(driver: RepoDriver[Any], found: list[Any], then: str) -> No
 
 
 @in_every_way
-@pytest.mark.parametrize("leave", ["reset_store", "aclose"])
-async def test_what_a_cancelled_call_had_taken_goes_with_the_driver(how: str, leave: str) -> None:
+async def test_items_that_a_cancelled_call_had_taken_go_with_the_driver(how: str) -> None:
     async with DiskBuilder().open() as store:
-        for stop in every_stop(how, at_least=1):
-            driver = await on_disk(store)
-            await stop.run(lambda: driver.next_items(3))  # noqa: B023 - run at once
-            await getattr(driver, leave)()
-            for call in (driver.next_items, driver.next_chunk, driver.next_keys):
-                with pytest.raises(StoreClosed):
-                    await call(5)
+        for leave in ("reset_store", "aclose"):
+            for stop in every_stop(how, at_least=1):
+                driver = await on_disk(store)
+                await stop.run(lambda: driver.next_items(3))  # noqa: B023 - run at once
+                await getattr(driver, leave)()
+                for call in (driver.next_items, driver.next_chunk, driver.next_keys):
+                    with pytest.raises(StoreClosed):
+                        await call(5)
 
 
 @in_every_way
-async def test_what_a_cancelled_call_had_taken_goes_with_the_stream(how: str) -> None:
+async def test_items_that_a_cancelled_call_had_taken_go_with_the_stream(how: str) -> None:
     for stop in every_stop(how, at_least=1):
         async with BUILDER.stream_car(Source(SMALL.to_car(order="stream"))) as (_, driver):
             await stop.run(lambda: driver.next_items(3))

@@ -15,9 +15,9 @@ import pytest
 from repo_stream import (
     DiskStore,
     DriverBuilder,
-    Limits,
     MissingBlock,
     NodeError,
+    Problem,
     ProcessError,
     Processor,
     RepoStreamError,
@@ -26,6 +26,7 @@ from repo_stream import (
 from repo_stream.fetched import Fetched
 from repo_stream.testing import RawRecord, Repo, build_repo
 from support import walk
+from support.driving import BOTH_WAYS, rest_of
 
 REPO = build_repo({f"com.example.a/{n:04}": {"n": n} for n in range(400)})
 KEYS = list(REPO.records)
@@ -40,10 +41,6 @@ BROKEN = replace(
     },
 )
 
-BOTH_WAYS = pytest.mark.parametrize(
-    "mem_limit_mb", [pytest.param(16, id="memory"), pytest.param(0, id="disk")]
-)
-
 
 def number(block: bytes) -> int:
     n: int = cbor2.loads(block)["n"]
@@ -53,7 +50,7 @@ def number(block: bytes) -> int:
 
 
 @BOTH_WAYS
-async def test_raise_is_what_comes_without_asking(mem_limit_mb: float) -> None:
+async def test_errors_are_raised_unless_something_else_is_asked_for(mem_limit_mb: float) -> None:
     async with open_car(BROKEN.to_car(), mem_limit_mb=mem_limit_mb, block_processor=number) as repo:
         with pytest.raises(ProcessError):
             await repo.next_chunk()
@@ -61,31 +58,34 @@ async def test_raise_is_what_comes_without_asking(mem_limit_mb: float) -> None:
 
 
 @BOTH_WAYS
-@pytest.mark.parametrize("n", [1, 10, 5000])
-async def test_skip_leaves_them_out_and_tells(mem_limit_mb: float, n: int) -> None:
-    async with open_car(
-        BROKEN.to_car(), mem_limit_mb=mem_limit_mb, block_processor=number, on_error="skip"
-    ) as repo:
-        found: list[tuple[str, int]] = []
-        while chunk := await repo.next_chunk(n):
-            found += chunk
-        assert found == [(key, at) for at, key in enumerate(KEYS) if key not in BAD | GONE]
-        assert [problem.rkey for problem in repo.problems] == sorted(BAD | GONE)
-        assert repo.problem_count == len(repo.problems) == 12
-        for rkey, cid, error in repo.problems:
-            assert cid == REPO.records[rkey]
-            assert isinstance(error, ProcessError if rkey in BAD else MissingBlock)
-            assert error.rkey == rkey
-            assert error.cid == cid
-            assert isinstance(error.__cause__, ValueError) == (rkey in BAD)
-        assert [problem.rkey for problem in repo.problems[:2]] == sorted(BAD | GONE)[:2]
+async def test_skip_leaves_records_out_and_lists_them(mem_limit_mb: float) -> None:
+    for n in (1, 10, 5000):
+        async with open_car(
+            BROKEN.to_car(), mem_limit_mb=mem_limit_mb, block_processor=number, on_error="skip"
+        ) as repo:
+            found = await rest_of(repo.driver, n)
+            assert found == [(key, at) for at, key in enumerate(KEYS) if key not in BAD | GONE]
+            assert [problem.rkey for problem in repo.problems] == sorted(BAD | GONE)
+            assert repo.problem_count == len(repo.problems) == 12
+            for problem in repo.problems:
+                assert isinstance(problem, Problem)
+                rkey, cid, error = problem
+                assert cid == REPO.records[rkey]
+                assert isinstance(error, ProcessError if rkey in BAD else MissingBlock)
+                assert error.rkey == rkey
+                assert error.cid == cid
+                assert isinstance(error.__cause__, ValueError) == (rkey in BAD)
+            # Keys alone need no record.
+            await repo.seek("")
+            assert [rkey for rkey, _ in await repo.next_keys(1000) or []] == KEYS
 
 
 @BOTH_WAYS
-async def test_yield_gives_the_error_in_the_place_of_the_value(mem_limit_mb: float) -> None:
-    async with open_car(
+async def test_yield_gives_errors_in_the_place_of_values(mem_limit_mb: float) -> None:
+    opening = open_car(
         BROKEN.to_car(), mem_limit_mb=mem_limit_mb, block_processor=number, on_error="yield"
-    ) as repo:
+    )
+    async with opening as repo:
         found = [output async for output in repo.outputs()]
         assert [(output.rkey, output.cid) for output in found] == list(REPO.records.items())
         for at, output in enumerate(found):
@@ -109,16 +109,17 @@ def without_records(count: int) -> Repo:
 
 
 @BOTH_WAYS
-async def test_a_file_without_records_is_listed_to_a_bound(mem_limit_mb: float) -> None:
-    empty = without_records(3000)
-    async with open_car(empty.to_car(), mem_limit_mb=mem_limit_mb, on_error="skip") as repo:
-        assert await repo.next_chunk() is None
-        assert repo.problem_count == 3000
-        assert len(repo.problems) == 1000
-        assert repo.problems[-1].rkey == "com.example.a/00999"
+async def test_problems_are_listed_up_to_1000_and_counted_beyond(mem_limit_mb: float) -> None:
+    for count in (1000, 1001):
+        car = without_records(count).to_car()
+        async with open_car(car, mem_limit_mb=mem_limit_mb, on_error="skip") as repo:
+            assert await repo.next_chunk() is None
+            assert repo.problem_count == count
+            assert len(repo.problems) == 1000
+            assert repo.problems[-1].rkey == "com.example.a/00999"
 
 
-@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("copied", [False, True], ids=["in place", "copied"])
 async def test_missing_records_are_not_asked_for_one_by_one(
     copied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,13 +132,13 @@ async def test_missing_records_are_not_asked_for_one_by_one(
         return await fetch(store, *args)
 
     monkeypatch.setattr(DiskStore, "fetch", counted)
-    car = without_records(3000).to_car()
+    car = without_records(1500).to_car()
     path = tmp_path / "repo.car"
     path.write_bytes(car)
     async with open_car(car if copied else path, mem_limit_mb=0, on_error="skip") as repo:
         assert await repo.next_chunk() is None
-        assert repo.problem_count == 3000
-    assert 0 < queries < 50
+        assert repo.problem_count == 1500
+    assert 0 < queries < 25
 
 
 def wrong_depth() -> Repo:
@@ -148,19 +149,21 @@ def wrong_depth() -> Repo:
 
 
 @BOTH_WAYS
-@pytest.mark.parametrize("on_error", ["skip", "yield"])
-async def test_nodes_raise_always(mem_limit_mb: float, on_error: Any) -> None:
-    builder: DriverBuilder[Any] = DriverBuilder(mem_limit_mb=mem_limit_mb, verify_cids=False)
-    builder = builder.with_on_error(on_error)
-    with pytest.raises(NodeError):
-        await walk(wrong_depth().to_car(), builder)
-    gone = replace(REPO, blocks={c: b for c, b in REPO.blocks.items() if c != REPO.nodes[-1]})
-    with pytest.raises(MissingBlock) as caught:
-        await walk(gone.to_car(), builder)
-    assert caught.value.kind == "node"
+async def test_errors_of_nodes_are_always_raised(mem_limit_mb: float) -> None:
+    plain = DriverBuilder(mem_limit_mb=mem_limit_mb, verify_cids=False)
+    builders: list[DriverBuilder[Any]] = [
+        plain.with_on_error("skip"),
+        plain.with_on_error("yield"),
+    ]
+    for builder in builders:
+        with pytest.raises(NodeError):
+            await walk(wrong_depth().to_car(), builder)
+        with pytest.raises(MissingBlock) as caught:
+            await walk(REPO.to_car(omit=[REPO.nodes[-1]]), builder)
+        assert caught.value.kind == "node"
 
 
-async def test_what_cannot_be_stored_is_a_problem_of_its_record() -> None:
+async def test_result_that_cannot_be_stored_is_a_problem_of_its_record() -> None:
     def dumps(value: int) -> bytes:
         if value == 5:
             raise OverflowError(value)
@@ -182,7 +185,9 @@ async def test_what_cannot_be_stored_is_a_problem_of_its_record() -> None:
 
 
 @BOTH_WAYS
-async def test_records_that_look_like_nodes_are_left_out_like_others(mem_limit_mb: float) -> None:
+async def test_bad_record_that_looks_like_a_node_is_left_out_like_others(
+    mem_limit_mb: float,
+) -> None:
     repo = build_repo({"a.b/1": {"n": 7}, "a.b/2": RawRecord(b"\xa2\x61e\x80 no node")})
     async with open_car(
         repo.to_car(),
@@ -195,7 +200,7 @@ async def test_records_that_look_like_nodes_are_left_out_like_others(mem_limit_m
         assert [problem.rkey for problem in opened.problems] == ["a.b/2"]
 
 
-async def test_problems_hold_on_to_nothing() -> None:
+async def test_problems_hold_on_to_nothing_of_the_processor() -> None:
     class Held:
         pass
 
@@ -212,27 +217,3 @@ async def test_problems_hold_on_to_nothing() -> None:
     gc.collect()
     assert [ref for ref in held if ref() is not None] == []
     assert isinstance(pickle.loads(pickle.dumps(chunk[0][1])), RepoStreamError)  # noqa: S301
-
-
-def test_yield_comes_after_the_processor() -> None:
-    with pytest.raises(ValueError, match="after with_block_processor"):
-        DriverBuilder().with_on_error("yield").with_block_processor(len)
-    assert DriverBuilder().with_on_error("skip").with_block_processor(len).on_error == "skip"
-
-
-def test_nothing_else_can_be_asked_for() -> None:
-    unknown: Any = "ignore"
-    with pytest.raises(ValueError, match='on_error is "raise", "skip" or "yield"'):
-        DriverBuilder().with_on_error(unknown)
-
-
-def test_builders_keep_what_was_set() -> None:
-    builder = DriverBuilder().with_on_error("skip").with_prefix("a/")
-    for changed in (
-        builder.with_limits(Limits()),
-        builder.with_mem_limit_mb(3),
-        builder.with_cid_verification(verify_cids=False),
-        builder.with_block_processor(len),
-    ):
-        assert changed.on_error == "skip"
-        assert changed.key_ranges == DriverBuilder().with_collections("a").key_ranges

@@ -11,7 +11,7 @@ from typing import Any
 import anyio.lowlevel
 import cbor2
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from repo_stream import (
@@ -36,10 +36,13 @@ from repo_stream import (
     open_car,
     order_car,
 )
+from repo_stream.early import PieceKept
 from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, encode, write_car
+from repo_stream.walk import Arrivals
 from support import pieces_of
 from support.cancelling import every_stop, in_every_way, leaving_nothing
-from support.hostile import CASES, Hostile
+from support.hostile import FAMILIES, Hostile
+from support.strategies import FEW
 
 LIMITS = [0, 0.2, 1, 16]
 ORDERS = ["stream", "export", "shuffled"]
@@ -48,12 +51,15 @@ REPO = build_repo(
     {f"com.example.{n % 3}/{n:04}": {"n": n, "text": "x" * (n % 700)} for n in range(1_500)}
 )
 STREAM = REPO.to_car(order="stream")
+EMPTY = build_repo({})
 # One record for every 50 keys, and one that is a node of the tree as well.
 SHARED = build_repo({f"com.example.s/{n:04}": {"n": n // 50} for n in range(600)})
 LEAF = build_repo({"com.example.a/0": {"n": 0}})
 SELF = build_repo(
     {"com.example.a/0": {"n": 0}, "com.example.b/1": RawRecord(LEAF.blocks[LEAF.root])}
 )
+REPOS = {"many-keys": REPO, "shared-records": SHARED, "record-is-a-node": SELF, "empty": EMPTY}
+LIMITED = pytest.mark.parametrize("limit", [0, 16], ids=["disk", "memory"])
 JUNK = [(cid_of(data), data) for data in (encode({"junk": n}) for n in range(20))]
 
 
@@ -91,10 +97,28 @@ def test_the_oracle_agrees_with_the_builder() -> None:
     assert streamable(REPO) == STREAM
 
 
-@pytest.mark.parametrize("limit", LIMITS)
-@pytest.mark.parametrize("copies", [1, 2])
-@pytest.mark.parametrize("order", ORDERS)
-async def test_any_order_becomes_the_one(order: Any, copies: int, limit: float) -> None:
+#: How the blocks come, how often each, and how many MB of them memory holds.
+COMING = [
+    ("stream", 1, 0),
+    ("stream", 1, 1),
+    ("stream", 2, 0.2),
+    ("stream", 2, 16),
+    ("export", 1, 0.2),
+    ("export", 1, 16),
+    ("export", 2, 0),
+    ("shuffled", 1, 0),
+    ("shuffled", 1, 1),
+    ("shuffled", 2, 0.2),
+    ("shuffled", 2, 16),
+]
+
+
+@pytest.mark.parametrize(
+    ("order", "copies", "limit"),
+    COMING,
+    ids=[f"{order}-{copies}x-{limit}MB" for order, copies, limit in COMING],
+)
+async def test_any_order_becomes_the_streamable_one(order: Any, copies: int, limit: float) -> None:
     car = REPO.to_car(order=order, copies=copies, extra_blocks=JUNK, extra_roots=[JUNK[0][0]])
     out, found = await ordered(car, mem_limit_mb=limit)
     assert out == STREAM
@@ -106,40 +130,41 @@ async def test_any_order_becomes_the_one(order: Any, copies: int, limit: float) 
     assert (found.commit.cid, found.commit.block) == (REPO.commit_cid, REPO.commit)
 
 
-@pytest.mark.parametrize("repo", [SHARED, SELF], ids=["records", "a record that is a node"])
-@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("name", ["shared-records", "record-is-a-node"])
 @pytest.mark.parametrize("order", ORDERS)
-async def test_what_is_shared_is_written_at_every_key(order: Any, limit: float, repo: Repo) -> None:
-    out, found = await ordered(repo.to_car(order=order, extra_blocks=JUNK), mem_limit_mb=limit)
-    assert out == streamable(repo)
-    assert found.dropped == len(JUNK)
-    assert found.blocks_written == 1 + len(repo.nodes) + len(repo.records)
-    assert (await ordered(repo.to_car(order=order, copies=2), mem_limit_mb=limit))[0] == out
+async def test_record_that_keys_share_is_written_at_every_key(order: Any, name: str) -> None:
+    repo = REPOS[name]
+    for limit in (0, 0.2, 16):
+        out, found = await ordered(repo.to_car(order=order, extra_blocks=JUNK), mem_limit_mb=limit)
+        assert out == streamable(repo)
+        assert found.dropped == len(JUNK)
+        assert found.blocks_written == 1 + len(repo.nodes) + len(repo.records)
+    assert (await ordered(repo.to_car(order=order, copies=2), mem_limit_mb=0))[0] == out
 
 
-@pytest.mark.parametrize("limit", LIMITS)
-@pytest.mark.parametrize("repo", [REPO, SHARED, SELF, build_repo({})])
-async def test_ordering_again_changes_nothing(repo: Repo, limit: float) -> None:
-    car = streamable(repo)
-    out, found = await ordered(car, mem_limit_mb=limit)
-    assert out == car
-    assert found.dropped == 0
-    assert found.order == BlockOrder(streamable=True, early=0, most_early=0)
-    assert not found.spilled
+@pytest.mark.parametrize("name", REPOS)
+async def test_ordering_a_streamable_car_changes_nothing(name: str) -> None:
+    car = streamable(REPOS[name])
+    for limit in LIMITS:
+        out, found = await ordered(car, mem_limit_mb=limit)
+        assert out == car
+        assert found.dropped == 0
+        assert found.order == BlockOrder(streamable=True, early=0, most_early=0)
+        assert not found.spilled
 
 
-@pytest.mark.parametrize("size", [1, 7, 1_000])
-@pytest.mark.parametrize("limit", [0, 16])
-async def test_pieces_make_no_difference(size: int, limit: float) -> None:
+@pytest.mark.parametrize("size", [1, 7, 1_000], ids=["1-byte", "7-bytes", "1000-bytes"])
+@LIMITED
+async def test_sizes_of_pieces_that_come_make_no_difference(size: int, limit: float) -> None:
     repo = build_repo({f"com.example.a/{n}": {"n": n // 2} for n in range(40)})
     out, found = await ordered(pieces_of(repo.to_car(), size), mem_limit_mb=limit)
     assert out == streamable(repo)
     assert found.dropped == 0
 
 
-async def test_pieces_are_neither_small_nor_large() -> None:
-    large = build_repo({f"com.example.a/{n}": {"text": f"{n}" * 1_900_000} for n in range(3)})
-    small = build_repo({f"com.example.a/{n:05}": {"n": n} for n in range(8_000)})
+async def test_pieces_that_are_given_are_neither_small_nor_large() -> None:
+    large = build_repo({f"com.example.a/{n}": {"text": f"{n}" * 1_900_000} for n in range(2)})
+    small = build_repo({f"com.example.a/{n:05}": {"text": f"{n}" * 50} for n in range(2_500)})
     for repo in (large, small):
         async with order_car(repo.to_car()) as car:
             sizes = [len(piece) async for piece in car]
@@ -148,8 +173,9 @@ async def test_pieces_are_neither_small_nor_large() -> None:
         assert max(sizes) < (1 << 18) + (2 << 20)
 
 
-@pytest.mark.parametrize("repo", [SHARED, SELF, build_repo({})])
-async def test_every_reader_reads_it(repo: Repo, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["shared-records", "record-is-a-node", "empty"])
+async def test_every_reader_reads_the_ordered_car(name: str, tmp_path: Path) -> None:
+    repo = REPOS[name]
     out, _ = await ordered(repo.to_car(copies=2, extra_blocks=JUNK))
     path = tmp_path / "out.car"
     path.write_bytes(out)
@@ -176,11 +202,9 @@ def repos(draw: st.DrawFn) -> tuple[Repo, list[bytes]]:
     return repo, draw(st.permutations([*repo.blocks, *copies]))
 
 
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@FEW
 @given(made=repos(), limit=st.sampled_from(LIMITS), size=st.sampled_from([50, 700, 100_000]))
-async def test_output_depends_on_the_repo_alone(
+async def test_ordered_car_depends_on_the_repo_alone(
     made: tuple[Repo, list[bytes]], limit: float, size: int
 ) -> None:
     repo, cids = made
@@ -195,13 +219,17 @@ async def test_output_depends_on_the_repo_alone(
 # --- What does not come out ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("limit", [0, 16])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_hostile_car(case: Hostile, limit: float) -> None:
+@pytest.mark.parametrize("case", FAMILIES, ids=lambda case: case.name)
+async def test_hostile_car_gives_the_error_of_a_stream(case: Hostile) -> None:
+    for limit in (0, 16):
+        await compare_errors(case, limit)
+
+
+async def compare_errors(case: Hostile, limit: float) -> None:
     options: Any = {"mem_limit_mb": limit, "verify_cids": case.verify, "limits": case.limits}
     with pytest.raises(RepoStreamError) as caught:
         await ordered(case.car(), **options)
-    # Where a file has several faults, who walks while it comes in meets others first.
+    # If a file has several faults, who walks while it comes in meets others first.
     streaming: DriverBuilder[bytes] = DriverBuilder(**options)
     with pytest.raises(RepoStreamError) as same:  # noqa: PT012 - entering raises, or walking
         async with streaming.stream_car(case.car()) as (_, driver):
@@ -211,7 +239,7 @@ async def test_hostile_car(case: Hostile, limit: float) -> None:
     assert str(caught.value) == str(same.value)
 
 
-async def test_errors_stick_and_nothing_comes_after_them() -> None:
+async def test_error_is_raised_again_and_nothing_comes_after_it() -> None:
     gone = REPO.records["com.example.2/1499"]
     async with order_car(REPO.to_car(order="stream", omit=[gone])) as car:
         with pytest.raises(MissingBlock) as caught:
@@ -231,37 +259,33 @@ async def test_the_end_is_checked_before_the_last_piece(order: Any) -> None:
             await anext(car)
 
 
-@pytest.mark.parametrize(
-    "limits", [Limits(car_bytes=50_000), Limits(blocks=700), Limits(repeated_bytes=10_000)]
-)
-@pytest.mark.parametrize("limit", [0, 16])
+@pytest.mark.parametrize("name", ["car_bytes", "blocks", "repeated_bytes"])
 @pytest.mark.parametrize("order", ORDERS)
-async def test_repeats_are_bounded(order: Any, limit: float, limits: Limits) -> None:
+async def test_repeated_records_are_limited(order: Any, name: str) -> None:
+    limits = Limits(**{name: {"car_bytes": 50_000, "blocks": 700, "repeated_bytes": 10_000}[name]})
     repo = build_repo({f"com.example.a/{n:03}": {"text": "x" * 300} for n in range(600)})
     car = repo.to_car(order=order)
-    (name,) = [name for name in ("car_bytes", "blocks") if getattr(limits, name)] or [
-        "repeated_bytes"
-    ]
     assert len(car) <= 50_000
-    with pytest.raises(LimitExceeded) as caught:
-        await ordered(car, mem_limit_mb=limit, limits=limits)
-    assert caught.value.limit == name
-    assert caught.value.actual > caught.value.maximum == getattr(limits, name)
+    for limit in (0, 16):
+        with pytest.raises(LimitExceeded) as caught:
+            await ordered(car, mem_limit_mb=limit, limits=limits)
+        assert caught.value.limit == name
+        assert caught.value.actual > caught.value.maximum == getattr(limits, name)
 
 
-async def test_no_repeats_need_no_room() -> None:
+async def test_limits_are_reached_by_the_exact_size_without_repeats() -> None:
     assert (await ordered(REPO.to_car(), limits=Limits(repeated_bytes=0)))[0] == STREAM
     exact = Limits(car_bytes=len(STREAM), blocks=len(REPO.blocks), repeated_bytes=0)
     assert (await ordered(STREAM, limits=exact))[0] == STREAM
 
 
-async def test_without_a_place_to_spill() -> None:
+async def test_streamable_car_needs_no_place_to_spill() -> None:
     assert (await ordered(STREAM, mem_limit_mb=0, spill=False))[0] == STREAM
     with pytest.raises(MemLimitExceeded):
         await ordered(REPO.to_car(), mem_limit_mb=0, spill=False)
 
 
-async def test_the_store_is_empty_afterwards(tmp_path: Path) -> None:
+async def test_store_is_empty_afterwards(tmp_path: Path) -> None:
     path = tmp_path / "spill.db"
     out, found = await ordered(REPO.to_car(), mem_limit_mb=0, spill=path)
     assert found.spilled
@@ -270,7 +294,7 @@ async def test_the_store_is_empty_afterwards(tmp_path: Path) -> None:
 
 
 class Slow:
-    """A source that lets others have their turn, and loses nothing where it is cancelled then."""
+    """A source that lets others have their turn, and loses nothing if it is cancelled then."""
 
     def __init__(self, data: bytes) -> None:
         self._file = io.BytesIO(data)
@@ -281,8 +305,8 @@ class Slow:
 
 
 @in_every_way
-@pytest.mark.parametrize("limit", [0, 16])
-async def test_cancelled_anywhere_loses_nothing(how: str, limit: float) -> None:
+@LIMITED
+async def test_cancelled_ordering_loses_nothing(how: str, limit: float) -> None:
     repo = build_repo({f"com.example.a/{n}": {"n": n // 2} for n in range(60)})
     car = repo.to_car(extra_blocks=JUNK)
     expected = streamable(repo)
@@ -336,10 +360,26 @@ def orders_of(repo: Repo) -> list[list[bytes]]:
     ]
 
 
-@pytest.mark.parametrize("size", [200, 5_000, 1 << 20])
-@pytest.mark.parametrize("way", ["outputs", "items", "one by one"])
-@pytest.mark.parametrize("length", [False, True], ids=["raw", "processed"])
-async def test_order_is_exact_to_the_block(way: str, size: int, length: bool) -> None:
+@pytest.mark.parametrize(
+    ("way", "size", "length"),
+    [
+        ("outputs", 200, False),
+        ("outputs", 1 << 20, True),
+        ("items", 200, True),
+        ("items", 5_000, False),
+        ("one by one", 5_000, True),
+        ("one by one", 1 << 20, False),
+    ],
+    ids=[
+        "outputs-of-small-pieces",
+        "outputs-of-the-whole-processed",
+        "items-of-small-pieces-processed",
+        "items-of-pieces",
+        "one-by-one-of-pieces-processed",
+        "one-by-one-of-the-whole",
+    ],
+)
+async def test_order_is_exact_to_the_block(way: str, size: int, *, length: bool) -> None:
     repo = build_repo({f"com.example.a/{n:03}": {"n": n} for n in range(200)})
     for cids in orders_of(repo):
         car = write_car([repo.commit_cid], [(cid, repo.blocks[cid]) for cid in cids])
@@ -361,12 +401,23 @@ async def test_order_is_exact_to_the_block(way: str, size: int, length: bool) ->
         assert found.early == 0
 
 
-@pytest.mark.parametrize("limit", [0, 0.2])
-async def test_order_of_what_went_to_disk_is_no_more_than_it_was(limit: float) -> None:
-    for cids in orders_of(REPO):
-        car = write_car([REPO.commit_cid], [(cid, REPO.blocks[cid]) for cid in cids])
+def test_block_that_is_used_again_is_not_counted_as_early() -> None:
+    one, two, three, four, again = (cid_of(bytes([n])) for n in range(5))
+    piece = PieceKept(Arrivals(), [one, two, three, four], 0)
+    assert piece.need(two) == 1
+    assert piece.most_needed([two, one], set()) == 1
+    # The fourth comes before the third is needed.
+    assert piece.most_needed([again, four, three], {one, two, again}) == 1
+    assert piece.need(None) == 0
+
+
+@pytest.mark.parametrize("limit", [0, 0.05], ids=["0-MB", "0.05-MB"])
+async def test_order_of_a_car_that_went_to_disk_is_not_overstated(limit: float) -> None:
+    repo = build_repo({f"com.example.a/{n:04}": {"n": n, "text": "x" * n} for n in range(400)})
+    for cids in orders_of(repo):
+        car = write_car([repo.commit_cid], [(cid, repo.blocks[cid]) for cid in cids])
         _, found = await ordered(car, mem_limit_mb=limit)
-        streamable, most = naive_order(REPO, cids)
+        streamable, most = naive_order(repo, cids)
         assert found.order.streamable is streamable
         assert found.order.most_early <= most
         assert found.spilled or found.order.most_early == most
@@ -375,24 +426,27 @@ async def test_order_of_what_went_to_disk_is_no_more_than_it_was(limit: float) -
 
 # --- Nodes and records, from every driver -------------------------------------------------------
 
+SMALL = build_repo({f"com.example.{n % 3}/{n:04}": {"n": n, "text": "x" * n} for n in range(400)})
 
-@pytest.mark.parametrize("limit", [0, 16])
-@pytest.mark.parametrize("n", [1, 30, 5_000])
-async def test_every_node_is_given_wherever_the_repo_is(limit: float, n: int) -> None:
-    expected = [cid for cid in REPO.blocks if cid != REPO.commit_cid]
+
+@pytest.mark.parametrize(
+    ("limit", "n"),
+    [(0, 1), (0, 5_000), (16, 1), (16, 30)],
+    ids=["disk-singly", "disk-all-at-once", "memory-singly", "memory-in-chunks"],
+)
+async def test_next_items_gives_every_node(limit: float, n: int) -> None:
+    expected = [cid for cid in SMALL.blocks if cid != SMALL.commit_cid]
+    async with DiskBuilder().open() as store:
+        match await DriverBuilder(mem_limit_mb=limit).load_car(SMALL.to_car()):
+            case Driver.Memory(_, driver):
+                loaded = driver
+            case Driver.Disk(paused):
+                _, loaded = await paused.finish_loading(store)
+        assert [item.cid async for item in items_of(loaded, n)] == expected
     for order in ORDERS:
-        async with DiskBuilder().open() as store:
-            match await DriverBuilder(mem_limit_mb=limit).load_car(REPO.to_car()):
-                case Driver.Memory(_, driver):
-                    loaded = driver
-                case Driver.Disk(paused):
-                    _, loaded = await paused.finish_loading(store)
-            assert [item.cid async for item in items_of(loaded, n)] == expected
         named: Any = order
-        async with DriverBuilder(mem_limit_mb=limit).stream_car(REPO.to_car(order=named)) as (
-            _,
-            streaming,
-        ):
+        car = SMALL.to_car(order=named)
+        async with DriverBuilder(mem_limit_mb=limit).stream_car(car) as (_, streaming):
             assert [item.cid async for item in items_of(streaming, n)] == expected
 
 
@@ -402,12 +456,12 @@ async def items_of(
     while items := await driver.next_items(n):
         for item in items:
             if isinstance(item, TreeNode):
-                assert item.data == REPO.blocks[item.cid]
+                assert item.data == SMALL.blocks[item.cid]
             yield item
 
 
-async def test_nodes_that_another_call_went_past_do_not_come_again() -> None:
-    async with DriverBuilder(mem_limit_mb=0).stream_car(REPO.to_car()) as (_, driver):
+async def test_node_that_another_call_went_past_is_not_given_again() -> None:
+    async with DriverBuilder(mem_limit_mb=0).stream_car(SMALL.to_car()) as (_, driver):
         rkeys: list[str] = []
         nodes: list[bytes] = []
         while True:
@@ -420,5 +474,5 @@ async def test_nodes_that_another_call_went_past_do_not_come_again() -> None:
             rkeys += [rkey for rkey, _ in keys or ()]
             if items is None and chunk is None and keys is None:
                 break
-        assert rkeys == list(REPO.records)
-        assert nodes == [cid for cid in REPO.nodes if cid in set(nodes)]
+        assert rkeys == list(SMALL.records)
+        assert nodes == [cid for cid in SMALL.nodes if cid in set(nodes)]

@@ -26,15 +26,11 @@ from repo_stream import (
     MissingBlock,
     ProcessError,
     Processor,
-    RepoStreamError,
 )
 from repo_stream.process import length, noop
 from repo_stream.testing import build_car, build_repo, cid_of, encode
 from support import walk
-
-BOTH_WAYS = pytest.mark.parametrize(
-    "mem_limit_mb", [pytest.param(16, id="memory"), pytest.param(0, id="disk")]
-)
+from support.driving import BOTH_WAYS, driving, each_of, paused_at, rest_of, until_error
 
 REPO = build_repo(
     {f"com.example.{'ab'[n % 2]}/{n:03}": {"n": n, "text": "x" * n} for n in range(120)}
@@ -70,27 +66,24 @@ FUNCTIONS: dict[str, Callable[[bytes], Any]] = {
 
 
 @BOTH_WAYS
-@pytest.mark.parametrize("name", FUNCTIONS)
-async def test_a_bare_function_is_enough(name: str, mem_limit_mb: int) -> None:
-    process = FUNCTIONS[name]
-    assert await results(process, mem_limit_mb) == [(rkey, process(data)) for rkey, data in BLOCKS]
+async def test_results_of_a_function_come_beside_their_keys(mem_limit_mb: float) -> None:
+    wrong = [
+        name
+        for name, process in FUNCTIONS.items()
+        if await results(process, mem_limit_mb) != [(rkey, process(data)) for rkey, data in BLOCKS]
+    ]
+    assert wrong == []
 
 
 @BOTH_WAYS
-async def test_without_one_records_come_as_they_are(mem_limit_mb: int) -> None:
-    outputs = await walk(CAR, DriverBuilder(mem_limit_mb=mem_limit_mb))
-    assert [(output.rkey, output.data) for output in outputs] == BLOCKS
-
-
-@BOTH_WAYS
-async def test_a_processor_never_sees_a_node(mem_limit_mb: int) -> None:
+async def test_processor_never_sees_a_node(mem_limit_mb: float) -> None:
     seen: list[bytes] = []
     await results(seen.append, mem_limit_mb)
     assert not {cid_of(data) for data in seen} & set(REPO.nodes)
 
 
 @BOTH_WAYS
-async def test_one_record_under_two_keys_is_one_result(mem_limit_mb: int) -> None:
+async def test_record_of_two_keys_has_the_same_result_under_both(mem_limit_mb: float) -> None:
     car = build_car({"a/1": {"same": True}, "a/2": {"other": True}, "b/1": {"same": True}})
     found = dict(await results(bytes.hex, mem_limit_mb, car))
     assert found["a/1"] == found["b/1"] != found["a/2"]
@@ -120,14 +113,14 @@ def from_json(data: bytes) -> Size:
 
 
 @BOTH_WAYS
-async def test_a_processor_with_its_own_serialization(mem_limit_mb: int) -> None:
+async def test_results_go_through_dumps_and_loads_of_their_processor(mem_limit_mb: float) -> None:
     processor = Processor(size, dumps=as_json, loads=from_json)
     found = await results(processor, mem_limit_mb)
     assert found == [(rkey, size(data)) for rkey, data in BLOCKS]
     assert {type(value) for _, value in found} == {Size}
 
 
-async def test_its_own_serialization_is_used_only_on_disk() -> None:
+async def test_dumps_and_loads_are_used_only_on_disk() -> None:
     dumped: list[Size] = []
     loaded: list[bytes] = []
 
@@ -147,28 +140,23 @@ async def test_its_own_serialization_is_used_only_on_disk() -> None:
     assert len(dumped) == len(loaded) == len(BLOCKS)
 
 
-async def test_a_processor_of_bytes_may_have_its_own_serialization() -> None:
-    """Records as they are, but not on disk."""
+async def test_records_as_they_are_may_have_another_form_on_disk() -> None:
     processor = Processor(noop, dumps=lambda data: data[::-1], loads=lambda data: data[::-1])
     assert await results(processor, 0) == BLOCKS
     assert await results(processor, 16) == BLOCKS
 
 
-@pytest.mark.parametrize(("each", "way"), [(0, Driver.Memory), (1 << 20, Driver.Disk)])
-async def test_size_of_decides_what_fits(each: int, way: type) -> None:
-    def size_of(_value: int) -> int:
-        return each
-
+async def test_size_of_decides_what_fits_in_memory() -> None:
     # More than one piece, as the limit is looked at between them.
     car = build_car({f"a/{n}": {"text": "x" * 9000} for n in range(99)})
-    builder = DriverBuilder(mem_limit_mb=1, block_processor=Processor(len, size_of=size_of))
-    outcome = await builder.load_car(car)
-    assert isinstance(outcome, way)
-    if isinstance(outcome, Driver.Disk):
-        await outcome.paused.aclose()
+    builder = DriverBuilder(mem_limit_mb=1)
+    small = builder.with_block_processor(Processor(len, size_of=lambda _value: 0))
+    assert isinstance(await small.load_car(car), Driver.Memory)
+    large = builder.with_block_processor(Processor(len, size_of=lambda _value: 1 << 20))
+    await (await paused_at(car, large)).aclose()
 
 
-def test_a_processor_says_whether_blocks_stay_as_they_are() -> None:
+def test_processor_says_whether_blocks_stay_as_they_are() -> None:
     assert Processor(noop).keeps_bytes
     assert not Processor(bytes).keeps_bytes
     assert not Processor(noop, dumps=bytes.upper).keeps_bytes
@@ -234,19 +222,32 @@ def shape(value: Any) -> object:
     return kind, repr(value)
 
 
-@pytest.mark.parametrize("name", VALUES)
-async def test_a_spilled_value_comes_back_as_it_was(name: str) -> None:
-    value = VALUES[name]
-    found = await results(lambda data: [value, len(data)], 0)
-    assert found == [(rkey, [value, len(data)]) for rkey, data in BLOCKS]
-    for at in range(3):
-        assert shape(found[at][1][0]) == shape(value)
-    bare = await results(lambda _data: value, 0)
-    assert {repr(shape(result)) for _, result in bare} == {repr(shape(value))}
+async def through_the_disk(values: dict[str, Any]) -> dict[str, Any]:
+    """What comes back of values, and of lists that they are in."""
+    named = {encode({"name": name}): value for name, value in values.items()}
+    car = build_car({f"a/{name}": {"name": name} for name in values})
+    bare = dict(await results(lambda data: named[data], 0, car))
+    inside = dict(await results(lambda data: [named[data], len(data)], 0, car))
+    assert [size for _, size in inside.values()] == [
+        len(encode({"name": key.removeprefix("a/")})) for key in inside
+    ]
+    return {name: [bare[f"a/{name}"], inside[f"a/{name}"][0]] for name in values}
 
 
-async def test_a_spilled_nan_comes_back() -> None:
-    assert all(math.isnan(value) for _, value in await results(lambda _: math.nan, 0))
+async def test_spilled_values_come_back_as_they_were() -> None:
+    found = await through_the_disk(VALUES)
+    changed = {
+        name: each
+        for name, value in VALUES.items()
+        for each in found[name]
+        if each != value or shape(each) != shape(value)
+    }
+    assert changed == {}
+
+
+async def test_spilled_nan_comes_back() -> None:
+    found = await through_the_disk({"nan": math.nan})
+    assert all(math.isnan(value) for value in found["nan"])
 
 
 # --- What CBOR cannot carry ---------------------------------------------------------------------
@@ -320,42 +321,50 @@ UNSPILLABLE: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", UNSPILLABLE)
-async def test_what_cbor_cannot_carry(name: str) -> None:
-    value, named = UNSPILLABLE[name]
+def check_error(error: Any, rkey: str, cid: bytes, named: str) -> None:
+    assert isinstance(error, ProcessError)
+    assert named in str(error)
+    assert "dumps=" in str(error)
+    assert "loads=" in str(error)
+    assert len(str(error)) < 1000
+    assert (error.rkey, error.cid) == (rkey, cid)
+    assert isinstance(error.__cause__, Exception)
+
+
+async def test_values_that_cbor_cannot_carry_are_errors_on_disk_alone() -> None:
+    repo = build_repo({f"a/{name}": {"name": name} for name in UNSPILLABLE})
+    values = {encode({"name": name}): value for name, (value, _) in UNSPILLABLE.items()}
+    builder = DriverBuilder(block_processor=lambda data: values[data]).with_on_error("yield")
+    for output in await walk(repo.to_car(), builder):
+        assert output.data is UNSPILLABLE[output.rkey.removeprefix("a/")][0]
+    on_disk = await walk(repo.to_car(), builder.with_mem_limit_mb(0))
+    assert [output.rkey for output in on_disk] == list(repo.records)
+    for rkey, cid, error in on_disk:
+        check_error(error, rkey, cid, UNSPILLABLE[rkey.removeprefix("a/")][1])
+
+
+async def test_value_that_cbor_cannot_carry_ends_the_walk_at_its_record() -> None:
+    rkey, bad = BLOCKS[60]
 
     def process(data: bytes) -> Any:
-        return value if len(data) == len(BLOCKS[60][1]) else len(data)
+        return Plain() if data == bad else len(data)
 
-    in_memory = dict(await results(process, 16))
-    assert in_memory[BLOCKS[60][0]] is value
-
-    first = next(rkey for rkey, data in BLOCKS if process(data) is value)
     async with DiskBuilder().open() as store:
-        outcome = await DriverBuilder(mem_limit_mb=0, block_processor=process).load_car(CAR)
-        assert isinstance(outcome, Driver.Disk)
-        _, driver = await outcome.paused.finish_loading(store)
-        before = [rkey for rkey, _ in BLOCKS[: [rkey for rkey, _ in BLOCKS].index(first)]]
-        for at in range(0, len(before), 7):
-            chunk = await driver.next_chunk(7)
-            assert chunk is not None
-            assert [rkey for rkey, _ in chunk] == before[at : at + 7]
+        builder = DriverBuilder(mem_limit_mb=0, block_processor=process)
+        _, driver = await (await paused_at(CAR, builder)).finish_loading(store)
+        got: list[tuple[str, Any]] = []
+        for _ in range(9):
+            got += await driver.next_chunk(7) or []
+        assert got == [(rkey, len(data)) for rkey, data in BLOCKS[:60]]
         with pytest.raises(ProcessError) as caught:
             await driver.next_chunk(7)
-        error = caught.value
-        assert named in str(error)
-        assert "dumps=" in str(error)
-        assert "loads=" in str(error)
-        assert len(str(error)) < 1000
-        assert error.rkey == first
-        assert error.cid == REPO.records[first]
-        assert isinstance(error.__cause__, Exception)
+        check_error(caught.value, rkey, REPO.records[rkey], "Plain")
         # The store is as good as new.
         outputs = await walk(CAR, DriverBuilder(mem_limit_mb=0), store=store)
         assert [(output.rkey, output.data) for output in outputs] == BLOCKS
 
 
-async def test_what_cannot_be_stored_and_is_nobodys_does_no_harm() -> None:
+async def test_result_that_cannot_be_stored_does_no_harm_if_no_key_names_it() -> None:
     nobodys = encode({"text": "nobody's"})
     car = REPO.to_car(extra_blocks=[(cid_of(nobodys), nobodys)])
 
@@ -369,21 +378,20 @@ async def test_what_cannot_be_stored_and_is_nobodys_does_no_harm() -> None:
         ]
 
 
-async def test_a_processor_whose_results_cannot_be_stored_is_told_early() -> None:
+async def test_processor_of_which_no_result_can_be_stored_fails_early() -> None:
     car = build_car({f"com.example.a/{n:04}": {"n": n} for n in range(200)})
     builder = DriverBuilder(mem_limit_mb=0, block_processor=lambda _data: object())
     async with DiskBuilder().open() as store:
-        outcome = await builder.load_car(car)
-        assert isinstance(outcome, Driver.Disk)
+        paused = await paused_at(car, builder)
         with pytest.raises(ProcessError, match="dumps=") as caught:
-            await outcome.paused.finish_loading(store)
+            await paused.finish_loading(store)
         assert caught.value.rkey is None
         # The store is as good as new.
         outputs = await walk(CAR, DriverBuilder(mem_limit_mb=0), store=store)
         assert [(output.rkey, output.data) for output in outputs] == BLOCKS
 
 
-async def test_dumps_that_fails() -> None:
+async def test_error_of_dumps_is_the_cause_of_a_process_error() -> None:
     def dumps(_value: int) -> bytes:
         raise KeyError("no such thing")
 
@@ -394,15 +402,16 @@ async def test_dumps_that_fails() -> None:
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-@pytest.mark.parametrize("given", [None, 5, "text", bytearray(b"b")], ids=repr)
-async def test_dumps_that_gives_no_bytes(given: Any) -> None:
-    processor = Processor(len, dumps=lambda _value: given)
-    with pytest.raises(ProcessError, match=f"dumps gave a {type(given).__name__} ") as caught:
-        await results(processor, 0)
-    assert isinstance(caught.value.__cause__, TypeError)
+async def test_dumps_has_to_give_bytes() -> None:
+    wrong: list[Any] = [None, 5, "text", bytearray(b"b")]
+    for given in wrong:
+        processor = Processor(bytes, dumps={data: given for _, data in BLOCKS}.__getitem__)
+        with pytest.raises(ProcessError, match=f"dumps gave a {type(given).__name__} ") as caught:
+            await results(processor, 0)
+        assert isinstance(caught.value.__cause__, TypeError)
 
 
-async def test_dumps_that_gives_a_kind_of_bytes() -> None:
+async def test_dumps_may_give_a_subclass_of_bytes() -> None:
     class Odd(bytes):
         def __index__(self) -> int:
             return 7
@@ -414,50 +423,32 @@ async def test_dumps_that_gives_a_kind_of_bytes() -> None:
 # --- What cannot be read back -------------------------------------------------------------------
 
 
-async def until_error(
-    processor: Processor[Any], chunk: int
-) -> tuple[list[Any], RepoStreamError | None]:
-    """Walk as far as it goes, and once more."""
-    got: list[Any] = []
-    async with DiskBuilder().open() as store:
-        outcome = await DriverBuilder(mem_limit_mb=0, block_processor=processor).load_car(CAR)
-        assert isinstance(outcome, Driver.Disk)
-        _, driver = await outcome.paused.finish_loading(store)
-        try:
-            while part := await driver.next_chunk(chunk):
-                got += part
-        except RepoStreamError as error:
-            first = error
-        else:
-            return got, None
-        with pytest.raises(type(first)) as again:
-            await driver.next_chunk(chunk)
-        assert again.value is first
-        return got, first
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 256])
-@pytest.mark.parametrize("at", [0, 1, 60, 119])
-async def test_loads_that_fails(at: int, chunk: int) -> None:
+async def test_error_of_loads_ends_the_walk_at_its_record() -> None:
     class Unreadable(Exception):
         pass
 
-    marked = BLOCKS[at][1]
+    for at, chunk in ((0, 1), (0, 7), (1, 1), (6, 7), (7, 7), (60, 7), (60, 256), (119, 256)):
+        rkey, marked = BLOCKS[at]
 
-    def loads(data: bytes) -> bytes:
-        if data == marked:
-            raise Unreadable
-        return data
+        def loads(data: bytes, marked: bytes = marked) -> bytes:
+            if data == marked:
+                raise Unreadable
+            return data
 
-    got, error = await until_error(Processor(bytes, dumps=bytes, loads=loads), chunk)
-    assert got == BLOCKS[:at]
-    assert isinstance(error, ProcessError)
-    assert error.rkey == BLOCKS[at][0]
-    assert error.cid == REPO.records[BLOCKS[at][0]]
-    assert isinstance(error.__cause__, Unreadable)
+        processor = Processor(bytes, dumps=bytes, loads=loads)
+        builder = DriverBuilder(mem_limit_mb=0).with_block_processor(processor)
+        async with driving(CAR, builder) as driver:
+            got, error = await until_error(each_of(driver, chunk))
+            with pytest.raises(ProcessError) as again:
+                await driver.next_chunk(chunk)
+            assert again.value is error
+        assert got == BLOCKS[:at], (at, chunk)
+        assert isinstance(error, ProcessError)
+        assert (error.rkey, error.cid) == (rkey, REPO.records[rkey])
+        assert isinstance(error.__cause__, Unreadable)
 
 
-async def test_loads_may_fail_for_what_is_never_reached() -> None:
+async def test_loads_may_fail_on_a_block_that_is_never_reached() -> None:
     def loads(data: bytes) -> bytes:
         if b"nobody" in data:
             raise ValueError
@@ -472,7 +463,7 @@ async def test_loads_may_fail_for_what_is_never_reached() -> None:
 
 
 @BOTH_WAYS
-async def test_a_function_that_always_raises(mem_limit_mb: int) -> None:
+async def test_function_that_always_raises_fails_on_the_first_record(mem_limit_mb: float) -> None:
     def process(_data: bytes) -> int:
         raise LookupError("nothing here")
 
@@ -483,69 +474,62 @@ async def test_a_function_that_always_raises(mem_limit_mb: int) -> None:
     assert await results(process, mem_limit_mb, build_car({})) == []
 
 
-@BOTH_WAYS
-@pytest.mark.parametrize("kind", [RecursionError, MemoryError, StopIteration, StopAsyncIteration])
-async def test_whatever_a_function_raises_is_named(
-    kind: type[Exception], mem_limit_mb: int
-) -> None:
+def failing_on(bad: bytes, error: type[Exception] | Exception) -> Callable[[bytes], int]:
     def process(data: bytes) -> int:
-        if data == BLOCKS[60][1]:
-            raise kind
-        return len(data)
-
-    with pytest.raises(ProcessError, match=kind.__name__) as caught:
-        await results(process, mem_limit_mb)
-    assert isinstance(caught.value.__cause__, kind)
-    assert caught.value.rkey == BLOCKS[60][0]
-
-
-@pytest.mark.parametrize("kind", [RecursionError, StopIteration])
-@pytest.mark.parametrize("bad", [0, 3, 7, 29])
-async def test_whatever_a_function_raises_is_named_in_a_stream(
-    kind: type[Exception], bad: int
-) -> None:
-    """Many records are processed at once there: each once, up to the one that is named."""
-    seen: list[bytes] = []
-
-    def process(data: bytes) -> int:
-        seen.append(data)
-        if data == encode({"n": bad}):
-            raise kind
-        return len(data)
-
-    car = build_car({f"app.test.a/{n:02}": {"n": n} for n in range(30)}, order="stream")
-    rkeys: list[str] = []
-
-    async def read() -> None:
-        async with DriverBuilder().with_block_processor(process).stream_car(car) as (_, driver):
-            while chunk := await driver.next_chunk(20):
-                rkeys.extend([rkey for rkey, _ in chunk])
-
-    with pytest.raises(ProcessError, match=kind.__name__) as caught:
-        await read()
-    assert caught.value.rkey == f"app.test.a/{bad:02}"
-    assert rkeys == [f"app.test.a/{n:02}" for n in range(bad)]
-    assert len(set(seen[:bad])) == bad
-
-
-@BOTH_WAYS
-async def test_a_function_that_raises_an_error_of_ours(mem_limit_mb: int) -> None:
-    """It is the processor's all the same, and comes as its `ProcessError`."""
-    error = MissingBlock(cid=CID, kind="record", rkey="not/this")
-
-    def process(data: bytes) -> int:
-        if data == BLOCKS[60][1]:
+        if data == bad:
             raise error
         return len(data)
 
+    return process
+
+
+@BOTH_WAYS
+async def test_whatever_a_function_raises_is_the_cause_of_a_process_error(
+    mem_limit_mb: float,
+) -> None:
+    for kind in (RecursionError, MemoryError, StopIteration, StopAsyncIteration):
+        with pytest.raises(ProcessError, match=kind.__name__) as caught:
+            await results(failing_on(BLOCKS[60][1], kind), mem_limit_mb)
+        assert isinstance(caught.value.__cause__, kind)
+        assert caught.value.rkey == BLOCKS[60][0]
+
+
+async def test_records_of_a_stream_are_processed_once_up_to_the_one_that_fails() -> None:
+    """Many records are processed at once there."""
+    car = build_car({f"app.test.a/{n:02}": {"n": n} for n in range(30)}, order="stream")
+    for bad, kind in ((0, RecursionError), (3, StopIteration), (7, RecursionError), (29, KeyError)):
+        seen: list[bytes] = []
+        fails = failing_on(encode({"n": bad}), kind)
+
+        def process(
+            data: bytes, seen: list[bytes] = seen, fails: Callable[[bytes], int] = fails
+        ) -> int:
+            seen.append(data)
+            return fails(data)
+
+        builder = DriverBuilder().with_block_processor(process)
+        async with builder.stream_car(car) as (_, driver):
+            got, error = await until_error(each_of(driver, 20))
+        assert isinstance(error, ProcessError)
+        assert kind.__name__ in str(error)
+        assert error.rkey == f"app.test.a/{bad:02}"
+        assert [rkey for rkey, _ in got] == [f"app.test.a/{n:02}" for n in range(bad)]
+        assert len(set(seen[:bad])) == bad
+
+
+@BOTH_WAYS
+async def test_function_that_raises_a_repo_stream_error_is_a_process_error_too(
+    mem_limit_mb: float,
+) -> None:
+    error = MissingBlock(cid=CID, kind="record", rkey="not/this")
     with pytest.raises(ProcessError) as caught:
-        await results(process, mem_limit_mb)
+        await results(failing_on(BLOCKS[60][1], error), mem_limit_mb)
     assert caught.value.rkey == BLOCKS[60][0]
     assert caught.value.__cause__ is error
 
 
 @BOTH_WAYS
-async def test_an_interrupt_is_not_a_result(mem_limit_mb: int) -> None:
+async def test_ctrl_c_in_a_processor_comes_out_as_it_is(mem_limit_mb: float) -> None:
     def process(_data: bytes) -> int:
         raise KeyboardInterrupt
 
@@ -553,8 +537,8 @@ async def test_an_interrupt_is_not_a_result(mem_limit_mb: int) -> None:
         await results(process, mem_limit_mb)
 
 
-@pytest.mark.parametrize("mem_limit_mb", [100, 0])
-async def test_an_interrupt_while_walking_loses_no_record(mem_limit_mb: int) -> None:
+@BOTH_WAYS
+async def test_ctrl_c_during_the_walk_loses_no_record(mem_limit_mb: float) -> None:
     repo = build_repo({f"app.test.a/{number:03}": {"n": number} for number in range(300)})
     calls = 0
 
@@ -568,18 +552,10 @@ async def test_an_interrupt_while_walking_loses_no_record(mem_limit_mb: int) -> 
             raise KeyboardInterrupt
         return len(block)
 
-    rkeys: list[str] = []
-    async with DiskBuilder().open() as store:
-        match await DriverBuilder(mem_limit_mb=mem_limit_mb, block_processor=late).load_car(
-            repo.to_car()
-        ):
-            case Driver.Memory(_, driver):
-                pass
-            case Driver.Disk(paused):
-                _, driver = await paused.finish_loading(store)
-        rkeys += [rkey for rkey, _ in await driver.next_chunk(50) or ()]
+    builder = DriverBuilder(mem_limit_mb=mem_limit_mb, block_processor=late)
+    async with driving(repo.to_car(), builder) as driver:
+        got = await driver.next_chunk(50) or []
         with pytest.raises(KeyboardInterrupt):
             await driver.next_chunk(200)
-        while chunk := await driver.next_chunk(64):
-            rkeys += [rkey for rkey, _ in chunk]
-    assert rkeys == list(repo.records)
+        got += await rest_of(driver, 64)
+    assert [rkey for rkey, _ in got] == list(repo.records)

@@ -5,32 +5,21 @@ A full walk, filtered and cut with plain list operations, says what must come.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Any
 
 import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repo_stream import (
-    Cid,
-    DiskBuilder,
-    Driver,
-    DriverBuilder,
-    Limits,
-    MissingBlock,
-    Output,
-    RepoDriver,
-    StoreClosed,
-    open_car,
-)
+from repo_stream import Cid, DriverBuilder, Limits, MissingBlock, Output, RepoDriver
 from repo_stream.ranges import KeyRanges
 from repo_stream.testing import Repo, build_repo
 from repo_stream.walk import Blocks, Walker
 from support import walk
+from support.driving import BOTH_WAYS, driving, rest_of
 
 LIMITS = Limits()
 NAMES = ["a.b.c.d", "a.b.c", "a.b.d", "zz.top.x"]
@@ -39,29 +28,15 @@ KEYS = list(REPO.records)
 LINKS = [(rkey, Cid(cid)) for rkey, cid in REPO.records.items()]
 ALL = [(rkey, REPO.blocks[cid]) for rkey, cid in REPO.records.items()]
 
-BOTH_WAYS = pytest.mark.parametrize(
-    "mem_limit_mb", [pytest.param(16, id="memory"), pytest.param(0, id="disk")]
-)
 
-
-@asynccontextmanager
-async def driver_of(
+def driver_of(
     mem_limit_mb: float, builder: DriverBuilder[bytes] | None = None, repo: Repo = REPO
-) -> AsyncGenerator[RepoDriver[bytes]]:
-    builder = (builder or DriverBuilder()).with_mem_limit_mb(mem_limit_mb)
-    match await builder.load_car(repo.to_car()):
-        case Driver.Memory(_, driver):
-            yield driver
-        case Driver.Disk(paused):
-            async with DiskBuilder().open() as store:
-                yield (await paused.finish_loading(store))[1]
+) -> AbstractAsyncContextManager[RepoDriver[bytes]]:
+    return driving(repo.to_car(), (builder or DriverBuilder()).with_mem_limit_mb(mem_limit_mb))
 
 
-async def rest(driver: RepoDriver[bytes], n: int = 50) -> list[tuple[str, bytes]]:
-    pairs: list[tuple[str, bytes]] = []
-    while chunk := await driver.next_chunk(n):
-        pairs += chunk
-    return pairs
+async def rest(driver: RepoDriver[bytes]) -> list[tuple[str, bytes]]:
+    return await rest_of(driver, 50)
 
 
 def since(rkey: str) -> list[tuple[str, bytes]]:
@@ -105,7 +80,7 @@ def test_ranges_hold_what_a_filter_holds(
 
 
 @given(st.lists(pairs, max_size=3), st.lists(pairs, max_size=3), st.lists(texts, min_size=1))
-def test_both_hold_what_two_filters_hold(
+def test_intersection_of_ranges_holds_what_both_hold(
     one: list[tuple[str, str | None]], other: list[tuple[str, str | None]], keys: list[str]
 ) -> None:
     keys.sort()
@@ -114,8 +89,15 @@ def test_both_hold_what_two_filters_hold(
     ]
 
 
+def test_ranges_that_touch_are_one_range() -> None:
+    assert ranges_from([("b", "c"), ("a", "b")]) == ranges_from([("a", "c")])
+    assert ranges_from([("a", "b"), ("b", None), ("c", "d")]) == ranges_from([("a", None)])
+    assert ranges_from([("a", "b"), ("b\0", "c")]) != ranges_from([("a", "c")])
+    assert ranges_from([("a", "a"), ("c", "b")]) == ranges_from([])
+
+
 @given(texts, st.lists(texts, min_size=1, unique=True))
-def test_prefix_holds_what_begins_with_it(prefix: str, keys: list[str]) -> None:
+def test_prefix_holds_the_keys_that_begin_with_it(prefix: str, keys: list[str]) -> None:
     keys.sort()
     ranges = KeyRanges.prefixes([prefix])
     assert held(ranges, keys) == [key for key in keys if key.startswith(prefix)]
@@ -150,7 +132,7 @@ def test_walk_of_ranges_is_the_full_walk_filtered(
 
 
 @given(ranges_of, st.integers(1, 99), st.lists(places, max_size=4))
-def test_keys_go_where_records_go(
+def test_keys_alone_come_as_records_do(
     asked: list[tuple[str, str | None]], n: int, seeks: list[str]
 ) -> None:
     blocks = Blocks(REPO.blocks, REPO.blocks)
@@ -165,7 +147,7 @@ def test_keys_go_where_records_go(
 
 
 @given(ranges_of, st.integers(1, 99), st.lists(places, max_size=4).map(sorted))
-def test_skipping_forward_goes_where_seeking_goes(
+def test_skip_forward_leaves_the_keys_that_are_not_behind(
     asked: list[tuple[str, str | None]], n: int, skips: list[str]
 ) -> None:
     blocks = Blocks(REPO.blocks, REPO.blocks)
@@ -179,7 +161,7 @@ def test_skipping_forward_goes_where_seeking_goes(
 
 
 @given(places)
-def test_one_key_opens_only_the_nodes_above_it(rkey: str) -> None:
+def test_one_key_needs_only_the_nodes_above_it(rkey: str) -> None:
     walker = Walker[bytes](REPO.root, bytes, LIMITS, KeyRanges.key(rkey.encode()))
     blocks = Blocks[bytes].empty(alike=True)
     while not walker.take(blocks, 1).rkeys and not walker.done:
@@ -192,7 +174,7 @@ def test_one_key_opens_only_the_nodes_above_it(rkey: str) -> None:
 
 
 @BOTH_WAYS
-async def test_ranges_prefix_and_collections(mem_limit_mb: float) -> None:
+async def test_driver_gives_only_the_keys_of_its_ranges(mem_limit_mb: float) -> None:
     a, b = KEYS[100], KEYS[250]
     plain = DriverBuilder()
     for builder, expected in [
@@ -213,20 +195,8 @@ async def test_ranges_prefix_and_collections(mem_limit_mb: float) -> None:
             assert await driver.next_chunk() is None
 
 
-@pytest.mark.parametrize("names", [("",), ("a.b/c",)])
-def test_names_that_are_no_collections(names: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="named by its NSID"):
-        DriverBuilder().with_collections(*names)
-
-
-def test_collections_are_given_one_by_one() -> None:
-    wrong: Any = ["com.example.a", "com.example.b"]
-    with pytest.raises(TypeError, match="one by one"):
-        DriverBuilder().with_collections(wrong)
-
-
 @BOTH_WAYS
-async def test_records_outside_are_not_processed(mem_limit_mb: float) -> None:
+async def test_records_outside_a_range_are_not_processed(mem_limit_mb: float) -> None:
     seen: list[bytes] = []
 
     def process(block: bytes) -> int:
@@ -240,7 +210,7 @@ async def test_records_outside_are_not_processed(mem_limit_mb: float) -> None:
 
 
 @BOTH_WAYS
-async def test_subtrees_outside_need_not_be_there(mem_limit_mb: float) -> None:
+async def test_subtrees_outside_a_range_need_not_be_there(mem_limit_mb: float) -> None:
     prefix = "zz.top.x/"
     inner = [p for p in ALL if p[0].startswith(prefix)]
     walker = Walker[bytes](REPO.root, bytes, LIMITS, KeyRanges.prefixes([prefix]))
@@ -256,7 +226,7 @@ async def test_subtrees_outside_need_not_be_there(mem_limit_mb: float) -> None:
 
 
 @BOTH_WAYS
-async def test_after_seek_comes_the_tail(mem_limit_mb: float) -> None:
+async def test_after_a_seek_come_the_keys_from_there_on(mem_limit_mb: float) -> None:
     async with driver_of(mem_limit_mb) as driver:
         for rkey in [KEYS[300], KEYS[20], KEYS[20] + "x", "", "zzzz", "b", KEYS[-1]]:
             await driver.seek(rkey)
@@ -270,7 +240,7 @@ async def test_after_seek_comes_the_tail(mem_limit_mb: float) -> None:
 
 
 @BOTH_WAYS
-async def test_seek_stays_within_the_ranges(mem_limit_mb: float) -> None:
+async def test_seek_stays_within_the_key_range(mem_limit_mb: float) -> None:
     builder = DriverBuilder().with_key_range(KEYS[100], KEYS[200])
     async with driver_of(mem_limit_mb, builder) as driver:
         await driver.seek(KEYS[150])
@@ -282,7 +252,7 @@ async def test_seek_stays_within_the_ranges(mem_limit_mb: float) -> None:
 
 
 @BOTH_WAYS
-async def test_error_is_over_with_once_it_lies_behind(mem_limit_mb: float) -> None:
+async def test_seek_goes_past_a_missing_record(mem_limit_mb: float) -> None:
     cid = REPO.records[KEYS[0]]
     broken = replace(REPO, blocks={c: b for c, b in REPO.blocks.items() if c != cid})
     keys = [key for key, link in REPO.records.items() if link == cid]
@@ -298,7 +268,7 @@ async def test_error_is_over_with_once_it_lies_behind(mem_limit_mb: float) -> No
 
 
 @BOTH_WAYS
-async def test_missing_node_is_in_the_way_again(mem_limit_mb: float) -> None:
+async def test_missing_node_is_in_the_way_after_a_seek_too(mem_limit_mb: float) -> None:
     broken = replace(REPO, blocks={c: b for c, b in REPO.blocks.items() if c != REPO.nodes[-1]})
     async with driver_of(mem_limit_mb, repo=broken) as driver:
         with pytest.raises(MissingBlock) as first:
@@ -311,7 +281,7 @@ async def test_missing_node_is_in_the_way_again(mem_limit_mb: float) -> None:
 
 
 @BOTH_WAYS
-async def test_get_gives_each_record_and_leaves_the_walk(mem_limit_mb: float) -> None:
+async def test_get_gives_any_record_and_leaves_the_walk_alone(mem_limit_mb: float) -> None:
     async with driver_of(mem_limit_mb) as driver:
         found = await driver.next_chunk(40) or []
         for at in (0, 39, 40, 41, 599):
@@ -324,7 +294,7 @@ async def test_get_gives_each_record_and_leaves_the_walk(mem_limit_mb: float) ->
 
 
 @BOTH_WAYS
-async def test_get_names_what_is_not_there(mem_limit_mb: float) -> None:
+async def test_get_raises_if_the_record_is_missing(mem_limit_mb: float) -> None:
     cid = REPO.records[KEYS[50]]
     broken = replace(REPO, blocks={c: b for c, b in REPO.blocks.items() if c != cid})
     async with driver_of(mem_limit_mb, DriverBuilder().with_on_error("skip"), broken) as driver:
@@ -335,7 +305,7 @@ async def test_get_names_what_is_not_there(mem_limit_mb: float) -> None:
 
 
 @BOTH_WAYS
-async def test_collections_are_listed_without_records(mem_limit_mb: float) -> None:
+async def test_collections_are_listed_without_reading_records(mem_limit_mb: float) -> None:
     empty = replace(REPO, blocks={c: REPO.blocks[c] for c in (REPO.commit_cid, *REPO.nodes)})
     async with driver_of(mem_limit_mb, repo=empty) as driver:
         assert await driver.collections() == NAMES
@@ -345,22 +315,25 @@ async def test_collections_are_listed_without_records(mem_limit_mb: float) -> No
     async with driver_of(mem_limit_mb, builder, empty) as driver:
         expected = {key.split("/")[0]: None for key in KEYS if "a.b.c.d/" <= key < "z"}
         assert await driver.collections() == list(expected)
+    builder = DriverBuilder().with_collections("zz.top.x", "a.b.c", "no.such")
+    async with driver_of(mem_limit_mb, builder, empty) as driver:
+        assert await driver.collections() == ["a.b.c", "zz.top.x"]
     odd = build_repo({"alone": {}, "a/b/c": {}, "alone.0/x": {}, "alone/x": {}, "/": {}})
     async with driver_of(mem_limit_mb, repo=odd) as driver:
         assert await driver.collections() == ["", "a", "alone.0", "alone"]
 
 
 @BOTH_WAYS
-@pytest.mark.parametrize("n", [1, 7, 256, 5000])
-async def test_keys_alone_need_no_record(mem_limit_mb: float, n: int) -> None:
+async def test_keys_alone_need_no_record(mem_limit_mb: float) -> None:
     empty = replace(REPO, blocks={c: REPO.blocks[c] for c in (REPO.commit_cid, *REPO.nodes)})
-    found: list[tuple[str, Cid]] = []
-    async with driver_of(mem_limit_mb, repo=empty) as driver:
-        while keys := await driver.next_keys(n):
-            assert len(keys) == n or len(found) + len(keys) == len(KEYS)
-            found += keys
-        assert await driver.next_keys(n) is None
-    assert found == LINKS
+    for n in (1, 7, 256, 600, 601, 5000):
+        found: list[tuple[str, Cid]] = []
+        async with driver_of(mem_limit_mb, repo=empty) as driver:
+            while keys := await driver.next_keys(n):
+                assert len(keys) == n or len(found) + len(keys) == len(KEYS)
+                found += keys
+            assert await driver.next_keys(n) is None
+        assert found == LINKS, n
 
 
 @BOTH_WAYS
@@ -374,7 +347,7 @@ async def test_keys_after_a_loop_that_was_left_are_as_many_as_asked(mem_limit_mb
 
 
 @BOTH_WAYS
-async def test_keys_before_an_error_come_first(mem_limit_mb: float) -> None:
+async def test_keys_before_a_missing_node_come_first(mem_limit_mb: float) -> None:
     broken = replace(REPO, blocks={c: b for c, b in REPO.blocks.items() if c != REPO.nodes[-1]})
     async with driver_of(mem_limit_mb, repo=broken) as driver:
         async for _ in driver:
@@ -387,7 +360,7 @@ async def test_keys_before_an_error_come_first(mem_limit_mb: float) -> None:
 
 
 @BOTH_WAYS
-async def test_keys_and_records_mix(mem_limit_mb: float) -> None:
+async def test_keys_and_records_can_be_mixed(mem_limit_mb: float) -> None:
     async with driver_of(mem_limit_mb) as driver:
         keys: list[str] = []
         while True:
@@ -403,21 +376,13 @@ async def test_keys_and_records_mix(mem_limit_mb: float) -> None:
         assert keys == KEYS
 
 
-async def test_keys_fewer_than_one() -> None:
+async def test_less_than_one_key_is_refused() -> None:
     async with driver_of(16) as driver:
         with pytest.raises(ValueError, match="at least 1"):
             await driver.next_keys(0)
 
 
-async def test_nothing_works_on_a_store_that_moved_on() -> None:
-    async with DiskBuilder().open() as store:
-        async with open_car(REPO.to_car(), mem_limit_mb=0, spill=store) as repo:
-            assert await repo.next_chunk(2) == ALL[:2]
-        for call in (repo.seek(""), repo.get(KEYS[0]), repo.collections(), repo.next_keys()):
-            with pytest.raises(StoreClosed):
-                await call
-
-
+@pytest.mark.both_loops
 @BOTH_WAYS
 async def test_cancelled_calls_lose_nothing(mem_limit_mb: float) -> None:
     async with driver_of(mem_limit_mb) as driver:
@@ -441,12 +406,3 @@ async def test_cancelled_calls_lose_nothing(mem_limit_mb: float) -> None:
             if done:
                 break
         assert keys == KEYS
-
-
-async def test_one_line_takes_ranges() -> None:
-    async with open_car(REPO.to_car(), collections=["a.b.d"]) as repo:
-        assert await repo.collections() == ["a.b.d"]
-        assert [rkey async for rkey, _ in repo] == [k for k in KEYS if k.startswith("a.b.d/")]
-        await repo.seek("")
-        assert (await repo.next_keys(1) or [])[0][0].startswith("a.b.d/")
-        assert await repo.get(KEYS[0]) == Output(KEYS[0], LINKS[0][1], ALL[0][1])

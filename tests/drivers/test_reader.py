@@ -34,7 +34,9 @@ RECORDS = {f"app.test.note/{number:04}": {"text": "x" * (7 * number)} for number
 REPO = build_repo(RECORDS)
 CAR = REPO.to_car(order="shuffled")
 BLOCKS = CarDecoder().feed(CAR)
-SIZES = [1, 2, 3, 7, 1000, 1 << 20]
+in_pieces_of_any_size = pytest.mark.parametrize(
+    "size", [1, 7, 1000, 1 << 20], ids=["1", "7", "1000", "whole"]
+)
 
 
 class Boom(Exception):
@@ -81,7 +83,7 @@ def path(tmp_path: Path) -> Path:
 # --- Reading ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", SIZES)
+@in_pieces_of_any_size
 async def test_iterating_gives_cids_and_data(size: int) -> None:
     car = await CarReader.open(pieces_of(CAR, size))
     assert car.header.roots == (REPO.commit_cid,)
@@ -91,21 +93,24 @@ async def test_iterating_gives_cids_and_data(size: int) -> None:
     assert car.offset == len(CAR)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@in_pieces_of_any_size
 async def test_next_blocks_gives_the_blocks_of_a_piece(size: int) -> None:
     blocks = await drain(await CarReader.open(pieces_of(CAR, size)))
     assert blocks == BLOCKS
     assert {type(cid) for cid, _ in blocks} == {bytes}
 
 
-@pytest.mark.parametrize("size", [50, 1000, len(CAR), 1 << 20])
-async def test_a_path_is_read_in_pieces_of_the_size_asked_for(path: Path, size: int) -> None:
+@pytest.mark.parametrize("size", [50, len(CAR), 1 << 20], ids=["50", "whole", "larger"])
+async def test_path_is_read_in_pieces_of_the_size_asked_for(path: Path, size: int) -> None:
     async with await CarReader.open(path, piece_size=size) as car:
         assert [pair async for pair in car] == BLOCKS
 
 
-@pytest.mark.parametrize("size", [300, 1 << 20])
-@pytest.mark.parametrize("first", [0, 1, 2, 5, len(BLOCKS) - 1, len(BLOCKS)])
+@pytest.mark.parametrize(
+    ("first", "size"),
+    [(0, 300), (1, 1 << 20), (5, 300), (len(BLOCKS) - 1, 1 << 20), (len(BLOCKS), 300)],
+    ids=["none", "one", "some", "all-but-one", "all"],
+)
 async def test_next_blocks_goes_on_where_iterating_stopped(first: int, size: int) -> None:
     car = await CarReader.open(pieces_of(CAR, size))
     blocks: list[tuple[bytes, bytes]] = [await anext(car) for _ in range(first)]
@@ -125,7 +130,7 @@ async def test_iterating_and_next_blocks_take_turns() -> None:
     assert await car.next_blocks() is None
 
 
-async def test_a_car_without_blocks() -> None:
+async def test_car_without_blocks_is_at_its_end() -> None:
     car = await CarReader.open(car_header([REPO.commit_cid]))
     assert await car.next_blocks() is None
     assert [pair async for pair in car] == []
@@ -149,7 +154,7 @@ async def test_options_reach_the_decoder() -> None:
 
 
 @pytest.mark.parametrize("kind", ["path", "bytes", "iterable", "counted"])
-async def test_after_the_end_comes_the_end(path: Path, kind: str) -> None:
+async def test_reader_at_its_end_stays_there(path: Path, kind: str) -> None:
     counted = Counted(CAR, 1 << 20)
     sources: dict[str, Any] = {
         "path": path,
@@ -168,14 +173,17 @@ async def test_after_the_end_comes_the_end(path: Path, kind: str) -> None:
     assert car.offset == len(CAR)
 
 
-@pytest.mark.parametrize("size", [len(CAR) // 4, len(CAR), 1 << 20])
-async def test_a_path_is_closed_at_the_end(path: Path, size: int) -> None:
+@pytest.mark.parametrize(
+    "size", [len(CAR) // 4, len(CAR), 1 << 20], ids=["quarters", "whole", "larger"]
+)
+async def test_path_is_closed_at_the_end(path: Path, size: int) -> None:
     car = await CarReader.open(path, piece_size=size)
     assert is_open(path) == (size <= len(CAR))
     assert await drain(car) == BLOCKS
     assert not is_open(path)
 
 
+@pytest.mark.both_loops
 async def test_aclose_closes_a_path_in_the_middle_and_once(path: Path) -> None:
     car = await CarReader.open(path, piece_size=100)
     await anext(car)
@@ -208,7 +216,7 @@ async def test_async_with_closes_a_path_when_its_body_raises(path: Path) -> None
         pytest.param(bytes.fromhex("0aa16776657273696f6e02"), UnsupportedCarVersion, id="carv2"),
     ],
 )
-async def test_a_path_with_a_bad_header_is_closed(
+async def test_path_with_a_bad_header_is_closed(
     tmp_path: Path, data: bytes, error: type[CarError]
 ) -> None:
     path = tmp_path / "bad.car"
@@ -218,15 +226,15 @@ async def test_a_path_with_a_bad_header_is_closed(
     assert not is_open(path)
 
 
-@pytest.mark.parametrize("size", [100, 1 << 20])
 @pytest.mark.parametrize(
-    ("data", "error"),
+    ("data", "error", "size"),
     [
-        pytest.param(CAR[:-1], TruncatedCar, id="cut"),
-        pytest.param(CAR + b"\0", EmptySection, id="padded"),
+        pytest.param(CAR[:-1], TruncatedCar, 100, id="cut-in-small-pieces"),
+        pytest.param(CAR[:-1], TruncatedCar, 1 << 20, id="cut"),
+        pytest.param(CAR + b"\0", EmptySection, 100, id="padded-in-small-pieces"),
     ],
 )
-async def test_a_path_is_closed_when_an_error_ends_it(
+async def test_path_is_closed_if_an_error_ends_it(
     tmp_path: Path, data: bytes, error: type[CarError], size: int
 ) -> None:
     path = tmp_path / "bad.car"
@@ -237,14 +245,14 @@ async def test_a_path_is_closed_when_an_error_ends_it(
     assert not is_open(path)
 
 
-async def test_a_callers_file_is_left_open(path: Path) -> None:
+async def test_file_of_the_caller_is_left_open(path: Path) -> None:
     async with await anyio.open_file(path, "rb") as file:
         async with await CarReader.open(file) as car:
             assert [pair async for pair in car] == BLOCKS
         assert not file.wrapped.closed
 
 
-async def test_a_callers_generator_can_go_on_after_the_reader() -> None:
+async def test_generator_of_the_caller_can_go_on_after_the_reader() -> None:
     source = pieces_of(CAR, 1000)
     async with await CarReader.open(source) as car:
         await car.next_blocks()
@@ -258,7 +266,7 @@ async def test_a_callers_generator_can_go_on_after_the_reader() -> None:
 # --- Errors -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [1, 1000, 1 << 20], ids=["1", "1000", "whole"])
 @pytest.mark.parametrize(
     ("data", "error", "count"),
     [
@@ -269,7 +277,7 @@ async def test_a_callers_generator_can_go_on_after_the_reader() -> None:
         ),
     ],
 )
-async def test_blocks_come_first_and_the_error_comes_for_ever(
+async def test_blocks_before_an_error_come_first_and_the_error_comes_again(
     data: bytes, error: type[CarError], count: int, size: int
 ) -> None:
     source = Counted(data, size)
@@ -289,7 +297,7 @@ async def test_blocks_come_first_and_the_error_comes_for_ever(
     assert source.asked == asked
 
 
-async def test_a_known_error_does_not_wait_for_more_of_the_source() -> None:
+async def test_known_error_does_not_wait_for_more_of_the_source() -> None:
     async def stalling() -> AsyncGenerator[bytes, None]:
         yield CAR + b"\0"
         await anyio.sleep_forever()
@@ -301,9 +309,12 @@ async def test_a_known_error_does_not_wait_for_more_of_the_source() -> None:
             await car.next_blocks()
 
 
-@pytest.mark.parametrize("size", [1, 100, 10_000])
-@pytest.mark.parametrize("good", [0, 10, 70, 2000, len(CAR)])
-async def test_a_source_that_raises_midway_raises_its_own_error(good: int, size: int) -> None:
+@pytest.mark.parametrize(
+    ("good", "size"),
+    [(0, 100), (10, 1), (70, 1), (2000, 100), (2000, 10_000), (len(CAR), 100)],
+    ids=["first", "in-the-header", "after-the-header", "midway", "midway-at-once", "last"],
+)
+async def test_error_of_the_source_comes_out_as_itself(good: int, size: int) -> None:
     async def failing() -> AsyncIterator[bytes]:
         async for piece in pieces_of(CAR[:good], size):
             yield piece
@@ -320,14 +331,15 @@ async def test_a_source_that_raises_midway_raises_its_own_error(good: int, size:
     assert blocks == CarDecoder().feed(CAR[:good])
 
 
-async def test_no_file_of_that_name(tmp_path: Path) -> None:
+async def test_path_that_is_no_file_raises_what_opening_raises(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await CarReader.open(tmp_path / "nothing.car")
     with pytest.raises(IsADirectoryError):
         await CarReader.open(tmp_path)
 
 
-async def test_a_wait_that_is_cancelled_loses_nothing() -> None:
+@pytest.mark.both_loops
+async def test_cancelled_next_blocks_loses_nothing() -> None:
     class Slow:
         """Gives a piece only when it is asked a second time."""
 
@@ -371,7 +383,6 @@ ODD_ROOTS = [
 ROWS = [(key, REPO.records[key]) for key in sorted(RECORDS)]
 
 
-@pytest.mark.parametrize("mem_limit_mb", [16, 0])
 @pytest.mark.parametrize(
     "further",
     [
@@ -380,14 +391,24 @@ ROWS = [(key, REPO.records[key]) for key in sorted(RECORDS)]
         *(pytest.param(root.values, id=root.id) for root in ODD_ROOTS),
     ],
 )
-async def test_further_roots_are_ignored(further: list[bytes], mem_limit_mb: int) -> None:
+async def test_further_roots_are_ignored(further: list[bytes], tmp_path: Path) -> None:
     car = build_car(RECORDS, extra_roots=further)
-    outputs = await walk(car, DriverBuilder().with_mem_limit_mb(mem_limit_mb))
-    assert [(output.rkey, output.cid) for output in outputs] == ROWS
+    assert await in_every_store(car, tmp_path) == [ROWS] * 3
+
+
+async def in_every_store(car: bytes, folder: Path) -> list[list[tuple[str, Cid]]]:
+    """What a repo in memory gives, one that is copied to disk, and one that stays in its file."""
+    path = folder / "repo.car"
+    path.write_bytes(car)
+    ways: list[tuple[bytes | Path, int]] = [(car, 16), (car, 0), (path, 0)]
+    return [
+        [(output.rkey, output.cid) for output in await walk(source, DriverBuilder(mem_limit_mb=mb))]
+        for source, mb in ways
+    ]
 
 
 @pytest.mark.parametrize("root", ODD_ROOTS)
-async def test_the_first_root_has_to_be_ordinary(root: bytes) -> None:
+async def test_first_root_has_to_be_ordinary(root: bytes) -> None:
     car = write_car([root, REPO.commit_cid], BLOCKS)
     with pytest.raises(BadRoot) as raised:
         await walk(car, DriverBuilder())
@@ -395,20 +416,19 @@ async def test_the_first_root_has_to_be_ordinary(root: bytes) -> None:
     assert str(Cid(root)) in str(raised.value)
 
 
-async def test_no_root_at_all() -> None:
+async def test_car_without_a_root_is_refused() -> None:
     with pytest.raises(MissingRoot):
         await walk(write_car([], BLOCKS), DriverBuilder())
 
 
-async def test_the_first_root_counts_though_the_commit_is_another() -> None:
+async def test_first_root_counts_though_the_commit_is_another() -> None:
     absent = cid_of(b"not in the file")
     with pytest.raises(MissingCommit) as raised:
         await walk(write_car([absent, REPO.commit_cid], BLOCKS), DriverBuilder())
     assert raised.value.cid == absent
 
 
-@pytest.mark.parametrize("mem_limit_mb", [16, 0])
-async def test_blocks_of_odd_kinds_are_no_harm_to_the_walk(mem_limit_mb: int) -> None:
+async def test_blocks_of_odd_kinds_do_not_disturb_the_walk(tmp_path: Path) -> None:
     data = b"nobody needs this"
     odd = [
         (b"\x12\x20" + hashlib.sha256(data).digest(), data),
@@ -419,5 +439,4 @@ async def test_blocks_of_odd_kinds_are_no_harm_to_the_walk(mem_limit_mb: int) ->
         (b"\x01\x71\x1e\x20" + bytes(32), data),
     ]
     car = build_car(RECORDS, extra_blocks=odd)
-    outputs = await walk(car, DriverBuilder().with_mem_limit_mb(mem_limit_mb))
-    assert [(output.rkey, output.cid) for output in outputs] == ROWS
+    assert await in_every_store(car, tmp_path) == [ROWS] * 3

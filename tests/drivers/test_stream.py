@@ -1,9 +1,8 @@
-"""Walking a repo while it comes in gives what walking it in memory gives, whatever the order."""
+"""A walk of a repo that is still coming in gives what one in memory gives, in any block order."""
 
 from __future__ import annotations
 
 import json
-import tracemalloc
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import cache
@@ -27,17 +26,17 @@ from repo_stream import (
 from repo_stream.mst import decode_node
 from repo_stream.process import noop, record
 from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, write_car
-from support import pieces_of, within
-from support.hostile import CASES, Hostile
+from support import pieces_of, traced
+from support.hostile import FAMILIES, Hostile
 from support.streams import ORDERS, AnyBuilder, Outcome, car_in, in_memory, streamed, walk_on
 
-PIECES = pytest.mark.parametrize("piece", [1, 7, 1000, 10_000_000])
 LIMITS = (0, 0.2, 1, 16)
+WHOLE = 10_000_000  # a piece for all of it
 
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
-    """Most of it once; what depends on the event loop is tested beside it, under both."""
+    """One event loop for all, as they share a store."""
     return "asyncio"
 
 
@@ -111,10 +110,6 @@ PROCESSORS: dict[str, AnyBuilder] = {
 FORMLESS: AnyBuilder = DriverBuilder(block_processor=lambda block: Size(len(block)))
 
 
-async def expected(car: bytes, builder: AnyBuilder) -> Outcome:
-    return await in_memory(car, builder)
-
-
 def same(got: Outcome, wanted: Outcome) -> None:
     assert [(each.rkey, each.cid) for each in got.outputs] == [
         (each.rkey, each.cid) for each in wanted.outputs
@@ -132,29 +127,33 @@ def as_value(output: Output[Any]) -> object:
 # --- Any order ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("processor", PROCESSORS)
+@pytest.mark.parametrize("copies", [1, 2], ids=["each-block-once", "each-block-twice"])
 @pytest.mark.parametrize("order", ORDERS)
 async def test_every_order_gives_what_memory_gives(
-    order: str, processor: str, lent: DiskStore, tmp_path: Path
+    order: str, copies: int, lent: DiskStore, tmp_path: Path
 ) -> None:
     spills: list[Any] = [None, lent, tmp_path / "spill.db"]
-    builder = PROCESSORS[processor]
-    turn = ORDERS.index(order)
-    for copies in (1, 2):
-        car = car_in(motley(), order, copies=copies, extra=GARBAGE)
+    car = car_in(motley(), order, copies=copies, extra=GARBAGE)
+    turn = ORDERS.index(order) + copies
+    for builder in PROCESSORS.values():
         wanted = await in_memory(car, builder)
-        for limit in LIMITS:
+        turn += 1
+        for limit in LIMITS[turn % 2 :: 2]:
             turn += 1
-            source = pieces_of(car, (1000, 10_000_000)[turn % 2])
-            got = await streamed(source, builder.with_mem_limit_mb(limit), spill=spills[turn % 3])
+            source = pieces_of(car, (1000, WHOLE)[turn // 2 % 2])
+            # If memory suffices, no disk is needed.
+            spill = spills[turn % 3] if limit < 16 else False
+            got = await streamed(source, builder.with_mem_limit_mb(limit), spill=spill)
             same(got, wanted)
-        assert lent.stored == 0
+    assert lent.stored == 0
 
 
-@PIECES
-async def test_every_piece_size_gives_what_memory_gives(piece: int, lent: DiskStore) -> None:
-    repo = build_repo({f"a/{n:03}": {"n": n // 2, "text": "x" * (n % 90)} for n in range(150)})
-    for order in ORDERS:
+@pytest.mark.parametrize(
+    "piece", [1, 7, 1000, WHOLE], ids=["1-byte", "7-bytes", "1000-bytes", "whole"]
+)
+async def test_every_size_of_pieces_gives_what_memory_gives(piece: int, lent: DiskStore) -> None:
+    repo = build_repo({f"a/{n:03}": {"n": n // 2, "text": "x" * (n % 90)} for n in range(70)})
+    for order in ("stream", "shuffled", "commit last", "swapped"):
         car = car_in(repo, order, copies=2, extra=GARBAGE)
         wanted = await in_memory(car, DriverBuilder())
         for limit in (0, 1):
@@ -162,25 +161,14 @@ async def test_every_piece_size_gives_what_memory_gives(piece: int, lent: DiskSt
             same(await streamed(pieces_of(car, piece), builder, spill=lent), wanted)
 
 
-@pytest.mark.parametrize("processor", PROCESSORS)
-@pytest.mark.parametrize("order", ORDERS)
-async def test_where_memory_suffices_no_disk_is_needed(order: str, processor: str) -> None:
-    car = car_in(motley(), order, extra=GARBAGE)
-    builder = PROCESSORS[processor]
-    got = await streamed(car, builder, spill=False)
-    same(got, await in_memory(car, builder))
-
-
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", ["stream", "swapped", "shuffled"])
 async def test_results_without_a_form_on_disk_stay_in_memory(order: str) -> None:
     car = car_in(motley(), order)
     same(await streamed(car, FORMLESS), await in_memory(car, FORMLESS))
 
 
 @pytest.mark.parametrize("order", ["stream", "shuffled"])
-async def test_results_that_cannot_be_read_back_are_errors_where_they_are_needed(
-    order: str,
-) -> None:
+async def test_result_that_cannot_be_read_back_is_an_error_once_it_is_needed(order: str) -> None:
     """As they are from disk; the rest of the records comes all the same."""
 
     def loads(data: bytes) -> int:
@@ -206,7 +194,23 @@ async def test_results_that_cannot_be_read_back_are_errors_where_they_are_needed
         assert found.data == len(repo.blocks[found.cid])
 
 
-async def test_results_that_are_not_stored_as_bytes_stay_as_they_came() -> None:
+@pytest.mark.parametrize("processor", ["noop", "len", "shapes"])
+async def test_results_that_were_let_go_of_are_given_again_after_seeking_back(
+    processor: str,
+) -> None:
+    car = car_in(motley(), "stream")
+    builder = PROCESSORS[processor]
+    wanted = await in_memory(car, builder)
+    for limit in (0, 16):
+        source = pieces_of(car, 5000)
+        async with builder.with_mem_limit_mb(limit).stream_car(source) as (_, driver):
+            assert await driver.next_outputs(200) == wanted.outputs[:200]
+            await driver.seek("")
+            assert await driver.next_outputs(1000) == wanted.outputs
+            assert driver.spilled == (limit == 0)
+
+
+async def test_results_that_are_not_stored_as_bytes_stay_in_memory() -> None:
     """They are let go of as the blocks that they were made from."""
     dumps: Any = str  # it should give bytes
     texts = Processor(bytes.hex, dumps=dumps, loads=bytes.decode)
@@ -216,25 +220,25 @@ async def test_results_that_are_not_stored_as_bytes_stay_as_they_came() -> None:
         same(await streamed(pieces_of(car, 500), builder), await in_memory(car, builder))
 
 
-@pytest.mark.parametrize("order", ["stream", "swapped", "shuffled"])
-@pytest.mark.parametrize("process", [noop, len])
-async def test_large_records_take_no_more_than_the_limit(order: str, process: Any) -> None:
-    repo = build_repo({f"a/{n:03}": RawRecord(b"%03d" % n + bytes(1_900_000)) for n in range(60)})
+@pytest.mark.parametrize(
+    ("order", "process"),
+    [("stream", noop), ("swapped", noop), ("shuffled", noop), ("shuffled", len)],
+    ids=["stream-raw", "swapped-raw", "shuffled-raw", "shuffled-processed"],
+)
+async def test_large_records_take_little_more_than_the_limit(order: str, process: Any) -> None:
+    # All together they would take 57 MB.
+    repo = build_repo({f"a/{n:03}": RawRecord(b"%03d" % n + bytes(1_900_000)) for n in range(30)})
     car = car_in(repo, order)
     builder = DriverBuilder(mem_limit_mb=16, block_processor=process)
     wanted = [process(repo.blocks[cid]) for cid in repo.records.values()]
     seen = 0
-    tracemalloc.start()
-    try:
+    with traced() as peak:
         async with builder.stream_car(pieces_of(car, 1 << 18)) as (_, driver):
             async for _rkey, value in driver:
                 assert value == wanted[seen]
                 seen += 1
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert seen == 60
-    assert peak < 32 << 20
+        assert peak() < 32 << 20
+    assert seen == 30
 
 
 class Interrupted(BaseException):
@@ -255,10 +259,12 @@ class Interrupts:
 
 
 @pytest.mark.parametrize(
-    ("order", "lazy"), [("stream", False), *[(order, True) for order in ORDERS]]
+    ("order", "lazy"),
+    [("stream", False), ("stream", True), ("swapped", True), ("shuffled", True)],
+    ids=["stream", "stream-lazy", "swapped-lazy", "shuffled-lazy"],
 )
-async def test_an_interrupted_walk_goes_on(order: str, *, lazy: bool) -> None:
-    """Where records are processed as the walk gets to them."""
+async def test_walk_goes_on_after_an_interrupt_in_the_processor(order: str, *, lazy: bool) -> None:
+    """If records are processed as the walk gets to them."""
     repo = SHARED["many"]
     car = car_in(repo, order)
     expected = [(rkey, len(repo.blocks[cid])) for rkey, cid in repo.records.items()]
@@ -285,25 +291,28 @@ async def test_an_interrupted_walk_goes_on(order: str, *, lazy: bool) -> None:
 # --- What is hostile ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_hostile_car(case: Hostile, lent: DiskStore) -> None:
-    """The same error, and before it no fewer records: some come before the file is known as bad."""
+@pytest.mark.parametrize("case", FAMILIES, ids=lambda case: case.name)
+async def test_hostile_car_gives_its_error_while_it_comes_in(
+    case: Hostile, lent: DiskStore
+) -> None:
+    """And before it no fewer records: some come before the file is known as bad."""
     car = case.car()
-    for processor in (DriverBuilder(), DriverBuilder(block_processor=len)):
-        builder = processor.with_cid_verification(case.verify).with_limits(case.limits)
-        for limit in (0, 16):
-            for piece in (1,) * (len(car) < 10_000) + (64, 10_000_000):
-                if len(car) > 300_000 and piece == 64:
-                    continue
-                outcome = await streamed(
-                    pieces_of(car, piece), builder.with_mem_limit_mb(limit), spill=lent
-                )
-                error = outcome.error
-                assert type(error) is case.error
-                assert {name: getattr(error, name) for name in case.fields} == case.fields
-                rkeys = tuple(output.rkey for output in outcome.outputs)
-                assert rkeys[: len(case.before)] == case.before
-                assert lent.stored == 0
+    for process, limit, piece in ((noop, 0, 1), (len, 16, 1), (noop, 16, 64), (len, 0, WHOLE)):
+        if piece == 1 and len(car) > 10_000:
+            continue
+        builder: AnyBuilder = DriverBuilder(
+            mem_limit_mb=limit,
+            block_processor=process,
+            verify_cids=case.verify,
+            limits=case.limits,
+        )
+        outcome = await streamed(pieces_of(car, piece), builder, spill=lent)
+        error = outcome.error
+        assert type(error) is case.error
+        assert {name: getattr(error, name) for name in case.fields} == case.fields
+        rkeys = tuple(output.rkey for output in outcome.outputs)
+        assert rkeys[: len(case.before)] == case.before
+        assert lent.stored == 0
 
 
 # --- Records that keys share ----------------------------------------------------------------------
@@ -326,7 +335,7 @@ SHARED = {
     "two by two": sharing({f"{n}": [n, n + 300] for n in range(300)}),
     "nested": sharing({f"{n}": [n, 599 - n] for n in range(300)}),
 }
-ONCE_OR_AGAIN = pytest.mark.parametrize("again", [False, True], ids=["once", "again at each key"])
+ONCE_OR_AGAIN = pytest.mark.parametrize("again", [False, True], ids=["once", "at-each-key"])
 
 
 def in_order(repo: Repo, *, again: bool) -> bytes:
@@ -349,30 +358,34 @@ def walk_of(repo: Repo, cid: bytes) -> list[bytes]:
 
 
 @ONCE_OR_AGAIN
-@pytest.mark.parametrize("limit", [0, 1, 16])
 @pytest.mark.parametrize("name", SHARED)
-async def test_a_record_that_keys_share_is_never_lost(
-    name: str, limit: float, lent: DiskStore, *, again: bool
+async def test_record_that_keys_share_is_given_at_each_key(
+    name: str, lent: DiskStore, *, again: bool
 ) -> None:
     repo = SHARED[name]
     car = in_order(repo, again=again)
-    for builder in (DriverBuilder(), PROCESSORS["shapes"]):
-        for piece in (500, 10_000_000):
-            async with builder.with_mem_limit_mb(limit).stream_car(
-                pieces_of(car, piece), spill=lent
-            ) as (_, driver):
-                outcome = Outcome()
-                await walk_on(driver, outcome, 100)
-                assert driver.left_over == (None if driver.spilled else 0)
-                # Of some there are too many to look for each.
-                if again or name not in {"two by two", "nested"}:
-                    assert not driver.spilled
-                    assert driver.order == BlockOrder(streamable=True, early=0, most_early=0)
-            same(outcome, await in_memory(car, builder))
+    for processor, limit, piece in (
+        ("noop", 0, 500),
+        ("shapes", 0, WHOLE),
+        ("shapes", 1, 500),
+        ("noop", 16, WHOLE),
+    ):
+        builder = PROCESSORS[processor]
+        async with builder.with_mem_limit_mb(limit).stream_car(
+            pieces_of(car, piece), spill=lent
+        ) as (_, driver):
+            outcome = Outcome()
+            await walk_on(driver, outcome, 100)
+            assert driver.left_over == (None if driver.spilled else 0)
+            # Of some there are too many to look for each.
+            if again or name not in {"two by two", "nested"}:
+                assert not driver.spilled
+                assert driver.order == BlockOrder(streamable=True, early=0, most_early=0)
+        same(outcome, await in_memory(car, builder))
 
 
 @pytest.mark.parametrize("order", ["stream", "export", "shuffled", "nodes first"])
-async def test_a_record_can_be_a_node_or_the_commit(order: str, lent: DiskStore) -> None:
+async def test_record_is_given_if_it_is_a_node_or_the_commit(order: str, lent: DiskStore) -> None:
     """A node of the tree is named as a record, before the walk gets there and after."""
     small = build_repo({f"a/{n:04}": {"n": n} for n in range(300)})
     for nodes in (small.nodes[:1], small.nodes[-3:]):
@@ -386,15 +399,12 @@ async def test_a_record_can_be_a_node_or_the_commit(order: str, lent: DiskStore)
         for builder in (DriverBuilder(), DriverBuilder(block_processor=len)):
             wanted = await in_memory(car, builder)
             assert len(wanted.outputs) == len(records)
-            for limit in (0, 16):
-                for piece in (300, 10_000_000):
-                    source = pieces_of(car, piece)
-                    same(
-                        await streamed(source, builder.with_mem_limit_mb(limit), spill=lent), wanted
-                    )
+            for limit, piece in ((0, 300), (16, 300), (16, WHOLE)):
+                source = pieces_of(car, piece)
+                same(await streamed(source, builder.with_mem_limit_mb(limit), spill=lent), wanted)
 
 
-async def test_a_record_can_name_the_commit() -> None:
+async def test_record_is_given_if_its_cid_is_the_commits() -> None:
     """No honest repo does, as the commit names the tree: unverified, its bytes are others."""
     repo = build_repo({f"a/{n}": {"n": n} for n in range(20)} | {"a/10": RawRecord(b"commit")})
     fake = cid_of(b"commit")
@@ -411,29 +421,7 @@ async def test_a_record_can_name_the_commit() -> None:
                 same(await streamed(data, builder.with_mem_limit_mb(limit)), wanted)
 
 
-@pytest.mark.parametrize(
-    ("shape", "spill"), [("pairs", None), ("two by two", None), ("nested", None), ("nested", False)]
-)
-async def test_thousands_of_shared_records_take_no_more_than_their_time(
-    shape: str, spill: Any
-) -> None:
-    """Each of them searched for through all that was let go of, they would take minutes."""
-    count = 30_000
-    far = {"pairs": 1, "two by two": count // 2, "nested": -1}[shape]
-    numbers = range(0, count, 2) if shape == "pairs" else range(count // 2)
-    records: dict[str, object] = {}
-    for n in numbers:
-        records[f"a/{n:05}"] = records[f"a/{n + far if far > 0 else count - 1 - n:05}"] = {"n": n}
-    repo = build_repo(records)
-    car = repo.to_car(order="stream")
-    builder = DriverBuilder(block_processor=len)
-    wanted = await in_memory(car, builder)
-    with within(5):
-        got = await streamed(car, builder, spill=spill)
-    same(got, wanted)
-
-
-async def test_what_comes_back_from_disk_again_and_again_comes_once_each_time() -> None:
+async def test_copies_of_a_record_on_disk_are_not_all_read_back() -> None:
     """Each time that it is let go of it is on disk once more. Together they would take 20 MB."""
     shared = [{"shared": n, "text": "x" * 100_000} for n in range(2)]
     records: dict[str, object] = {f"a/{n}": record for n, record in enumerate(shared)}
@@ -442,46 +430,40 @@ async def test_what_comes_back_from_disk_again_and_again_comes_once_each_time() 
     records |= {f"c/{n:04}": shared[n % 2] for n in range(400)}
     car = build_repo(records).to_car(order="stream")
     async with DriverBuilder(mem_limit_mb=0).stream_car(pieces_of(car, 65_536)) as (_, driver):
-        tracemalloc.start()
-        try:
+        with traced() as peak:
             found = {rkey: len(value) async for rkey, value in driver}
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
+            assert peak() < 8 << 20
         assert not driver.spilled
     assert len(found) == len(records)
-    assert peak < 8 << 20
 
 
 # --- With nowhere to spill ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("processor", ["noop", "len", "record", "shapes"])
-async def test_with_nowhere_to_spill_records_are_right_until_an_error_says_why(
-    order: str, processor: str
-) -> None:
+async def test_with_nowhere_to_spill_records_are_right_until_an_error_says_why(order: str) -> None:
     car = car_in(motley(), order, extra=GARBAGE)
-    wanted = (await in_memory(car, PROCESSORS[processor])).outputs
-    errors: set[type[object]] = set()
-    for limit in (0, 0.02, 0.1, 0.3, 1, 4):
-        builder = PROCESSORS[processor].with_mem_limit_mb(limit)
-        got = await streamed(pieces_of(car, 5000), builder, spill=False)
-        same(Outcome(got.outputs), Outcome(wanted[: len(got.outputs)]))
-        error = got.error
-        errors.add(type(error))
-        if error is None:
-            assert len(got.outputs) == len(wanted)
-        elif isinstance(error, BlockReleased):
-            following = wanted[len(got.outputs)]
-            assert (error.rkey, error.cid) == (following.rkey, following.cid)
-        else:
-            assert isinstance(error, MemLimitExceeded)
-            assert error.mem_limit_mb == limit
-    assert {type(None)} < errors
+    for processor in ("noop", "len", "record", "shapes")[ORDERS.index(order) % 2 :: 2]:
+        wanted = (await in_memory(car, PROCESSORS[processor])).outputs
+        errors: set[type[object]] = set()
+        for limit in (0, 0.02, 0.1, 0.3, 1, 4):
+            builder = PROCESSORS[processor].with_mem_limit_mb(limit)
+            got = await streamed(pieces_of(car, 5000), builder, spill=False)
+            same(Outcome(got.outputs), Outcome(wanted[: len(got.outputs)]))
+            error = got.error
+            errors.add(type(error))
+            if error is None:
+                assert len(got.outputs) == len(wanted)
+            elif isinstance(error, BlockReleased):
+                following = wanted[len(got.outputs)]
+                assert (error.rkey, error.cid) == (following.rkey, following.cid)
+            else:
+                assert isinstance(error, MemLimitExceeded)
+                assert error.mem_limit_mb == limit
+        assert {type(None)} < errors
 
 
-async def test_what_was_given_up_is_named() -> None:
+async def test_block_that_was_given_up_is_named() -> None:
     repo = SHARED["far apart"]
     builder = DriverBuilder(mem_limit_mb=0)
     got = await streamed(pieces_of(repo.to_car(order="stream"), 500), builder, spill=False)
@@ -491,13 +473,13 @@ async def test_what_was_given_up_is_named() -> None:
     assert "a/00599" in str(got.error)
 
 
-async def test_what_was_given_up_does_not_lift_the_limit() -> None:
+async def test_blocks_that_were_given_up_do_not_lift_the_limit() -> None:
     """A streamable beginning, of which most is given up, and then a rest in no order at all."""
-    repo = build_repo({f"a/{n:05}": {"n": n, "text": "x" * 300} for n in range(20_000)})
+    repo = build_repo({f"a/{n:05}": {"n": n, "text": "x" * 300} for n in range(6000)})
     stream = list(repo.blocks)
     half = len(stream) // 2
     cids = stream[:half] + stream[:half:-1] + stream[half : half + 1]
     car = write_car([repo.commit_cid], [(cid, repo.blocks[cid]) for cid in cids])
-    got = await streamed(pieces_of(car, 5000), DriverBuilder(mem_limit_mb=1), spill=False)
+    got = await streamed(pieces_of(car, 5000), DriverBuilder(mem_limit_mb=0.3), spill=False)
     assert isinstance(got.error, MemLimitExceeded)
-    assert len(got.outputs) > 9000
+    assert len(got.outputs) > 2700

@@ -12,7 +12,15 @@ import pytest
 
 from repo_stream import DiskBuilder, DriverBuilder, Output, StreamDriver
 from repo_stream.testing import build_repo
-from support.cancelling import Pieces, every_stop, in_every_way, leaving_nothing, rest_of, usable
+from support.cancelling import (
+    Pieces,
+    every_stop,
+    in_every_way,
+    in_two_ways,
+    leaving_nothing,
+    rest_of,
+    usable,
+)
 from support.streams import car_in
 
 REPO = build_repo(
@@ -24,9 +32,6 @@ CARS = {order: car_in(REPO, order) for order in ("stream", "swapped", "shuffled"
 
 Driver = StreamDriver[bytes]
 Ask = Callable[[Driver], Awaitable[object]]
-
-orders = pytest.mark.parametrize("order", ["stream", "shuffled"])
-limits = pytest.mark.parametrize("limit", [0, 16])
 
 
 def builder(limit: float) -> DriverBuilder[bytes]:
@@ -52,10 +57,12 @@ ELSEWHERE: dict[str, Ask] = {
 
 
 @in_every_way
-@orders
-@pytest.mark.parametrize("limit", [0, 16])
-@pytest.mark.parametrize("where", ["path", "temporary", "lent"])
-async def test_from_entering_to_leaving(
+@pytest.mark.parametrize(
+    ("order", "limit", "where"),
+    [("stream", 16, "temporary"), ("shuffled", 0, "path"), ("shuffled", 0, "lent")],
+    ids=["stream-in-memory", "shuffled-to-a-path", "shuffled-to-a-lent-store"],
+)
+async def test_walk_cancelled_from_entering_to_leaving_leaves_nothing(
     how: str, order: str, limit: float, where: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "repo.car"
@@ -80,15 +87,17 @@ async def test_from_entering_to_leaving(
 
 
 @in_every_way
-@pytest.mark.parametrize("order", CARS)
-@limits
-@pytest.mark.parametrize("n", [40])
-async def test_no_record_is_lost(how: str, order: str, limit: float, n: int) -> None:
+@pytest.mark.parametrize(
+    ("order", "limit"),
+    [("stream", 16), ("swapped", 0), ("shuffled", 0)],
+    ids=["stream-in-memory", "swapped", "shuffled"],
+)
+async def test_cancelled_next_chunk_loses_no_record(how: str, order: str, limit: float) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
         for stop in every_stop(how, at_least=2):
             source = Pieces(CARS[order], 4000)
             async with builder(limit).stream_car(source, spill=store) as (_, driver):
-                await stop.run(lambda: chunks(driver, n))
+                await stop.run(lambda: chunks(driver, 40))
                 assert SEEN + await rest_of(driver) == EXPECTED
             assert not source.closed
             assert store.stored == 0
@@ -105,11 +114,12 @@ async def chunks(driver: Driver, n: int, most: int = 1000) -> None:
         most -= 1
 
 
-@in_every_way
-@orders
-@limits
+@in_two_ways
+@pytest.mark.parametrize(
+    ("order", "limit"), [("stream", 16), ("shuffled", 0)], ids=["stream-in-memory", "shuffled"]
+)
 @pytest.mark.parametrize("ask", ["next_keys", "next_items", "anext", "next_outputs"])
-async def test_no_answer_is_lost(how: str, order: str, limit: float, ask: str) -> None:
+async def test_cancelled_call_loses_no_record(how: str, order: str, limit: float, ask: str) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
         for stop in every_stop(how, at_least=2):
             source = Pieces(CARS[order], 4000)
@@ -140,16 +150,33 @@ def asks(driver: Driver, ask: str, seen: list[str]) -> Callable[[], Awaitable[No
     return all_of_them
 
 
-@in_every_way
-@orders
-@limits
-@pytest.mark.parametrize("name", ELSEWHERE)
-async def test_to_look_elsewhere_leaves_the_walk(
+@in_two_ways
+@pytest.mark.parametrize(
+    ("name", "order", "limit"),
+    [
+        ("get", "stream", 0),
+        ("get", "shuffled", 0),
+        ("get behind", "stream", 0),
+        ("get behind", "stream", 16),
+        ("collections", "stream", 16),
+        ("prove", "stream", 0),
+        ("prove", "shuffled", 0),
+    ],
+    ids=[
+        "get-stream",
+        "get-shuffled",
+        "get-behind-stream",
+        "get-behind-stream-in-memory",
+        "collections-stream-in-memory",
+        "prove-stream",
+        "prove-shuffled",
+    ],
+)
+async def test_cancelled_look_elsewhere_leaves_the_walk(
     how: str, order: str, limit: float, name: str
 ) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
-        # Of the whole repo that is in memory, nothing has to be waited for.
-        for stop in every_stop(how, at_least=0 if (order, limit) == ("shuffled", 16) else 2):
+        for stop in every_stop(how, at_least=2):
             source = Pieces(CARS[order], 4000)
             async with builder(limit).stream_car(source, spill=store) as (_, driver):
                 found = await driver.next_chunk(20) or []
@@ -161,11 +188,15 @@ async def test_to_look_elsewhere_leaves_the_walk(
             assert store.stored == 0
 
 
-@in_every_way
-@orders
-@limits
-@pytest.mark.parametrize("to", [5, 110])
-async def test_seek(how: str, order: str, limit: float, to: int) -> None:
+@in_two_ways
+@pytest.mark.parametrize(
+    ("order", "limit", "to"),
+    [("stream", 0, 5), ("stream", 16, 110), ("shuffled", 0, 110), ("shuffled", 16, 5)],
+    ids=["stream-back", "stream-in-memory-ahead", "shuffled-ahead", "shuffled-in-memory-back"],
+)
+async def test_cancelled_seek_is_done_or_not_done(
+    how: str, order: str, limit: float, to: int
+) -> None:
     async with leaving_nothing(), DiskBuilder().open() as store:
         read = to > 20 or order == "shuffled"
         for stop in every_stop(how, at_least=0 if read else 1):
@@ -185,8 +216,8 @@ async def test_seek(how: str, order: str, limit: float, to: int) -> None:
 
 
 @in_every_way
-@pytest.mark.parametrize("drain", [True, False])
-async def test_the_end(how: str, *, drain: bool) -> None:
+@pytest.mark.parametrize("drain", [True, False], ids=["drain", "no-drain"])
+async def test_draining_goes_on_after_it_was_cancelled(how: str, *, drain: bool) -> None:
     """Reading the rest of the file, which nobody needs."""
     extra = [(b"\x01\x71\x12\x20" + bytes([n]) * 32, bytes(500)) for n in range(40)]
     car = REPO.to_car(order="stream", extra_blocks=extra)
@@ -204,11 +235,11 @@ async def test_the_end(how: str, *, drain: bool) -> None:
                 return
 
 
-@in_every_way
-@pytest.mark.parametrize("limit", [0, 16])
-async def test_a_path_goes_on_where_it_was(how: str, limit: float, tmp_path: Path) -> None:
+@in_two_ways
+@pytest.mark.parametrize("limit", [0, 16], ids=["to-disk", "in-memory"])
+async def test_cancelled_walk_of_a_path_goes_on(how: str, limit: float, tmp_path: Path) -> None:
     path = tmp_path / "repo.car"
-    repo = build_repo({f"a/{n:04}": {"n": n, "text": "x" * 9000} for n in range(200)})
+    repo = build_repo({f"a/{n:04}": {"n": n, "text": "x" * 9000} for n in range(120)})
     path.write_bytes(repo.to_car(order="export"))
     expected = [(rkey, repo.blocks[cid]) for rkey, cid in repo.records.items()]
     async with leaving_nothing():
@@ -218,23 +249,28 @@ async def test_a_path_goes_on_where_it_was(how: str, limit: float, tmp_path: Pat
                 assert SEEN + await rest_of(driver) == expected
 
 
-@in_every_way
-@pytest.mark.parametrize("ask", ["chunks", "get"])
-@pytest.mark.parametrize("order", ["swapped", "breadth first"])
-async def test_what_is_let_go_of_meanwhile_is_not_lost(how: str, ask: str, order: str) -> None:
+@in_two_ways
+@pytest.mark.parametrize(
+    ("order", "ask"),
+    [("swapped", "chunks"), ("swapped", "get"), ("breadth first", "chunks")],
+    ids=["swapped-chunks", "swapped-get", "breadth-first-chunks"],
+)
+async def test_blocks_that_are_let_go_of_meanwhile_are_not_lost(
+    how: str, ask: str, order: str
+) -> None:
     """More is used than memory holds, and put aside on the way; the last ask for it again."""
-    repo = build_repo({f"a/{n:04}": {"n": n % 90, "text": "x" * 4000} for n in range(100)})
+    repo = build_repo({f"a/{n:04}": {"n": n % 60, "text": "x" * 4000} for n in range(66)})
     expected = [(rkey, repo.blocks[cid]) for rkey, cid in repo.records.items()]
     car = car_in(repo, order)
     aside = False
     async with leaving_nothing(), DiskBuilder().open() as store:
-        for stop in every_stop(how, at_least=20):
+        for stop in every_stop(how, at_least=12):
             source = Pieces(car, 20_000)
-            async with builder(0.25).stream_car(source, spill=store) as (_, driver):
+            async with builder(0.16).stream_car(source, spill=store) as (_, driver):
                 if ask == "chunks":
-                    await stop.run(lambda: chunks(driver, 30))
+                    await stop.run(lambda: chunks(driver, 20))
                 else:
-                    await chunks(driver, 30, most=2)
+                    await chunks(driver, 20, most=2)
                     await stop.run(lambda: driver.get("a/0003"))
                 aside = aside or (store.stored > 0 and not driver.spilled)
                 assert SEEN + await rest_of(driver) == expected
@@ -245,7 +281,8 @@ async def test_what_is_let_go_of_meanwhile_is_not_lost(how: str, ask: str, order
     assert aside or order != "swapped"
 
 
-async def test_a_scope_that_is_over_takes_nothing() -> None:
+@pytest.mark.both_loops
+async def test_call_in_a_scope_that_is_cancelled_already_takes_nothing() -> None:
     async with builder(0).stream_car(Pieces(CARS["shuffled"], 2000)) as (_, driver):
         for _ in range(20):
             with anyio.CancelScope() as scope:

@@ -18,13 +18,14 @@ from repo_stream import (
 from repo_stream.cid import ordinary
 from repo_stream.process import record
 from repo_stream.testing import Repo, build_repo, write_car
-from support.strategies import BACKENDS, CUTS, EXAMPLES, FEW, KEYS, RECORDS, REPOS, in_pieces, run
+from support.strategies import CUTS, EXAMPLES, FEW, KEYS, RECORDS, REPOS, in_pieces
 from support.streams import AnyBuilder, loaded
 
 SHARING = st.dictionaries(
     KEYS, st.sampled_from([{"n": n} for n in range(4)]) | RECORDS, max_size=40
 ).map(build_repo)
-LIMITS = st.sampled_from([0, 0.0005, 0.003, 0.01, 16])
+LIMITS = (0, 0.0005, 0.003, 0.01, 16)
+LOW_LIMITS = (0, 0.0005, 0.002, 0.005, 0.02)
 
 
 @st.composite
@@ -128,65 +129,51 @@ def builders(draw: st.DrawFn) -> AnyBuilder:
             return builder
 
 
-@BACKENDS
-@EXAMPLES
-@given(data=st.data(), repo=SHARING | REPOS, builder=builders(), limit=LIMITS, cuts=CUTS)
-def test_any_calls_get_the_answers_that_memory_gives(
-    *,
-    backend: str,
-    data: st.DataObject,
-    repo: Repo,
-    builder: AnyBuilder,
-    limit: float,
-    cuts: list[int],
-) -> None:
-    car = data.draw(permuted(repo))
+@st.composite
+def asked_of_cars(draw: st.DrawFn, limits: Sequence[float]) -> tuple[bytes, float, list[Call]]:
+    """A CAR, a limit of memory, and what is asked of it."""
+    repo = draw(SHARING | REPOS)
+    limit = draw(st.sampled_from(limits))
     # On disk, nodes are read ahead, and those do not come as items.
-    asked = [
-        *data.draw(calls(repo, items=limit == 16)),
-        ("next_outputs", 1000),
-        ("next_outputs", 1000),
-    ]
-
-    async def check() -> None:
-        rival = await loaded(car, builder)
-        wanted = [await answer(rival, call) for call in asked]
-        async with builder.with_mem_limit_mb(limit).stream_car(in_pieces(car, cuts)) as (_, driver):
-            for call, answered in zip(asked, wanted, strict=True):
-                assert await answer(driver, call) == answered, call
-            assert driver.problem_count == rival.problem_count
-
-    run(backend, check)
+    asked = draw(calls(repo, items=limit == 16))
+    return draw(permuted(repo)), limit, [*asked, ("next_outputs", 1000), ("next_outputs", 1000)]
 
 
-@BACKENDS
-@FEW
-@given(data=st.data(), repo=SHARING | REPOS, builder=builders(), cuts=CUTS)
-def test_with_nowhere_to_spill_answers_are_right_or_errors_that_say_so(
-    *, backend: str, data: st.DataObject, repo: Repo, builder: AnyBuilder, cuts: list[int]
+@EXAMPLES
+@given(made=asked_of_cars(LIMITS), builder=builders(), cuts=CUTS)
+async def test_any_calls_give_what_memory_gives(
+    made: tuple[bytes, float, list[Call]], builder: AnyBuilder, cuts: list[int]
 ) -> None:
-    car = data.draw(permuted(repo))
-    limit = data.draw(st.sampled_from([0, 0.0005, 0.002, 0.005, 0.02]))
-    asked = [*data.draw(calls(repo, items=False)), ("next_outputs", 1000), ("next_outputs", 1000)]
+    car, limit, asked = made
+    rival = await loaded(car, builder)
+    wanted = [await answer(rival, call) for call in asked]
+    async with builder.with_mem_limit_mb(limit).stream_car(in_pieces(car, cuts)) as (_, driver):
+        for call, answered in zip(asked, wanted, strict=True):
+            assert await answer(driver, call) == answered, call
+        assert driver.problem_count == rival.problem_count
 
-    async def check() -> None:
-        rival = await loaded(car, builder)
-        try:
-            async with builder.with_mem_limit_mb(limit).stream_car(
-                in_pieces(car, cuts), spill=False
-            ) as (_, driver):
-                for call in asked:
-                    answered: Any = await answer(driver, call)
-                    wanted: Any = await answer(rival, call)
-                    if answered == wanted:
-                        continue
-                    if isinstance(answered, list):
-                        # Records that come before the error.
-                        assert answered == wanted[: len(cast("list[object]", answered))], call
-                        answered = await answer(driver, call)
-                    assert a_lack(answered), call
-                    return
-        except MemLimitExceeded:
-            pass  # before the commit
 
-    run(backend, check)
+@FEW
+@given(made=asked_of_cars(LOW_LIMITS), builder=builders(), cuts=CUTS)
+async def test_with_nowhere_to_spill_answers_are_right_or_errors_of_memory(
+    made: tuple[bytes, float, list[Call]], builder: AnyBuilder, cuts: list[int]
+) -> None:
+    car, limit, asked = made
+    rival = await loaded(car, builder)
+    try:
+        async with builder.with_mem_limit_mb(limit).stream_car(
+            in_pieces(car, cuts), spill=False
+        ) as (_, driver):
+            for call in asked:
+                answered: Any = await answer(driver, call)
+                wanted: Any = await answer(rival, call)
+                if answered == wanted:
+                    continue
+                if isinstance(answered, list):
+                    # Records that come before the error.
+                    assert answered == wanted[: len(cast("list[object]", answered))], call
+                    answered = await answer(driver, call)
+                assert a_lack(answered), call
+                return
+    except MemLimitExceeded:
+        pass  # before the commit

@@ -23,11 +23,33 @@ SHARED = ROOT.parent / "shared"
 SAMPLE = ROOT / "tests" / "cars" / "sample.car"
 
 
+# What lies beside the project, by its folder, and why it is not part of it.
+NOT_REDISTRIBUTED = {
+    "cars": "real exports, not redistributed: ../shared/cars",
+    "interop": "public fixtures, not redistributed: ../shared/interop",
+}
+
+
 def shared(name: str) -> Path:
-    """A file that comes beside the project, not with it; the test skips where it is absent."""
+    """A file or folder of `../shared`; whoever asks for it is skipped if it is absent.
+
+    A file of tests shows one skip for all that it lacks, with a reason, not one for each case:
+
+    - Tests that need shared material have a file of their own, `test_interop_*.py` for the public
+      fixtures and `test_real_*.py` for real exports. It asks once, before its first test, and is
+      skipped as a whole while it is collected::
+
+          INTEROP = shared("interop")
+
+      Only the folder is asked for there. Its files are read within the tests, or they would be read
+      whenever tests are collected.
+    - A single test in another file asks within itself. It is not parametrised, but goes through
+      what it compares in a loop.
+    """
+    __tracebackhide__ = True  # the skip is told of the file that asks
     path = SHARED / name
     if not path.exists():
-        pytest.skip(f"needs shared/{name}, which is not here")
+        pytest.skip(NOT_REDISTRIBUTED[name.partition("/")[0]], allow_module_level=True)
     return path
 
 
@@ -76,9 +98,12 @@ def new_descriptors() -> Generator[Callable[[], list[str]]]:
         found: dict[str, str] = {}
         for link in directory.iterdir():
             try:
-                found[link.name] = str(link.readlink())
+                target = str(link.readlink())
             except FileNotFoundError:  # the descriptor of the listing itself
                 continue
+            # As a thread gives memory back, glibc looks there, for a moment.
+            if target != "/proc/sys/vm/overcommit_memory":
+                found[link.name] = target
         return found
 
     before = opened()

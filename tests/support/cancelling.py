@@ -1,4 +1,8 @@
-"""x"""
+"""Cancel an operation at each of its awaits, one after the other, in every way there is.
+
+`every_stop` gives the places to stop at. Cancelled means by an anyio scope, under asyncio and trio,
+or by `Task.cancel`, once or again and again, which anyio's shields do not hold off.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ R = TypeVar("R")
 class Steps(Generic[R]):
     """Awaits an operation, and calls `cancel` at the suspension number `at`.
 
-    Where `stubborn`, it calls it again at every suspension after that.
+    If `stubborn`, it calls it again at every suspension after that.
     """
 
     def __init__(
@@ -81,7 +85,7 @@ class Stop:
         self.reached = False
 
     async def run(self, operation: Callable[[], Awaitable[R]]) -> list[R]:
-        """Run `operation` until the stop; what it gives where it gets through all the same."""
+        """Run `operation` until the stop; what it gives if it gets through all the same."""
 
         async def work() -> R:
             return await operation()
@@ -113,18 +117,17 @@ class Stop:
         return [] if task.cancelled() else [task.result()]
 
 
+SCOPE = pytest.param("asyncio", "scope", id="asyncio-scope")
+TRIO_SCOPE = pytest.param("trio", "scope", id="trio-scope")
+TASK = pytest.param("asyncio", "task", id="asyncio-task")
+STUBBORN_TASK = pytest.param("asyncio", "stubborn task", id="asyncio-task-stubborn")
+
+#: For operations that do something themselves as they are cancelled.
 in_every_way = pytest.mark.parametrize(
-    ("anyio_backend", "how"),
-    [
-        pytest.param("asyncio", "scope", id="asyncio-scope"),
-        pytest.param("trio", "scope", id="trio-scope"),
-        pytest.param("asyncio", "task", id="asyncio-task"),
-        pytest.param("asyncio", "stubborn task", id="asyncio-task-stubborn"),
-    ],
+    ("anyio_backend", "how"), [SCOPE, TRIO_SCOPE, TASK, STUBBORN_TASK]
 )
-
-
-under_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+#: For operations that are made of such: by asyncio, past anyio's shields, and by trio.
+in_two_ways = pytest.mark.parametrize(("anyio_backend", "how"), [TRIO_SCOPE, TASK])
 
 
 def every_stop(how: str, *, at_least: int) -> Iterator[Stop]:

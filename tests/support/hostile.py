@@ -1,4 +1,4 @@
-"""A hundred and more hostile CARs, each with the error that it must give.
+"""Some hundreds of hostile CARs, each with the error that it must give.
 
 To add one, add a line to `CASES`:
 
@@ -260,8 +260,8 @@ def bad_node(
         bad = make()
         return tree(made((TOP, [bad])))
 
-    case(f"root: {name}", lambda: tree([make()]), error, limits=limits, **fields)
-    case(f"below: {name}", below, error, before=text([TOP]), limits=limits, **fields)
+    case(f"root node: {name}", lambda: tree([make()]), error, limits=limits, **fields)
+    case(f"child node: {name}", below, error, before=text([TOP]), limits=limits, **fields)
 
 
 COMMIT: Final[dict[str, object]] = {
@@ -286,6 +286,14 @@ def bad_commit(name: str, head: bytes, field: str | None, **more: Any) -> None:
     """Add a case for a bad commit above a good tree; `field` is the one at fault."""
     car = car_of(head, made(A)[0], RECORD)
     case(f"commit: {name}", car, BadCommit, cid=cid_of(head), field=field, **more)
+
+
+def chosen(*names: str) -> list[Hostile]:
+    """Get the cases of these names, and see that every error is among them."""
+    by_name = {case.name: case for case in CASES}
+    found = [by_name[name] for name in names]
+    assert {case.error for case in found} == {case.error for case in CASES}
+    return found
 
 
 GOOD: Final = tree(made(A, B, C))
@@ -319,7 +327,7 @@ case("header: version true", header_only(b"\xa2" + ROOTS + VERSION[:-1] + b"\xf5
 case("header: version 1.0", header_only(b"\xa2" + ROOTS + b"\x67version\xf9\x3c\0"), BadCarHeader)
 case("header: version a text", header_only(encode({"roots": [], "version": "1"})), BadCarHeader)
 case("header: no version", header_only(encode({"roots": [Link(RECORD_CID)]})), BadCarHeader)
-case("header: no list of roots", header_only(encode({"version": 1})), BadCarHeader)
+case("header: no roots", header_only(encode({"version": 1})), BadCarHeader)
 case("header: not CBOR", header_only(b"<!DOCTYPE html>"), NotACar)
 case("header: a list", header_only(encode([1])), NotACar)
 case("header: bytes after it", header_only(b"\xa2" + ROOTS + VERSION + b"\0"), BadCarHeader)
@@ -334,7 +342,7 @@ case(
     header_only(encode({"roots": [Link(b"")], "version": 1})),
     BadCarHeader,
 )
-case("header: 60,000 levels deep", header_only(b"\x81" * 60_000), NotACar)
+case("header: 60,000 nested lists", header_only(b"\x81" * 60_000), NotACar)
 case(
     "header: claims 2^62 roots",
     header_only(b"\xa1\x65roots\x9b" + b"\x40" + bytes(7)),
@@ -345,15 +353,17 @@ case(
     header_only(b"\xa1\x65roots\x5b" + b"\x40" + bytes(7)),
     BadCarHeader,
 )
-case("root: none", car_header([]), MissingRoot)
-case("root: raw bytes", car_header([cid_of(HEAD, 0x55)]), BadRoot, cid=cid_of(HEAD, 0x55))
-case("root: SHA-512", car_header([b"\x01\x71\x13\x40" + bytes(64)]), BadRoot)
-case("root: BLAKE3, unknown here", car_header([b"\x01\x71\x1e\x20" + bytes(32)]), BadRoot)
-case("root: CIDv0", car_header([b"\x12\x20" + bytes(32)]), BadRoot)
-case("root: identity", car_header([b"\x01\x71\x00\x01\xa0"]), BadRoot)
-case("root: not in the file", write_car([cid_of(HEAD)], []), MissingCommit, cid=cid_of(HEAD))
+case("root CID: none", car_header([]), MissingRoot)
+case("root CID: of raw bytes", car_header([cid_of(HEAD, 0x55)]), BadRoot, cid=cid_of(HEAD, 0x55))
+case("root CID: SHA-512", car_header([b"\x01\x71\x13\x40" + bytes(64)]), BadRoot)
+case("root CID: BLAKE3", car_header([b"\x01\x71\x1e\x20" + bytes(32)]), BadRoot)
+case("root CID: CIDv0", car_header([b"\x12\x20" + bytes(32)]), BadRoot)
+case("root CID: identity", car_header([b"\x01\x71\x00\x01\xa0"]), BadRoot)
 case(
-    "root: the commit is the second one",
+    "root CID: its block is missing", write_car([cid_of(HEAD)], []), MissingCommit, cid=cid_of(HEAD)
+)
+case(
+    "root CID: the commit is the second root",
     write_car([RECORD_CID, cid_of(HEAD)], [(cid_of(HEAD), HEAD)]),
     MissingCommit,
     cid=RECORD_CID,
@@ -394,7 +404,9 @@ case(
 case("hash: a record cut short", at_end(section(RECORD_CID, RECORD[:-1])), CidMismatch, offset=END)
 case("hash: a record gone", at_end(section(RECORD_CID, b"")), CidMismatch, offset=END)
 case("hash: a byte too many", at_end(section(RECORD_CID, RECORD + b"\0")), CidMismatch)
-case("hash: a block nobody needs", at_end(section(OTHER_CID, RECORD)), CidMismatch, cid=OTHER_CID)
+case(
+    "hash: a block outside the tree", at_end(section(OTHER_CID, RECORD)), CidMismatch, cid=OTHER_CID
+)
 case("hash: one bit of the CID", at_end(section(OTHER_CID[:-1] + b"\0", OTHER)), CidMismatch)
 case("hash: a commit", write_car([cid_of(HEAD)], [(cid_of(HEAD), HEAD + b"x")]), CidMismatch)
 case(
@@ -475,7 +487,7 @@ bad_commit("version in two bytes", commit_with()[:-1] + b"\x18\x03", None)
 bad_commit("long form of a text", commit_with().replace(b"\x63did", b"\x78\x03did"), None)
 bad_commit("a tag", commit_with(sig=None).replace(b"sig\xf6", b"sig\xc2\x41\1"), None)
 bad_commit("a key that is a number", b"\xa7\x01\x01" + commit_with()[1:], None)
-bad_commit("60,000 levels deep", b"\xa1\x61a" * 60_000 + NULL, None)
+bad_commit("60,000 nested maps", b"\xa1\x61a" * 60_000 + NULL, None)
 bad_commit("claims 2^62 entries", b"\xbb\x40" + bytes(7) + commit_with()[1:], None)
 bad_commit("claims 2^62 bytes", b"\xa1\x63did\x7b\x40" + bytes(7), None)
 for _name in ("data", "did", "rev", "sig", "version"):
@@ -550,10 +562,11 @@ bad_node("an entry in long form", body(item(start=b"\xb8\x04")), MalformedNode, 
 bad_node("an entry of three", body(item(start=b"\xa3")), MalformedNode, offset=4)
 bad_node("an entry of five", body(item(start=b"\xa5", end=b"\x61x\0")), MalformedNode, offset=4)
 bad_node("a field more than it says", body(item(end=b"\x61x\0")), MalformedNode)
-for _names in ("", "ptv", "ktv", "kpv", "kpt", "pktv", "kptvv", "kpttv", "kpptv", "kkptv"):
-    bad_node(f"an entry of the fields {_names!r}", body(entry_of(_names)), MalformedNode)
+bad_node("an entry without fields", body(entry_of("")), MalformedNode)
+for _names in ("ptv", "ktv", "kpv", "kpt", "pktv", "kptvv", "kpttv", "kpptv", "kkptv"):
+    bad_node(f"an entry of the fields {_names}", body(entry_of(_names)), MalformedNode)
 for _names in ("ktpv", "kpvt", "tkpv", "vkpt", "kpvv", "kptt", "kppv", "kktv", "KPTV", "kptx"):
-    bad_node(f"an entry of the fields {_names!r}", body(entry_of(_names)), MalformedNode)
+    bad_node(f"an entry of the fields {_names}", body(entry_of(_names)), MalformedNode)
 bad_node("bytes after it", body(item()) + b"\0", MalformedNode)
 bad_node("another node after it", body(item()) * 2, MalformedNode)
 bad_node("bytes before the field l", body(item(), b"\0", count=b"\x81"), MalformedNode)
@@ -756,12 +769,18 @@ tree_case("tree: an empty leaf on the left", made(TOP, left=made()), EmptyNode, 
 tree_case("tree: an empty leaf on the right", made((TOP, made())), EmptyNode, [TOP], depth=0)
 tree_case("tree: an empty leaf between", made((TOP, made()), NEXT), EmptyNode, [TOP], depth=0)
 tree_case("tree: an empty node above leaves", made(HIGH, left=made()), EmptyNode, depth=1)
-tree_case("tree: an empty end", made((HIGH, made(left=made()))), EmptyNode, [HIGH], depth=0)
+tree_case(
+    "tree: an empty node at the end of a chain",
+    made((HIGH, made(left=made()))),
+    EmptyNode,
+    [HIGH],
+    depth=0,
+)
 tree_case("tree: a root with only a subtree", made(left=UNDER), BareRoot)
-tree_case("tree: a root with only an empty one", made(left=made()), BareRoot)
+tree_case("tree: a root with only an empty subtree", made(left=made()), BareRoot)
 tree_case("tree: a subtree below depth 0", made(A, left=made(*EARLY)), ChildBelowLeaf, depth=0)
-tree_case("tree: the same after a key", made((A, made(B))), ChildBelowLeaf, depth=0)
-tree_case("tree: the same, not even there", made((A, made(B)))[:1], ChildBelowLeaf, depth=0)
+tree_case("tree: a subtree below depth 0, after a key", made((A, made(B))), ChildBelowLeaf, depth=0)
+tree_case("tree: a missing subtree below depth 0", made((A, made(B)))[:1], ChildBelowLeaf, depth=0)
 tree_case("tree: a level left out", made((HIGH, UNDER)), WrongDepth, [HIGH], key=A, expected=1)
 tree_case("tree: a level too many", made((TOP, made(left=UNDER))), ChildBelowLeaf, [TOP])
 tree_case("tree: a key too low", made(TOP, A), WrongDepth, key=A, depth=0, expected=1)
@@ -862,30 +881,32 @@ def looped(name: str, error: type[RepoStreamError], **nodes: bytes) -> None:
 
 
 TALL: Final = keys(5, 1)[0]
-looped("self: the subtree on the left", WrongDepth, a=node(fake("a"), [(0, TOP, RECORD_CID, None)]))
-looped("self: a root without keys", BareRoot, a=node(fake("a")))
-looped("self: a leaf", ChildBelowLeaf, a=node(None, [(0, A, RECORD_CID, fake("a"))]))
 looped(
-    "self: a node without keys",
+    "cycle: the subtree on the left", WrongDepth, a=node(fake("a"), [(0, TOP, RECORD_CID, None)])
+)
+looped("cycle: a root without keys", BareRoot, a=node(fake("a")))
+looped("cycle: a leaf", ChildBelowLeaf, a=node(None, [(0, A, RECORD_CID, fake("a"))]))
+looped(
+    "cycle: a node without keys",
     ChildBelowLeaf,
     a=node(fake("b"), [(0, TALL, RECORD_CID, None)]),
     b=node(fake("b")),
 )
 looped(
-    "self: two nodes without keys",
+    "cycle: two nodes without keys",
     ChildBelowLeaf,
     a=node(fake("b"), [(0, TALL, RECORD_CID, None)]),
     b=node(fake("c")),
     c=node(fake("b")),
 )
 looped(
-    "self: two nodes in turn",
+    "cycle: two nodes in turn",
     WrongDepth,
     a=node(fake("b"), [(0, HIGH, RECORD_CID, None)]),
     b=node(fake("a"), [(0, TOP, RECORD_CID, None)]),
 )
 case(
-    "self: the subtree on the right",
+    "cycle: the subtree on the right",
     forged(fake("a"), a=node(None, [(0, TOP, RECORD_CID, fake("a"))])),
     WrongDepth,
     before=text([TOP]),
@@ -896,7 +917,7 @@ case(
     expected=0,
 )
 case(
-    "self: the commit's tree is the commit",
+    "cycle: the commit's tree is the commit",
     write_car([fake("a")], [(fake("a"), commit(fake("a")))]),
     MalformedNode,
     verify=False,
@@ -919,8 +940,8 @@ def under_a_key(nodes: Nodes) -> Nodes:
 
 case("chain: 1,000 nodes without keys", lambda: tree(chain(1000)), BareRoot)
 case(
-    "chain: 50,000 nodes without keys, under one",
-    lambda: tree(under_a_key(chain(50_000))),
+    "chain: 10,000 nodes without keys, under a key",
+    lambda: tree(under_a_key(chain(10_000))),
     ChildBelowLeaf,
     depth=0,
 )
@@ -961,25 +982,25 @@ def one_big_leaf(width: int) -> bytes:
 
 
 case(
-    "laughs: 2 subtrees on 6 levels",
+    "billion laughs: 2 subtrees on 6 levels",
     lambda: laughs(5, 2),
     KeyOutOfRange,
     before=before_it_repeats(5, 2),
 )
 case(
-    "laughs: 200 subtrees on 3 levels",
+    "billion laughs: 200 subtrees on 3 levels",
     lambda: laughs(2, 200),
     KeyOutOfRange,
     before=before_it_repeats(2, 200),
 )
 case(
-    "laughs: one node without keys, 1,000 times",
+    "billion laughs: one node without keys, 1,000 times",
     lambda: tree(made(*((key, made(left=made(*EARLY))) for key in keys(2, 1000)))),
     KeyOutOfRange,
     before=text(keys(2, 1)),
 )
 case(
-    "laughs: one big leaf, 1,000 times",
+    "billion laughs: one big leaf, 1,000 times",
     lambda: one_big_leaf(1000),
     KeyOutOfRange,
     before=text([TOP, *after(TOP, 0, 3), NEXT]),
@@ -988,6 +1009,8 @@ case(
 # Faults that come late.
 _late = build_repo({f"com.example.late/{number:05}": {"n": number} for number in range(1500)})
 _order = list(_late.records)
+#: How long the records of the corpus are, by CID.
+LENGTHS: Final = {cid_of(data): len(data) for data in (RECORD, OTHER, *_late.blocks.values())}
 case(
     "late: a record missing after a thousand others",
     _late.to_car(omit=[_late.records[_order[1100]]]),
@@ -995,4 +1018,62 @@ case(
     before=_order[:1100],
     kind="record",
     rkey=_order[1100],
+)
+
+# --- Families -------------------------------------------------------------------------------------
+
+#: One telling case for each error, and one for each branch that another part of the library takes:
+#: for drivers that are built on what the whole corpus is read with.
+FAMILIES: Final[list[Hostile]] = chosen(
+    "header: an empty file",
+    "header: a terabyte long",
+    "header: length not minimal",
+    "header: CARv2",
+    "header: no version",
+    "header: not CBOR",
+    "root CID: none",
+    "root CID: of raw bytes",
+    "root CID: its block is missing",
+    "section: of length zero",
+    "section: length not minimal",
+    "section: a terabyte long",
+    "section: ends inside its CID",
+    "section: cut in its data",
+    "limit: bytes of the CAR",
+    "limit: blocks",
+    "hash: a record",
+    "hash: another account's commit",
+    "hash: a forged node",
+    "hash: SHA-512",
+    "missing: the root node",
+    "missing: a record after others",
+    "missing: a subtree",
+    "missing: a subtree on the left",
+    "commit: a record",
+    "commit: version 2",
+    "root node: an entry that is null",
+    "child node: an entry that is null",
+    "child node: k empty",
+    "child node: k of 1,025 bytes",
+    "child node: p longer than the key before",
+    "child node: p one short",
+    "root node: a key twice",
+    "child node: two keys the wrong way round",
+    "child node: v raw bytes",
+    "child node: l raw bytes",
+    "child node: entries over a limit of the caller's",
+    "tree: an empty leaf on the right",
+    "tree: a root with only a subtree",
+    "tree: a subtree below depth 0, after a key",
+    "tree: a level left out",
+    "tree: a child as high",
+    "tree: a record for a child",
+    "tree: over the limit of depth",
+    "range: keys too small on the right",
+    "range: keys too great on the left",
+    "range: keys too great between two",
+    "range: a subtree twice",
+    "cycle: a root without keys",
+    "cycle: the subtree on the right",
+    "late: a record missing after a thousand others",
 )

@@ -24,8 +24,15 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
+def _named(title: str) -> list[object]:
+    found = blocks(section(title), "python")
+    numbered = [f"{title} {n}" for n in range(1, len(found) + 1)]
+    return [
+        pytest.param(block, id=name if len(found) > 1 else title)
+        for block, name in zip(found, numbered, strict=True)
+    ]
+
+
 PYTHON = [
-    pytest.param(block, id=title)
-    for title in re.findall(r"^## (.*)$", README, re.MULTILINE)
-    for block in blocks(section(title), "python")
+    block for title in re.findall(r"^## (.*)$", README, re.MULTILINE) for block in _named(title)
 ]

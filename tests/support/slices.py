@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 
+import pytest
+
 from repo_stream import (
     Absent,
     Cid,
@@ -13,7 +15,9 @@ from repo_stream import (
     Driver,
     DriverBuilder,
     Gap,
+    IncompleteRange,
     Limits,
+    MissingBlock,
     Output,
     Present,
     RepoDriver,
@@ -29,6 +33,8 @@ Item = TreeNode | Output[bytes] | Gap
 
 #: Where the blocks are that a driver walks.
 WAYS = ["memory", "disk", "stream", "stream to disk"]
+
+EVERY_WAY = pytest.mark.parametrize("way", WAYS)
 
 LIMITS = Limits()
 
@@ -194,6 +200,71 @@ def depth_in(repo: Repo, cid: bytes) -> int:
     return 0 if left is None else 1 + depth_in(repo, left)
 
 
+# --- Slices of one repo ---------------------------------------------------------------------------
+
+BEFORE = dated_records(24)
+REPO = build_repo(BEFORE)
+KEYS = list(REPO.records)
+EMPTY = build_repo({})
+
+
+def changed(*, add: int = 0, update: int = 0, delete: int = 0) -> dict[str, object]:
+    """The records after a commit that does so much of each."""
+    after = dict(BEFORE)
+    for n in range(add):
+        after[f"{KEYS[(5 * n + 3) % len(KEYS)]}{n}"] = {"new": n}
+    for n in range(update):
+        after[KEYS[(7 * n + 1) % len(KEYS)]] = {"updated": n}
+    for n in range(delete):
+        del after[KEYS[(11 * n + 2) % len(KEYS)]]
+    return after
+
+
+NO_RECORDS = slice_of(REPO, REPO.nodes)
+SOME_REV = sorted(REPO.revisions.values())[len(REPO.revisions) // 2]
+
+SLICES: dict[str, Slice] = {
+    "whole repo": slice_of(REPO, REPO.blocks),
+    "created": commit_slice(BEFORE, changed(add=1)),
+    "updated": commit_slice(BEFORE, changed(update=1)),
+    "deleted": commit_slice(BEFORE, changed(delete=1)),
+    "several ops": commit_slice(BEFORE, changed(add=3, update=2, delete=3)),
+    "first record": commit_slice({}, dated_records(1)),
+    "last record deleted": commit_slice(dated_records(1), {}),
+    "nothing changed": commit_slice(BEFORE, BEFORE),
+    "getRecord": record_slice(REPO, KEYS[9], record=True),
+    "getRecord, no record": record_slice(REPO, KEYS[17], record=False),
+    "getRepo since": since_slice(REPO, SOME_REV),
+    "no records": NO_RECORDS,
+    "no root": slice_of(REPO, REPO.blocks.keys() - {REPO.root}),
+    "records only": slice_of(REPO, REPO.records.values()),
+    "no leaf nodes": slice_of(REPO, REPO.blocks.keys() - set(REPO.nodes[len(REPO.nodes) // 2 :])),
+    "empty repo": slice_of(EMPTY, EMPTY.blocks),
+    "empty repo, no root": slice_of(EMPTY, []),
+}
+
+
+def places(repo: Repo) -> list[str]:
+    """Every key of a repo, and places before, between and after all of them."""
+    beside = [place for key in repo.records for place in (key[:-1], key + "\0", key + "z")]
+    return sorted({*repo.records, *beside, "", "\0", "app", "zzz", "\U0010ffff"})
+
+
+def plain(pair: tuple[str, Any]) -> tuple[str, Any]:
+    """A pair without what a gap of a record says of keys that the walk may not have come by."""
+    key, value = pair
+    if isinstance(value, Gap) and value.rkey is not None:
+        return key, value._replace(after=None, before=None)
+    return pair
+
+
+def within(pair: tuple[str, Any], start: str, stop: str | None) -> bool:
+    key, value = pair
+    if isinstance(value, Gap) and value.rkey is None:
+        return overlaps(value, start, stop)
+    return start <= key and (stop is None or key < stop)
+
+
 # --- What drivers give ----------------------------------------------------------------------------
 
 
@@ -226,3 +297,76 @@ async def items(driver: RepoDriver[Any], n: int = 7) -> list[Any]:
         assert len(chunk) <= n
         found += chunk
     return found
+
+
+# --- What drivers must say ------------------------------------------------------------------------
+
+
+async def check_key(driver: RepoDriver[bytes], part: Slice, key: str) -> None:
+    """What is proven of a key, and what `get` says, against the whole repo."""
+    expected = proof_of(part, key)
+    if isinstance(expected, Gap):
+        for asking in (driver.prove(key), driver.get(key)):
+            with pytest.raises(IncompleteRange) as caught:
+                await asking
+            error = caught.value
+            assert (error.cid, error.after, error.before) == (
+                expected.cid,
+                expected.after,
+                expected.before,
+            )
+            assert (error.start, error.stop, error.kind, error.rkey) == (
+                key,
+                key + "\0",
+                "node",
+                None,
+            )
+            assert (error.after or "") < key or error.after is None
+            assert error.before is None or key < error.before
+        return
+    proof = await driver.prove(key)
+    assert proof == expected
+    assert type(proof) is type(expected)
+    cid = part.repo.records.get(key)
+    if cid is None:
+        assert isinstance(proof, Absent)
+        assert await driver.get(key) is None
+    elif cid in part.blocks:
+        assert isinstance(proof, Present)
+        assert await driver.get(key) == Output(key, Cid(cid), part.repo.blocks[cid])
+    else:
+        with pytest.raises(MissingBlock) as missing:
+            await driver.get(key)
+        assert not isinstance(missing.value, IncompleteRange)
+        assert (missing.value.cid, missing.value.kind, missing.value.rkey) == (cid, "record", key)
+
+
+async def check_range(driver: RepoDriver[bytes], part: Slice, start: str, stop: str | None) -> None:
+    missing = missing_in(part, start, stop)
+    if missing:
+        with pytest.raises(IncompleteRange) as caught:
+            await driver.prove_range(start, stop)
+        error = caught.value
+        assert (error.cid, error.after, error.before) == (
+            missing[0].cid,
+            missing[0].after,
+            missing[0].before,
+        )
+        assert (error.start, error.stop) == (start, stop)
+        return
+    proof = await driver.prove_range(start, stop)
+    records = part.repo.records
+    assert proof.keys == [
+        (key, Cid(cid))
+        for key, cid in records.items()
+        if start <= key and (stop is None or key < stop)
+    ]
+    assert proof.after is None or (proof.after in records and proof.after < start)
+    assert proof.before is None or (
+        proof.before in records and stop is not None and proof.before >= stop
+    )
+    if not proof.keys and start != stop:
+        after, before = neighbours(part.repo, start, stop or "\U0010ffff" * 2)
+        assert (proof.after, proof.before) == (after, before)
+    if start == stop:
+        assert (proof.after, proof.before) == (None, None)

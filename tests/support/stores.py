@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import anyio
 import pytest
 
-from repo_stream import (
-    DiskDriver,
-    DiskStore,
-    Driver,
-    DriverBuilder,
-)
+from repo_stream import DiskDriver, DiskError, DiskStore, Driver, DriverBuilder
 from repo_stream.testing import build_car, encode
 
 MIB = 1024 * 1024
@@ -58,6 +54,47 @@ async def rest_of(driver: DiskDriver[bytes], chunk: int = 256) -> list[tuple[str
     return records
 
 
+# --- Files ----------------------------------------------------------------------------------------
+
+#: What a store's file says it is.
+APPLICATION_ID = 0x52535059
+
+BLOCKS = "CREATE TABLE blocks (key BLOB NOT NULL, val BLOB NOT NULL, processed INT NOT NULL)"
+
+
+def database(path: Path, *statements: str) -> Path:
+    """Make a database."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+    return path
+
+
+def own(path: Path) -> Path:
+    """Make a database that says that it is a store's."""
+    mark = f"PRAGMA application_id={APPLICATION_ID}"
+    return database(path, mark, BLOCKS, "PRAGMA user_version=7")
+
+
+def snapshot(directory: Path) -> dict[str, tuple[object, ...]]:
+    """All that can be seen of the files there."""
+    seen: dict[str, tuple[object, ...]] = {}
+    for path in sorted(directory.rglob("*")):
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() else None
+        seen[str(path)] = (content, status.st_size, status.st_mtime_ns, status.st_mode)
+    return seen
+
+
+def check_error(
+    error: DiskError, path: Path | None, cause: type[BaseException] | None = None
+) -> None:
+    """An error of a store names its file, and what it was made of."""
+    assert error.path == path
+    assert str(path if path is not None else "temporary") in str(error)
+    assert cause is None or isinstance(error.__cause__, cause)
+
+
 def names_in(directory: Path) -> list[str]:
     return sorted(file.name for file in directory.iterdir())
 
@@ -72,6 +109,9 @@ def locked_for_others(path: Path) -> bool:
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 0 or "database is locked" in done.stderr, done.stderr
     return done.returncode != 0
+
+
+# --- What is left ---------------------------------------------------------------------------------
 
 
 def lasting_threads() -> set[threading.Thread]:
@@ -94,6 +134,7 @@ async def becomes(condition: Callable[[], bool]) -> bool:
 
 @contextmanager
 def file_size_limit(size: int) -> Generator[None]:
+    """Have the system refuse to let any file of this process grow over a size."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import anyio
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
@@ -35,10 +33,6 @@ EXAMPLES = settings(
 
 
 FEW = settings(EXAMPLES, max_examples=40 * FACTOR)
-
-
-def run(backend: str, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    anyio.run(function, backend=backend)
 
 
 RECORD_KEYS = st.one_of(
@@ -136,6 +130,10 @@ async def walked(
     return got, None
 
 
+#: Sizes of the pieces that a CAR comes in.
+CUTS = st.lists(st.integers(1, 50) | st.integers(1, 2000), max_size=4)
+
+
 SMALL_REPOS = st.dictionaries(KEYS, RECORDS, max_size=25).map(build_repo)
 
 
@@ -177,6 +175,3 @@ def shared_bytes(one: bytes, other: bytes) -> int:
         if a != b:
             return at
     return min(len(one), len(other))
-
-
-BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])

@@ -15,6 +15,21 @@ from repo_stream.testing import Repo, write_car
 
 AnyBuilder = DriverBuilder[Any]
 
+
+class Counted:
+    """A source that knows how much has been taken from it."""
+
+    def __init__(self, data: bytes, size: int = 4096) -> None:
+        self.data = data
+        self._size = size
+        self.given = 0
+
+    async def read(self, n: int) -> bytes:
+        piece = self.data[self.given : self.given + min(n, self._size)]
+        self.given += len(piece)
+        return piece
+
+
 ORDERS = (
     "stream",
     "export",

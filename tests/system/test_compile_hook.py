@@ -1,4 +1,4 @@
-"""When a build compiles, and what becomes of it where that fails: `src/compile/hook.py`."""
+"""When a build compiles, and what becomes of it if that fails: `src/compile/hook.py`."""
 
 from __future__ import annotations
 
@@ -82,57 +82,74 @@ def is_compiled(build_data: dict[str, Any]) -> bool:
 PLAIN: dict[str, Any] = {"force_include": {}}
 
 
-def test_it_compiles_where_it_can(hook: Hook) -> None:
+def test_wheel_is_compiled_if_it_can_be(hook: Hook) -> None:
     assert hook.dependencies() == BUILD_NEEDS
     assert is_compiled(built(hook))
 
 
-@pytest.mark.parametrize("command", ["no-such-compiler -O2", " ", "cc '"])
-def test_it_needs_a_compiler(hook: Hook, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param("no-such-compiler -O2", id="not there"),
+        pytest.param(" ", id="blank"),
+        pytest.param("cc '", id="unclosed quote"),
+    ],
+)
+def test_wheel_is_plain_without_a_compiler(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
     monkeypatch.setenv("CC", command)
     assert hook.dependencies() == []
     assert built(hook) == PLAIN
 
 
-def test_it_needs_the_headers(hook: Hook, tmp_path: Path) -> None:
+def test_wheel_is_plain_without_the_headers(hook: Hook, tmp_path: Path) -> None:
     (tmp_path / "Python.h").unlink()
     assert hook.dependencies() == []
     assert built(hook) == PLAIN
 
 
-def test_other_pythons_run_it_plain(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheel_is_plain_on_other_implementations(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys.implementation, "name", "pypy")
     assert hook.dependencies() == []
     assert built(hook) == PLAIN
 
 
-def test_free_threads_run_it_plain(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheel_is_plain_for_free_threads(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
     has = {"Py_GIL_DISABLED": 1}
     monkeypatch.setattr(sysconfig, "get_config_var", has.get)
     assert hook.dependencies() == []
     assert built(hook) == PLAIN
 
 
-def test_zero_never_compiles(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zero_in_the_environment_never_compiles(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("REPO_STREAM_COMPILE", "0")
     assert hook.dependencies() == []
     assert built(hook) == PLAIN
 
 
-def test_one_compiles_whatever_is_at_hand(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_in_the_environment_compiles_whatever_is_at_hand(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("REPO_STREAM_COMPILE", "1")
     monkeypatch.setenv("CC", "no-such-compiler")
     assert hook.dependencies() == BUILD_NEEDS
     assert is_compiled(built(hook))
 
 
-def test_anything_else_is_a_mistake(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anything_else_in_the_environment_is_an_error(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("REPO_STREAM_COMPILE", "yes")
     with pytest.raises(ValueError, match=r"REPO_STREAM_COMPILE is 0 .* or 1 .*, not 'yes'"):
         hook.dependencies()
 
 
-def test_an_editable_install_runs_from_the_sources(
+def test_editable_install_runs_from_the_sources(
     hook: Hook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert built(hook, "editable") == PLAIN
@@ -155,7 +172,7 @@ def fail(scratch: Path) -> list[Path]:
     raise RuntimeError("command '/usr/bin/cc' failed with exit code 1")
 
 
-def test_where_compiling_fails_the_wheel_is_plain(
+def test_wheel_is_plain_if_compiling_fails(
     hook: Hook,
     module: ModuleType,
     app: App,
@@ -167,7 +184,7 @@ def test_where_compiling_fails_the_wheel_is_plain(
     assert warning.startswith("The wheel is of plain Python, as compiling failed: command '/usr")
 
 
-def test_where_compiling_is_asked_for_its_failure_is_one(
+def test_failure_is_raised_if_compiling_was_asked_for(
     hook: Hook,
     module: ModuleType,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,45 +1,23 @@
-"""The memory limit against what the process really grows by, peak against peak.
+"""The memory limit against what a process really grows by, peak against peak.
 
-Every case runs in a process of its own: loads a made repo in shuffled order, the worst there is,
+Every case runs in a process of its own: it loads a made repo in shuffled order, the worst there is,
 walks all of it, and says by how much its peak grew over what it had after its imports.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import anyio
 import pytest
 
-from repo_stream.testing import made_car
-from support.growth import HAS_PEAK, SMALL_HEAP, large_car, most, write
+from support.growth import MIB, Cars, measured, most, needs_peak
 
-MIB = 1 << 20
+pytestmark = needs_peak
 
-
-pytestmark = [
-    pytest.mark.skipif(not HAS_PEAK, reason="needs Linux's /proc to measure the peak of a process"),
-]
-
-# The arguments: the CAR, the limit in MiB, a processor's name, an event loop, how many records to
-# take at once, or 0 for none, how many walks at once, and whether a file that is over the limit is
-# copied to a store, as one that is open already, or stays in place.
+# The arguments: the CAR, the limit in MiB, a processor's name, whether a file over the limit is
+# copied to a store, as one that is open already, or stays in place; how many records to take at
+# once, or 0 for no walk; and how many walks at once.
 CHILD = """
-import json, sys
-from pathlib import Path
-
-# All that is imported late is imported here: it is no growth.
-import aiosqlite, anyio
-import anyio._backends._asyncio, anyio._backends._trio
-from repo_stream import DiskBuilder, Driver, DriverBuilder
-from repo_stream.process import Processor, length, noop
-
 PROCESSORS = {
     "raw": noop,
     "length": length,
@@ -47,58 +25,50 @@ PROCESSORS = {
     "dict": lambda block: {"size": len(block), "head": block[:20]},
 }
 
-def peak():
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split(maxsplit=1)[0])
-
-async def count(driver, at_once):
+async def count(driver, n):
     records = 0
-    while chunk := await driver.next_chunk(at_once):
+    while chunk := await driver.next_chunk(n):
         records += len(chunk)
     return records
 
-async def read(source, builder, chunk):
-    records = None
+async def read(source, builder, n):
+    records, where = None, "memory"
     match await builder.load_car(source):
         case Driver.Memory(_, driver):
-            where = "memory"
-            if chunk:
-                records = await count(driver, chunk)
+            if n:
+                records = await count(driver, n)
         case Driver.Disk(paused):
             where = "disk"
-            if chunk:
+            if n:
                 async with DiskBuilder().open() as store:
                     _, driver = await paused.finish_loading(store)
-                    records = await count(driver, chunk)
+                    records = await count(driver, n)
                     if not isinstance(source, str):
                         assert store.stored > 0
             await paused.aclose()
-    return where, records
+    return {"where": where, "records": records}
 
-async def main(car, limit, processor, chunk, at_once, where):
+async def main(car, limit, processor, form, n, walks):
     builder = DriverBuilder(mem_limit_mb=float(limit), block_processor=PROCESSORS[processor])
-    seen = set()
+    said = []
 
-    async def one():
-        if where == "in place":
-            seen.add(await read(car, builder, int(chunk)))
+    async def walk():
+        if form == "in place":
+            said.append(await read(car, builder, int(n)))
         else:
             async with await anyio.open_file(car, "rb") as file:
-                seen.add(await read(file, builder, int(chunk)))
+                said.append(await read(file, builder, int(n)))
 
-    # From here on the peak is counted from what is resident now.
-    Path("/proc/self/clear_refs").write_text("5")
-    base = peak()
     async with anyio.create_task_group() as tasks:
-        for _ in range(int(at_once)):
-            tasks.start_soon(one)
-    grown = peak() - base
-    [(where, records)] = seen
-    print(json.dumps({"grown": grown, "where": where, "records": records}))
+        for _ in range(int(walks)):
+            tasks.start_soon(walk)
+    assert said == int(walks) * said[:1]
+    return said[0]
 
-car, limit, processor, backend, *others = sys.argv[1:]
-anyio.run(main, car, limit, processor, *others, backend=backend)
+measure(main)
 """
+
+LARGE, MIDDLE, SMALL = 140_000, 60_000, 40_000
 
 
 @dataclass(frozen=True)
@@ -107,179 +77,122 @@ class Case:
 
     records: int
     limit: float
-    processor: str
+    processor: str = "raw"
     backend: str = "asyncio"
-    walks: bool = True
-    at_once: int = 1
-    size: int = 0  # of each record, in bytes; as they are made where it is 0
-    copied: bool = True  # to a store, where it does not fit; else it stays in its file
+    copied: bool = True  # to a store, if it does not fit; else it stays in its file
+    walks: int = 1  # at once
+    at_once: int = 256  # records to a chunk; 0 is no walk at all
+    size: int = 0  # of each record, in bytes; 0 is as they are made
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a child says: growth in bytes, where the blocks were, and how many records came."""
-
-    grown: int
-    where: str
-    records: int | None
-
-
-@dataclass
-class Children:
-    """Runs each case once, and makes each CAR once."""
-
-    folder: Path
-    seen: dict[Case, Seen] = field(default_factory=dict[Case, Seen])
-
-    def run(self, case: Case) -> Seen:
-        if case not in self.seen:
-            self.seen[case] = self._run(case)
-        return self.seen[case]
-
-    def _run(self, case: Case) -> Seen:
-        chunk = min(256, MIB // (case.size or 1)) if case.walks else 0
-        arguments = [str(case.limit), case.processor, case.backend, str(chunk), str(case.at_once)]
-        arguments.append("copied" if case.copied else "in place")
-        done = subprocess.run(
-            [sys.executable, "-c", CHILD, str(self._car(case)), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-            env=os.environ | (SMALL_HEAP if case.size else {}),
-        )
-        assert done.returncode == 0, done.stderr
-        said: dict[str, Any] = json.loads(done.stdout)
-        seen = Seen(**said)
-        assert seen.records == (case.records if case.walks else None)
-        return seen
-
-    def _car(self, case: Case) -> Path:
-        path = self.folder / f"{case.records}-{case.size}.car"
-        if not path.exists():
-            if case.size:
-                path.write_bytes(large_car(case.records, case.size))
-            else:
-                anyio.run(write, path, made_car(case.records, order="shuffled"))
-        return path
+def grown(cars: Cars, case: Case, *, where: str | None) -> int:
+    """Run a child; give the bytes that it grew by, once its blocks were where they are to be."""
+    car = cars.large(case.records, case.size) if case.size else cars.made(case.records)
+    said = measured(
+        CHILD,
+        car,
+        case.limit,
+        case.processor,
+        "copied" if case.copied else "in place",
+        case.at_once,
+        case.walks,
+        backend=case.backend,
+        small_heap=bool(case.size),
+    )
+    assert said["records"] == (case.records if case.at_once else None)
+    assert where in {None, said["where"]}
+    growth: int = said["grown"]
+    return growth
 
 
-@pytest.fixture(scope="session")
-def children(tmp_path_factory: pytest.TempPathFactory) -> Children:
-    return Children(tmp_path_factory.mktemp("cars"))
+# In place at a limit of 1, what grows with the repo, the places of its blocks, goes to the store.
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("limit", "processor", "copied"),
+    [
+        pytest.param(16, "raw", True, id="16, raw, copied"),
+        pytest.param(8, "length", True, id="8, lengths, copied"),
+        pytest.param(16, "raw", False, id="16, raw, in place"),
+        pytest.param(1, "length", False, id="1, lengths, in place"),
+    ],
+)
+def test_growth_does_not_depend_on_the_size(
+    cars: Cars, limit: float, processor: str, copied: bool
+) -> None:
+    small, large = (
+        grown(cars, Case(records, limit, processor, copied=copied), where="disk")
+        for records in (SMALL, LARGE)
+    )
+    for growth in (small, large):
+        # A limit is there to be used: repos that fit stay in memory.
+        assert 0.75 * limit * MIB <= growth <= most(limit)
+    assert large <= small + 1.5 * MIB
 
 
-BIG = 300_000
-SMALLER = 100_000
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(Case(MIDDLE, 0), id="0, raw, copied"),
+        pytest.param(Case(MIDDLE, 1, "length"), id="1, lengths, copied"),
+        pytest.param(Case(SMALL, 8, "dict", "trio"), id="8, dicts, copied, trio"),
+        pytest.param(Case(LARGE, 32, "dict"), id="32, dicts, copied"),
+        pytest.param(Case(LARGE, 40), id="40, raw, copied"),
+        pytest.param(Case(LARGE, 0, copied=False), id="0, raw, in place"),
+        pytest.param(Case(SMALL, 8, "dict", "trio", copied=False), id="8, dicts, in place, trio"),
+        pytest.param(Case(LARGE, 40, "dict", copied=False), id="40, dicts, in place"),
+    ],
+)
+def test_growth_through_the_disk_is_within_the_limit(cars: Cars, case: Case) -> None:
+    growth = grown(cars, case, where="disk")
+    assert 0.75 * case.limit * MIB <= growth <= most(case.limit)
 
 
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(Case(BIG, 16, "raw"), id="16, raw"),
-        pytest.param(Case(BIG, 16, "length"), id="16, lengths"),
-        pytest.param(Case(BIG, 16, "dict"), id="16, dicts"),
-        pytest.param(Case(SMALLER, 16, "length", "trio"), id="16, lengths, trio"),
-        pytest.param(Case(BIG, 32, "raw"), id="32, raw"),
-        pytest.param(Case(BIG, 32, "length"), id="32, lengths"),
-        pytest.param(Case(BIG, 64, "raw"), id="64, raw"),
-        pytest.param(Case(BIG, 48, "length"), id="48, lengths"),
-        pytest.param(Case(SMALLER, 0, "raw"), id="0, raw"),
-        pytest.param(Case(SMALLER, 0, "length"), id="0, lengths"),
-        pytest.param(Case(SMALLER, 1, "raw"), id="1, raw"),
-        pytest.param(Case(SMALLER, 1, "length"), id="1, lengths"),
-        pytest.param(Case(SMALLER, 8, "raw"), id="8, raw"),
-        pytest.param(Case(SMALLER, 8, "length"), id="8, lengths"),
-        pytest.param(Case(SMALLER, 8, "dict", "trio"), id="8, dicts, trio"),
-        pytest.param(Case(BIG, 16, "raw", copied=False), id="16, raw, in place"),
-        pytest.param(Case(BIG, 16, "length", copied=False), id="16, lengths, in place"),
-        pytest.param(Case(BIG, 32, "raw", copied=False), id="32, raw, in place"),
-        pytest.param(Case(BIG, 64, "dict", copied=False), id="64, dicts, in place"),
-        pytest.param(Case(BIG, 0, "raw", copied=False), id="0, raw, in place"),
-        pytest.param(Case(SMALLER, 1, "length", copied=False), id="1, lengths, in place"),
-        pytest.param(Case(SMALLER, 8, "dict", "trio", copied=False), id="8, dicts, trio, in place"),
+        pytest.param(Case(MIDDLE, 40), id="40, raw"),
+        pytest.param(Case(MIDDLE, 20, "length"), id="20, lengths"),
     ],
 )
-def test_through_the_disk_a_process_grows_by_no_more_than_the_limit(
-    children: Children, case: Case
-) -> None:
-    seen = children.run(case)
-    assert seen.where == "disk"
-    assert seen.grown <= most(case.limit)
-    # A limit is there to be used: repos that fit stay in memory.
-    assert seen.grown >= case.limit * MIB * 0.75
+def test_growth_in_memory_is_within_the_limit(cars: Cars, case: Case) -> None:
+    growth = grown(cars, case, where="memory")
+    assert 0.5 * case.limit * MIB <= growth <= most(case.limit)
 
 
-def test_where_only_some_have_room_a_process_grows_by_no_more_than_the_limit(
-    children: Children,
-) -> None:
-    """Compiled, the repo stays in memory."""
-    seen = children.run(Case(BIG, 64, "length"))
-    assert 64 * MIB * 0.75 <= seen.grown <= most(64)
+def test_growth_is_within_the_limit_if_only_compiled_it_has_room(cars: Cars) -> None:
+    growth = grown(cars, Case(LARGE, 30, "length"), where=None)
+    assert 0.75 * 30 * MIB <= growth <= most(30)
 
 
 # Of thousands of large blocks to a write, `sqlite3` copied hundreds at a time.
-@pytest.mark.parametrize("limit", [16, 64])
 @pytest.mark.parametrize("copied", [True, False], ids=["copied", "in place"])
-def test_large_records_do_not_break_the_limit(children: Children, limit: int, copied: bool) -> None:
-    seen = children.run(Case(400, limit, "raw", size=250_000, copied=copied))
-    assert seen.where == "disk"
-    assert seen.grown <= most(limit)
+def test_growth_by_large_records_is_within_the_limit(cars: Cars, copied: bool) -> None:
+    case = Case(200, 16, size=250_000, at_once=4, copied=copied)
+    assert grown(cars, case, where="disk") <= most(16)
 
 
-def test_results_that_are_long_on_disk_do_not_break_the_limit(children: Children) -> None:
-    seen = children.run(Case(5000, 1, "stored at length"))
-    assert seen.where == "disk"
-    assert seen.grown <= most(1)
+def test_growth_by_results_that_are_long_on_disk_is_within_the_limit(cars: Cars) -> None:
+    assert grown(cars, Case(5000, 1, "stored at length"), where="disk") <= most(1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(Case(SMALLER, 64, "raw"), id="raw"),
-        pytest.param(Case(SMALLER, 34, "length"), id="lengths"),
+        pytest.param(Case(20_000, 4, walks=8), id="copied"),
+        pytest.param(Case(20_000, 4, walks=8, backend="trio"), id="copied, trio"),
+        pytest.param(Case(20_000, 4, walks=8, copied=False), id="in place"),
     ],
 )
-def test_in_memory_a_process_grows_by_no_more_than_the_limit(
-    children: Children, case: Case
-) -> None:
-    seen = children.run(case)
-    assert seen.where == "memory"
-    assert seen.grown <= most(case.limit)
-    assert seen.grown >= case.limit * MIB * 0.5
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(Case(50_000, 16, "raw", at_once=8), id="16"),
-        pytest.param(Case(20_000, 4, "raw", "trio", at_once=8), id="4, trio"),
-        pytest.param(Case(50_000, 16, "raw", at_once=8, copied=False), id="16, in place"),
-    ],
-)
-def test_of_many_at_once_each_keeps_its_limit(children: Children, case: Case) -> None:
-    seen = children.run(case)
-    assert seen.where == "disk"
+def test_growth_by_eight_repos_at_once_is_within_their_limits(cars: Cars, case: Case) -> None:
     # What a process needs beyond low limits it needs once.
     once = 8 * case.limit * 1.15 * MIB + 12 * MIB
-    assert seen.grown <= min(8 * most(case.limit), once)
+    assert grown(cars, case, where="disk") <= min(8 * most(case.limit), once)
 
 
 # A dict that is full is copied into one of twice its size. With results as small as these, that is
 # a fifth of these limits, and it happens right before they are reached.
-@pytest.mark.parametrize("limit", [24, 48])
-def test_a_table_that_grows_does_not_break_the_limit(children: Children, limit: int) -> None:
-    seen = children.run(Case(BIG, limit, "length", walks=False))
-    assert seen.where == "disk"
-    assert seen.grown <= limit * MIB
-
-
-@pytest.mark.parametrize("copied", [True, False], ids=["copied", "in place"])
-@pytest.mark.parametrize("processor", ["raw", "length"])
-def test_growth_through_the_disk_does_not_depend_on_the_size(
-    children: Children, processor: str, copied: bool
-) -> None:
-    smaller = children.run(Case(SMALLER, 16, processor, copied=copied))
-    larger = children.run(Case(BIG, 16, processor, copied=copied))
-    assert smaller.where == larger.where == "disk"
-    assert larger.grown == pytest.approx(smaller.grown, rel=0.1)
+@pytest.mark.parametrize("limit", [12, 24])
+def test_growth_of_a_table_is_within_the_limit(cars: Cars, limit: float) -> None:
+    assert grown(cars, Case(LARGE, limit, "length", at_once=0), where="disk") <= limit * MIB

@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from support import ROOT
-from support.readme import PYTHON
+from support.readme import README, blocks
+
+pytestmark = pytest.mark.long
 
 # What the stranger does not have.
 NEEDS_MORE = re.compile(r"^(import|from) (aiohttp|httpx|msgspec|pydantic|pytest)\b", re.MULTILINE)
@@ -167,7 +169,7 @@ def programs(tmp_path: Path) -> Path:
     """Programs for a type checker: the typed one, those of the README, and one with a mistake."""
     typed = TYPED_PROGRAM.read_text(encoding="utf-8")
     (tmp_path / "typed.py").write_text(typed, encoding="utf-8")
-    for number, program in enumerate(str(block.values[0]) for block in PYTHON):
+    for number, program in enumerate(blocks(README, "python")):
         if not NEEDS_MORE.search(program):
             (tmp_path / f"readme_{number}.py").write_text(program, encoding="utf-8")
     wrong = typed.replace("assert_type(size, int)", "assert_type(size, str)", 1)

@@ -1,4 +1,4 @@
-"""The commit and the nodes of the tree: what is accepted, what is not, and that decoders agree."""
+"""Nodes of the tree: three decoders agree on them, and depths of keys are right."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from repo_stream import (
-    BadCommit,
     BadNodeLink,
     Cid,
-    Commit,
     InvalidKey,
     KeyOutOfOrder,
     LimitExceeded,
@@ -37,228 +35,21 @@ from repo_stream.mst import (
     looks_like_node,
 )
 from repo_stream.testing import (
-    DID,
-    REV,
     Entry,
-    Link,
     build_repo,
     cid_of,
-    commit,
     encode,
     key_height,
     made_records,
     node,
     tid,
 )
-from support import within
 
 LIMITS: Final = Limits()
 CID: Final = Cid(cid_of(b"a node"))
 VALUE: Final = cid_of(b"a record")
 TREE: Final = cid_of(b"a subtree")
 NULL: Final = b"\xf6"
-
-# --- The commit -----------------------------------------------------------------------------------
-
-FIELDS: Final[dict[str, object]] = {
-    "did": DID,
-    "version": 3,
-    "data": Link(TREE),
-    "rev": REV,
-    "prev": None,
-    "sig": bytes(range(64)),
-}
-
-
-def decode_commit(**changes: object) -> Commit:
-    block = encode({**FIELDS, **changes})
-    return Commit.decode(block, Cid(cid_of(block)))
-
-
-def test_a_commit_has_the_values_of_its_block() -> None:
-    block = encode(FIELDS)
-    decoded = Commit.decode(block, Cid(cid_of(block)))
-    assert decoded.did == DID
-    assert decoded.version == 3
-    assert decoded.data == TREE
-    assert isinstance(decoded.data, Cid)
-    assert decoded.rev == REV
-    assert decoded.prev is None
-    assert decoded.sig == bytes(range(64))
-    assert decoded.cid == cid_of(block)
-
-
-def test_the_builders_own_commit_is_accepted() -> None:
-    block = commit(TREE, did="did:web:example.com", rev=tid(1), sign=lambda data: data[-64:])
-    decoded = Commit.decode(block, Cid(cid_of(block)))
-    assert (decoded.did, decoded.rev, decoded.data) == ("did:web:example.com", tid(1), TREE)
-    assert len(decoded.sig) == 64
-
-
-def without(name: str) -> bytes:
-    return encode({key: value for key, value in FIELDS.items() if key != name})
-
-
-def test_a_commit_may_lack_prev() -> None:
-    block = without("prev")
-    decoded = Commit.decode(block, CID)
-    assert decoded.prev is None
-    assert decoded.unsigned_bytes() == encode(
-        {name: FIELDS[name] for name in ("did", "version", "data", "rev")}
-    )
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        pytest.param("did", "did:plc:ewvi7nxzyoun6zhxrhs64oiz", id="plc"),
-        pytest.param("did", "did:web:example.com", id="web"),
-        pytest.param("did", "did:web:localhost%3A1234", id="web with a port"),
-        pytest.param("did", "did:m:v", id="short"),
-        pytest.param("did", "did:method::::val", id="colons"),
-        pytest.param("did", "did:method:-:_:.-", id="punctuation"),
-        pytest.param("did", "did:key:" + "z" * 2040, id="of the greatest length"),
-        pytest.param("rev", "2222222222222", id="the first TID"),
-        pytest.param("rev", "jzzzzzzzzzzzz", id="the last TID"),
-        pytest.param("rev", "3jzfcijpj2z2a", id="an ordinary TID"),
-        pytest.param("prev", Link(VALUE), id="with a commit before it"),
-        pytest.param("sig", b"", id="an empty signature"),
-        pytest.param("sig", bytes(1000), id="a long signature"),
-    ],
-)
-def test_values_that_a_commit_may_have(field: str, value: object) -> None:
-    expected = value.cid if isinstance(value, Link) else value
-    assert getattr(decode_commit(**{field: value}), field) == expected
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        pytest.param("version", 2, id="version 2"),
-        pytest.param("version", 0, id="version 0"),
-        pytest.param("version", True, id="version true"),
-        pytest.param("version", "3", id="version as text"),
-        pytest.param("version", None, id="version null"),
-        pytest.param("version", [3], id="version in a list"),
-        pytest.param("did", "", id="did empty"),
-        pytest.param("did", None, id="did null"),
-        pytest.param("did", DID.encode(), id="did as bytes"),
-        pytest.param("did", "did:", id="did without method"),
-        pytest.param("did", "did:plc", id="did without identifier"),
-        pytest.param("did", "did:plc:", id="did with an empty identifier"),
-        pytest.param("did", "DID:plc:abc", id="did in capitals"),
-        pytest.param("did", "did:pLc:abc", id="did with a capital in the method"),
-        pytest.param("did", "did:m1:abc", id="did with a digit in the method"),
-        pytest.param("did", "did:plc:abc:", id="did that ends in a colon"),
-        pytest.param("did", "did:plc:abc%", id="did that ends in a percent sign"),
-        pytest.param("did", "did:plc:a b", id="did with a blank"),
-        pytest.param("did", "did:plc:ab\n", id="did with a line break"),
-        pytest.param("did", "did:plc:ä", id="did with an umlaut"),
-        pytest.param("did", "did:plc:a#b", id="did with a fragment"),
-        pytest.param("did", "did:key:" + "z" * 2041, id="did too long"),
-        pytest.param("rev", "", id="rev empty"),
-        pytest.param("rev", 3, id="rev a number"),
-        pytest.param("rev", "3jzfcijpj2z2", id="rev of 12"),
-        pytest.param("rev", "3jzfcijpj2z2aa", id="rev of 14"),
-        pytest.param("rev", "3jzfcijpj2z21", id="rev with a 1"),
-        pytest.param("rev", "3JZFCIJPJ2Z2A", id="rev in capitals"),
-        pytest.param("rev", "kjzfcijpj2z2a", id="rev of 64 bits"),
-        pytest.param("rev", "3jzfcijpj2z2a\n", id="rev with a line break"),
-        pytest.param("rev", "3jzf-cij-pj2z-2a", id="rev with dashes"),
-        pytest.param("data", None, id="data null"),
-        pytest.param("data", "bafy", id="data a text"),
-        pytest.param("data", TREE, id="data bytes"),
-        pytest.param("data", Link(cid_of(b"", 0x55)), id="data raw"),
-        pytest.param("data", Link(b"\x12\x20" + bytes(32)), id="data CIDv0"),
-        pytest.param("data", Link(b"\x01\x71\x13\x40" + bytes(64)), id="data SHA-512"),
-        pytest.param("data", Link(b"\x01\x71\x1e\x20" + bytes(32)), id="data BLAKE3"),
-        pytest.param("prev", "bafy", id="prev a text"),
-        pytest.param("prev", VALUE, id="prev bytes"),
-        pytest.param("prev", 0, id="prev zero"),
-        pytest.param("sig", None, id="sig null"),
-        pytest.param("sig", "a" * 64, id="sig a text"),
-        pytest.param("sig", [0] * 64, id="sig a list"),
-        pytest.param("extra", None, id="an unknown field"),
-    ],
-)
-def test_values_that_a_commit_may_not_have(field: str, value: object) -> None:
-    with pytest.raises(BadCommit) as caught:
-        decode_commit(**{field: value})
-    assert caught.value.field == field
-    assert repr(field) in str(caught.value)
-
-
-@pytest.mark.parametrize("field", ["did", "version", "data", "rev", "sig"])
-def test_fields_that_a_commit_must_have(field: str) -> None:
-    with pytest.raises(BadCommit) as caught:
-        Commit.decode(without(field), CID)
-    assert (caught.value.field, caught.value.reason) == (field, "is missing")
-    assert caught.value.cid == CID
-
-
-BLOCK: Final = encode(FIELDS)
-
-
-@pytest.mark.parametrize(
-    "block",
-    [
-        pytest.param(b"", id="nothing"),
-        pytest.param(encode("a text"), id="a text"),
-        pytest.param(encode([1]), id="a list"),
-        pytest.param(NULL, id="null"),
-        pytest.param(BLOCK + b"\0", id="a byte after it"),
-        pytest.param(BLOCK + BLOCK, id="twice"),
-        pytest.param(BLOCK[:-1], id="cut"),
-        pytest.param(b"\xbf" + BLOCK[1:] + b"\xff", id="indefinite"),
-        pytest.param(b"\xb8\x06" + BLOCK[1:], id="a long head"),
-        pytest.param(BLOCK.replace(b"\x63did", b"\x78\x03did"), id="a long head on a key"),
-        pytest.param(BLOCK[:-1] + b"\x18\x03", id="a long form of 3"),
-        pytest.param(BLOCK[:-1] + b"\xf9\x42\x00", id="3.0"),
-        pytest.param(b"\xa6\x67version\x03" + BLOCK[1:-9], id="unsorted"),
-        pytest.param(b"\xa7\x63did" + encode(DID) + BLOCK[1:], id="a field twice"),
-        pytest.param(BLOCK.replace(b"\xd8\x2a", b"\xd9\x00\x2a"), id="a tag in long form"),
-        pytest.param(BLOCK.replace(b"\xd8\x2a", b"\xd8\x2b"), id="another tag"),
-        pytest.param(BLOCK.replace(b"\x58\x25\0", b"\x58\x25\1"), id="a link without its zero"),
-        pytest.param(b"\xc0" + BLOCK, id="a tag around it"),
-        pytest.param(b"\x81" * 10_000, id="deep"),
-    ],
-)
-def test_a_commit_that_is_not_canonical_as_a_whole(block: bytes) -> None:
-    with pytest.raises(BadCommit) as caught:
-        Commit.decode(block, CID)
-    assert caught.value.field is None
-    assert caught.value.cid == CID
-
-
-def test_a_value_without_a_place_is_named_in_a_sentence() -> None:
-    with pytest.raises(BadCommit, match="it is not of the atproto data model, which has no float"):
-        Commit.decode(encode({"version": 1.5}), CID)
-
-
-def test_the_unsorted_case_is_the_whole_commit() -> None:
-    assert BLOCK.endswith(b"\x67version\x03")
-
-
-@pytest.mark.parametrize("prev", [None, Link(VALUE)])
-def test_unsigned_bytes_are_what_the_account_signed(prev: Link | None) -> None:
-    fields = {**FIELDS, "prev": prev}
-    block = encode(fields)
-    unsigned = encode({name: value for name, value in fields.items() if name != "sig"})
-    assert Commit.decode(block, CID).unsigned_bytes() == unsigned
-
-
-def test_unsigned_bytes_are_those_that_the_builder_had_signed() -> None:
-    signed: list[bytes] = []
-
-    def sign(data: bytes) -> bytes:
-        signed.append(data)
-        return sha256(data).digest() * 2
-
-    block = commit(TREE, sign=sign)
-    decoded = Commit.decode(block, Cid(cid_of(block)))
-    assert [decoded.unsigned_bytes()] == signed
-    assert decoded.sig == sha256(signed[0]).digest() * 2
-
 
 # --- Keys -----------------------------------------------------------------------------------------
 
@@ -276,7 +67,7 @@ def test_key_depth_counts_pairs_of_leading_zero_bits(key: bytes) -> None:
 
 
 def test_depth_bounds_tell_depths_apart() -> None:
-    for number in range(3000):
+    for number in range(1000):
         key = b"%d" % number
         depth, digest = naive_depth(key), sha256(key).digest()
         fitting = [n for n, (low, beyond) in enumerate(DEPTH_BOUNDS) if low <= digest < beyond]
@@ -290,16 +81,17 @@ def test_depth_bounds_leave_no_gap_and_reach_the_end() -> None:
     assert DEPTH_BOUNDS[-1][0] == bytes(32)
 
 
-@pytest.mark.parametrize("depth", range(128))
-def test_depth_bounds_at_their_edges(depth: int) -> None:
-    low, beyond = DEPTH_BOUNDS[depth]
-    bits = f"{int.from_bytes(low):0256b}"
-    assert (256 - len(bits.lstrip("0"))) // 2 == depth
-    if depth:
-        bits = f"{int.from_bytes(beyond):0256b}"
-        assert (256 - len(bits.lstrip("0"))) // 2 == depth - 1
-        last = f"{int.from_bytes(beyond) - 1:0256b}"
-        assert (256 - len(last.lstrip("0"))) // 2 == depth
+def test_depth_bounds_are_right_at_their_edges() -> None:
+    for depth, (low, beyond) in enumerate(DEPTH_BOUNDS[:128]):
+        assert zero_pairs(int.from_bytes(low)) == depth
+        if depth:
+            assert zero_pairs(int.from_bytes(beyond)) == depth - 1
+            assert zero_pairs(int.from_bytes(beyond) - 1) == depth
+
+
+def zero_pairs(number: int) -> int:
+    bits = f"{number:0256b}"
+    return (256 - len(bits.lstrip("0"))) // 2
 
 
 def shared_bytes(one: bytes, other: bytes) -> int:
@@ -470,7 +262,7 @@ def test_valid_nodes_are_accepted_by_all_decoders(name: str) -> None:
     assert check_agreement(VALID[name])
 
 
-@pytest.mark.parametrize("records", [1, 2, 10, 1000])
+@pytest.mark.parametrize("records", [1, 10, 1000])
 def test_nodes_of_made_repos_are_accepted_and_read_right(records: int) -> None:
     repo = build_repo({key: {"n": n} for n, (key, _) in enumerate(made_records(records))})
     found: dict[bytes, bytes] = {}
@@ -490,7 +282,7 @@ keys_in_order = st.lists(
 
 
 @given(keys_in_order, st.none() | cids, st.data())
-def test_any_valid_node_is_accepted(
+def test_any_valid_node_is_accepted_by_all_decoders(
     keys: list[bytes], left: bytes | None, data: st.DataObject
 ) -> None:
     trees = data.draw(st.dictionaries(st.integers(0, 30), cids, max_size=5))
@@ -498,7 +290,7 @@ def test_any_valid_node_is_accepted(
 
 
 @pytest.mark.parametrize("lure", LURES)
-def test_keys_that_contain_pieces_of_nodes(lure: bytes) -> None:
+def test_keys_that_hold_pieces_of_nodes_are_read_as_keys(lure: bytes) -> None:
     for key in (lure, b"k" + lure, lure + b"k", b"k" + lure + b"k", lure + b"k" + lure):
         for trees in ({}, {0: TREE}, {0: TREE, 1: TREE, 2: TREE}):
             for left in (None, TREE):
@@ -508,8 +300,8 @@ def test_keys_that_contain_pieces_of_nodes(lure: bytes) -> None:
 
 
 @pytest.mark.parametrize("lure", LURES)
-def test_digests_that_contain_pieces_of_nodes(lure: bytes) -> None:
-    for start in range(max(1, len(lure) - 31)):
+def test_digests_that_hold_pieces_of_nodes_are_read_as_digests(lure: bytes) -> None:
+    for start in {*range(0, max(1, len(lure) - 31), 3), max(0, len(lure) - 32)}:
         piece = lure[start : start + 32]
         for digest in (piece.rjust(32, b"\x07"), piece.ljust(32, b"\x07"), piece.center(32)):
             odd = b"\x01\x71\x12\x20" + digest
@@ -521,7 +313,7 @@ def test_digests_that_contain_pieces_of_nodes(lure: bytes) -> None:
                     assert check_agreement(node(left))
 
 
-def test_a_left_link_that_ends_like_a_node_without_one() -> None:
+def test_a_left_link_that_ends_like_a_node_without_one_is_read() -> None:
     left = fake(b"\x61l\xf6")
     block = node(left, compressed(b"a", b"b"))
     assert block.endswith(b"\x61l\xf6")
@@ -565,6 +357,17 @@ TWO: Final = (item(), item(b"\x41b"))
         pytest.param(body(item(prefix=b"\x19\x00\x18")), MalformedNode, id="prefix 24 in three"),
         pytest.param(body(item(prefix=b"\x18\x18")), NodePrefixTooLong, id="prefix 24 of nothing"),
         pytest.param(body(item(prefix=b"\x18\xff")), NodePrefixTooLong, id="prefix 255 of nothing"),
+        *(
+            pytest.param(body(item(prefix=prefix)), error, id=name)
+            for name, prefix, error in [
+                ("prefix 255 in three", b"\x19\x00\xff", MalformedNode),
+                ("prefix 256 of nothing", b"\x19\x01\x00", NodePrefixTooLong),
+                ("prefix 2^16-1 in five", b"\x1a\x00\x00\xff\xff", MalformedNode),
+                ("prefix 2^16 of nothing", b"\x1a\x00\x01\x00\x00", NodePrefixTooLong),
+                ("prefix 2^32-1 in nine", b"\x1b" + b"\0" * 4 + b"\xff" * 4, MalformedNode),
+                ("prefix 2^32 of nothing", b"\x1b\0\0\0\1" + b"\0" * 4, NodePrefixTooLong),
+            ]
+        ),
         pytest.param(body(item(), item(prefix=b"\x02")), NodePrefixTooLong, id="prefix 2 of 1"),
         pytest.param(body(item(), item()), KeyOutOfOrder, id="a key twice"),
         pytest.param(body(item(), item(b"\x40", b"\1")), KeyOutOfOrder, id="a key twice, shared"),
@@ -622,7 +425,7 @@ TWO: Final = (item(), item(b"\x41b"))
         pytest.param(body(item(b"\x59\x04\x01" + b"k" * 1025)), LimitExceeded, id="a key too long"),
     ],
 )
-def test_nodes_that_are_not_valid(block: bytes, error: type[RepoStreamError]) -> None:
+def test_a_node_that_is_not_valid_is_refused(block: bytes, error: type[RepoStreamError]) -> None:
     assert not check_agreement(block)
     with pytest.raises(error) as caught:
         decode_node(block, CID, LIMITS)
@@ -631,18 +434,21 @@ def test_nodes_that_are_not_valid(block: bytes, error: type[RepoStreamError]) ->
 
 
 @pytest.mark.parametrize("name", VALID)
-def test_valid_nodes_cut_anywhere_or_followed_by_anything_are_refused(name: str) -> None:
+def test_a_valid_node_that_is_cut_off_or_goes_on_is_refused(name: str) -> None:
     block = VALID[name]
-    for at in range(0, len(block), 1 + len(block) // 500):
+    # Of long ones each entry says the same, but for the first and the last.
+    middle = range(100, len(block) - 100, 1 + len(block) // 30)
+    for at in {*range(len(block))[:100], *middle, *range(len(block))[-100:]}:
         assert not check_agreement(block[:at])
     for tail in (b"\0", NULL, b"\x61l\xf6", ENTRY, block):
         assert not check_agreement(block + tail)
 
 
-def test_lies_about_the_number_of_entries() -> None:
-    for count in (0, 1, 22, 23, 24, 25, 255, 256):
+def test_a_count_of_entries_that_is_wrong_is_refused() -> None:
+    counts = (0, 1, 2, 22, 23, 24, 25, 254, 255, 256, 257)
+    for count in counts:
         entries = b"".join(item(encode(key)) for key in (b"%05d" % n for n in range(count)))
-        for claimed in range(300):
+        for claimed in {*counts, count - 1, count + 1, 299} - {-1}:
             head = encode(list(range(claimed)))[: 1 if claimed < 24 else 2 if claimed < 256 else 3]
             block = body(entries, head=head)
             accepted = check_agreement(block)
@@ -658,7 +464,7 @@ def test_lies_about_the_number_of_entries() -> None:
         pytest.param(Limits(key_bytes=29), "key_bytes", 30, id="key bytes"),
     ],
 )
-def test_limits_of_a_node(limits: Limits, limit: str, actual: int) -> None:
+def test_a_node_over_a_limit_is_refused(limits: Limits, limit: str, actual: int) -> None:
     block = node(None, compressed(b"a", LONG))
     for decode in (decode_node, decode_node_plainly):
         with pytest.raises(LimitExceeded) as caught:
@@ -669,7 +475,7 @@ def test_limits_of_a_node(limits: Limits, limit: str, actual: int) -> None:
         assert str(CID) in caught.value.where
 
 
-def test_limits_are_reached_without_an_error() -> None:
+def test_a_node_at_its_limits_is_read() -> None:
     block = node(None, compressed(b"a", LONG))
     for decode in (decode_node, decode_node_plainly):
         _, keys, _, _ = decode(block, CID, Limits(node_entries=2, key_bytes=30))
@@ -685,33 +491,24 @@ def test_the_length_of_a_key_is_checked_before_it_is_put_together() -> None:
     assert (caught.value.limit, caught.value.actual) == ("key_bytes", 1025)
 
 
-def test_long_prefixes_cost_no_more_than_their_bytes() -> None:
-    # Half a second for each of these, if every shared byte were compared one by one.
-    keys = [b"k" * 1000 + b"%05d" % n for n in range(8192)]
-    block = node(None, compressed(*keys))
-    with within(5):
-        for _ in range(20):
-            assert decode_node(block, CID, LIMITS)[1] == keys
-
-
 @pytest.mark.parametrize(
     ("block", "is_one"),
     [
-        (b"", False),
-        (b"\xa2\x61e", False),
-        (b"\xa2\x61e\x80", True),
-        (b"\xa2\x61e\x97", True),
-        (b"\xa2\x61e\x98", True),
-        (b"\xa2\x61e\x9f", True),
-        (b"\xa2\x61e\xa0", False),
-        (b"\xa2\x61e\x7f", False),
-        (b"\xa2\x61l\xf6\x61e\x80", False),
-        (b"\xa1\x61e\x80", False),
-        (b"\xa3\x61e\x80", False),
-        (encode({"text": "a record"}), False),
+        pytest.param(b"", False, id="nothing"),
+        pytest.param(b"\xa2\x61e", False, id="cut before the entries"),
+        pytest.param(b"\xa2\x61e\x80", True, id="no entries"),
+        pytest.param(b"\xa2\x61e\x97", True, id="23 entries"),
+        pytest.param(b"\xa2\x61e\x98", True, id="a longer count"),
+        pytest.param(b"\xa2\x61e\x9f", True, id="the last head of a list"),
+        pytest.param(b"\xa2\x61e\xa0", False, id="the first head of a map"),
+        pytest.param(b"\xa2\x61e\x7f", False, id="the last head of a text"),
+        pytest.param(b"\xa2\x61l\xf6\x61e\x80", False, id="unsorted"),
+        pytest.param(b"\xa1\x61e\x80", False, id="a map of one"),
+        pytest.param(b"\xa3\x61e\x80", False, id="a map of three"),
+        pytest.param(encode({"text": "a record"}), False, id="a record"),
     ],
 )
-def test_looks_like_node(block: bytes, is_one: bool) -> None:
+def test_what_looks_like_a_node(block: bytes, is_one: bool) -> None:
     assert looks_like_node(block) is is_one
 
 
@@ -719,7 +516,7 @@ def test_looks_like_node(block: bytes, is_one: bool) -> None:
 #
 # `REPO_STREAM_MUTANTS=3000000` tries as many; `REPO_STREAM_SEED` starts elsewhere.
 
-MUTANTS: Final = int(os.environ.get("REPO_STREAM_MUTANTS", "30000"))
+MUTANTS: Final = int(os.environ.get("REPO_STREAM_MUTANTS", "10000"))
 SEED: Final = int(os.environ.get("REPO_STREAM_SEED", "0"))
 
 TOKENS: Final = [
@@ -791,8 +588,8 @@ def mutate(block: bytes, others: list[bytes], dice: random.Random) -> bytes:
             return block.replace(old, new, dice.choice((1, 1, -1)))
 
 
-@pytest.mark.timeout(0 if MUTANTS > 30_000 else 120)
-def test_all_decoders_agree_on_mutants() -> None:
+@pytest.mark.timeout(0 if MUTANTS > 10_000 else 120)
+def test_all_decoders_agree_on_mutants_of_nodes() -> None:
     dice = random.Random(SEED)
     blocks = seeds()
     verdicts: Counter[bool] = Counter()

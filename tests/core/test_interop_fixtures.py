@@ -1,62 +1,62 @@
-"""The protocol's own fixtures, as far as they speak of trees, keys, commits, CIDs and decoding."""
+"""The protocol's own fixtures of keys, trees, the data model and signatures."""
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Iterable
 from typing import Any, Final, cast
 
+import cbor2
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from multiformats import multibase
 
 from repo_stream import (
     BadCommit,
+    BadSignature,
     Cid,
     Commit,
-    DriverBuilder,
     InvalidCid,
     InvalidDagCbor,
     Limits,
     NodePrefixNotMinimal,
     RepoStreamError,
     dagcbor,
+    signature,
+    testing,
 )
 from repo_stream.mst import decode_node, decode_node_plainly, key_depth
-from repo_stream.testing import (
-    Entry,
-    Link,
-    build_repo,
-    cid_of,
-    commit,
-    encode,
-    node,
-    tree_of,
-    write_car,
-)
+from repo_stream.testing import Entry, Link, cid_of, encode, node, tree_of
 from repo_stream.walk import Blocks, Walker
-from support import shared, walk
+from support import from_base64, shared
+from support.keys import did_key, signer
+from support.naive import check_node
 
+INTEROP = shared("interop")
 LIMITS: Final = Limits()
-WAYS: Final = {"memory": 10_000, "disk": 0}
+NO_COMMIT: Final = Cid.of(b"no commit at all")
 
 
 def fixture(name: str) -> list[dict[str, Any]]:
-    return cast("list[dict[str, Any]]", json.loads(shared(f"interop/{name}").read_text("utf-8")))
+    cases: list[dict[str, Any]] = json.loads((INTEROP / name).read_text("utf-8"))
+    return cases
 
 
-def unpadded(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4))
+def example_keys() -> list[str]:
+    return (INTEROP / "example_keys.txt").read_text("utf-8").split()
 
 
 # --- Keys -----------------------------------------------------------------------------------------
 
 
-def test_key_heights() -> None:
+def test_keys_have_the_listed_heights() -> None:
     cases = fixture("key_heights.json")
     assert len(cases) >= 9
     for case in cases:
         assert key_depth(case["key"].encode()) == case["height"], case
+        assert testing.key_height(case["key"]) == case["height"]
+        assert testing.key_height(case["key"].encode()) == case["height"]
 
 
 def test_common_prefixes_are_those_that_nodes_must_have() -> None:
@@ -94,20 +94,18 @@ def test_common_prefixes_are_those_that_nodes_must_have() -> None:
 # --- Trees ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_example_keys_come_back_in_order(way: str) -> None:
-    keys = shared("interop/example_keys.txt").read_text("utf-8").split()
-    assert len(keys) > 150
-    repo = build_repo({key: {"key": key} for key in reversed(keys)})
-    outputs = await walk(repo.to_car(), DriverBuilder(mem_limit_mb=WAYS[way]))
-    assert [output.rkey for output in outputs] == sorted(keys)
-    assert [output.data for output in outputs] == [encode({"key": key}) for key in sorted(keys)]
-
-
 def test_example_keys_hang_at_the_depth_that_they_are_named_after() -> None:
-    keys = shared("interop/example_keys.txt").read_text("utf-8").split()
-    for key in keys:
+    for key in example_keys():
         assert key_depth(key.encode()) == int(key[1]), key
+
+
+def test_the_tree_of_the_example_keys_keeps_the_rules() -> None:
+    keys = example_keys()
+    root, nodes = tree_of(dict.fromkeys(keys, cid_of(b"")))
+    assert check_node(nodes, root, None) == sorted(key.encode() for key in keys)
+    # The n of "A0/374913" is the layer of the key, and all up to the fifth occur.
+    assert max(int(key[1]) for key in keys) == 5
+    assert cbor2.loads(nodes[root])["e"][0]["k"][1:2] == b"5"
 
 
 def check_tree(keys: Iterable[str], leaf: Cid, root: Cid) -> dict[bytes, bytes]:
@@ -138,20 +136,6 @@ def test_trees_before_and_after_a_commit_have_the_listed_roots() -> None:
         assert {Cid.parse(text) for text in case["blocksInProof"]} <= nodes.keys()
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_trees_of_the_commit_proofs_are_walked(way: str) -> None:
-    # The record itself is not among the fixtures, so another stands in its place.
-    builder = DriverBuilder(mem_limit_mb=WAYS[way], verify_cids=False)
-    for case in commit_proofs():
-        leaf = Cid.parse(case["leafValue"])
-        root, nodes = tree_of(dict.fromkeys(case["keys"], leaf))
-        head = commit(root)
-        blocks = [(cid_of(head), head), *nodes.items(), (bytes(leaf), b"leaf")]
-        outputs = await walk(write_car([cid_of(head)], blocks), builder)
-        assert [output.rkey for output in outputs] == sorted(case["keys"])
-        assert {(output.cid, output.data) for output in outputs} == {(leaf, b"leaf")}
-
-
 def test_proofs_alone_lead_to_the_keys_that_were_added() -> None:
     """With only the proof's blocks at hand, every added key is named by a node that is there."""
     for case in commit_proofs():
@@ -176,7 +160,7 @@ def from_json(value: object, link: type[Link | Cid]) -> object:
         case {"$link": str(text)}:
             return link(Cid.parse(text))
         case {"$bytes": str(text)}:
-            return unpadded(text)
+            return from_base64(text)
         case dict():
             items = cast("dict[str, object]", value).items()
             return {key: from_json(item, link) for key, item in items}
@@ -192,8 +176,8 @@ def test_data_model_fixtures_decode_to_their_values() -> None:
     cases = fixture("data-model-fixtures.json")
     assert len(cases) >= 3
     for case in cases:
-        block = unpadded(case["cbor_base64"])
-        assert Cid.of(block) == Cid.parse(case["cid"])
+        block = from_base64(case["cbor_base64"])
+        assert Cid.of(block) == cid_of(block) == Cid.parse(case["cid"])
         assert str(Cid.of(block)) == case["cid"]
         assert Cid.parse(case["cid"]).is_ordinary
         value = dagcbor.decode(block)
@@ -202,18 +186,7 @@ def test_data_model_fixtures_decode_to_their_values() -> None:
         assert encode(from_json(case["json"], Link)) == block
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_data_model_fixtures_are_read_as_records(way: str) -> None:
-    cases = fixture("data-model-fixtures.json")
-    records = {f"com.example.fixture/{n}": case for n, case in enumerate(cases)}
-    car = build_repo({key: from_json(case["json"], Link) for key, case in records.items()}).to_car()
-    outputs = await walk(car, DriverBuilder(mem_limit_mb=WAYS[way]))
-    assert [(output.rkey, str(output.cid), output.data) for output in outputs] == [
-        (key, case["cid"], unpadded(case["cbor_base64"])) for key, case in records.items()
-    ]
-
-
-def test_valid_data_is_decoded() -> None:
+def test_valid_data_is_decoded_to_its_values() -> None:
     cases = fixture("data-model-valid.json")
     assert len(cases) >= 5
     for case in cases:
@@ -223,7 +196,7 @@ def test_valid_data_is_decoded() -> None:
 
 def test_cids_in_the_fixtures_are_read_and_written_alike() -> None:
     names = ("data-model-fixtures.json", "data-model-valid.json", "commit-proof-fixtures.json")
-    files = [shared(f"interop/{name}").read_text("utf-8") for name in names]
+    files = [(INTEROP / name).read_text("utf-8") for name in names]
     texts = set(re.findall(r'"(ba[fk][ky]rei[a-z2-7]+)"', "".join(files)))
     assert len(texts) > 10
     for text in texts:
@@ -274,3 +247,41 @@ def test_bogus_links_are_no_cids() -> None:
     (case,) = [c for c in fixture("data-model-invalid.json") if "bogus CID" in c["note"]]
     with pytest.raises(InvalidCid):
         Cid.parse(case["json"]["lnk"]["$link"])
+
+
+# --- Signatures -----------------------------------------------------------------------------------
+
+
+def test_signatures_hold_or_do_not_as_listed() -> None:
+    cases = fixture("signature-fixtures.json")
+    assert len(cases) == 6
+    for case in cases:
+        arguments = (
+            case["publicKeyDid"],
+            from_base64(case["messageBase64"]),
+            from_base64(case["signatureBase64"]),
+        )
+        if case["validSignature"]:
+            signature.verify(*arguments, cid=NO_COMMIT)
+        else:
+            reason = "upper half" if case["tags"] == ["high-s"] else "instead of 64"
+            with pytest.raises(BadSignature, match=reason):
+                signature.verify(*arguments, cid=NO_COMMIT)
+
+
+@pytest.mark.parametrize(
+    ("name", "curve"),
+    [
+        pytest.param("w3c_didkey_K256.json", ec.SECP256K1(), id="k256"),
+        pytest.param("w3c_didkey_P256.json", ec.SECP256R1(), id="p256"),
+    ],
+)
+def test_did_keys_of_the_w3c_are_read(name: str, curve: ec.EllipticCurve) -> None:
+    for case in fixture(name):
+        if "privateKeyBytesHex" in case:
+            secret = bytes.fromhex(case["privateKeyBytesHex"])
+        else:
+            secret = multibase.decode("z" + case["privateKeyBytesBase58"])
+        private = ec.derive_private_key(int.from_bytes(secret, "big"), curve)
+        assert did_key(private) == case["publicDidKey"]
+        signature.verify(case["publicDidKey"], b"hi", signer(private)(b"hi"), cid=NO_COMMIT)

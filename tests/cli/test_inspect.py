@@ -1,0 +1,155 @@
+"""`repo-stream inspect`: whose repo it is, its collections, its tree, the order of its blocks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from repo_stream import Cid
+from repo_stream.testing import Order, build_car, build_repo
+from support import shared
+from support.cli import DID, LIKE, POST, RECORDS, REV, SIZE, Run, report
+
+
+def test_report_has_account_commit_tree_and_collections(run: Run, car: Path) -> None:
+    code, out, err = run("inspect", car)
+    facts, collections = report(out)
+    assert (code, err) == (0, "")
+    total = SIZE[LIKE] + SIZE[POST]
+    assert facts == {
+        "DID": DID,
+        "Rev": f"{REV}, 2023-06-30 15:03:01 UTC",
+        "Commit": str(Cid(build_repo(RECORDS, did=DID, rev=REV).commit_cid)),
+        "CAR": f"{car.stat().st_size} bytes, {total} of them records",
+        "Tree": "2 levels, 3 nodes, 1.3 entries a node",
+        "Order": "not streamable: up to 4 blocks come early",
+        "Walked": "in memory (limit 16 MiB)",
+    }
+    assert collections == {
+        LIKE: (1, SIZE[LIKE], SIZE[LIKE], SIZE[LIKE]),
+        POST: (3, SIZE[POST], SIZE[POST] // 3, SIZE[POST] // 3),
+        "Total": (4, total, round(total / 4), SIZE[POST] // 3),
+    }
+
+
+def test_real_exports_have_as_many_records_and_bytes_as_they_have(run: Run) -> None:
+    totals = {
+        "empty": (0, 0),
+        "tiny": (8, 2_071),
+        "little": (278, 246_960),
+        "midsize": (11_585, 3_741_393),
+    }
+    cars = shared("cars")
+    for limit in ("16", "0"):
+        found: dict[str, tuple[int, ...]] = {}
+        for name in totals:
+            code, out, _ = run("inspect", cars / f"{name}.car", "--mem-limit-mb", limit)
+            assert code == 0
+            found[name] = report(out)[1]["Total"][:2]
+        assert found == totals
+
+
+def test_empty_repo_has_a_total_of_nothing(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "empty.car"
+    path.write_bytes(build_car({}))
+    code, out, _ = run("inspect", path)
+    assert code == 0
+    assert report(out)[1] == {"Total": (0, 0, 0, 0)}
+
+
+def test_tree_has_the_nodes_that_the_file_has(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "repo.car"
+    for records in (1, 2, 30, 500):
+        repo = build_repo({f"a.b.c/{number}": {"n": number} for number in range(records)})
+        path.write_bytes(repo.to_car())
+        tree = json.loads(run("inspect", path, "--json")[1])["tree"]
+        assert tree["nodes"] == len(set(repo.blocks)) - records - 1
+        assert sum(layer["entries"] for layer in tree["layers"]) == records
+        assert sum(layer["nodes"] for layer in tree["layers"]) == tree["nodes"]
+
+
+# --- Collections ----------------------------------------------------------------------------------
+
+
+def test_table_lines_up_within_80_columns(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "repo.car"
+    long = "x" * 78
+    path.write_bytes(build_car({f"{long}/a": {"n": 1}, f"{'y' * 40}/a": {"n": 2}, **RECORDS}))
+    _, out, _ = run("inspect", path)
+    table = out.split("\n\n")[1].splitlines()
+    assert max(map(len, table)) <= 80
+    after_long = table[table.index(long) + 1]
+    assert after_long.split() == ["1", "4", "4", "4"]
+    assert {len(line) for line in table if line != long} == {len(table[0])}
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        pytest.param("\x1b[2J\x07evil/a", r"\x1b[2J\x07evil", id="escape sequences"),
+        pytest.param("\x1b" * 100 + "/a", r"\x1b" * 19 + "\\...", id="longer than a line"),
+        pytest.param("two\nlines/a", r"two\nlines", id="line break"),
+        pytest.param("caf\u00e9\u202e/a", r"caf\xe9\u202e", id="not ASCII"),
+        pytest.param("nocollection", "(none)", id="no slash"),
+        pytest.param("/a", "(none)", id="nothing before the slash"),
+    ],
+)
+def test_collection_name_is_escaped(run: Run, tmp_path: Path, key: str, shown: str) -> None:
+    path = tmp_path / "repo.car"
+    path.write_bytes(build_car({key: {"n": 1}}))
+    code, out, _ = run("inspect", path)
+    assert code == 0
+    rows = " ".join(out.split("\n\n")[1].splitlines()[2:-2])
+    assert rows.split() == [shown, "1", "4", "4", "4"]
+    assert out.replace("\n", "").isprintable()
+
+
+def test_largest_200_collections_are_named_and_the_others_counted(run: Run, tmp_path: Path) -> None:
+    small = {f"a.b.c{number:04}/{end}": {"n": 1} for number in range(950) for end in "x"}
+    large = {f"a.b.c{number:04}/{end}": {"n": 1} for number in range(950, 1_000) for end in "xy"}
+    path = tmp_path / "repo.car"
+    path.write_bytes(build_car({**small, **large, "nowhere": {"n": 1}, "/a": {"n": 1}}))
+    out = run("inspect", path)[1]
+    found = json.loads(run("inspect", path, "--json")[1])
+    assert len(found["collections"]) == 201
+    assert found["collections"][""]["records"] == 2
+    assert {key.partition("/")[0] for key in large} <= set(found["collections"])
+    assert found["other_collections"] == {
+        "collections": 800,
+        "records": 800,
+        "bytes": 800 * 4,
+        "largest": 4,
+    }
+    named = sum(tally["records"] for tally in found["collections"].values())
+    assert named + 800 == found["records"] == 1_052
+    assert "(800 others)" in out
+    assert len(out.splitlines()) < 230
+
+
+# --- The order of blocks --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("order", "limit", "shown"),
+    [
+        pytest.param("stream", "16", "streamable", id="streamable, memory"),
+        pytest.param("stream", "0", "streamable", id="streamable, disk"),
+        pytest.param("export", "16", "not streamable: up to ", id="export, memory"),
+        pytest.param("shuffled", "16", "not streamable: up to ", id="shuffled, memory"),
+        pytest.param("shuffled", "0", "not streamable: at least ", id="shuffled, disk"),
+    ],
+)
+def test_report_says_how_many_blocks_come_early(
+    run: Run, tmp_path: Path, order: Order, limit: str, shown: str
+) -> None:
+    path = tmp_path / "repo.car"
+    path.write_bytes(build_car({f"a.b.c/{n}": {"n": n} for n in range(2_000)}, order=order))
+    line = report(run("inspect", path, "--mem-limit-mb", limit)[1])[0]["Order"]
+    assert line.startswith(shown)
+    assert len(f"Order   {line}") <= 80
+    found = json.loads(run("inspect", path, "--mem-limit-mb", limit, "--json")[1])["order"]
+    assert found["streamable"] is (order == "stream")
+    assert found["exact"] is ("at least" not in line)
+    assert f"{found['most_early']:,}" in line or order == "stream"

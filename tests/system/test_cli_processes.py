@@ -1,0 +1,218 @@
+"""The shell command as a process of its own: its input, its output, how it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from repo_stream.testing import RawRecord, build_car
+from support import SAMPLE
+from support.cli import POST, RECORDS, command, report, small_car
+
+FULL = Path("/dev/full")  # a disk without room
+STDOUT = Path("/dev/stdout")
+
+pytestmark = pytest.mark.usefixtures("started_as_by_people")
+
+
+def done(
+    *arguments: str | Path,
+    stdin: int | IO[bytes] | None = None,
+    given: bytes | None = None,
+    stdout: int | IO[bytes] = subprocess.PIPE,
+    env: dict[str, str] | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the command to its end, with a standard input, or with what is given through a pipe."""
+    with subprocess.Popen(
+        command(*arguments),
+        stdin=stdin if given is None else subprocess.PIPE,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env=env,
+    ) as process:
+        try:
+            out, err = process.communicate(given, timeout=120)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def test_module_is_the_command(car: Path) -> None:
+    ended = done("inspect", car)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert report(ended.stdout.decode())[1]["Total"][0] == len(RECORDS)
+
+
+def test_bad_input_leaves_no_traceback(tmp_path: Path) -> None:
+    ended = done("inspect", tmp_path / "nowhere.car")
+    assert (ended.returncode, ended.stdout, ended.stderr.count(b"\n")) == (1, b"", 1)
+
+
+# --- Standard input -------------------------------------------------------------------------------
+
+
+def test_file_as_standard_input(car: Path) -> None:
+    with car.open("rb") as file:
+        ended = done("ls", "-", stdin=file)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert len(ended.stdout.splitlines()) == len(RECORDS)
+
+
+def test_pipe_as_standard_input(car: Path) -> None:
+    ended = done("ls", "-", "--mem-limit-mb", "0", given=car.read_bytes())
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert len(ended.stdout.splitlines()) == len(RECORDS)
+
+
+def test_order_from_and_to_a_pipe(car: Path) -> None:
+    ended = done("order", "-", "-", "-q", given=car.read_bytes())
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert ended.stdout == small_car(order="stream")
+
+
+def test_empty_standard_input_gives_one_line() -> None:
+    ended = done("inspect", "-", stdin=subprocess.DEVNULL)
+    assert (ended.returncode, ended.stdout, ended.stderr.count(b"\n")) == (1, b"", 1)
+    assert b"is empty" in ended.stderr
+
+
+# --- Output that cannot be written ----------------------------------------------------------------
+
+
+def test_order_does_not_append_to_its_own_car(car: Path) -> None:
+    content = car.read_bytes()
+    with car.open("ab") as appending:
+        ended = done("order", car, "-", stdout=appending)
+    assert ended.returncode == 2
+    assert b"standard output is the CAR itself" in ended.stderr
+    assert car.read_bytes() == content
+
+
+def test_pipe_without_a_reader_ends_it_quietly(car: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = done("inspect", car, stdout=writing)
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("ls", SAMPLE), id="ls"),
+        pytest.param(("export", SAMPLE), id="export"),
+        pytest.param(("export", "--format", "parquet", SAMPLE), id="parquet"),
+        pytest.param(("order", SAMPLE, "-"), id="order"),
+    ],
+)
+def test_reader_that_leaves_midway_ends_it_quietly(arguments: tuple[str | Path, ...]) -> None:
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    try:
+        assert (process.wait(timeout=120), process.stderr.read()) == (141, b"")
+    finally:
+        process.kill()
+        process.stderr.close()
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+def test_full_disk_behind_the_output_gives_one_line(car: Path) -> None:
+    with FULL.open("wb") as full:
+        ended = done("inspect", car, stdout=full)
+    assert ended.returncode == 1
+    assert ended.stderr == b"repo-stream: standard output: No space left on device\n"
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_bad_record_and_full_disk_give_one_line(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.car"
+    records = {f"{POST}/{n:013}": {"text": "x"} for n in range(300)}
+    path.write_bytes(build_car(records | {f"{POST}/{299:013}": RawRecord(b"\xff\xff")}))
+    with FULL.open("wb") as full:
+        ended = done("export", path, "--format", kind, stdout=full)
+    assert (ended.returncode, ended.stderr.count(b"\n")) == (1, 1), ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "room"),
+    [("jsonl", 0), ("jsonl", 10_000), ("parquet", 0), ("parquet", 100), ("parquet", 10_000)],
+)
+def test_file_that_cannot_grow_is_named_and_removed(kind: str, room: int, tmp_path: Path) -> None:
+    target = tmp_path / "records"
+    program = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
+from repo_stream.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "export", SAMPLE, "--format", kind, "-o", target],
+        capture_output=True,
+        check=False,
+        timeout=120,
+        text=True,
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == f"repo-stream: {target}: File too large\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- Output that can ------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not STDOUT.exists(), reason="needs /dev/stdout")
+def test_export_to_a_pipe_that_has_a_path() -> None:
+    named, plain = (done("export", SAMPLE, *flags) for flags in (("-o", STDOUT), ()))
+    assert (named.returncode, named.stderr) == (0, b"")
+    assert named.stdout == plain.stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_the_encoding_does_not_know_is_escaped(
+    car: Path, tmp_path: Path, encoding: str
+) -> None:
+    store = tmp_path / "sp\u00efll\u2713.db"
+    environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
+    ended = done("inspect", car, "--mem-limit-mb", "0", "--disk", store, env=environment)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert store.name.encode(encoding, "backslashreplace") in ended.stdout
+
+
+NO_OUTPUT, NO_INPUT = "standard output: Bad file descriptor", "-: Bad file descriptor"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell's redirections")
+@pytest.mark.parametrize(
+    ("redirections", "arguments", "code", "complaint"),
+    [
+        pytest.param(">&-", ("ls", SAMPLE), 1, NO_OUTPUT, id="output, of text"),
+        pytest.param(">&-", ("export", SAMPLE), 1, NO_OUTPUT, id="output, of bytes"),
+        pytest.param("<&-", ("ls", "-"), 1, NO_INPUT, id="input"),
+        pytest.param("2>&-", ("ls", SAMPLE), 0, "", id="errors, of which there is none"),
+        pytest.param("2>&-", ("ls", "nowhere.car"), 1, "", id="errors, of which there is one"),
+        pytest.param("2>&-", ("nonsense",), 2, "", id="errors, of which there is one in the usage"),
+        pytest.param(">&- 2>&- <&-", ("ls", SAMPLE), 1, "", id="all of them"),
+    ],
+)
+def test_closed_file_gives_one_line_at_most(
+    redirections: str, arguments: tuple[str | Path, ...], code: int, complaint: str
+) -> None:
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {redirections}', "sh", *command(*arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (ended.returncode, len(ended.stdout.splitlines())) == (code, 0 if code else 500)
+    assert ended.stderr == (f"repo-stream: {complaint}\n" if complaint else "")

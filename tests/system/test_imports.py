@@ -1,0 +1,83 @@
+"""What an import brings, and what is only imported once it is needed; each in a new process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from repo_stream import tables
+from repo_stream.cid import ordinary
+from repo_stream.testing import made_car
+
+
+def printed_by(program: str) -> list[str]:
+    """The words that a program prints."""
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def brought_by(program: str) -> set[str]:
+    """The modules that a program imports, of a package its first name."""
+    return set(
+        printed_by(
+            f"import sys; before = set(sys.modules)\n{program}\n"
+            "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+        )
+    )
+
+
+DEPENDENCIES = {"anyio", "cbor2", "multiformats", "aiosqlite", "cryptography", "libipld"}
+
+
+def test_the_package_alone_brings_no_dependency() -> None:
+    assert not {*DEPENDENCIES, "asyncio", "sqlite3"} & brought_by("import repo_stream")
+
+
+def test_a_builder_brings_nothing_that_only_few_values_or_the_disk_need() -> None:
+    late = {"decimal", "fractions", "uuid", "datetime"}
+    late |= {"aiosqlite", "multiformats", "cryptography", "libipld"}
+    assert not late & brought_by("from repo_stream import DriverBuilder")
+
+
+def test_a_value_of_the_standard_library_brings_what_it_needs() -> None:
+    program = (
+        "from repo_stream.dagcbor import dump_value, load_value, size_of\n"
+        "from uuid import UUID\n"
+        "given = (UUID(int=1 << 100), 7)\n"
+        "print(load_value(dump_value(given)) == given, size_of(given) > size_of(given[:0]))"
+    )
+    assert printed_by(program) == ["True", "True"]
+
+
+def test_the_first_record_brings_libipld() -> None:
+    pytest.importorskip("libipld")
+    before = "import repo_stream, repo_stream.process as process"
+    assert "libipld" not in brought_by(before)
+    assert "libipld" in brought_by(before + "; process.record(b'\\xa0')")
+
+
+async def whole(count: int) -> bytes:
+    return b"".join([piece async for piece in made_car(count)])
+
+
+def test_the_module_of_made_repos_can_be_run(tmp_path: Path) -> None:
+    out = tmp_path / "out.car"
+    command = [sys.executable, "-W", "error", "-m", "repo_stream.testing", str(out)]
+    subprocess.run([*command, "--records", "5"], check=True, timeout=60)
+    assert out.read_bytes() == anyio.run(whole, 5)
+
+
+@pytest.mark.skipif(not hasattr(tables, "tag"), reason="plain tables are dicts")
+def test_the_hash_of_a_compiled_table_is_another_in_every_process() -> None:
+    one, other = ordinary(bytes(32)), ordinary(bytes(9) + b"\1" + bytes(22))
+    program = f"from repo_stream.tables import tag; print(tag({one!r}), tag({other!r}))"
+    seen = [printed_by(program) for _ in range(3)]
+    assert len({each for pair in seen for each in pair}) == 6
+    # Each word has a factor of its own, which is as unknown.
+    assert len({int(first) - int(second) for first, second in seen}) == 3
