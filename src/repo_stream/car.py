@@ -42,6 +42,7 @@ __all__ = [
     "CarHeader",
     "Columns",
     "read_length",
+    "section_size",
     "write_header",
     "write_section",
 ]
@@ -134,14 +135,10 @@ class CarDecoder:
         """The most bytes that a section may have, its length prefix apart."""
         return self._limits.block_bytes
 
-    def again(self, *, verify_cids: bool | None = None) -> CarDecoder:
-        """Give a decoder with the same options that has been fed nothing.
-
-        Args:
-            verify_cids: check blocks against their CIDs; as this decoder does unless given.
-        """
-        verify = self._verify_cids if verify_cids is None else verify_cids
-        return CarDecoder(limits=self._limits, verify_cids=verify)
+    @property
+    def waiting(self) -> bytes:
+        """The beginning of the next section, as far as it has been fed."""
+        return bytes(self._waiting)
 
     def feed(self, piece: bytes | bytearray | memoryview) -> list[Block]:
         """Take the next piece of the file and return the blocks that it completes, in order.
@@ -390,14 +387,14 @@ def cut_ordinary(  # noqa: PLR0917 - compiled it takes no keywords
         right = known + agreeing(cids[known:], blocks[known:])
         if right < len(cids):
             del cids[right:], blocks[right:]
-            at = first + sum([_section_size(data) for data in blocks[known:]])
+            at = first + sum(map(section_size, cids[known:], blocks[known:]))
     return at
 
 
-def _section_size(data: bytes) -> int:
-    """Say how many bytes an ordinary section has."""
-    length = 36 + len(data)
-    return length + (2 if length >= 0x80 else 1)
+def section_size(cid: bytes, data: bytes) -> int:
+    """Return how many bytes a section has."""
+    length = len(cid) + len(data)
+    return length + (1 if length < 0x80 else 2 if length < 0x4000 else len(_varint(length)))
 
 
 def read_length(buffer: bytes, at: int, offset: int) -> tuple[int, int]:

@@ -18,17 +18,18 @@ from repo_stream.drivers import DiskDriver, MemDriver, OnError, RepoDriver
 from repo_stream.errors import MissingBlock, ProcessError
 from repo_stream.incoming import Spill
 from repo_stream.limits import Limits
-from repo_stream.load import Budget, Loading, link, spill
+from repo_stream.load import Budget, Loading, spill
 from repo_stream.mst import Commit
 from repo_stream.process import Processor, as_processor, noop
 from repo_stream.ranges import KeyRanges
 from repo_stream.reader import CarReader
+from repo_stream.repo_log import RepoLog
 from repo_stream.source import Source
 from repo_stream.stream import StreamDriver, streamed
 from repo_stream.walk import Blocks, Gap
 
 if TYPE_CHECKING:
-    from repo_stream.disk import DiskStore
+    from repo_stream.disk import DiskStore, Lease
 
 __all__ = ["Driver", "DriverBuilder", "NeedDisk"]
 
@@ -392,23 +393,25 @@ class NeedDisk(Generic[T]):
         if loading is None:
             raise RuntimeError("this repo has been loaded, or closed, already")
         budget = Budget.of(self._builder.mem_limit_mb)
-        in_place = loading.can_stay
         try:
             lease = await store.begin(budget.cache)
+
+            async def leased() -> Lease:
+                return lease
+
+            log = RepoLog(loading.reader, leased, budget.places, loading.turn)
             try:
-                if in_place:
-                    places = await link(loading, store, lease, budget)
-                    self.commit = loading.commit_found()
-                    store.link(lease, loading.in_place(places))
+                await log.hold()
+                await spill(loading, log)
+                self.commit = loading.commit_found()
+                if log.is_the_car:
+                    lease.at_end = loading.reader.aclose
                     loading.hand_over()
-                else:
-                    await spill(loading, store, lease)
-                    self.commit = loading.commit_found()
                 return self.commit, DiskDriver(
-                    self._builder, self.commit, store, lease, loading.unstored, in_place=in_place
+                    self._builder, self.commit, log, lease, loading.unstored
                 )
             except BaseException:
-                await store.abandon(lease)
+                await lease.abandon()
                 raise
         finally:
             await loading.aclose()

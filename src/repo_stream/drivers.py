@@ -25,17 +25,20 @@ from repo_stream.errors import (
     StoreClosed,
 )
 from repo_stream.fetch import FETCH, Shelf
-from repo_stream.load import Turn, Unstored
+from repo_stream.load import Unstored
 from repo_stream.mst import Commit
 from repo_stream.proofs import Absent, Present, RangeProof
 from repo_stream.ranges import KeyRanges
+from repo_stream.repo_log import RepoLog
+from repo_stream.turn import Turn
 from repo_stream.walk import Blocks, Gap, Output, Taken, TreeNode, Walker
 
 if TYPE_CHECKING:
-    from repo_stream.disk import DiskStore
+    from repo_stream.disk import DiskStore, Lease
     from repo_stream.drive import DriverBuilder
 
 __all__ = [
+    "LAZY_SLICE",
     "Channel",
     "DiskDriver",
     "MemDriver",
@@ -51,8 +54,8 @@ T = TypeVar("T")
 _DEFAULT_CHUNK: Final = 256
 # Records that are walked between two looks at the clock.
 _SLICE: Final = 512
-# The same where each of them is processed only then, which may take long.
-_LAZY_SLICE: Final = 64
+#: The same if each of them is processed only then, which may take long.
+LAZY_SLICE: Final = 64
 
 # Problems that are listed. A hostile repo can have a million, each with its error.
 _LISTED_PROBLEMS: Final = 1000
@@ -93,7 +96,7 @@ class RepoDriver(Generic[T]):
         self._blocks = blocks
         self._guard = anyio.ResourceGuard("walking this repo with")
         self._turn = Turn()
-        self._slice = _LAZY_SLICE if builder.processes_late else _SLICE
+        self._slice = LAZY_SLICE if builder.processes_late else _SLICE
         self._error: RepoStreamError | None = None
         self._trace: TracebackType | None = None
         # Records that have been taken from the walker, and how many of them have been given out.
@@ -644,20 +647,17 @@ class DiskDriver(RepoDriver[T]):
         self,
         builder: DriverBuilder[T],
         commit: Commit,
-        store: DiskStore,
-        lease: int,
+        log: RepoLog,
+        lease: Lease,
         unstored: Mapping[bytes, Unstored],
-        *,
-        in_place: bool,
     ) -> None:
         processor = builder.block_processor
         self._alike = processor.keeps_bytes
         super().__init__(builder, commit, self._own_blocks())
-        if in_place and not self._alike:
-            self._slice = _LAZY_SLICE
-        self._store: DiskStore | None = store
-        self._lease = lease
-        self._shelf: Shelf[T] = Shelf(store, lease, processor, unstored)
+        if not self._alike:
+            self._slice = LAZY_SLICE
+        self._lease: Lease | None = lease
+        self._shelf: Shelf[T] = Shelf(log, processor, unstored)
 
     def _own_blocks(self) -> Blocks[T]:
         return Blocks[T].empty(alike=self._alike)
@@ -734,9 +734,9 @@ class DiskDriver(RepoDriver[T]):
             DiskError: where the store cannot be emptied.
         """
         with self._guard:
-            store = self._require_store()
+            store = self._require_lease().store
             await store.reset()
-            self._store = None
+            self._lease = None
             self._error = StoreClosed("its driver handed it on with reset_store", path=store.path)
             self._forget_taken()
             return store
@@ -746,21 +746,21 @@ class DiskDriver(RepoDriver[T]):
 
         Afterwards the driver raises `StoreClosed`. A cancellation waits until it is done.
         """
-        store, self._store = self._store, None
-        if store is not None:
-            self._error = StoreClosed("its driver has been closed", path=store.path)
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            self._error = StoreClosed("its driver has been closed", path=lease.store.path)
             self._forget_taken()
-            await store.abandon(self._lease)
+            await lease.abandon()
 
-    def _require_store(self) -> DiskStore:
-        if self._store is None:
+    def _require_lease(self) -> Lease:
+        if self._lease is None:
             raise StoreClosed("its driver handed it on with reset_store", path=None)
-        return self._store
+        return self._lease
 
     async def _supply(
         self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
     ) -> None:
-        self._require_store()
+        self._require_lease()
         await self._shelf.bring(walker, blocks, n, records=records)
 
 

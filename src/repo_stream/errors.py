@@ -37,6 +37,7 @@ __all__ = [
     "BadVarint",
     "BareRoot",
     "BlockReleased",
+    "CarChanged",
     "CarError",
     "CarTrailingData",
     "ChildBelowLeaf",
@@ -264,6 +265,24 @@ class CidMismatch(CarError):
         super().__init__(
             f"the block that claims to be {cid} has other bytes; "
             "the file is damaged or forged, fetch it again from the account's own server",
+            offset=offset,
+        )
+        self.cid = cid
+
+
+class CarChanged(CarError):
+    """The file that is read was changed: it does not hold any more what was checked in it before.
+
+    Attributes:
+        cid: the block that was there; `None` if it is not known which.
+        offset: where its section started, in bytes.
+    """
+
+    def __init__(self, *, cid: Cid | None, offset: int) -> None:
+        block = "what was read there before" if cid is None else f"the block {cid}"
+        super().__init__(
+            f"the file was changed while it was read, and no longer holds {block}; "
+            "do not write to it meanwhile, and read it again",
             offset=offset,
         )
         self.cid = cid

@@ -1,4 +1,4 @@
-"""What a disk store gives of the blocks it is asked for, whether it has them or a file has."""
+"""What a log gives of the blocks it is asked for."""
 
 from __future__ import annotations
 

@@ -4,9 +4,10 @@ A block goes one of three ways. One that is next in the walk is used as it comes
 that comes early is kept in memory until the walk needs it. And when memory is full, all that is
 kept goes to disk, with the rest of the file after it, and the walk goes on from there.
 
-What was let go of is kept small (`repo_stream.released`), for the few records that two keys name:
-in memory at first, then on disk, where nobody looks at it again unless a block is missing. Of a
-file that can be read again only the place is kept.
+What was let go of may be asked for again, as two keys can name one record. A little of it stays in
+memory. When that is too much, the log is begun (`repo_log`), which from then on holds everything
+that comes, and is asked for what memory does not have. If the source is a file that can be read
+again, that is the log, from the start. With nowhere to spill, what is too much is lost.
 
 Every step can be cancelled, and taken again: what is on its way from one place to the next is in
 the old place until it is in the new one.
@@ -16,10 +17,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from itertools import chain, compress
+from itertools import accumulate, compress, islice
 from typing import TYPE_CHECKING, Final, Generic, Literal, TypeAlias, TypeVar
 
-from repo_stream.car import Block
+from repo_stream.car import Block, section_size
 from repo_stream.cid import Cid
 from repo_stream.early import PieceKept, in_walk_order, left_of
 from repo_stream.errors import (
@@ -30,15 +31,14 @@ from repo_stream.errors import (
     RepoStreamError,
 )
 from repo_stream.fetch import Shelf
-from repo_stream.limits import MIB
-from repo_stream.load import BATCH, WRITE_BLOCKS, WRITE_BYTES, Budget, Loading, write
-from repo_stream.mst import Commit, looks_like_node
+from repo_stream.load import BATCH, Budget, Loading, add_results
+from repo_stream.mst import Commit
 from repo_stream.process import Processor
-from repo_stream.released import Found, Released, Segment, tail, tails_of
+from repo_stream.repo_log import WRITE_BYTES, RepoLog
 from repo_stream.walk import Arrivals, Blocks, Taken, Walker
 
 if TYPE_CHECKING:
-    from repo_stream.disk import DiskStore
+    from repo_stream.disk import DiskStore, Lease
 
 __all__ = ["Incoming", "Spill"]
 
@@ -47,35 +47,85 @@ T = TypeVar("T")
 #: Where blocks go that do not fit in memory: a file, an open store, a temporary file, or nowhere.
 Spill: TypeAlias = "str | os.PathLike[str] | DiskStore | Literal[False] | None"
 
-# A block that was let go of is looked for only as often as that reads no more than so many times
-# what has been read of the file, and this.
-_SEARCHES: Final = 4
-_SEARCH_BYTES: Final = MIB
-# So much of a file counts as one byte, as blocks are cut and checked only where the CID is: to look
-# through all of it takes a 25th of the time of a walk, and not to find again what two keys share
-# takes three times as long, as all goes to disk.
-_SEARCHED_AS_ONE: Final = 4
 # What it costs to note that the walk has used a block: its CID, as the tree has it, in a set. It is
 # counted as soon as the block is kept, as the walk may use all of them before the next one comes.
 _NOTE_COST: Final = 120
-# Blocks are let go of for good reason only: where it leaves less than this free, all go to disk.
+# What a block costs that was let go of, beside its bytes: its CID, their headers, and its place.
+_RELEASED_COST: Final = 140
+# Blocks are let go of for good reason only: if it leaves less than this free, all go to disk.
 _ROOMY: Final = 7 / 8
+# A section has a CID of 36 bytes, so no two of those that are asked for start so near each other.
+_LEAST_SECTION: Final = 37
 
 
 class Marks:
-    """A set of numbers, a bit each."""
+    """A set of sections, by where they start in the log: a bit each."""
 
     def __init__(self) -> None:
         self._bits = bytearray()
 
-    def add(self, number: int) -> bool:
-        """Add a number; say whether it is new."""
-        place, bit = number >> 3, 1 << (number & 7)
-        if place >= len(self._bits):
-            self._bits.extend(bytes(place + 1 - len(self._bits)))
-        new = not self._bits[place] & bit
+    def __contains__(self, start: int) -> bool:
+        place, bit = _place_of(start)
+        return place < len(self._bits) and bool(self._bits[place] & bit)
+
+    def add(self, start: int) -> bool:
+        """Add a section; return whether it is new."""
+        if start in self:
+            return False
+        place, bit = _place_of(start)
+        self._bits.extend(bytes(max(place + 1 - len(self._bits), 0)))
         self._bits[place] |= bit
-        return new
+        return True
+
+    def discard(self, start: int) -> bool:
+        """Take a section out; return whether it was there."""
+        if start not in self:
+            return False
+        place, bit = _place_of(start)
+        self._bits[place] &= ~bit
+        return True
+
+
+def _place_of(start: int) -> tuple[int, int]:
+    number = start // _LEAST_SECTION
+    return number >> 3, 1 << (number & 7)
+
+
+class Released:
+    """Blocks that were let go of and are still in memory, the oldest first."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[bytes, bytes] = {}
+        #: Of those, the CIDs of blocks that the walk went past and has not used.
+        self.passed: set[bytes] = set()
+        #: What they cost in memory, in bytes, or a little less than what they were counted for.
+        self.size: int = 0
+
+    def add(self, cids: Sequence[bytes], blocks: Sequence[bytes], *, used: bool) -> None:
+        """Take blocks in that the walk has used, or has gone past."""
+        self.blocks.update(zip(cids, blocks, strict=True))
+        self.size += sum(map(len, blocks)) + _RELEASED_COST * len(cids)
+        if used and self.passed:
+            self.passed.difference_update(cids)
+        elif not used:
+            self.passed.update(cids)
+
+    def take(self, n: int) -> tuple[list[Block], set[bytes]]:
+        """Give up to `n` of them away, the oldest first; return which of them were not used."""
+        some = [(cid, self.blocks[cid]) for cid in islice(self.blocks, n)]
+        cids = [cid for cid, _ in some]
+        passed = self.passed.intersection(cids)
+        self.passed.difference_update(cids)
+        for cid, data in some:
+            del self.blocks[cid]
+            self.size -= len(data) + _RELEASED_COST
+        if not self.blocks:
+            self.clear()
+        return some, passed
+
+    def clear(self) -> None:
+        """Let go of all of them."""
+        self.blocks, self.passed, self.size = {}, set(), 0  # only new ones are small
 
 
 class Incoming(Generic[T]):
@@ -104,8 +154,6 @@ class Incoming(Generic[T]):
         self.blocks: Blocks[T] = Blocks(loading.store.blocks.raw, {})
         if loading.processor is processor:
             self.blocks = loading.store.blocks
-        # Where in the file the arrivals are, where they can be read again.
-        self._place: tuple[int, int] | None = None
         #: Whether the file has been read to its end.
         self.over: bool = False
         #: Whether every block so far has come when the walk needed it.
@@ -122,33 +170,42 @@ class Incoming(Generic[T]):
         self._budget = Budget.of(mem_limit_mb)
         self._mem_limit_mb = mem_limit_mb
         self._spill: Spill = spill
-        self._released: Released[T] = Released(processor)
+        self._released: Released = Released()
+        # How many blocks were given up: nobody can ask for them again.
+        self._lost = 0
         # Of the blocks that are kept, those that the walk has used.
         self._used: set[bytes] = set()
-        # Of those, the ones that were read again and can be once more.
-        self._recalled: set[bytes] = set()
         self._piece: PieceKept = PieceKept(Arrivals(), (), 0)
-        # Blocks on disk that the walk has used, by their numbers, and up to which number they had
-        # been used before they went there.
+        # Where in the log blocks are that the walk has used, if that is counted.
         self._counting = counting
         self._counted = Marks()
-        self._used_before: int | None = None
-        # CIDs that were set aside on disk, and those that were looked through there, in bytes.
-        self._set_aside = 0
-        self._searched = 0
+        # Where in the log blocks are that the walk has gone past and not used.
+        self._passed = Marks()
+        # Where in the log the arrivals start, and where each of them does, once that is asked for.
+        self._piece_start = 0
+        self._piece_end = loading.reader.header_end
+        self._starts: tuple[Arrivals, list[int]] = Arrivals(), []
+        self._commit_piece: Arrivals | None = None
         # Whether all that the file holds is to be kept together, for walks that go anywhere.
         self._everything = False
-        # The disk: the store, whether it was opened here, and what shows that it is still ours.
+        # The store, and whether it was opened here.
         self._store: DiskStore | None = None
         self._owned = False
-        self._lease = 0
-        # A piece that was read again, and where in the file it is.
-        self._again: tuple[tuple[int, int], dict[bytes, bytes]] | None = None
-        # Results that the processor failed to load again, found when all was put back.
-        self._unreadable: dict[bytes, Exception] = {}
-        # A move to disk that has begun, and what of it is being written.
+        self._lease: Lease | None = None
+        # The log, whether it has been begun, and whether blocks were let go of that only it has.
+        budget = self._budget
+        room = max(budget.store, budget.places) if spill is False else budget.places
+        self._log = RepoLog(loading.reader, self._leased, room, loading.turn)
+        self._logged = self._log.is_the_car
+        if self._logged:
+            loading.log = self._log
+        self._let_go_to_log = False
+        # What is to be written as the log is begun: kept blocks, by their CIDs, and results; and
+        # why that cannot be done, which matters once they are to leave the memory.
+        self._to_log: tuple[list[bytes], list[tuple[bytes, T]]] | None = None
+        self._unstorable: ProcessError | None = None
+        # A move to disk that has begun.
         self._moving = False
-        self._writing: tuple[list[Block], list[tuple[bytes, T]]] | None = None
         self._shelf: Shelf[T] | None = None
 
     @property
@@ -200,6 +257,7 @@ class Incoming(Generic[T]):
         else:
             self.used_kept([commit.cid])
         self.in_order = self._loading.commit_first
+        self._commit_piece = self.arrivals
         if before := self._loading.before_commit:
             self._had_to_keep(self.early + len(self._fresh(self.arrivals.cids[:before])))
         return commit
@@ -216,7 +274,7 @@ class Incoming(Generic[T]):
             self.over = True
             return False
         self.arrivals = Arrivals(*columns)
-        self._place = self._loading.place
+        self._piece_start, self._piece_end = self._piece_end, self._log.offset
         return True
 
     async def keep_arrivals(self, walker: Walker[T] | None = None) -> bool:
@@ -239,8 +297,7 @@ class Incoming(Generic[T]):
     ) -> None:
         if walker is not None and walker.passing:
             wanted = [not walker.passes(*block) for block in zip(cids, blocks, strict=True)]
-            passed = [not each for each in wanted]
-            self._pass(compress(cids, passed), compress(blocks, passed))
+            self._pass([n for n, each in enumerate(wanted, self.arrivals.at) if not each])
             cids, blocks = [*compress(cids, wanted)], [*compress(blocks, wanted)]
         self._loading.store.add(cids, blocks)
 
@@ -252,7 +309,8 @@ class Incoming(Generic[T]):
         passed = 0
         while passed < len(cids) and walker.passes(cids[passed], blocks[passed]):
             passed += 1
-        self._pass(cids[:passed], blocks[:passed])
+        at = self.arrivals.at
+        self._pass(range(at, at + passed))
         self.arrivals.at += passed
         return passed > 0
 
@@ -260,15 +318,14 @@ class Incoming(Generic[T]):
         """Read the file to its end, and check what comes.
 
         Args:
-            keep: keep it small, as what was let go of is, for walks to what this one left out.
-                Else nobody can ask for it any more.
+            keep: keep it as what was let go of is, for walks to what this one left out. Else
+                nobody can ask for it any more.
         """
         while self.arrivals.next is not None or await self._read_piece():
             while keep and self.arrivals.next is not None:
-                cids, blocks = self.arrivals.some(BATCH)
+                cids, at = self.arrivals.some(BATCH)[0], self.arrivals.at
                 # No tree names any others.
-                named = [Cid(cid).is_ordinary for cid in cids]
-                self._pass(compress(cids, named), compress(blocks, named))
+                self._pass([n for n, cid in enumerate(cids, at) if Cid(cid).is_ordinary])
                 self.arrivals.at += len(cids)
             self.arrivals = Arrivals()
             await self.pause()
@@ -331,42 +388,42 @@ class Incoming(Generic[T]):
         if not aligned:
             numbers = set(nodes)
             kept = left_of(taken.cids, [cid for n, cid in enumerate(cids, at) if n not in numbers])
-        if self._place is not None:
-            self._released.add_places(cids, self._place, len(arrivals.cids))
-        else:
-            blocks = arrivals.data[at : arrivals.at]
-            at_once = self._loading.processor is self._processor
-            if at_once and aligned and not self._processor.keeps_bytes:
-                self._release([(arrivals.cids[node], arrivals.data[node]) for node in nodes])
-                for node in reversed(nodes):
-                    del blocks[node - at]
-                self._release_results(taken, blocks)
-            else:
-                self._released.add_blocks(cids, blocks)
+        if not self._let_go_to_log:
+            self._released.add(cids, arrivals.data[at : arrivals.at], used=True)
+        if self._counting and self._logged:
+            self._mark(self._arrival_starts()[at : arrivals.at])
         self.used_kept(kept)
         if not aligned and self._shelf is None:
             # Copies of what came just now may have been kept before.
             self._used.update([cid for cid in taken.cids if cid in self.blocks])
 
-    def _release_results(self, taken: Taken[T], blocks: Sequence[bytes]) -> None:
-        """Let go of records as results; those that could be nodes may be wanted as such, too."""
-        _rkeys, cids, values = taken
-        like_nodes = [
-            at for at, data in enumerate(blocks) if data[1:2] == b"a" and looks_like_node(data)
-        ]
-        if like_nodes:
-            self._release([(cids[at], blocks[at]) for at in like_nodes])
-            others = sorted({*range(len(blocks))}.difference(like_nodes))
-            cids, values = [cids[at] for at in others], [values[at] for at in others]
-            blocks = [blocks[at] for at in others]
-        self._released.add_results(cids, values, blocks)
+    def _pass(self, numbers: Sequence[int]) -> None:
+        """Let go of arrivals that the walk has gone past."""
+        if self._let_go_to_log:
+            starts = self._arrival_starts() if numbers else []
+            for n in numbers:
+                self._passed.add(starts[n])
+        else:
+            cids, data = self.arrivals.cids, self.arrivals.data
+            self._released.add([cids[n] for n in numbers], [data[n] for n in numbers], used=False)
 
-    def _release(self, blocks: Sequence[Block]) -> None:
-        self._released.add_blocks([cid for cid, _ in blocks], [data for _, data in blocks])
+    def _arrival_starts(self) -> list[int]:
+        """Return where in the log the arrivals start, one by one."""
+        arrivals, starts = self._starts
+        if arrivals is not self.arrivals:
+            arrivals, before = self.arrivals, self._loading.before_commit
+            starts = _starts_of(
+                [*zip(arrivals.cids, arrivals.data, strict=True)], self._piece_start
+            )
+            if arrivals is self._commit_piece:  # which is not among them
+                size = self._loading.commit_size
+                starts[before:] = [start + size for start in starts[before:]]
+            self._starts = arrivals, starts
+        return starts
 
-    def _pass(self, cids: Iterable[bytes], blocks: Iterable[bytes]) -> None:
-        """Let go of blocks that the walk has gone past."""
-        self._released.add_blocks([*cids], [*blocks], used=False)
+    def _mark(self, starts: Iterable[int]) -> int:
+        """Note where in the log blocks are that the walk uses; return how many are new."""
+        return sum(map(self._counted.add, starts))
 
     async def _let_go(self) -> None:
         """Let go of what the walk has used, little by little: it may be all that is kept."""
@@ -377,106 +434,74 @@ class Incoming(Generic[T]):
             while used and len(some) < BATCH and size < WRITE_BYTES:
                 some.append(used.pop())
                 size += len(store.blocks.raw.get(some[-1], b""))
-            raw, processed = store.forget(some)
-            self._release([block for block in raw if block[0] not in self._recalled])
-            self._released.add_results(
-                [cid for cid, _ in processed], [each for _, each in processed]
-            )
-            self._recalled.difference_update(some)
+            if self._logged and self._unstorable is not None:
+                raise self._unstorable
+            if self._counting and self._logged:
+                self._mark(await self._log.starts_of(some))
+            raw, results = store.forget(some)
+            if self._logged:
+                self._let_go_to_log = True
+            else:
+                self._released.add([cid for cid, _ in raw], [data for _, data in raw], used=True)
+                self._lost += len(results)
             await self._limit_released()
             await self.pause()
         self._used = set()  # only a new one is small
         store.shrink()
 
-    @property
-    def can_search(self) -> bool:
-        """Whether what was let go of has not been looked through too often yet."""
-        searched = self._searched + self._released.searched
-        return searched <= _SEARCHES * (self._loading.offset + _SEARCH_BYTES)
-
     async def recall(self, walker: Walker[T]) -> bool:
-        """Keep a block again that the walk was through with; say whether there was such a block.
-
-        It is looked for through all that was let go of, so not whenever a block is not at hand: it
-        may as well come later.
+        """Keep a block again that the walk was through with; return whether there was such a block.
 
         Args:
             walker: stands before the block.
 
         Raises:
-            ProcessError: where it was kept as a result, and the processor cannot load that.
+            ProcessError: if it was kept as a result, and the processor cannot load that.
+            CarChanged, DiskError: if it cannot be read again.
         """
         cid = walker.nearest()
-        found = await self._find(cid)
-        if found is None:
-            return False
-        if found.failure is not None:
-            raise _unreadable(walker.missing(), found.failure) from found.failure
+        block = self._released.blocks.get(cid)
+        passed = block is not None and cid in self._released.passed
+        result: T | None = None
+        if block is None:
+            start = await self._start_behind(cid)
+            if start is None:
+                return False
+            passed = self._passed.discard(start)
+            fetched = await self._log.fetch([cid])
+            block = fetched.raw.get(cid)
+            if block is None:
+                try:
+                    result = self._processor.loads(fetched.processed[cid])
+                except Exception as error:
+                    raise _unreadable(walker.missing(), error) from error
         if self._need >= self._budget.store:
             await self._let_go()
-        self._loading.store.put_back(cid, block=found.block, result=found.result)
-        if found.used:
+        self._loading.store.put_back(cid, block=block, result=result)
+        if passed:
+            self._released.passed.discard(cid)
+        else:
             self._used.add(cid)
-        if found.place is not None:
-            self._recalled.add(cid)
         return True
 
-    async def _find(self, cid: bytes) -> Found[T] | None:
-        """Look for a block that was let go of: the latest first, and on disk after all others."""
-        # Of pieces the one that is at hand comes first, for keys that share records in one order.
-        at_hand = None if self._again is None else self._again[0]
-        pieces = sorted(self._released.pieces, key=lambda place: place != at_hand)
-        in_pieces = (Found[T](None, None, place=place) for place in pieces)
-        there = await self._there(chain(self._released.find(cid), in_pieces), cid)
-        if there is not None or self._store is None or not self._set_aside:
-            return there
-        self._searched += self._set_aside
-        number: int | None = None
-        while there is None:
-            aside = await self._store.last_set_aside(self._lease, cid, tails_of(cid), number)
-            if aside is None:
-                break
-            number, row = aside
-            there = await self._there(self._released.find_in([Segment(*row)], cid), cid)
-        return there
-
-    async def _there(self, candidates: Iterable[Found[T]], cid: bytes) -> Found[T] | None:
-        """Give the first that is the block, read again where it has to be."""
-        for found in candidates:
-            if found.place is None:
-                return found
-            if (block := await self._block_at(found.place, cid)) is not None:
-                return Found(block, None, place=found.place)
+    async def _start_behind(self, cid: bytes) -> int | None:
+        """Return where in the log a block is that the walk is past; `None` if there is none."""
+        if not self._let_go_to_log:
+            return None
+        for start in await self._log.starts_of([cid]):
+            # What has come and was not used is in the log as well.
+            if start < self._piece_start or cid not in self.arrivals.cids[self.arrivals.at :]:
+                return start
         return None
 
-    async def _block_at(self, place: tuple[int, int], cid: bytes) -> bytes | None:
-        """Read a block again, if it is in this place.
-
-        Two keys that share a record are often near each other, and to those that share others, so
-        that one place is kept as it was read.
-        """
-        if self._again is None or self._again[0] != place:
-            size = place[1] - place[0]
-            self._searched += size // _SEARCHED_AS_ONE
-            await self.pause()
-            data = await self._loading.read_again(place)
-            # Where the file was written to meanwhile, it is checked as well: what it said of the
-            # block before may be what has been changed.
-            if cid not in data and not self._loading.changed:
-                return None
-            self._searched += size
-            columns = self._loading.cut_again(place, data)
-            self._again = place, dict(zip(*columns, strict=True))
-        return self._again[1].get(cid)
-
     def gone(self, walker: Walker[T]) -> RepoStreamError:
-        """Give the error for a block that the walk stands before, and that nobody has."""
+        """Return the error for a block that the walk stands before, and that nobody has."""
         missing = walker.missing()
-        if (failure := self._unreadable.get(missing.cid)) is not None:
-            error = _unreadable(missing, failure)
-            error.__cause__ = failure
+        if (unstored := self._loading.unstored.get(missing.cid)) is not None:
+            error = ProcessError(unstored.message, rkey=missing.rkey, cid=missing.cid)
+            error.__cause__ = unstored.cause
             return error
-        if self._released.lost:
+        if self._lost:
             return BlockReleased(cid=missing.cid, rkey=missing.rkey)
         return missing
 
@@ -493,33 +518,35 @@ class Incoming(Generic[T]):
 
     async def _limit_released(self) -> None:
         """Keep what was let go of within its part of the memory limit."""
-        if self._spill is False:
+        if self._let_go_to_log:
+            self._released.clear()
+        elif self._logged:
+            if self._released.size > self._budget.released:
+                for start in await self._log.starts_of([*self._released.passed]):
+                    self._passed.add(start)
+                self._let_go_to_log = True
+                self._released.clear()
+        elif self._spill is False:
             most = max(self._budget.store * _ROOMY - self._kept_need, 0)
-            while not self._released.fits(most):
-                self._released.lose_oldest()
-        elif not self._released.fits(self._budget.released):
-            await self._put_aside(self._budget.released // 2)
-
-    async def _put_aside(self, rest: int) -> None:
-        store = await self._opened_store()
-        while not self._released.fits(rest):
-            segments = self._released.oldest(WRITE_BYTES)
-            await store.set_aside(self._lease, segments)
-            self._released.drop(len(segments))
-            self._set_aside += sum([len(segment.cids) for segment in segments])
+            while self._released.size > most:
+                self._lost += len(self._released.take(BATCH)[0])
+        elif self._released.size > self._budget.released or self._to_log is not None:
+            await self._begin_log()
 
     async def _make_room(self) -> None:
-        """Let go of blocks, or move to disk, where what is kept is all that the limit allows."""
+        """Let go of blocks, or move to disk, if what is kept is all that the limit allows."""
         if self._need < self._budget.store:
             return
+        if not self._logged and self._spill is not False:
+            await self._begin_log()
         if not self._everything:
             await self._let_go()
             await self._limit_released()
             room = 1 if self._spill is False else _ROOMY
             if self._need < self._budget.store * room:
                 return
-        if self._spill is False:
-            # The walk can go on where it needs no more than what it comes past.
+        if self._spill is False and not self._logged:
+            # The walk can go on if it needs no more than what it comes past.
             self._everything = False
             raise MemLimitExceeded(mem_limit_mb=self._mem_limit_mb, early=self.early)
         self._moving = True
@@ -527,43 +554,27 @@ class Incoming(Generic[T]):
 
     async def settle(self) -> None:
         """Have all that the file holds together, in memory or on disk: for walks to anywhere."""
-        if self._everything and self.over and not len(self._released) and not self._moving:
+        if self._everything and self.over and not self._released.blocks and not self._moving:
             return
         self._everything = True
-        if self._set_aside and self._shelf is None:
+        if self._let_go_to_log and self._shelf is None:
             self._moving = True
         await self.move_on()
         while self._shelf is None:
-            if len(self._released):
-                await self._put_back_some()
-                await self._loading.turn.pause_if_over()
+            if self._released.blocks:
+                blocks, passed = self._released.take(BATCH)
+                for cid, block in blocks:
+                    self._loading.store.put_back(cid, block=block, result=None)
+                self._used.update([cid for cid, _ in blocks if cid not in passed])
+                await self.pause()
                 await self._make_room()
             elif self.arrivals.next is not None or await self._read_piece():
                 await self.keep_arrivals()
             else:
                 break
-
-    async def _put_back_some(self) -> None:
-        """Keep again some of what was let go of."""
-        segment = self._released.first()
-        if (place := segment.place) is None:
-            raw, results, failures = self._released.items(segment)
-            self._unreadable.update(failures)
-            self._put_back(raw, results, used=segment.used)
-        else:
-            self._put_back(await self._read_again(place, segment.each_cid), [], used=True)
-        self._released.drop_first()
-
-    def _put_back(
-        self, raw: Sequence[Block], results: Sequence[tuple[bytes, T]], *, used: bool
-    ) -> None:
-        self._recalled.clear()
-        for cid, block in raw:
-            self._loading.store.put_back(cid, block=block, result=None)
-        for cid, result in results:
-            self._loading.store.put_back(cid, block=None, result=result)
-        if used:
-            self._used.update([cid for cid, _ in (*raw, *results)])
+            if self._let_go_to_log and self._shelf is None:
+                self._moving = True
+                await self.move_on()
 
     # --- The disk -------------------------------------------------------------------------------
 
@@ -575,20 +586,16 @@ class Incoming(Generic[T]):
             raise self.gone(walker)
         try:
             await self._shelf.bring(walker, blocks, n, records=records)
-            self._count(self._shelf)
         except MissingBlock:
             raise self.gone(walker) from None
+        finally:
+            if (starts := self._log.starts) is not None:
+                self.used += self._mark(starts)
+                starts.clear()
 
-    def _count(self, shelf: Shelf[T]) -> None:
-        """Count the blocks that came from disk, which the walk will use, each once."""
-        if shelf.numbers is not None:
-            used_before = self._used_before or 0
-            for number in shelf.numbers:
-                if number > used_before and self._counted.add(number):
-                    self.used += 1
-            shelf.numbers.clear()
-
-    async def _opened_store(self) -> DiskStore:
+    async def _leased(self) -> Lease:
+        if self._spill is False:  # the places of a file's blocks are too many
+            raise MemLimitExceeded(mem_limit_mb=self._mem_limit_mb, early=self.early)
         if self._store is None:
             # SQLite takes half of the time of the import, and most repos stay in memory.
             from repo_stream.disk import DiskBuilder, DiskStore  # noqa: PLC0415
@@ -598,63 +605,74 @@ class Incoming(Generic[T]):
             else:
                 self._store = await DiskBuilder().open(self._spill or None)
                 self._owned = True
-        if not self._lease:
+        if self._lease is None:
             self._lease = await self._store.begin(self._budget.cache)
-        return self._store
+        return self._lease
+
+    async def _begin_log(self) -> None:
+        """Begin the log: with all that is in memory, and then whatever comes."""
+        loading, log, blocks = self._loading, self._log, self._loading.store.blocks
+        if self._to_log is None:
+            results = [] if blocks.processed is blocks.raw else [*blocks.processed.items()]
+            self._to_log = [*blocks.raw], results
+        while self._released.blocks:
+            some, passed = self._released.take(BATCH)
+            for (cid, _), start in zip(some, _starts_of(some, log.end), strict=True):
+                if cid in passed:
+                    self._passed.add(start)
+                elif self._counting:
+                    self._counted.add(start)
+            log.add(some)
+            await log.keep_up()
+            await self.pause()
+        cids, results = self._to_log
+        while cids:
+            log.add([(cid, blocks.raw[cid]) for cid in cids[-BATCH:]])
+            del cids[-BATCH:]
+            await log.keep_up()
+            await self.pause()
+        while results and self._unstorable is None:
+            try:
+                await add_results(loading, log, results)
+            except ProcessError as error:
+                self._unstorable = error
+            await log.keep_up()
+        arrivals = self.arrivals
+        left = [*zip(*arrivals.some(len(arrivals.cids)), strict=True)]
+        self._piece_start = log.end
+        self._starts = arrivals, [0] * arrivals.at + _starts_of(left, log.end)
+        log.add(left)
+        log.follow()
+        loading.log = log
+        self._piece_end = log.offset
+        self._to_log, self._logged, self._let_go_to_log = None, True, True
+        await log.keep_up()
 
     async def move_on(self) -> None:
         """Go on with a move to disk that was begun, if one was: all that is kept, then the rest."""
+        if self._to_log is not None:
+            await self._begin_log()
         if not self._moving or self._shelf is not None:
             return
-        store = await self._opened_store()
-        lease = self._lease
-        self._again = None
-        while len(self._released):
-            await store.put(lease, *await self._rows(self._released.first()))
-            self._released.drop_first()
-        while (aside := await store.first_set_aside(lease)) is not None:
-            number, row = aside
-            await store.put(lease, *await self._rows(Segment(*row)))
-            await store.drop_set_aside(lease, number)
-        if self._used_before is None:
-            self._used_before = await store.last_number(lease)
-        while await self._write_some(store):
-            pass
-        await store.seal(lease)
+        loading, log = self._loading, self._log
+        if not self._logged:
+            await self._begin_log()
+        if self._unstorable is not None:
+            raise self._unstorable
+        await log.index()
+        if self._counting:
+            self._mark(await log.starts_of([*self._used]))
+            log.starts = []
         self._used.clear()
-        self._recalled.clear()
+        loading.store.drop()
+        self._released.clear()
         self.opened.clear()
-        self._shelf = Shelf(store, lease, self._processor, self._loading.unstored)
-        self._shelf.numbers = [] if self._counting else None
-
-    async def _rows(self, segment: Segment) -> tuple[Sequence[Block], Sequence[Block]]:
-        if (place := segment.place) is None:
-            return self._released.rows(segment)
-        return await self._read_again(place, segment.each_cid), []
-
-    async def _read_again(self, place: tuple[int, int], tails: Sequence[bytes]) -> list[Block]:
-        """Read blocks again: those whose CIDs end like these, or all where there are none."""
-        columns = self._loading.cut_again(place, await self._loading.read_again(place))
-        wanted = {*tails}
-        blocks = zip(*columns, strict=True)
-        return [block for block in blocks if not wanted or tail(block[0]) in wanted]
-
-    async def _write_some(self, store: DiskStore) -> bool:
-        """Write some of what is kept, or of what comes; say whether there was any."""
-        kept = self._loading.store
-        while self._writing is None:
-            if kept.empty and self.arrivals.next is None and not await self._read_piece():
-                return False
-            while kept.need < WRITE_BYTES and self.arrivals.next is not None:
-                cids, blocks = self.arrivals.some(BATCH)
-                kept.add(cids, blocks)
-                self.arrivals.at += len(cids)
-                await self._loading.turn.pause_if_over()
-            if not kept.empty:
-                self._writing = kept.drain(WRITE_BLOCKS, WRITE_BYTES)
-        await write(self._loading, store, self._lease, *self._writing)
-        self._writing = None
-        return True
+        self.arrivals = Arrivals()
+        while await loading.next_columns() is not None:
+            await self.pause()
+        await log.seal()
+        self.over = True
+        self._shelf = Shelf(log, self._processor, loading.unstored)
 
     async def aclose(self) -> None:
         """Close what was opened, and empty the store, unless it is a file that is gone with it."""
@@ -668,11 +686,17 @@ class Incoming(Generic[T]):
     async def _leave(self, store: DiskStore) -> None:
         try:
             # A temporary file is gone when it is closed.
-            if self._lease and (store.path is not None or not self._owned):
-                await store.abandon(self._lease)
+            if self._lease is not None and (store.path is not None or not self._owned):
+                await self._lease.abandon()
         finally:
             if self._owned:
                 await store.aclose()
+
+
+def _starts_of(blocks: Sequence[Block], at: int) -> list[int]:
+    """Return where the sections of blocks start, the first of them at an offset."""
+    sizes = [section_size(*block) for block in blocks]
+    return [*accumulate(sizes, initial=at)][:-1]
 
 
 def _unreadable(missing: MissingBlock, failure: Exception) -> ProcessError:

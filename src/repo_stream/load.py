@@ -1,54 +1,44 @@
 """A repo on its way in: from the source to memory, and from there to disk.
 
 The blocks of a CAR go into a memory store, all but the commit, until the file is over or the store
-needs all that the limit leaves it. What is over the limit spills: the memory store becomes the
-buffer of one write, and is emptied into the disk store whenever it is full. Only of a file that can
-be read again the places of its blocks are noted instead, and what is in memory is let go.
+needs all that the limit leaves it. Then the repo goes to its log (`repo_log`): what is in memory is
+written there, or dropped if the file itself can be read again, and the rest follows.
+
+A block that fits in memory is processed as it comes; one that does not is kept as it came, and
+processed when the walk reaches it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from functools import lru_cache
 from itertools import compress
-from time import perf_counter
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
-from anyio.lowlevel import checkpoint
-
-from repo_stream.car import Block, Columns
+from repo_stream.car import Block, Columns, section_size
 from repo_stream.cid import Cid
 from repo_stream.errors import BadRoot, MissingCommit, MissingRoot, ProcessError
-from repo_stream.in_place import InPlace
 from repo_stream.limits import MIB
 from repo_stream.memory import MemoryStore
 from repo_stream.mst import Commit
-from repo_stream.places import Places, has_room_for
 from repo_stream.process import Processor, as_bytes
 from repo_stream.reader import PIECE_SIZE, CarReader
-
-if TYPE_CHECKING:
-    from repo_stream.disk import DiskStore
+from repo_stream.repo_log import WRITE_BYTES, RepoLog
+from repo_stream.turn import Turn
 
 __all__ = [
     "BATCH",
     "WRITE_BLOCKS",
-    "WRITE_BYTES",
     "Budget",
     "Loading",
-    "Turn",
     "Unstored",
-    "link",
+    "add_results",
     "root_of",
     "spill",
 ]
 
 T = TypeVar("T")
 
-# How long a task may work before others get their turn, in seconds.
-_TURN: Final = 0.010
 #: Blocks that are processed between two looks at the clock. Whoever processes them may take long
 #: for each; and no load gets faster with more.
 BATCH: Final = 128
@@ -57,25 +47,8 @@ BATCH: Final = 128
 # the processor whose results cannot be.
 _MOST_UNSTORED: Final = 100
 
-# Blocks whose places are noted between two looks at the clock, in a millisecond.
-_NOTED: Final = 512
-
-#: What goes to disk with one write: up to so many blocks, and bytes, unless the last has more.
-WRITE_BYTES: Final = MIB
+# Blocks that are taken out of memory at a time, to be written.
 WRITE_BLOCKS: Final = 4000
-
-
-class Turn:
-    """Says when a task has worked for long enough without letting others."""
-
-    def __init__(self) -> None:
-        self._began = perf_counter()
-
-    async def pause_if_over(self) -> None:
-        """Let other tasks work, where this one has worked for long enough."""
-        if perf_counter() - self._began > _TURN:
-            await checkpoint()
-            self._began = perf_counter()
 
 
 class Budget(NamedTuple):
@@ -156,12 +129,18 @@ class Loading(Generic[T]):
         #: Whether the commit came first, and how many blocks of its piece came before it.
         self.commit_first: bool = False
         self.before_commit: int = 0
+        #: How many bytes its section has.
+        self.commit_size: int = 0
         # It matters only if the walk needs them, so a few are put up with.
         self.unstored: dict[bytes, Unstored] = {}
         self._root = root_of(reader)
         self._reader = reader
         self._handed_over = False
         self.turn: Turn = Turn()
+        #: Where the blocks are on disk, once they are to be read there.
+        self.log: RepoLog | None = None
+        # What has been read, and is not in the log as yet.
+        self._coming: Columns | None = None
 
     async def fill(self, limit: int) -> bool:
         """Read on until the store needs `limit` bytes, or the file is over, which it returns.
@@ -180,11 +159,22 @@ class Loading(Generic[T]):
         return True
 
     async def next_columns(self) -> Columns | None:
-        """Give the blocks that come next, without the commit; `None` where the file is over."""
-        columns = await self._reader.next_columns()
-        if columns is None:
-            return None
-        cids, blocks = columns
+        """Give the blocks that come next, without the commit; `None` where the file is over.
+
+        All of them go to the log, if it has been begun.
+        """
+        if self._coming is None:
+            self._coming = await self._reader.next_columns()
+            if self._coming is None:
+                return None
+            if self.log is not None:
+                self.log.expect(*self._coming)
+        if self.log is not None:
+            # What has come waits here if it is cancelled.
+            await self.log.note()
+            await self.log.keep_up()
+        cids, blocks = columns = self._coming
+        self._coming = None
         if self.commit is None:
             self._pick_commit(cids, blocks)
         if not self.processor.keeps_bytes and self._root in cids:
@@ -194,52 +184,14 @@ class Loading(Generic[T]):
         return columns
 
     @property
-    def can_stay(self) -> bool:
-        """Whether the blocks can stay where they are, in a file that can be read again."""
-        size = self._reader.file_size
-        return size is not None and has_room_for(size)
-
-    async def all_columns(self, piece_size: int) -> AsyncGenerator[Columns]:
-        """Give all blocks of such a file, the commit included, and let go of those in memory.
-
-        What was decoded before is read again.
-        """
-        self.store = MemoryStore(self.processor)
-        async with aclosing(self._reader.decoded_again(piece_size)) as decoded:
-            async for columns in decoded:
-                yield columns
-        while (following := await self._reader.next_columns()) is not None:
-            yield following
-            if self.commit is None:
-                self._pick_commit(*following)
-
-    @property
-    def header_end(self) -> int:
-        """Where the first section starts, in bytes."""
-        return self._reader.header_end
+    def reader(self) -> CarReader:
+        """What reads the file."""
+        return self._reader
 
     @property
     def offset(self) -> int:
         """How many bytes of the file have been decoded."""
         return self._reader.offset
-
-    @property
-    def place(self) -> tuple[int, int] | None:
-        """Where in the file the last columns are, where they can be read again."""
-        return self._reader.place
-
-    async def read_again(self, place: tuple[int, int]) -> bytes:
-        """Read bytes again; see `CarReader.read_again`."""
-        return await self._reader.read_again(place)
-
-    @property
-    def changed(self) -> bool:
-        """Whether what can be read again was written to since it was opened."""
-        return self._reader.changed
-
-    def cut_again(self, place: tuple[int, int], data: bytes) -> Columns:
-        """Cut them into columns again; see `CarReader.cut_again`."""
-        return self._reader.cut_again(place, data)
 
     @property
     def blocks(self) -> int:
@@ -253,6 +205,7 @@ class Loading(Generic[T]):
         at = cids.index(self._root)
         self.commit_first = self.blocks == len(cids) and at == 0
         self.commit = Commit.decode(blocks[at], self._root)
+        self.commit_size = section_size(cids[at], blocks[at])
         self.store.keep_raw(cids.pop(at), blocks.pop(at))
         self.before_commit = at
 
@@ -262,12 +215,8 @@ class Loading(Generic[T]):
             raise MissingCommit(cid=self._root)
         return self.commit
 
-    def in_place(self, places: Places) -> InPlace:
-        """Give the blocks of the file, which has been read."""
-        return InPlace(self._reader, places)
-
     def hand_over(self) -> None:
-        """Leave it to `InPlace` to close the file."""
+        """Leave it to the lease to close the file."""
         self._handed_over = True
 
     async def aclose(self) -> None:
@@ -276,100 +225,56 @@ class Loading(Generic[T]):
             await self._reader.aclose()
 
 
-async def link(loading: Loading[T], store: DiskStore, lease: int, budget: Budget) -> Places:
-    """Read a file to its end, and note where its blocks are, which stay there.
-
-    Returns:
-        The places, unless they took more than the budget has for them: then those are in the store.
+async def spill(loading: Loading[T], log: RepoLog) -> None:
+    """Move what is in memory to the log, and read the rest of the file, which goes there too.
 
     Raises:
-        DiskError: where the store fails.
+        ProcessError: if more than a few results cannot be stored.
+        DiskError: if the store fails.
         RepoStreamError: whatever reading the file raises.
     """
-    places = Places()
-    at = loading.header_end
-    async with aclosing(loading.all_columns(budget.piece)) as pieces:
-        async for cids, blocks in pieces:
-            for start in range(0, len(cids), _NOTED):
-                some = slice(start, start + _NOTED)
-                at = places.add(cids[some], blocks[some], at)
-                await loading.turn.pause_if_over()
-            store.check(lease)
-            if places.size > budget.places:
-                await store.put_places(lease, places)
-    if store.has_places:
-        await store.put_places(lease, places)
-        await store.seal_places(lease)
-    return places
+    store = loading.store
+    if log.is_the_car:
+        store.drop()
+    while not store.empty:
+        raw, results = store.drain(WRITE_BLOCKS, WRITE_BYTES)
+        log.add(raw)
+        while results:
+            await add_results(loading, log, results)
+            await log.keep_up()
+        await log.keep_up()
+    if not log.is_the_car:
+        log.follow()
+    loading.log = log
+    await log.index()
+    while await loading.next_columns() is not None:
+        await loading.turn.pause_if_over()
+    await log.seal()
 
 
-async def spill(loading: Loading[T], store: DiskStore, lease: int) -> None:
-    """Put what is in memory on disk, and the rest of the file after it.
-
-    Raises:
-        ProcessError: where more than a few results cannot be stored.
-        DiskError: where the store fails.
-        RepoStreamError: whatever reading the file raises.
-    """
-    over = False
-    while True:
-        while not loading.store.empty:
-            await write(loading, store, lease, *loading.store.drain(WRITE_BLOCKS, WRITE_BYTES))
-        if over:
-            break
-        over = await loading.fill(WRITE_BYTES)
-    await store.seal(lease)
-
-
-async def write(
-    loading: Loading[T],
-    store: DiskStore,
-    lease: int,
-    raw: list[Block],
-    results: list[tuple[bytes, T]],
-) -> None:
-    """Put blocks and results on disk, a MiB at a time, and take off the lists what is there.
-
-    Whoever is interrupted calls it again with what the lists still have.
-
-    Raises:
-        ProcessError: where more than a few results cannot be stored.
-        DiskError: where the store fails.
-    """
-    while raw or results:
-        room = WRITE_BYTES - sum([len(data) for _cid, data in raw])
-        rows, done = await _dumped(loading, results, room)
-        await store.put(lease, raw, rows)
-        raw.clear()
-        del results[:done]
-
-
-async def _dumped(
-    loading: Loading[T], results: Sequence[tuple[bytes, T]], room: int
-) -> tuple[list[Block], int]:
-    """Turn results into what is stored of them, until that has `room` bytes; say of how many.
+async def add_results(loading: Loading[T], log: RepoLog, results: list[tuple[bytes, T]]) -> None:
+    """Have some results added to the log, and take them off the list.
 
     Those that cannot be stored are remembered.
+
+    Raises:
+        ProcessError: if they are more than a few.
     """
     dumps = loading.processor.dumps
-    rows: list[Block] = []
-    for at in range(0, len(results), BATCH):
-        for done, (cid, value) in enumerate(results[at : at + BATCH], at):
-            if room <= 0:
-                return rows, done
-            try:
-                data = as_bytes(dumps(value))
-            except Exception as error:
-                message = _cannot_spill(value, error)
-                if len(loading.unstored) == _MOST_UNSTORED and cid not in loading.unstored:
-                    raise ProcessError(message, rkey=None, cid=Cid(cid)) from error
-                # Its traceback would hold on to all that is on its way to disk.
-                loading.unstored[cid] = Unstored(message, error.with_traceback(None))
-            else:
-                rows.append((cid, data))
-                room -= len(data)
-        await loading.turn.pause_if_over()
-    return rows, len(results)
+    some = results[-BATCH:]
+    dumped: list[Block] = []
+    for cid, value in some:
+        try:
+            dumped.append((cid, as_bytes(dumps(value))))
+        except Exception as error:
+            message = _cannot_spill(value, error)
+            if len(loading.unstored) == _MOST_UNSTORED and cid not in loading.unstored:
+                raise ProcessError(message, rkey=None, cid=Cid(cid)) from error
+            # Its traceback would hold on to all that is on its way to disk.
+            loading.unstored[cid] = Unstored(message, error.with_traceback(None))
+    log.add(dumped, results=True)
+    del results[-len(some) :]
+    await loading.turn.pause_if_over()
 
 
 def _cannot_spill(value: object, error: Exception) -> str:

@@ -109,6 +109,12 @@ class MemoryStore(Generic[T]):
         for table in self.blocks.tables:
             tables.shrink(table)
 
+    def drop(self) -> None:
+        """Let go of everything."""
+        for table in self.blocks.tables:
+            table.clear()
+        self._contents = 0.0
+
     def drain(self, blocks: int, size: int) -> tuple[list[Block], list[tuple[bytes, T]]]:
         """Give up to so many blocks away: those kept raw, and those processed.
 
@@ -122,10 +128,7 @@ class MemoryStore(Generic[T]):
             most = min(blocks - len(raw), len(self.blocks.processed))
             processed = [pop() for _ in range(most)]
         if not self.blocks.raw and not self.blocks.processed:
-            # Only a cleared table gives its memory back.
-            self.blocks.raw.clear()
-            self.blocks.processed.clear()
-            self._contents = 0.0
+            self.drop()  # only a cleared table gives its memory back
         return raw, processed
 
 

@@ -20,17 +20,13 @@ from typing import Final
 
 from repo_stream.entries import BUCKETS, HASH, START, WIDTH, Buckets, note
 
-__all__ = ["Places", "bucket_of", "candidates", "has_room_for", "without_copies"]
+__all__ = ["Places", "are_alike", "bucket_of", "candidates", "has_room_for"]
 
 _ENTRY: Final = Struct("<Q")
 
 # A bucket has an eighth to spare on average, as it grows.
 _ENTRY_COST: Final = WIDTH * 9 // 8
 _EMPTY_COST: Final = BUCKETS * (sys.getsizeof(bytearray()) + 8)
-
-# A bucket is long from so many bytes on, far more than it has for ten million blocks.
-_LONG: Final = 16 * 1024
-_COPIES: Final = 8
 
 
 class Places:
@@ -84,26 +80,14 @@ def has_room_for(file_size: int) -> bool:
     return file_size <= START
 
 
-def without_copies(entries: bytes) -> bytes:
-    """Leave out of a long bucket all but the last entries of what came again and again.
-
-    More than a few that agree in the bits of the hash are of one block.
-    """
-    if len(entries) <= _LONG:
-        return entries
-    kept: list[bytes] = []
-    seen: dict[int, int] = {}
-    for at in range(len(entries) - WIDTH, -1, -WIDTH):
-        hashed = _ENTRY.unpack_from(entries, at)[0] & HASH
-        seen[hashed] = seen.get(hashed, 0) + 1
-        if seen[hashed] <= _COPIES:
-            kept.append(entries[at : at + WIDTH])
-    return b"".join(reversed(kept))
-
-
 def bucket_of(cid: bytes) -> int:
     """Give the number of the bucket that a block's entry is in."""
     return hash(cid) % BUCKETS
+
+
+def are_alike(one: bytes, other: bytes) -> bool:
+    """Return whether two CIDs agree in all bits of the hash that are kept of them."""
+    return not (hash(one) ^ hash(other)) & (HASH | (BUCKETS - 1))
 
 
 def candidates(buckets: Buckets, cid: bytes) -> Iterator[int]:

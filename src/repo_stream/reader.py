@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
-from repo_stream.car import Block, CarDecoder, CarHeader, Columns, write_header
+from repo_stream.car import Block, CarDecoder, CarHeader, Columns
 from repo_stream.cid import Cid
-from repo_stream.errors import RepoStreamError, TruncatedCar
+from repo_stream.errors import RepoStreamError
 from repo_stream.limits import MIB, Limits
-from repo_stream.source import OpenFile, Pieces, Source, open_pieces
+from repo_stream.source import CarFile, Pieces, Source, open_pieces
 
 __all__ = ["PIECE_SIZE", "CarReader"]
-
-R = TypeVar("R")
 
 #: What is read at a time, in bytes. It stays in a processor's own cache until its blocks are cut
 #: and checked: compiled, pieces of 1 MiB take 1.3 times as long, and those of 64 KiB 1.1.
@@ -40,8 +37,7 @@ class CarReader:
         self._ready: Columns = [], []
         self._at = 0
         self._ended = False
-        # Where in the file the blocks are that were given out last.
-        self._start = 0
+        self._copies: list[bytes] | None = None
         self.header = header
 
     @classmethod
@@ -64,7 +60,7 @@ class CarReader:
             piece_size: the most to read at a time, in bytes.
             first_piece_size: how much to read at first, in bytes, for whoever may need no more;
                 from there it doubles up to `piece_size`, which it is unless given.
-            rereadable: keep a path's file open, for `read_again`.
+            rereadable: keep a path's file open; see `file`.
 
         Raises:
             CarError: where it is not a CARv1; see its leaves.
@@ -116,8 +112,6 @@ class CarReader:
         cids, blocks = self._ready
         ready = cids[self._at :], blocks[self._at :]
         self._ready, self._at = ([], []), 0
-        if not ready[0]:
-            self._start = self._decoder.offset
         try:
             while not ready[0]:
                 self._decoder.feed(b"")  # raises an error again, before more is read
@@ -125,6 +119,8 @@ class CarReader:
                     return None
                 piece = await self._pieces.next()
                 if piece:
+                    if self._copies is not None:
+                        self._copies.append(bytes(piece))
                     ready = self._decoder.feed_columns(piece)
                 else:
                     self._decoder.finish()
@@ -137,45 +133,19 @@ class CarReader:
 
     async def _leave(self) -> None:
         """Close what was opened, unless it is to be read again."""
-        if not self._pieces.rereadable:
+        if self.file is None:
             await self._pieces.aclose()
 
     @property
-    def place(self) -> tuple[int, int] | None:
-        """Where in the file the last columns are, for `read_again`; `None` where it is none."""
-        return (self._start, self._decoder.offset) if self._pieces.rereadable else None
+    def file(self) -> CarFile | None:
+        """The file that is read, if what has come can be read again at any offset."""
+        return self._pieces.file
 
-    async def read_again(self, place: tuple[int, int]) -> bytes:
-        """Read bytes again that columns were cut from before.
-
-        Raises:
-            TruncatedCar: where the file has been cut short since.
-        """
-        start, end = place
-        data = await self._pieces.read_again(start, end - start)
-        if len(data) < end - start:
-            raise TruncatedCar(offset=start, have=len(data), need=end - start)
-        return data
-
-    async def visit(self, work: Callable[[OpenFile], R]) -> R:
-        """Have work done that reads here and there in a file; see `Pieces.visit`."""
-        return await self._pieces.visit(work)
-
-    async def decoded_again(self, piece_size: int) -> AsyncGenerator[Columns]:
-        """Decode once more what has been decoded so far: from a file, read again.
-
-        It has been checked, and is checked again only where the file was written to since.
-
-        Raises:
-            CarError: where the file has been changed since.
-        """
-        decoder = self._decoder.again(verify_cids=self.verifies_cids and self.changed)
-        decoder.feed(write_header(self.header.roots))
-        end = self._decoder.offset
-        for start in range(self.header_end, end, piece_size):
-            data = await self.read_again((start, min(start + piece_size, end)))
-            yield decoder.feed_columns(data)
-        decoder.finish()
+    def copy_to(self, pieces: list[bytes]) -> None:
+        """Have the file from the next section on added to a list, piece by piece, as it comes."""
+        self._copies = pieces
+        if waiting := self._decoder.waiting:
+            pieces.append(waiting)
 
     @property
     def header_end(self) -> int:
@@ -191,29 +161,6 @@ class CarReader:
     def longest_section(self) -> int:
         """The most bytes that a section may have, its length prefix apart."""
         return self._decoder.longest_section
-
-    @property
-    def file_size(self) -> int | None:
-        """How large a file that can be read again was when it was opened; `None` for others."""
-        return self._pieces.size if self._pieces.rereadable else None
-
-    @property
-    def changed(self) -> bool:
-        """Whether a file that can be read again was written to since it was opened."""
-        return self._pieces.changed
-
-    def cut_again(self, place: tuple[int, int], data: bytes) -> Columns:
-        """Cut what was read again into columns.
-
-        Raises:
-            CidMismatch, CarError: where the file has been changed since.
-        """
-        decoder = self._decoder.again()
-        if place[0]:
-            decoder.feed(write_header(self.header.roots))
-        columns = decoder.feed_columns(data)
-        decoder.finish()
-        return columns
 
     def __aiter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
-    from repo_stream.source import OpenFile
+    from repo_stream.files import OpenFile
 
 __all__ = ["HEAD", "Head", "read_sections"]
 

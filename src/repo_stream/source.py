@@ -12,20 +12,16 @@ import os
 import stat
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from functools import partial
-from threading import Lock
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import anyio
 import anyio.to_thread
 from anyio.abc import ByteReceiveStream
 from anyio.lowlevel import checkpoint
 
-__all__ = ["AsyncReadable", "AsyncReceivable", "OpenFile", "Pieces", "Source", "open_pieces"]
+from repo_stream.files import OpenFile, SharedFile, fill
 
-R = TypeVar("R")
-
-# Says to Linux to read what it has in memory, and not to wait for anything else.
-_NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
+__all__ = ["AsyncReadable", "AsyncReceivable", "CarFile", "Pieces", "Source", "open_pieces"]
 
 
 class AsyncReadable(Protocol):
@@ -60,65 +56,29 @@ Source: TypeAlias = (
 )
 
 
-class OpenFile(NamedTuple):
-    """A file that stays open while somebody reads here and there in it.
-
-    Attributes:
-        descriptor: its number, where the system reads at any place of it by that, as `os.pread`.
-        read: reads so many bytes from a start on. What is cut off, or closed, comes shorter.
-        flags: what `os.preadv` is told by whoever reads by the number. Where there are any, what
-            does not come whole is not in memory: a `BlockingIOError`, as `read` raises it.
-    """
-
-    descriptor: int | None
-    read: Callable[[int, int], bytes]
-    flags: int = 0
-
-
 class Pieces:
     """A source as one async method, `next`.
 
     Args:
         receive: gives the next piece, empty at the end; it may last until the next call only.
         close: releases what was opened for it.
-        file: the source, where it is a file.
+        file: the source, if it is a path.
     """
 
     def __init__(
         self,
         receive: Callable[[], Awaitable[bytes | memoryview]],
         close: Callable[[], Awaitable[None]] | None = None,
-        file: _File | None = None,
+        file: CarFile | None = None,
     ) -> None:
         self.next = receive
         self._close = close
         self._file = file
 
     @property
-    def rereadable(self) -> bool:
-        """Whether what has come can be read again: it is a regular file, and kept open for that."""
-        return self._file is not None and self._file.rereadable
-
-    @property
-    def changed(self) -> bool:
-        """Whether a rereadable source was written to since it was opened."""
-        return self._file is not None and self._file.changed
-
-    async def read_again(self, start: int, size: int) -> bytes:
-        """Read what has come from a rereadable source: less than `size` bytes where it was cut."""
-        return b"" if self._file is None else await self._file.read_again(start, size)
-
-    async def visit(self, work: Callable[[OpenFile], R]) -> R:
-        """Have work done that reads here and there in a rereadable source.
-
-        It is done at once, and where not all that it reads is in memory, once more in a thread.
-        """
-        return work(_NOT_OPEN) if self._file is None else await self._file.visit(work)
-
-    @property
-    def size(self) -> int:
-        """How many bytes a rereadable source had when it was opened."""
-        return 0 if self._file is None else self._file.size
+    def file(self) -> CarFile | None:
+        """The source, if what has come can be read again: a regular file, kept open for that."""
+        return self._file if self._file is not None and self._file.rereadable else None
 
     async def aclose(self) -> None:
         """Close what was opened for this source; more than once does nothing more."""
@@ -150,7 +110,7 @@ async def open_pieces(
     """
     sizes = _sizes(first_piece_size or piece_size, piece_size)
     if isinstance(source, (str, os.PathLike)):
-        file = _File(os.fspath(source), sizes, keep=rereadable)
+        file = CarFile(os.fspath(source), sizes, keep=rereadable)
         return Pieces(file.next, file.aclose, file)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _from_memory(source, sizes)
@@ -175,13 +135,6 @@ def _sizes(size: int, most: int) -> Iterator[int]:
         size = min(2 * size, most)
 
 
-def _read_nothing(_size: int, _start: int) -> bytes:
-    return b""
-
-
-_NOT_OPEN: Final = OpenFile(None, _read_nothing)
-
-
 def _not_a_source(source: object) -> TypeError:
     return TypeError(
         f"cannot read a CAR from {type(source).__name__}: give a path, bytes, an object with async "
@@ -190,36 +143,35 @@ def _not_a_source(source: object) -> TypeError:
     )
 
 
-class _File:
-    """A file, read in worker threads where it takes time; a small one takes one visit in all.
+class CarFile(SharedFile):
+    """A file, read in worker threads if that takes time; a small one takes one visit in all.
 
     It opens with the first read, and a regular file closes with the last, unless it is kept for
     being read again. (Opening, reading and closing one by one takes three times as long for a repo
     of a few kB.)
 
-    Of a regular file, what the system has in memory is read at once: a large CAR that is walked as
-    it is read takes 0.94 of the time that it takes with a thread for every piece, and one that is
-    walked in place, compiled, 0.9.
+    Args:
+        path: its path.
+        sizes: how many bytes the next piece has at most, again and again.
+        keep: leave it open after its end.
     """
 
     def __init__(self, path: str, sizes: Iterator[int], *, keep: bool) -> None:
+        super().__init__()
         self._path = path
         self._keep = keep
         self._sizes = sizes
-        self._file: io.FileIO | None = None
         # Whether it is a regular file, and where in it the next piece starts.
         self._regular = False
         self._at = 0
-        self._opened = (0, 0)
         self._ended = False
-        # How many threads may be reading. A task that is cancelled past anyio's shields leaves its.
-        self._reading = 0
-        self._lock = Lock()
         # What is read at once goes there. A new one for each piece would take most of the gain.
         self._buffer = bytearray()
-        self._nowait = _NOWAIT
+        #: How many bytes it had when it was opened.
+        self.size: int = 0
 
     async def next(self) -> bytes | memoryview:
+        """Read the next piece, empty at the end."""
         if self._ended:
             return b""
         size = next(self._sizes)
@@ -239,80 +191,27 @@ class _File:
 
     @property
     def rereadable(self) -> bool:
+        """Whether it can be read at any offset, until it is closed."""
         return self._keep and self._regular
-
-    @property
-    def changed(self) -> bool:
-        return self._file is not None and _version(os.fstat(self._file.fileno())) != self._opened
-
-    async def read_again(self, start: int, size: int) -> bytes:
-        piece = self._at_once(partial(self._into_buffer, start, size))
-        if piece is not None:
-            return bytes(piece)
-        return await self._in_thread(lambda: self._visited(lambda file: file.read(size, start)))
-
-    async def visit(self, work: Callable[[OpenFile], R]) -> R:
-        await checkpoint()
-        done = self._at_once(work)
-        return await self._in_thread(lambda: self._visited(work)) if done is None else done
-
-    @property
-    def size(self) -> int:
-        return self._opened[1]
-
-    async def _in_thread(self, read: Callable[[], R]) -> R:
-        self._reading += 1
-        try:
-            data = await anyio.to_thread.run_sync(read)
-        except Exception:
-            self._reading -= 1
-            raise
-        self._reading -= 1
-        return data
-
-    def _at_once(self, work: Callable[[OpenFile], R]) -> R | None:
-        """Have work done here, if all that it reads is in memory; `None` says that it is not."""
-        if self._nowait is None or self._reading:
-            return None
-        try:
-            # Nobody has it for longer than a file takes to close. By `with`, as a Ctrl-C that comes
-            # between `acquire` and `try` would leave it taken for ever.
-            with self._lock:
-                return None if self._file is None else work(_at_hand(self._file, self._nowait))
-        except BlockingIOError:
-            return None
-        except OSError:  # not every file system can be asked
-            self._nowait = None
-            return None
 
     def _into_buffer(self, start: int, size: int, file: OpenFile) -> memoryview:
         if len(self._buffer) < size:
             self._buffer = bytearray(size)
         piece = memoryview(self._buffer)[:size]
-        _fill(piece, cast("int", file.descriptor), start, file.flags)
+        fill(piece, cast("int", file.descriptor), start, file.flags)
         return piece
 
-    def _visited(self, work: Callable[[OpenFile], R]) -> R:
-        with self._lock:  # nobody closes it meanwhile
-            return work(_NOT_OPEN if self._file is None else _open_file(self._file))
-
     async def aclose(self) -> None:
+        """Close the file; more than once does nothing more."""
         self._ended = True
-        if self._regular and not self._reading:
-            self._close()
-        elif self._reading or self._file is not None:
-            try:
-                await anyio.to_thread.run_sync(self._close)
-            except BaseException:
-                # Cancelled before a thread had it. It takes no time, and nobody comes back for it.
-                self._close()
-                raise
-
-    def _close(self) -> None:
-        with self._lock:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+        if self._regular or self._reading or self._file is None:
+            await super().aclose()
+            return
+        try:
+            await anyio.to_thread.run_sync(self.close)
+        except BaseException:
+            self.close()
+            raise
 
     def _read(self, size: int) -> bytes:
         with self._lock:
@@ -323,7 +222,7 @@ class _File:
             self._file = io.FileIO(self._path)
             status = os.fstat(self._file.fileno())
             self._regular = stat.S_ISREG(status.st_mode)
-            self._opened = _version(status)
+            self.size = status.st_size
         if self._regular:
             self._file.seek(self._at)
         piece = self._file.read(size) or b""
@@ -331,39 +230,6 @@ class _File:
             self._file.close()
             self._file = None
         return piece
-
-
-def _open_file(file: io.FileIO) -> OpenFile:
-    if hasattr(os, "pread"):
-        number = file.fileno()
-        return OpenFile(number, partial(os.pread, number))
-
-    def read(size: int, start: int) -> bytes:  # as on Windows
-        file.seek(start)
-        return file.read(size) or b""
-
-    return OpenFile(None, read)
-
-
-def _at_hand(file: io.FileIO, flags: int) -> OpenFile:
-    number = file.fileno()
-
-    def read(size: int, start: int) -> bytes:
-        data = bytearray(size)
-        _fill(memoryview(data), number, start, flags)
-        return bytes(data)
-
-    return OpenFile(number, read, flags)
-
-
-def _fill(piece: memoryview, descriptor: int, start: int, flags: int) -> None:
-    if os.preadv(descriptor, [piece], start, flags) < len(piece):
-        raise BlockingIOError
-
-
-def _version(status: os.stat_result) -> tuple[int, int]:
-    """Give what is different after a file was written to."""
-    return status.st_mtime_ns, status.st_size
 
 
 def _from_memory(source: bytes | bytearray | memoryview, sizes: Iterator[int]) -> Pieces:

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
-from repo_stream.drivers import RepoDriver
+from repo_stream.drivers import LAZY_SLICE, RepoDriver
 from repo_stream.errors import ProcessError, StoreClosed
 from repo_stream.incoming import Incoming, Spill
 from repo_stream.load import Budget, Loading
@@ -156,6 +156,8 @@ class StreamDriver(RepoDriver[T]):
         incoming = self._incoming
         await incoming.move_on()
         if walker is not self._walker or incoming.spilled:
+            if not self._builder.block_processor.keeps_bytes:
+                self._slice = LAZY_SLICE
             await incoming.bring(walker, blocks, n, records=records)
             return
         nearest = walker.nearest()
@@ -170,7 +172,7 @@ class StreamDriver(RepoDriver[T]):
                 return
             if incoming.let_pass(walker):
                 continue
-            if not looked and incoming.can_search and await incoming.recall(walker):
+            if not looked and await incoming.recall(walker):
                 return
             looked = True
             incoming.in_order = False
@@ -178,16 +180,9 @@ class StreamDriver(RepoDriver[T]):
                 return
 
     async def _find_again(self, walker: Walker[T]) -> None:
-        """Have the block that the walk stands before at hand again, now that the file is over."""
-        incoming = self._incoming
-        if incoming.can_search:
-            if await incoming.recall(walker):
-                return
-        else:
-            await incoming.settle()
-            if incoming.spilled or walker.nearest() in self._blocks:
-                return
-        raise incoming.gone(walker)
+        """Keep the block again that the walk stands before, now that the file is over."""
+        if not await self._incoming.recall(walker):
+            raise self._incoming.gone(walker)
 
     async def _end(self) -> None:
         if self._drain:
