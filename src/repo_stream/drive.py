@@ -2,7 +2,7 @@
 
 `DriverBuilder.load_car` reads a CAR until it is over or the memory limit is reached. What it gives
 is a `Driver.Memory`, ready to walk, or a `Driver.Disk`, which goes on once the caller has said
-where: there the blocks are copied to, unless they can stay in their file. Both end in a driver with
+where the log of its blocks goes, unless that is its own file. Both end in a driver with
 the same methods; the two differ in one thing only, which is what they do when the walker asks for
 blocks that are not at hand.
 """
@@ -360,18 +360,18 @@ class NeedDisk(Generic[T]):
         self.commit = loading.commit
 
     async def finish_loading(self, store: DiskStore) -> tuple[Commit, DiskDriver[T]]:
-        """Read the source to its end, and have its blocks on disk.
+        """Read the source to its end, and keep its blocks on disk.
 
-        Where the source is the path of a regular file, they are there already. Nothing is copied:
-        the walk reads each block again where it lies, which takes two thirds of the time of copying
-        and reading the copy, and processes a record when it gives it out. The store takes the
-        places of blocks, 8 bytes each, where there are too many of them for the memory: at 16 MiB,
-        more than 450,000. The file is closed with the store, or when that is reset or given to
-        another repo; until then do not write to it. Blocks of a file that was written to are
-        checked once more, where CIDs are verified. It may be deleted, where the system allows that.
+        They are in a log: a file of sections, which the walk reads again as it needs them, and
+        processes as it gives records out. If the source is the path of a regular file, that file is
+        the log. It is closed with the store, or when that is reset or given to another repo; until
+        then do not write to it. It may be deleted, if the system allows that. Any other source is
+        copied to a log of the store's own, byte by byte, and so is a file that you open yourself
+        (`anyio.open_file`), which is the way for file systems that are slow to read here and there.
 
-        All other sources are copied to the store, and so is a file that you open yourself
-        (`anyio.open_file`): do so where reading here and there is slow, as over a network.
+        What is read again is checked again, if CIDs are verified. The store takes the places of
+        blocks, 8 bytes each, if there are too many of them for the memory: at 16 MiB, more than
+        450,000.
 
         Once only. Whatever goes wrong, a cancellation included, the store is empty and usable
         afterwards, and the source has been read as far as it came.
@@ -385,7 +385,7 @@ class NeedDisk(Generic[T]):
         Raises:
             CarError, CidMismatch, LimitExceeded: where the file cannot be read.
             CommitError: where its commit is missing or not valid.
-            ProcessError: where a result of the processor has to be stored and cannot be.
+            ProcessError: if a result that was made before the memory was full cannot be stored.
             DiskError: where the store fails; see its leaves, `MaxSizeExceeded` among them.
             RuntimeError: where it was called before.
         """

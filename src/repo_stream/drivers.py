@@ -139,8 +139,8 @@ class RepoDriver(Generic[T]):
             ProcessError: where the processor failed on a record.
             LimitExceeded: where a key or a node is over its limit.
             DiskError: where the store fails.
-            CarError, OSError: where the repo is read in place, and its file has been changed since
-                (every call that needs blocks may raise that), or cannot be read.
+            CarChanged, OSError: if the repo is read again in its own file, and that was changed
+                meanwhile (every call that needs blocks may raise that), or cannot be read.
             anyio.BusyResourceError: where another task is waiting for records of this driver.
 
             Records before an error come first, and every call after it raises it again.
@@ -723,7 +723,7 @@ class DiskDriver(RepoDriver[T]):
                 channel.put(taken)
                 await channel.room()
             channel.end(None)
-        except (RepoStreamError, OSError) as error:  # what else reading a file in place may raise
+        except (RepoStreamError, OSError) as error:  # what reading the CAR again may raise
             channel.end(error)
 
     async def reset_store(self) -> DiskStore:

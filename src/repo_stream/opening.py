@@ -180,8 +180,8 @@ def open_car(
 
     Args:
         source: see `Source`. It stays the caller's; only a path's file is opened and closed here. A
-            repo that does not fit in memory stays in such a file: do not write to it meanwhile. To
-            have it copied, open it yourself.
+            repo that does not fit in memory is read again in such a file: do not write to it
+            meanwhile. To have it copied, open it yourself.
         mem_limit_mb: how much memory the repo may take before it goes to disk, in MiB.
         block_processor: what to make of each record; see `DriverBuilder.with_block_processor`.
         spill: where a repo goes that does not fit: the path of a database, which is emptied before

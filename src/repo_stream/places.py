@@ -1,9 +1,8 @@
-"""Where the blocks of a file are, so that they can be read again where they lie.
+"""Where in a log blocks are, so that they can be read again there.
 
-A repo that does not fit in memory need not be copied where it comes from a file. What is kept of a
-block is an *entry* of eight bytes: see `entries`. They are in 16,384 *buckets*, so that to find a
-block is to search one string, of 190 bytes for a repo of 300,000 records. Where two blocks agree in
-all bits of the hash that are kept, the file says which is meant.
+What is kept of a block is an *entry* of eight bytes: see `entries`. They are in 16,384 *buckets*,
+so that to find a block is to search one string, of 190 bytes for a repo of 300,000 records. If two
+blocks agree in all bits of the hash that are kept, the log says which is meant.
 
 The hash is Python's own of `bytes`, which has a random key in each process, unless
 `PYTHONHASHSEED` fixes it: nobody can make CIDs that all go into one bucket. A block that comes a

@@ -9,8 +9,8 @@ come back, for the repos that go through the disk.
 
 A processor is called for every block that cannot be a node of the tree, before anybody knows
 whether the tree reaches it; one that raises does no harm unless it does. Two keys can name one
-record, and then share one result: treat results as values that do not change. Only of a repo that
-is too large for memory and stays in its file, results are made as the walk gives them out.
+record, and then share one result: treat results as values that do not change. Blocks that come when
+memory is full stay as they are on disk, and are processed as the walk gives them out.
 
 That is right for results smaller than records. Larger ones would fill the memory and be written to
 disk in a longer form than they came in; a *lazy* processor is called once the walk is there, and
