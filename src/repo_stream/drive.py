@@ -9,8 +9,8 @@ blocks that are not at hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
@@ -314,7 +314,15 @@ class DriverBuilder(Generic[T]):
             ...     async with builder.stream_car(source) as (commit, driver):
             ...         return sum([size async for rkey, size in driver])
         """
-        return streamed(self, source, spill, drain=drain)
+        return _with_commit(streamed(self, source, spill, drain=drain, kind=StreamDriver[T]))
+
+
+@asynccontextmanager
+async def _with_commit(
+    opened: AbstractAsyncContextManager[StreamDriver[T]],
+) -> AsyncGenerator[tuple[Commit, StreamDriver[T]]]:
+    async with opened as driver:
+        yield driver.commit, driver
 
 
 class Driver:

@@ -90,6 +90,8 @@ class RepoDriver(Generic[T]):
     """
 
     def __init__(self, builder: DriverBuilder[T], commit: Commit, blocks: Blocks[T]) -> None:
+        #: The repo's commit. Its signature has not been checked.
+        self.commit: Commit = commit
         self._builder = builder
         self._root = commit.data
         self._walker = self._new_walker(builder.key_ranges)

@@ -1,31 +1,27 @@
-"""The short ways in: a repo ready to walk, wherever it fits, and a commit alone.
+"""The short ways in: a repo ready to walk, and a commit alone.
 
-`open_car` decides what `DriverBuilder.load_car` leaves to its caller: a repo that does not fit in
-memory goes to disk, and all that was opened for it is closed at the end.
+`open_car` decides what `DriverBuilder` leaves to its caller: it streams, what does not fit in
+memory goes to disk, and all that was opened is closed at the end.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar, overload
+from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 
-from repo_stream.cid import Cid
-from repo_stream.drive import Driver, DriverBuilder
-from repo_stream.drivers import OnError, Output, Problem, RepoDriver
+from repo_stream.drive import DriverBuilder
+from repo_stream.drivers import OnError
 from repo_stream.errors import MissingBlock, MissingCommit, ProcessError
+from repo_stream.incoming import Spill
 from repo_stream.limits import Limits
 from repo_stream.load import root_of
 from repo_stream.mst import Commit
 from repo_stream.process import Processor, noop
-from repo_stream.proofs import Absent, Present, RangeProof
 from repo_stream.reader import CarReader
 from repo_stream.source import Source
-from repo_stream.walk import Gap, TreeNode
-
-if TYPE_CHECKING:
-    from repo_stream.disk import DiskStore
+from repo_stream.stream import StreamDriver, streamed
+from repo_stream.walk import Gap
 
 __all__ = ["Repo", "load_commit", "open_car"]
 
@@ -33,85 +29,21 @@ T = TypeVar("T")
 
 # The header and the commit of a repo have some 300 bytes together.
 _COMMIT_PIECE: Final = 4096
-_DEFAULT_CHUNK: Final = 256
-
-#: Where a repo goes that does not fit in memory: a file, an open store, or a temporary file.
-Spill: TypeAlias = "str | os.PathLike[str] | DiskStore | None"
 
 #: A first key and the first key beyond; `None` leaves that side open.
 KeyRange: TypeAlias = tuple[str | None, str | None]
 
 
-class Repo(Generic[T]):
-    """An open repo; `open_car` makes it. All that its driver can do, it can.
+class Repo(StreamDriver[T]):
+    """An open repo, read as far as it has been asked for; `open_car` makes it.
 
-    Attributes:
-        commit: the repo's commit. Its signature has not been checked.
-        driver: walks the repo.
-        spilled: whether the repo did not fit in memory and is on disk.
+    It walks the repo: see `RepoDriver` for the ways to ask, and `StreamDriver` for what is known
+    about the file so far. `commit` is the repo's commit. Its signature has not been checked.
     """
-
-    def __init__(self, commit: Commit, driver: RepoDriver[T], *, spilled: bool) -> None:
-        self.commit = commit
-        self.driver = driver
-        self.spilled = spilled
 
     def __repr__(self) -> str:
         where = "on disk" if self.spilled else "in memory"
         return f"<Repo {self.commit.did} at {self.commit.rev}, {where}>"
-
-    def __aiter__(self) -> AsyncIterator[tuple[str, T]]:
-        return self.driver.__aiter__()
-
-    def outputs(self) -> AsyncIterator[Output[T]]:
-        """Iterate over what is left, as `Output`."""
-        return self.driver.outputs()
-
-    async def next_chunk(self, n: int = _DEFAULT_CHUNK) -> list[tuple[str, T]] | None:
-        """See `RepoDriver.next_chunk`."""
-        return await self.driver.next_chunk(n)
-
-    async def next_outputs(self, n: int = _DEFAULT_CHUNK) -> list[Output[T]] | None:
-        """See `RepoDriver.next_outputs`."""
-        return await self.driver.next_outputs(n)
-
-    async def next_keys(self, n: int = _DEFAULT_CHUNK) -> list[tuple[str, Cid]] | None:
-        """See `RepoDriver.next_keys`."""
-        return await self.driver.next_keys(n)
-
-    async def seek(self, rkey: str) -> None:
-        """See `RepoDriver.seek`."""
-        await self.driver.seek(rkey)
-
-    async def next_items(self, n: int = _DEFAULT_CHUNK) -> list[TreeNode | Output[T] | Gap] | None:
-        """See `RepoDriver.next_items`."""
-        return await self.driver.next_items(n)
-
-    async def get(self, rkey: str) -> Output[T] | None:
-        """See `RepoDriver.get`."""
-        return await self.driver.get(rkey)
-
-    async def prove(self, rkey: str) -> Present | Absent:
-        """See `RepoDriver.prove`."""
-        return await self.driver.prove(rkey)
-
-    async def prove_range(self, start: str = "", stop: str | None = None) -> RangeProof:
-        """See `RepoDriver.prove_range`."""
-        return await self.driver.prove_range(start, stop)
-
-    async def collections(self) -> list[str]:
-        """See `RepoDriver.collections`."""
-        return await self.driver.collections()
-
-    @property
-    def problems(self) -> Sequence[Problem]:
-        """See `RepoDriver.problems`."""
-        return self.driver.problems
-
-    @property
-    def problem_count(self) -> int:
-        """See `RepoDriver.problem_count`."""
-        return self.driver.problem_count
 
 
 @overload
@@ -122,7 +54,11 @@ def open_car(
     spill: Spill = ...,
     collections: Iterable[str] | None = ...,
     key_range: KeyRange | None = ...,
+    prefix: str | None = ...,
     on_error: Literal["raise", "skip"] = ...,
+    gaps: Literal[False] = ...,
+    drain: bool = ...,
+    check_first: bool = ...,
     verify_cids: bool = ...,
     limits: Limits | None = ...,
 ) -> AbstractAsyncContextManager[Repo[bytes]]: ...
@@ -135,7 +71,11 @@ def open_car(
     spill: Spill = ...,
     collections: Iterable[str] | None = ...,
     key_range: KeyRange | None = ...,
+    prefix: str | None = ...,
     on_error: Literal["raise", "skip"] = ...,
+    gaps: Literal[False] = ...,
+    drain: bool = ...,
+    check_first: bool = ...,
     verify_cids: bool = ...,
     limits: Limits | None = ...,
 ) -> AbstractAsyncContextManager[Repo[T]]: ...
@@ -147,7 +87,11 @@ def open_car(
     spill: Spill = ...,
     collections: Iterable[str] | None = ...,
     key_range: KeyRange | None = ...,
+    prefix: str | None = ...,
     on_error: Literal["yield"],
+    gaps: Literal[False] = ...,
+    drain: bool = ...,
+    check_first: bool = ...,
     verify_cids: bool = ...,
     limits: Limits | None = ...,
 ) -> AbstractAsyncContextManager[Repo[bytes | ProcessError | MissingBlock]]: ...
@@ -160,10 +104,80 @@ def open_car(
     spill: Spill = ...,
     collections: Iterable[str] | None = ...,
     key_range: KeyRange | None = ...,
+    prefix: str | None = ...,
     on_error: Literal["yield"],
+    gaps: Literal[False] = ...,
+    drain: bool = ...,
+    check_first: bool = ...,
     verify_cids: bool = ...,
     limits: Limits | None = ...,
 ) -> AbstractAsyncContextManager[Repo[T | ProcessError | MissingBlock]]: ...
+@overload
+def open_car(
+    source: Source,
+    *,
+    mem_limit_mb: float = ...,
+    spill: Spill = ...,
+    collections: Iterable[str] | None = ...,
+    key_range: KeyRange | None = ...,
+    prefix: str | None = ...,
+    on_error: Literal["raise", "skip"] = ...,
+    gaps: Literal[True],
+    drain: bool = ...,
+    check_first: bool = ...,
+    verify_cids: bool = ...,
+    limits: Limits | None = ...,
+) -> AbstractAsyncContextManager[Repo[bytes | Gap]]: ...
+@overload
+def open_car(
+    source: Source,
+    *,
+    mem_limit_mb: float = ...,
+    block_processor: Processor[T] | Callable[[bytes], T],
+    spill: Spill = ...,
+    collections: Iterable[str] | None = ...,
+    key_range: KeyRange | None = ...,
+    prefix: str | None = ...,
+    on_error: Literal["raise", "skip"] = ...,
+    gaps: Literal[True],
+    drain: bool = ...,
+    check_first: bool = ...,
+    verify_cids: bool = ...,
+    limits: Limits | None = ...,
+) -> AbstractAsyncContextManager[Repo[T | Gap]]: ...
+@overload
+def open_car(
+    source: Source,
+    *,
+    mem_limit_mb: float = ...,
+    spill: Spill = ...,
+    collections: Iterable[str] | None = ...,
+    key_range: KeyRange | None = ...,
+    prefix: str | None = ...,
+    on_error: Literal["yield"],
+    gaps: Literal[True],
+    drain: bool = ...,
+    check_first: bool = ...,
+    verify_cids: bool = ...,
+    limits: Limits | None = ...,
+) -> AbstractAsyncContextManager[Repo[bytes | ProcessError | MissingBlock | Gap]]: ...
+@overload
+def open_car(
+    source: Source,
+    *,
+    mem_limit_mb: float = ...,
+    block_processor: Processor[T] | Callable[[bytes], T],
+    spill: Spill = ...,
+    collections: Iterable[str] | None = ...,
+    key_range: KeyRange | None = ...,
+    prefix: str | None = ...,
+    on_error: Literal["yield"],
+    gaps: Literal[True],
+    drain: bool = ...,
+    check_first: bool = ...,
+    verify_cids: bool = ...,
+    limits: Limits | None = ...,
+) -> AbstractAsyncContextManager[Repo[T | ProcessError | MissingBlock | Gap]]: ...
 def open_car(
     source: Source,
     *,
@@ -172,38 +186,53 @@ def open_car(
     spill: Spill = None,
     collections: Iterable[str] | None = None,
     key_range: KeyRange | None = None,
+    prefix: str | None = None,
     on_error: OnError = "raise",
+    gaps: bool = False,
+    drain: bool = True,
+    check_first: bool = False,
     verify_cids: bool = True,
     limits: Limits | None = None,
 ) -> AbstractAsyncContextManager[Repo[Any]]:
-    """Open a repo: load its CAR, and have everything closed at the end.
+    """Open a repo, walk it while its CAR comes in, and have everything closed at the end.
+
+    The first record comes with the first piece of the file, if the order of its blocks allows that,
+    and nothing is read before it is needed: a slow loop holds up a download. Errors of the file
+    come where they are met, after the records before them; `check_first` is for whoever wants all
+    of the file or nothing.
 
     Args:
-        source: see `Source`. It stays the caller's; only a path's file is opened and closed here. A
-            repo that does not fit in memory is read again in such a file: do not write to it
-            meanwhile. To have it copied, open it yourself.
+        source: see `Source`. It stays the caller's; only a path's file is opened and closed here.
+            What does not fit in memory is read again in such a file: do not write to it meanwhile.
+            To have it copied, open it yourself.
         mem_limit_mb: how much memory the repo may take before it goes to disk, in MiB.
         block_processor: what to make of each record; see `DriverBuilder.with_block_processor`.
         spill: where a repo goes that does not fit: the path of a database, which is emptied before
-            and after; a `DiskStore`, which is empty again at the end and stays open; or `None`, a
-            temporary file.
+            and after; a `DiskStore`, which is empty again at the end and stays open; `None`, a
+            temporary file; or `False`, nowhere.
         collections: see `DriverBuilder.with_collections`; `None` is all of them.
         key_range: `(start, stop)`, see `DriverBuilder.with_key_range`.
+        prefix: see `DriverBuilder.with_prefix`.
         on_error: see `DriverBuilder.with_on_error`.
+        gaps: go past what is missing, as in a slice; see `DriverBuilder.with_gaps`.
+        drain: read the file to its end when the walk is over, and check that, too.
+        check_first: read the file to its end, and check all of its blocks, before the first record
+            comes out. The tree is still checked as it is walked.
         verify_cids: check every block against its CID.
         limits: bounds on what strangers may send.
 
     Returns:
-        A context manager that gives the `Repo`, to be used within it. Entering it reads the CAR to
-        its end.
+        A context manager that gives the `Repo`, to be used within it. Entering it reads the CAR as
+        far as its commit, or to its end with `check_first`.
 
     Raises:
-        CarError, CidMismatch, LimitExceeded: where the file cannot be read.
-        CommitError: where its commit is missing or not valid.
-        ProcessError: where results of the processor cannot be stored on disk.
-        DiskError: where the store fails.
-        TypeError: where the source is none, or one text is given for `collections`.
-        ValueError: where a name, a range or `on_error` is none.
+        CarError, CidMismatch, LimitExceeded: if the file cannot be read.
+        CommitError: if its commit is missing or not valid.
+        MemLimitExceeded: if what comes before the commit fills the memory, and `spill` is `False`.
+        ProcessError: if results of the processor cannot be stored on disk.
+        DiskError: if the store fails.
+        TypeError: if `source` is not a supported source, or one text is given for `collections`.
+        ValueError: if a name, a range or `on_error` is not valid.
 
     Example:
         >>> async def total(path: str) -> int:
@@ -221,7 +250,12 @@ def open_car(
         builder = builder.with_collections(*collections)
     if key_range is not None:
         builder = builder.with_key_range(*key_range)
-    return _opened(builder.with_on_error(on_error), source, spill)
+    if prefix is not None:
+        builder = builder.with_prefix(prefix)
+    builder = builder.with_on_error(on_error)
+    if gaps:
+        builder = builder.with_gaps()
+    return _opened(builder, source, spill, drain=drain, check_first=check_first)
 
 
 def _refuse_text(*, collections: object, key_range: object) -> None:
@@ -234,31 +268,12 @@ def _refuse_text(*, collections: object, key_range: object) -> None:
 
 @asynccontextmanager
 async def _opened(
-    builder: DriverBuilder[T], source: Source, spill: Spill
+    builder: DriverBuilder[T], source: Source, spill: Spill, *, drain: bool, check_first: bool
 ) -> AsyncGenerator[Repo[T]]:
-    match await builder.load_car(source):
-        case Driver.Memory(commit, driver):
-            yield Repo(commit, driver, spilled=False)
-        case Driver.Disk(paused):
-            async with paused, _store(spill) as store:
-                commit, on_disk = await paused.finish_loading(store)
-                try:
-                    yield Repo(commit, on_disk, spilled=True)
-                finally:
-                    await on_disk.aclose()
-
-
-@asynccontextmanager
-async def _store(spill: Spill) -> AsyncGenerator[DiskStore]:
-    """Give the store to spill to; what is opened for that is closed."""
-    # SQLite takes half of the time of the import, and most repos stay in memory.
-    from repo_stream.disk import DiskBuilder, DiskStore  # noqa: PLC0415
-
-    if isinstance(spill, DiskStore):
-        yield spill
-    else:
-        async with DiskBuilder().open(spill) as store:
-            yield store
+    async with streamed(builder, source, spill, drain=drain, kind=Repo) as repo:
+        if check_first:
+            await repo.read_all()
+        yield repo
 
 
 async def load_commit(

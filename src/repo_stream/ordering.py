@@ -63,6 +63,11 @@ class OrderedCar:
         return self._driver.blocks_read
 
     @property
+    def bytes_read(self) -> int:
+        """Bytes of the input that have been read so far, up to the end of a block."""
+        return self._driver.bytes_read
+
+    @property
     def dropped(self) -> int | None:
         """Blocks of the input that are not in the output; `None` before the input is over.
 
@@ -224,5 +229,7 @@ def order_car(
 async def _ordered(
     builder: DriverBuilder[bytes], source: Source, spill: Spill
 ) -> AsyncGenerator[OrderedCar]:
-    async with streamed(builder, source, spill, drain=True, counting=True) as (commit, driver):
-        yield OrderedCar(commit, driver, builder.limits)
+    async with streamed(
+        builder, source, spill, drain=True, counting=True, kind=StreamDriver[bytes]
+    ) as driver:
+        yield OrderedCar(driver.commit, driver, builder.limits)

@@ -7,9 +7,9 @@ in that very order, each is used as it comes; what comes early is kept (`repo_st
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from repo_stream.drivers import LAZY_SLICE, RepoDriver
 from repo_stream.errors import ProcessError, StoreClosed
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["BlockOrder", "StreamDriver", "streamed"]
 
 T = TypeVar("T")
+D = TypeVar("D", bound="StreamDriver[Any]")
 
 
 class BlockOrder(NamedTuple):
@@ -104,6 +105,16 @@ class StreamDriver(RepoDriver[T]):
         if not incoming.over or incoming.spilled or not self._walker.done:
             return None
         return incoming.unused
+
+    async def read_all(self) -> None:
+        """Read the file to its end, check what it holds, and keep it, in memory or on disk.
+
+        Raises:
+            CarError, CidMismatch, LimitExceeded: if the file cannot be read.
+            MemLimitExceeded, DiskError: if what it holds cannot be kept.
+        """
+        with self._guard:
+            await self._gather()
 
     def _take(self, n: int) -> Taken[T]:
         incoming = self._incoming
@@ -235,10 +246,17 @@ async def streamed(
     *,
     drain: bool,
     counting: bool = False,
-) -> AsyncGenerator[tuple[Commit, StreamDriver[T]]]:
+    kind: Callable[..., D],
+) -> AsyncGenerator[D]:
     """Open a CAR to walk it while it comes in; see `DriverBuilder.stream_car`.
 
-    With `counting` it also counts what is left over of a repo that has gone to disk.
+    Args:
+        builder: how to read it.
+        source: see `Source`.
+        spill: where blocks go that do not fit in memory.
+        drain: read the file to its end when the walk is over.
+        counting: count also what is left over of a repo that has gone to disk.
+        kind: the driver to make, a `StreamDriver`.
     """
     reader = await CarReader.open(
         source,
@@ -257,9 +275,9 @@ async def streamed(
         )
         try:
             commit = await incoming.commit()
-            driver = StreamDriver(builder, commit, incoming, drain=drain, counting=counting)
+            driver = kind(builder, commit, incoming, drain=drain, counting=counting)
             try:
-                yield commit, driver
+                yield driver
             finally:
                 await driver.aclose()
         finally:

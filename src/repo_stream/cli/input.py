@@ -1,4 +1,4 @@
-"""Where a CAR comes from: a file or standard input, counted on the way."""
+"""Where a CAR comes from: a file, or standard input."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -15,40 +14,34 @@ import anyio.to_thread
 
 from repo_stream.cli.interrupts import at_once
 
-__all__ = ["Input", "is_input", "is_standard_output", "open_input"]
+__all__ = ["Input", "is_input", "is_standard_output", "open_input", "size_of_file"]
 
 _STANDARD_INPUT: Final = "-"
 
 
 class Input:
-    """A CAR as an async source that says how far it has been read.
+    """Standard input, or what else is no regular file, as an async source."""
 
-    Attributes:
-        size: how many bytes it has; `None` where nobody knows, as of a pipe.
-        taken: how many of them have been read.
-    """
-
-    def __init__(self, file: io.FileIO, told: Callable[[int], None]) -> None:
-        status = os.fstat(file.fileno())
-        self.size: int | None = status.st_size if stat.S_ISREG(status.st_mode) else None
-        self.taken: int = 0
+    def __init__(self, file: io.FileIO) -> None:
+        mode = os.fstat(file.fileno()).st_mode
         self._file = file
-        self._told = told
         # A thread that waits for a pipe could not be interrupted.
-        self._waits = os.name == "posix" and (
-            stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode)
-        )
+        self._waits = os.name == "posix" and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode))
 
     async def read(self, n: int) -> bytes:
         """Give up to `n` bytes; none means the end."""
         if self._waits:
             await anyio.wait_readable(self._file)
-            piece = self._file.read(n) or b""
-        else:
-            piece = await anyio.to_thread.run_sync(self._file.read, n) or b""
-        self.taken += len(piece)
-        self._told(self.taken)
-        return piece
+            return self._file.read(n) or b""
+        return await anyio.to_thread.run_sync(self._file.read, n) or b""
+
+
+def size_of_file(car: str) -> int | None:
+    """Return how many bytes a regular file has; `None` if the command line names anything else."""
+    if car == _STANDARD_INPUT:
+        return None
+    status = Path(car).stat()
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def is_input(car: str, path: str) -> bool:

@@ -11,7 +11,7 @@ from heapq import heappush, heappushpop
 from typing import Final
 
 from repo_stream import BlockOrder, Commit, key_depth
-from repo_stream.cli.opened import streamed
+from repo_stream.cli.opened import opened
 from repo_stream.cli.output import put, put_json
 from repo_stream.cli.screen import facts, name_of, one_line, table
 
@@ -25,14 +25,15 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 async def inspect(options: argparse.Namespace) -> int:
     """Walk the whole repo and show what it is."""
-    async with streamed(options, len) as car:
-        findings = Findings(car.commit, car.driver.order)
+    async with opened(options, len, check_first=False) as car:
+        repo = car.repo
+        findings = Findings(repo.commit, repo.order)
         async for chunk in car.chunks():
             for rkey, _, size in chunk:
                 findings.add(rkey, size)
         findings.collections.close()
-        findings.car_size, findings.way = car.size, car.way
-        findings.order, findings.order_exact = car.driver.order, not car.driver.spilled
+        findings.car_size, findings.way = repo.bytes_read, car.way
+        findings.order, findings.order_exact = repo.order, not repo.spilled
     if options.json:
         put_json(json.dumps(_as_json(findings)) + "\n")
     else:

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from repo_stream import (
     Cid,
-    Commit,
-    DriverBuilder,
     Limits,
     OrderedCar,
     Output,
     Processor,
     Repo,
-    StreamDriver,
+    Source,
     open_car,
     order_car,
 )
-from repo_stream.cli.input import Input, open_input
+from repo_stream.cli.input import Input, open_input, size_of_file
 from repo_stream.cli.progress import Meter
 from repo_stream.cli.screen import one_line
 
-__all__ = ["Opened", "Streamed", "opened", "ordered", "streamed"]
+__all__ = ["Opened", "opened", "ordered"]
 
 T = TypeVar("T")
 
@@ -36,19 +34,26 @@ _RECORDS: Final = 32
 
 @dataclass(frozen=True)
 class Opened(Generic[T]):
-    """A repo that has been loaded, and what is known about the way it went.
+    """An open repo, and what is known about the way it went.
 
     Attributes:
         repo: the repo.
-        size: the bytes of its CAR.
-        way: where it is, in words.
         meter: shows the progress; close it before something else is shown.
     """
 
     repo: Repo[T]
-    size: int
-    way: str
     meter: Meter
+    _options: argparse.Namespace
+
+    @property
+    def way(self) -> str:
+        """Where the repo has been so far, in words."""
+        limit = f"limit {self._options.mem_limit_mb:g} MiB"
+        if not self.repo.spilled:
+            return f"in memory ({limit})"
+        disk = self._options.disk
+        place = "a temporary file" if disk is None else one_line(disk)
+        return f"through the disk (memory {limit}): {place}"
 
     async def keys(self) -> AsyncGenerator[list[tuple[str, Cid]]]:
         """Walk the repo without its records."""
@@ -69,15 +74,23 @@ async def opened(
     processor: Processor[T] | Callable[[bytes], T],
     *,
     on_error: Literal["raise", "skip"] = "raise",
+    check_first: bool = True,
 ) -> AsyncGenerator[Opened[T]]:
-    """Load the repo that the command line names, showing how far it is.
+    """Open the repo that the command line names, showing how far it is.
+
+    Args:
+        options: the command line.
+        processor: what to make of records.
+        on_error: what to do about a bad one.
+        check_first: read and check the whole file before anything comes out.
 
     Raises:
-        OSError: where it cannot be opened.
-        RepoStreamError: where it cannot be read.
+        OSError: if it cannot be opened.
+        RepoStreamError: if it cannot be read.
     """
-    with _input(options) as (source, meter):
-        async with open_car(
+    async with (
+        _input(options) as (source, meter),
+        open_car(
             source,
             mem_limit_mb=options.mem_limit_mb,
             block_processor=processor,
@@ -86,59 +99,12 @@ async def opened(
             key_range=options.key_range,
             on_error=on_error,
             limits=_limits(options),
-        ) as repo:
-            way = _way(options, spilled=repo.spilled)
-            yield Opened(repo, source.taken, way, meter)
-
-
-@dataclass(frozen=True)
-class Streamed(Generic[T]):
-    """A repo that is walked while it is read.
-
-    Attributes:
-        commit: the repo's commit.
-        driver: walks it.
-    """
-
-    commit: Commit
-    driver: StreamDriver[T]
-    _options: argparse.Namespace
-    _source: Input
-    _meter: Meter
-
-    @property
-    def size(self) -> int:
-        """The bytes of its CAR, as far as it has been read."""
-        return self._source.taken
-
-    @property
-    def way(self) -> str:
-        """Where the repo has been so far, in words."""
-        return _way(self._options, spilled=self.driver.spilled)
-
-    async def chunks(self) -> AsyncGenerator[list[Output[T]]]:
-        """Walk the repo."""
-        while chunk := await self.driver.next_outputs(_RECORDS):
-            self._meter.walked(len(chunk))
-            yield chunk
-
-
-@asynccontextmanager
-async def streamed(
-    options: argparse.Namespace, processor: Processor[T] | Callable[[bytes], T]
-) -> AsyncGenerator[Streamed[T]]:
-    """Open the repo that the command line names as far as its commit, showing how far it is.
-
-    Raises:
-        OSError: where it cannot be opened.
-        RepoStreamError: where it cannot be read.
-    """
-    builder = DriverBuilder(
-        mem_limit_mb=options.mem_limit_mb, block_processor=processor, limits=_limits(options)
-    )
-    with _input(options) as (source, meter):
-        async with builder.stream_car(source, spill=options.disk) as (commit, driver):
-            yield Streamed(commit, driver, options, source, meter)
+        ) as repo,
+        meter.following(lambda: repo.bytes_read),
+    ):
+        if check_first:
+            await repo.read_all()
+        yield Opened(repo, meter, options)
 
 
 @asynccontextmanager
@@ -149,24 +115,31 @@ async def ordered(options: argparse.Namespace) -> AsyncGenerator[OrderedCar]:
         OSError: where it cannot be opened.
         RepoStreamError: where it cannot be read.
     """
-    with _input(options) as (source, _meter):
-        async with order_car(
+    async with (
+        _input(options) as (source, meter),
+        order_car(
             source,
             mem_limit_mb=options.mem_limit_mb,
             spill=options.disk,
             limits=_limits(options),
-        ) as car:
-            yield car
+        ) as car,
+        meter.following(lambda: car.bytes_read),
+    ):
+        yield car
 
 
-@contextmanager
-def _input(options: argparse.Namespace) -> Generator[tuple[Input, Meter]]:
+@asynccontextmanager
+async def _input(options: argparse.Namespace) -> AsyncGenerator[tuple[Source, Meter]]:
+    """Open what the command line names: a regular file by its path, anything else here."""
     meter = Meter(shown=not options.quiet)
     try:
-        with open_input(options.car) as file:
-            source = Input(file, meter.read)
-            meter.expect(source.size)
-            yield source, meter
+        size = size_of_file(options.car)
+        meter.expect(size)
+        if size is not None:
+            yield options.car, meter
+        else:
+            with open_input(options.car) as file:
+                yield Input(file), meter
     finally:
         meter.close()
 
@@ -174,11 +147,3 @@ def _input(options: argparse.Namespace) -> Generator[tuple[Input, Meter]]:
 def _limits(options: argparse.Namespace) -> Limits:
     limits: dict[str, Any] = dict(options.limits or ())  # Any: by name, of their types
     return Limits(**limits)
-
-
-def _way(options: argparse.Namespace, *, spilled: bool) -> str:
-    limit = f"limit {options.mem_limit_mb:g} MiB"
-    if not spilled:
-        return f"in memory ({limit})"
-    place = "a temporary file" if options.disk is None else one_line(options.disk)
-    return f"through the disk (memory {limit}): {place}"

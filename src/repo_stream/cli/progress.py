@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Final
+
+import anyio
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -13,6 +17,8 @@ __all__ = ["Meter"]
 
 # Most repos are read before a bar would have been seen.
 _PATIENCE: Final = 0.25
+# How often it looks how far the reading is.
+_PERIOD: Final = 0.1
 
 
 class Meter:
@@ -28,6 +34,32 @@ class Meter:
         self._bar: tuple[Progress, TaskID] | None = None
         self._taken = 0
         self._records = 0
+
+    @asynccontextmanager
+    async def following(self, taken: Callable[[], int]) -> AsyncGenerator[None]:
+        """Show from time to time how many bytes have been read, if anything is to be shown."""
+        if self._from == float("inf"):
+            yield
+            return
+
+        async def follow() -> None:
+            while True:
+                self.read(taken())
+                await anyio.sleep(_PERIOD)
+
+        failure: BaseException | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(follow)
+            try:
+                yield
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                # Out of the task group's reach, which would wrap it.
+                failure = error
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     def expect(self, total: int | None) -> None:
         """Say how many bytes there are, where it is known."""

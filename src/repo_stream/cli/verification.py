@@ -96,7 +96,7 @@ async def verify(options: argparse.Namespace) -> int:
     try:
         async with opened(options, _check, on_error="skip") as car:
             report.commit = car.repo.commit
-            report.passed("car", note=f"{car.size:,} bytes")
+            report.passed("car", note=f"{car.repo.bytes_read:,} bytes")
             report.passed("blocks")
             report.passed("commit", note=str(car.repo.commit.cid))
             _check_signature(report, options.key)
