@@ -9,9 +9,10 @@ carry takes the general way, with `multiformats` for the parts that only people 
 from __future__ import annotations
 
 import hashlib
-from base64 import b32encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import chain
+from typing import Final
 
 from repo_stream.errors import InvalidCid
 
@@ -121,8 +122,7 @@ class Cid(bytes):
     def __str__(self) -> str:
         """The text that people exchange: base32 for CIDv1, base58btc for CIDv0."""
         if self.is_ordinary:
-            # multiformats takes 140 us for this, and a listing prints hundreds of thousands.
-            return "b" + b32encode(self).decode().lower().rstrip("=")
+            return _ordinary_text(self)
         from multiformats import multibase  # noqa: PLC0415 - 75 ms that most programs never need
 
         if self[:1] == b"\x12":
@@ -131,6 +131,44 @@ class Cid(bytes):
 
     def __repr__(self) -> str:
         return f"Cid({str(self)!r})"
+
+
+def _spreads() -> Iterator[tuple[int, int, int]]:
+    """Give what takes a number of 64 groups of five bits apart until each has a byte of its own.
+
+    Each step halves runs of groups, and moves the upper half of each run up by three bits for every
+    group below it: which bits are upper halves, which are lower ones, and by how much they move.
+    """
+    groups = 32
+    while groups:
+        half = (1 << 5 * groups) - 1
+        lower = sum(half << 16 * groups * run for run in range(32 // groups))
+        yield lower << 5 * groups, lower, 3 * groups
+        groups //= 2
+
+
+_ALPHABET: Final = b"abcdefghijklmnopqrstuvwxyz234567"
+_DIGITS: Final = bytes(_ALPHABET[byte % 32] for byte in range(256))
+_TEXT_LENGTH: Final = -(-8 * ORDINARY_LENGTH // 5)
+_U0, _L0, _S0, _U1, _L1, _S1, _U2, _L2, _S2, _U3, _L3, _S3, _U4, _L4, _S4, _U5, _L5, _S5 = chain(
+    *_spreads()
+)
+
+
+def _ordinary_text(raw: bytes) -> str:
+    """Write an ordinary CID in base32, five bits a letter.
+
+    A listing prints hundreds of thousands. All digits are made at once, in six steps over one
+    number: that takes a tenth of the time of `base64.b32encode`, which goes through them in Python.
+    """
+    bits = int.from_bytes(raw) << 320 - 8 * ORDINARY_LENGTH
+    bits = (bits & _U0) << _S0 | bits & _L0
+    bits = (bits & _U1) << _S1 | bits & _L1
+    bits = (bits & _U2) << _S2 | bits & _L2
+    bits = (bits & _U3) << _S3 | bits & _L3
+    bits = (bits & _U4) << _S4 | bits & _L4
+    bits = (bits & _U5) << _S5 | bits & _L5
+    return "b" + bits.to_bytes(64).translate(_DIGITS)[:_TEXT_LENGTH].decode()
 
 
 def ordinary(data: bytes) -> bytes:
