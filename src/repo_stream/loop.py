@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -20,6 +21,9 @@ from anyio.from_thread import BlockingPortal
 __all__ = ["Loop", "open_loop", "start_quietly"]
 
 R = TypeVar("R")
+
+# A selector, and two ends of what wakes it.
+_OF_A_LOOP: Final = 3
 
 
 class _Operation(asyncio.Task[R]):
@@ -64,6 +68,7 @@ class _PortalLoop(Loop):
     """An asyncio loop on a thread of its own, for trio."""
 
     def __init__(self) -> None:
+        _require_descriptors(_OF_A_LOOP)
         started: Future[BlockingPortal] = Future()
         # Not `start_blocking_portal`: when it is forgotten, it waits for its thread as the
         # interpreter exits, by when daemon threads have stopped.
@@ -92,6 +97,17 @@ class _PortalLoop(Loop):
             self._stop()
 
         start_quietly(release_both)
+
+
+def _require_descriptors(number: int) -> None:
+    """Raise `OSError` unless there are so many: a loop that lacks one complains when it is freed."""
+    opened: list[int] = []
+    try:
+        for _ in range(number):
+            opened.append(os.open(os.devnull, os.O_RDONLY))  # noqa: PERF401 - what was opened is closed
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 def _serve(started: Future[BlockingPortal]) -> None:
