@@ -100,7 +100,7 @@ class _PortalLoop(Loop):
 
 
 def _require_descriptors(number: int) -> None:
-    """Raise `OSError` unless there are so many: a loop that lacks one complains when it is freed."""
+    """Raise `OSError` if there are fewer: a loop that lacks one complains when it is freed."""
     opened: list[int] = []
     try:
         for _ in range(number):
