@@ -188,12 +188,16 @@ class Database:
                 # Only now is it sure that no other store appends to it.
                 await anyio.to_thread.run_sync(_delete_log, path)
         except BaseException as error:
-            await database.aclose()
+            # Named while what has been opened is still open: it may have been the last descriptor.
+            named = error
             if isinstance(error, sqlite3.Error):
-                raise _named(error, path) from error
-            if isinstance(error, OSError):
-                raise named_os_error(error, path) from error
-            raise
+                named = _named(error, path)
+            elif isinstance(error, OSError):
+                named = named_os_error(error, path)
+            await database.aclose()
+            if named is error:
+                raise
+            raise named from error
         return database
 
     async def _connect(self) -> None:
