@@ -193,6 +193,7 @@ async def test_cancelled_finish_loading_in_place_leaves_the_store_usable(
             for _, driver in await stop.run(lambda: paused.finish_loading(store)):  # noqa: B023 - run at once
                 assert [key for key, _ in await rest_of(driver)] == list(MANY)
             assert await usable(store)
+        await store.reset()  # with what that has loaded goes its log
 
 
 # --- Walking ------------------------------------------------------------------------------------
@@ -245,7 +246,7 @@ async def test_cancelled_iteration_loses_no_record(how: str) -> None:
 async def test_cancelled_walk_in_memory_loses_no_record(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("repo_stream.load._TURN", -1.0)  # so that it pauses wherever it may
+    monkeypatch.setattr("repo_stream.turn._TURN", -1.0)  # so that it pauses wherever it may
     some = {f"app.test.many/{n:04}": {"n": n} for n in range(900)}
     car = build_car(some)
     expected = [(key, encode(value)) for key, value in some.items()]

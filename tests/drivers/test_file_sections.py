@@ -9,9 +9,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from repo_stream import source
+from repo_stream import files
+from repo_stream.files import OpenFile
 from repo_stream.sections import HEAD, Head, read_sections
-from repo_stream.source import OpenFile, open_pieces
+from repo_stream.source import open_pieces
 from repo_stream.testing import section
 
 CID = b"\x01\x71\x12\x20" + bytes(range(32))
@@ -45,7 +46,8 @@ async def sections(
     try:
         while await pieces.next():
             pass
-        blocks, others = await pieces.visit(work)
+        assert pieces.file is not None
+        blocks, others = await pieces.file.visit(work)
     finally:
         await pieces.aclose()
     return blocks, others, flags
@@ -55,7 +57,7 @@ def test_flags_are_passed_to_the_system(tmp_path: Path) -> None:
     (tmp_path / "some.car").write_bytes(section(CID, b"data") + bytes(HEAD))
     unheard_of = 1 << 30
     with (tmp_path / "some.car").open("rb", buffering=0) as file:
-        opened = vars(source)["_at_hand"](file, unheard_of)
+        opened = vars(files)["_at_hand"](file, unheard_of)
         with pytest.raises(OSError, match="not supported") as caught:
             read_sections(opened, [CID], [0])
     assert caught.value.errno == errno.EOPNOTSUPP
@@ -68,7 +70,7 @@ async def test_sections_in_memory_are_read_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.both_loops
-@pytest.mark.parametrize("after", [0, HEAD - 40 - 4 - 1], ids=["at the end", "a byte short"])
+@pytest.mark.parametrize("after", [0, HEAD - 40 - 4 - 1], ids=["at-the-end", "a-byte-short"])
 async def test_sections_that_do_not_come_whole_are_read_again(after: int, tmp_path: Path) -> None:
     # The file ends there, or it is not in memory, which only another visit can tell.
     file = bytes(HEAD) + section(CID, b"data") + bytes(after)

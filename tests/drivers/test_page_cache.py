@@ -18,7 +18,9 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from repo_stream import CarDecoder, CarReader, source
+from repo_stream import CarDecoder, CarReader
+from repo_stream.files import OpenFile
+from repo_stream.source import CarFile, open_pieces
 from repo_stream.testing import build_car
 
 CAR = build_car({f"app.test.note/{n:03}": {"text": "x" * (9 * n)} for n in range(30)})
@@ -63,13 +65,14 @@ def half_at_hand(_file: int, buffers: list[memoryview], _at: int, _flags: int) -
 
 
 @asynccontextmanager
-async def visited(path: Path) -> AsyncGenerator[source.Pieces]:
+async def visited(path: Path) -> AsyncGenerator[CarFile]:
     """Open a file that can be read again, and has been read."""
-    pieces = await source.open_pieces(path, 1 << 20, rereadable=True)
+    pieces = await open_pieces(path, 1 << 20, rereadable=True)
     try:
         while await pieces.next():
             pass
-        yield pieces
+        assert pieces.file is not None
+        yield pieces.file
     finally:
         await pieces.aclose()
 
@@ -156,11 +159,10 @@ async def test_reading_without_threads_lets_others_work_and_can_be_cancelled(pat
 async def test_visit_of_what_is_in_memory_takes_no_thread(
     path: Path, threads: list[object]
 ) -> None:
-    async with visited(path) as pieces:
+    async with visited(path) as file:
         threads.clear()
-        assert await pieces.visit(lambda file: file.read(10, 5)) == CAR[5:15]
-        assert await pieces.visit(lambda file: file.flags) == NOWAIT
-        assert await pieces.read_again(5, 10) == CAR[5:15]
+        assert await file.visit(lambda opened: opened.read(10, 5)) == CAR[5:15]
+        assert await file.visit(lambda opened: opened.flags) == NOWAIT
         assert threads == []
 
 
@@ -177,17 +179,17 @@ async def test_visit_of_what_is_not_in_memory_is_done_again_in_a_thread(
 ) -> None:
     flags: list[int] = []
 
-    def work(file: source.OpenFile) -> list[bytes]:
+    def work(file: OpenFile) -> list[bytes]:
         flags.append(file.flags)
         return [file.read(10, 5), file.read(20, 7)]
 
-    async with visited(path) as pieces:
+    async with visited(path) as file:
         threads.clear()
         monkeypatch.setattr(os, "preadv", answer)
-        assert await pieces.visit(work) == [CAR[5:15], CAR[7:27]]
+        assert await file.visit(work) == [CAR[5:15], CAR[7:27]]
         assert len(threads) == 1
         assert [bool(each) for each in flags] == [True, False]
-        assert await pieces.visit(work) == [CAR[5:15], CAR[7:27]]
+        assert await file.visit(work) == [CAR[5:15], CAR[7:27]]
         # A file system that cannot be asked is not asked again.
         again = [False] if answer is unanswered else [True, False]
         assert [bool(each) for each in flags[2:]] == again
@@ -196,30 +198,30 @@ async def test_visit_of_what_is_not_in_memory_is_done_again_in_a_thread(
 async def test_visit_reads_less_at_the_end_and_nothing_once_it_is_closed(
     path: Path, threads: list[object]
 ) -> None:
-    async with visited(path) as pieces:
-        assert await pieces.visit(lambda file: file.read(100, len(CAR) - 10)) == CAR[-10:]
-        assert await pieces.visit(lambda file: file.read(100, len(CAR))) == b""
+    async with visited(path) as file:
+        assert await file.visit(lambda opened: opened.read(100, len(CAR) - 10)) == CAR[-10:]
+        assert await file.visit(lambda opened: opened.read(100, len(CAR))) == b""
     threads.clear()
-    assert await pieces.visit(lambda file: file.read(10, 5)) == b"", "it is closed"
+    assert await file.visit(lambda opened: opened.read(10, 5)) == b"", "it is closed"
 
 
 @pytest.mark.both_loops
 async def test_visit_can_be_cancelled_and_what_it_raises_comes_out(path: Path) -> None:
-    def fail(file: source.OpenFile) -> None:
+    def fail(file: OpenFile) -> None:
         calls.append(file)
         raise LookupError("not this one")
 
-    calls: list[source.OpenFile] = []
-    async with visited(path) as pieces:
+    calls: list[OpenFile] = []
+    async with visited(path) as file:
         with anyio.CancelScope() as scope:
             scope.cancel()
-            await pieces.visit(fail)
+            await file.visit(fail)
         assert scope.cancelled_caught
         assert calls == []
         with pytest.raises(LookupError, match="not this one"):
-            await pieces.visit(fail)
+            await file.visit(fail)
         assert len(calls) == 1
-        assert await pieces.visit(lambda file: file.read(10, 5)) == CAR[5:15]
+        assert await file.visit(lambda opened: opened.read(10, 5)) == CAR[5:15]
 
 
 @pytest.mark.both_loops
@@ -227,33 +229,33 @@ async def test_visit_while_a_thread_reads_is_done_in_a_thread(path: Path) -> Non
     entered, leave = threading.Event(), threading.Event()
     flags: list[int] = []
 
-    def stay(file: source.OpenFile) -> None:
+    def stay(file: OpenFile) -> None:
         if file.flags:
             raise BlockingIOError
         entered.set()
         leave.wait(10)
 
-    def come(file: source.OpenFile) -> None:
+    def come(file: OpenFile) -> None:
         flags.append(file.flags)
 
-    async with visited(path) as pieces:
+    async with visited(path) as file:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(pieces.visit, stay)
+            tasks.start_soon(file.visit, stay)
             assert await anyio.to_thread.run_sync(entered.wait, 5)
-            tasks.start_soon(pieces.visit, come)
+            tasks.start_soon(file.visit, come)
             await anyio.sleep(0.01)
             leave.set()
         assert flags == [0], "else everybody would wait for who stays"
 
 
 async def test_visit_after_one_that_raised_in_a_thread_takes_no_thread(path: Path) -> None:
-    def fail(file: source.OpenFile) -> bytes:
+    def fail(file: OpenFile) -> bytes:
         raise BlockingIOError if file.flags else LookupError("not this one")
 
-    async with visited(path) as pieces:
+    async with visited(path) as file:
         with pytest.raises(LookupError, match="not this one"):
-            await pieces.visit(fail)
-        assert await pieces.visit(lambda file: file.flags) == NOWAIT
+            await file.visit(fail)
+        assert await file.visit(lambda opened: opened.flags) == NOWAIT
 
 
 async def test_ctrl_c_leaves_no_file_locked(path: Path) -> None:
@@ -263,13 +265,13 @@ async def test_ctrl_c_leaves_no_file_locked(path: Path) -> None:
         if armed:
             raise KeyboardInterrupt
 
-    def work(opened: source.OpenFile) -> bytes:
+    def work(opened: OpenFile) -> bytes:
         return opened.read(10, 5)
 
     left_locked = interrupts = 0
     delays = random.Random(0)
-    async with visited(path) as pieces:
-        file: Any = vars(pieces)["_file"]
+    async with visited(path) as visited_file:
+        file: Any = visited_file
         before = signal.signal(signal.SIGALRM, interrupt)
         try:
             for _ in range(700):

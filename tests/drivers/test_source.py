@@ -24,7 +24,8 @@ import trio.testing
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.stapled import StapledByteStream
 
-from repo_stream import CarDecoder, CarReader, DriverBuilder, Source, source
+from repo_stream import CarDecoder, CarReader, DriverBuilder, Source, files
+from repo_stream.source import CarFile
 from repo_stream.testing import RawRecord, build_car
 from support import pieces_of, walk
 from support.stores import becomes
@@ -145,8 +146,7 @@ async def test_read_that_asyncio_cancels_loses_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own cancellation goes past the shields of anyio, and leaves a thread reading."""
-    files: Any = vars(source)["_File"]
-    read_piece = files._read_piece
+    read_piece: Any = vars(CarFile)["_read_piece"]
     slow = itertools.cycle([False, True, False])
     waiting: list[threading.Event] = []
 
@@ -156,8 +156,8 @@ async def test_read_that_asyncio_cancels_loses_nothing(
             go_on.wait(10)
         return read_piece(file, size)
 
-    monkeypatch.setattr(source, "_NOWAIT", None)
-    monkeypatch.setattr(files, "_read_piece", read_slowly)
+    monkeypatch.setattr(files, "_NOWAIT", None)
+    monkeypatch.setattr(CarFile, "_read_piece", read_slowly)
     cancelled = 0
     got: list[tuple[bytes, bytes]] = []
     async with await CarReader.open(path, piece_size=len(CAR) // 20 + 1) as car:
