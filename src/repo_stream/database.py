@@ -250,6 +250,7 @@ class Database:
         log = self._log
         if log is None:
             raise StoreCorrupt("it has no log", path=self.path)
+        self._check_file()
         log.check()
         try:
             return await log.visit(work)

@@ -131,8 +131,7 @@ class DiskStore:
         self._database = database
         self._builder = builder
         self._guard = anyio.ResourceGuard("storing or fetching blocks with")
-        self._lease = Lease(self, LOG_START)
-        self._lease.ended = True
+        self._held = Held(ended=True)
 
     @property
     def path(self) -> Path | None:
@@ -142,7 +141,7 @@ class DiskStore:
     @property
     def stored(self) -> int:
         """How many bytes of the present repo are on disk: sections in the log, and places."""
-        return 0 if self._lease.ended else self._lease.stored
+        return 0 if self._held.ended else self._held.stored
 
     @property
     def closed(self) -> bool:
@@ -176,11 +175,11 @@ class DiskStore:
 
     async def _end_lease(self) -> None:
         """Take the store from whoever has it."""
-        lease = self._lease
-        if not lease.ended:
-            lease.ended = True
-            if lease.at_end is not None:
-                await lease.at_end()
+        held = self._held
+        if not held.ended:
+            held.ended = True
+            if held.at_end is not None:
+                await held.at_end()
 
     async def __aenter__(self) -> Self:
         return self
@@ -203,8 +202,8 @@ class DiskStore:
             except BaseException:
                 await self._undo()
                 raise
-            self._lease = Lease(self, LOG_START)
-            return self._lease
+            self._held = Held()
+            return Lease(self, self._held)
 
     async def _undo(self) -> None:
         with anyio.CancelScope(shield=True):
@@ -222,16 +221,16 @@ class DiskStore:
             end = at + sum(map(len, parts))
             self._require_room(end + lease.place_bytes)
             await self._database.append(at, parts, blocks)
-            lease.end = end
+            lease.held.end = end
 
     async def put_places(self, lease: Lease, places: Places) -> None:
         """See `Lease.put_places`."""
         with self._guard:
             lease.check()
             place_bytes = lease.place_bytes + places.entry_bytes
-            self._require_room(lease.end + place_bytes)
+            self._require_room(lease.held.end + place_bytes)
             # At once: a cancellation gets through when they are there.
-            lease.place_bytes = place_bytes
+            lease.held.place_bytes = place_bytes
             await self._database.put_places(places.take())
 
     async def buckets(self, lease: Lease, cids: Sequence[bytes]) -> dict[int, bytes]:
@@ -258,7 +257,7 @@ class DiskStore:
 
     async def abandon(self, lease: Lease) -> None:
         """See `Lease.abandon`."""
-        if not lease.ended:
+        if not lease.held.ended:
             with self._guard:
                 try:
                     await self._end_lease()
@@ -270,32 +269,51 @@ class DiskStore:
             raise MaxSizeExceeded(path=self.path, max_stored_mb=self._builder.max_stored_mb)
 
 
-class Lease:
-    """A store, for whoever has it until the next one.
+@dataclass
+class Held:
+    """What a store knows of the lease that it has given.
+
+    The store has this and not the lease, which has the store: in a circle, what is forgotten would
+    be finalized in any order, and complain of not being closed before the store can close it.
 
     Attributes:
-        store: the store.
         end: where the log ends, in bytes.
         place_bytes: how many bytes of places are in the database.
         ended: whether somebody else has the store by now.
         at_end: what is done when that happens.
     """
 
-    def __init__(self, store: DiskStore, end: int) -> None:
-        self.store = store
-        self.end = end
-        self.place_bytes = 0
-        self.ended = False
-        self.at_end: Callable[[], Awaitable[object]] | None = None
+    end: int = LOG_START
+    place_bytes: int = 0
+    ended: bool = False
+    at_end: Callable[[], Awaitable[object]] | None = None
 
     @property
     def stored(self) -> int:
         """How many bytes are on disk."""
         return self.end - LOG_START + self.place_bytes
 
+
+class Lease:
+    """A store, for whoever has it until the next one.
+
+    Args:
+        store: the store.
+        held: what it knows of this.
+    """
+
+    def __init__(self, store: DiskStore, held: Held) -> None:
+        self.store = store
+        self.held = held
+
+    @property
+    def place_bytes(self) -> int:
+        """How many bytes of places are in the database."""
+        return self.held.place_bytes
+
     def check(self) -> None:
         """Raise `StoreClosed` if the store is no longer the caller's."""
-        if self.ended:
+        if self.held.ended:
             raise StoreClosed("it was reset, closed or given to another repo", path=self.store.path)
 
     async def append(self, at: int, parts: Sequence[bytes], blocks: int) -> None:

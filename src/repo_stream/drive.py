@@ -413,7 +413,7 @@ class NeedDisk(Generic[T]):
                 await spill(loading, log)
                 self.commit = loading.commit_found()
                 if log.is_the_car:
-                    lease.at_end = loading.reader.aclose
+                    lease.held.at_end = loading.reader.aclose
                     loading.hand_over()
                 return self.commit, DiskDriver(
                     self._builder, self.commit, log, lease, loading.unstored

@@ -73,7 +73,9 @@ class Log(SharedFile):
             log = cls(made, None, None)
         else:
             path = log_path(store)
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+            refuse_foreign_log(store)
+            flags = os.O_RDWR | os.O_CREAT
+            flags |= getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
             file = io.FileIO(os.open(path, flags, 0o600), "r+")
             try:
                 _refuse_start(file, path, store)
@@ -82,7 +84,11 @@ class Log(SharedFile):
                 file.close()
                 raise
             log = cls(file, path, store)
-        log.write(0, [_MARK])
+        try:
+            log.write(0, [_MARK])
+        except BaseException:
+            log.remove()
+            raise
         return log
 
     def write(self, at: int, parts: Sequence[bytes]) -> None:
