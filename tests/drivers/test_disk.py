@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
@@ -20,28 +21,30 @@ from repo_stream import (
     MissingBlock,
     Processor,
     StoreClosed,
+    StoreCorrupt,
     StoreLocked,
 )
-from repo_stream.fetched import Fetched
+from repo_stream.entries import locate
+from repo_stream.log import LOG_START
+from repo_stream.places import bucket_of, candidates
 from repo_stream.testing import RawRecord, build_car, build_repo, encode, key_height, write_car
 from support import new_descriptors, pieces_of, traced
 from support.stores import (
     CAR,
     EXPECTED,
+    LOG_MARK,
     MANY_CAR,
     MIB,
     RECORDS,
     TO_DISK,
+    cid,
     load,
+    log_of,
     names_in,
+    places_of,
     rest_of,
+    section,
 )
-
-
-def block(size: int, name: int = 0) -> tuple[bytes, bytes]:
-    """A block of a 36-byte key and as many bytes as make `size` together."""
-    return b"key-%032d" % name, bytes([name % 251]) * (size - 36)
-
 
 # --- Opening and closing ------------------------------------------------------------------------
 
@@ -97,16 +100,34 @@ async def test_temporary_store_leaves_no_file() -> None:
     with new_descriptors() as opened:
         async with DiskBuilder(cache_size_mb=1).open() as store:
             lease = await store.begin(0)
-            for at in range(4):
-                await store.put(lease, [block(MIB, at)], [])
-            while_open = opened()
-            assert len(while_open) == 1, "4 MiB do not fit in the cache"
-            file = Path(while_open[0].removesuffix(" (deleted)"))
-            assert file.name not in names_in(file.parent), "it has no name"
-            await store.seal(lease)
-            assert len((await store.fetch(lease, [block(MIB)[0]])).raw) == 1
+            await lease.append(LOG_START, [section(MIB)], 1)
+            assert len(opened()) == 1, "the log"
+            await lease.put_places(places_of(50_000))
+            files = [Path(name.removesuffix(" (deleted)")) for name in opened()]
+            assert len(files) == 2, "so many places do not fit in the cache"
+            assert files[0].parent == files[1].parent
+            for file in files:
+                assert file.name not in names_in(file.parent), "it has no name"
+            await lease.seal()
+            assert len(await lease.buckets([cid(7)])) == 1
+            assert await lease.visit(lambda log: log.read(MIB, LOG_START)) == section(MIB)
         assert opened() == []
-    assert not [name for name in names_in(file.parent) if name.startswith(file.name)]
+    for file in files:
+        assert not [name for name in names_in(file.parent) if name.startswith(file.name)]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere temporary files have names")
+@pytest.mark.parametrize("variable", ["SQLITE_TMPDIR", "TMPDIR"])
+async def test_log_of_a_temporary_store_is_where_sqlite_would_have_its_files(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SQLITE_TMPDIR", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+    with new_descriptors() as opened:
+        async with DiskBuilder().open() as store:
+            await load(store)
+            assert [Path(name).parent for name in opened()] == [tmp_path]
 
 
 @pytest.mark.both_loops
@@ -114,8 +135,11 @@ async def test_store_with_a_path_leaves_its_file_and_nothing_beside_it(tmp_path:
     path = tmp_path / "store.db"
     with new_descriptors() as opened:
         async with DiskBuilder().open(path) as store:
-            driver = await load(store)
             assert names_in(tmp_path) == ["store.db"]
+            driver = await load(store)
+            assert names_in(tmp_path) == ["store.db", "store.db-log"], "while it holds a repo"
+            assert log_of(path).read_bytes().startswith(LOG_MARK)
+            assert log_of(path).stat().st_mode & 0o077 == 0, "it is nobody else's"
             assert await rest_of(driver) == EXPECTED
         assert opened() == []
     assert names_in(tmp_path) == ["store.db"]
@@ -127,10 +151,24 @@ async def test_store_with_a_path_leaves_its_file_and_nothing_beside_it(tmp_path:
 async def test_own_file_is_opened_again_and_emptied(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     async with DiskBuilder().open(path) as store:
-        await load(store)
+        lease = await store.begin(0)
+        await lease.append(LOG_START, [section(100)], 1)
+        await lease.put_places(places_of(20_000))
+        await lease.seal()
+        log = log_of(path).read_bytes()
     full = path.stat().st_size
+    log_of(path).write_bytes(log)  # as if it had crashed
     async with DiskBuilder().open(path) as store:
-        assert path.stat().st_size < full
+        assert path.stat().st_size < full / 2
+        assert names_in(tmp_path) == ["store.db"]
+        assert await rest_of(await load(store)) == EXPECTED
+
+
+@pytest.mark.parametrize("left", range(len(LOG_MARK) + 1))
+async def test_log_that_a_crash_left_half_begun_is_emptied(left: int, tmp_path: Path) -> None:
+    log_of(tmp_path / "store.db").write_bytes(LOG_MARK[:left])
+    async with DiskBuilder().open(tmp_path / "store.db") as store:
+        assert names_in(tmp_path) == ["store.db"]
         assert await rest_of(await load(store)) == EXPECTED
 
 
@@ -146,6 +184,8 @@ async def test_any_name_is_a_file(
     for _again in range(2):
         async with DiskBuilder().open(name) as store:
             assert await rest_of(await load(store)) == EXPECTED
+            assert names_in(tmp_path) == [name, f"{name}-log"]
+            await store.reset()
             assert names_in(tmp_path) == [name]
 
 
@@ -164,6 +204,8 @@ async def test_symlink_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link.db").symlink_to("real.db")
     async with DiskBuilder().open(tmp_path / "link.db") as store:
         assert await rest_of(await load(store)) == EXPECTED
+        assert names_in(tmp_path) == ["link.db", "real.db", "real.db-log"]
+    assert names_in(tmp_path) == ["link.db", "real.db"]
     assert (tmp_path / "real.db").stat().st_size > 0
     assert (tmp_path / "link.db").is_symlink()
 
@@ -186,26 +228,26 @@ async def test_second_store_of_a_file_is_locked_out(tmp_path: Path) -> None:
 # --- The limit ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["raw", "processed"])
-async def test_limit_counts_keys_and_values(kind: str) -> None:
-    async def put(lease: int, size: int, name: int) -> None:
-        rows = [block(size, name)]
-        await (store.put(lease, rows, []) if kind == "raw" else store.put(lease, [], rows))
-
+async def test_limit_counts_the_log_and_places() -> None:
     async with DiskBuilder().with_max_stored_mb(1).open() as store:
         lease = await store.begin(0)
-        await put(lease, MIB - 100, 0)
-        await put(lease, 100, 1)
+        await lease.append(LOG_START, [section(MIB - 1000, 0)], 1)
+        await lease.append(LOG_START + MIB - 1000, [section(200, 1)], 1)
+        await lease.put_places(places_of(50))
+        await lease.put_places(places_of(50))
         assert store.stored == MIB
         with pytest.raises(MaxSizeExceeded, match="1 MiB") as caught:
-            await put(lease, 37, 2)
+            await lease.append(LOG_START + MIB - 800, [b"."], 0)
         assert (caught.value.max_stored_mb, caught.value.path) == (1, None)
+        with pytest.raises(MaxSizeExceeded, match="1 MiB"):
+            await lease.put_places(places_of(1))
 
         lease = await store.begin(0)
         assert store.stored == 0
-        await put(lease, MIB, 3)
-        await store.seal(lease)
-        assert [*(await store.fetch(lease, [block(MIB, 3)[0]])).all] == [block(MIB, 3)[0]]
+        await lease.append(LOG_START, [section(MIB, 3)], 1)
+        assert store.stored == MIB
+        await lease.seal()
+        assert await lease.visit(lambda log: log.read(2 * MIB, LOG_START)) == section(MIB, 3)
 
 
 @pytest.mark.parametrize("where", ["temporary", "path"])
@@ -226,8 +268,8 @@ async def test_repo_over_the_limit_leaves_the_store_usable(where: str, tmp_path:
             assert await driver.reset_store() is store
 
 
-def sizes_in(directory: Path) -> list[int]:
-    return [file.stat().st_size for file in directory.iterdir()]
+def sizes_in(directory: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_size for file in directory.iterdir()}
 
 
 def test_builder_refuses_sizes_that_make_no_sense() -> None:
@@ -242,98 +284,97 @@ def test_builder_is_changed_by_making_another() -> None:
     assert builder == DiskBuilder(32, 10 * 1024)
 
 
-# --- Filling and fetching -----------------------------------------------------------------------
+# --- Leases -------------------------------------------------------------------------------------
 
 
-async def test_blocks_that_are_put_can_be_fetched() -> None:
-    raw = [block(40 + n, n) for n in range(613)]
-    processed = [block(60 + n, 1000 + n) for n in range(251)]
+async def test_what_is_appended_can_be_read_at_its_offset() -> None:
+    sections = [section(size, n) for n, size in enumerate([38, 127, 128, 130, 5000, 3 * MIB, 40])]
     async with DiskBuilder().open() as store:
         lease = await store.begin(0)
-        await store.put(lease, raw, processed)
-        await store.put(lease, [], [])
-        await store.seal(lease)
-        wanted = [key for key, _ in raw + processed] + [b"unknown"]
-        some, others = (
-            await store.fetch(lease, wanted[:500]),
-            await store.fetch(lease, wanted[500:]),
+        at = LOG_START
+        for n in range(0, len(sections), 2):
+            parts = sections[n : n + 2]
+            await lease.append(at, parts, len(parts))
+            at += sum(map(len, parts))
+            assert store.stored == at - LOG_START
+        await lease.append(at, [], 0)
+        await lease.seal()
+        at = LOG_START
+        for each in sections:
+            assert await lease.visit(lambda log: log.read(len(each), at)) == each  # noqa: B023 - now
+            at += len(each)
+        assert await lease.visit(lambda log: log.read(10, at)) == b"", "the end"
+        assert (
+            await lease.visit(lambda log: log.read(1000, 0)) == LOG_MARK + b"".join(sections)[:984]
         )
-        assert {*some.all, *others.all} == {*wanted[:-1]}
-        sizes = sum(some.sizes) + sum(others.sizes)
-        assert sizes == sum([len(data) for _, data in raw + processed])
-        assert some.raw | others.raw == dict(raw)
-        assert some.processed | others.processed == dict(processed)
-        assert await store.fetch(lease, [b"unknown"]) == Fetched({}, {}, [])
+
+
+async def test_what_is_appended_again_at_an_offset_is_there_once(tmp_path: Path) -> None:
+    """As whoever was cancelled does, who may have more to append by then."""
+    path = tmp_path / "store.db"
+    first, second, third = (section(1000 * (n + 1), n) for n in range(3))
+    async with DiskBuilder().open(path) as store:
+        lease = await store.begin(0)
+        await lease.append(LOG_START, [first], 1)
+        at = LOG_START + len(first)
+        await lease.append(at, [second], 1)
+        await lease.append(at, [second], 1)
+        assert store.stored == len(first + second)
+        await lease.append(at, [second, third], 2)
+        assert store.stored == len(first + second + third)
+        await lease.seal()
+        assert log_of(path).read_bytes() == LOG_MARK + first + second + third
+        await store.aclose()
+    with closing(sqlite3.connect(path)) as database:
+        extents = database.execute("SELECT offset, length, blocks FROM extents").fetchall()
+    assert extents == [(LOG_START, len(first), 1), (at, len(second + third), 2)]
+
+
+async def test_places_come_back_in_the_order_they_were_put() -> None:
+    async with DiskBuilder().open() as store:
+        lease = await store.begin(0)
+        assert lease.place_bytes == 0
+        for at in (1000, 500, 2000):
+            await lease.put_places(places_of(300, at))
+        assert (lease.place_bytes, store.stored) == (3 * 300 * 8, 3 * 300 * 8)
+        await lease.seal()
+        sought = [cid(7), cid(299)]
+        buckets = await lease.buckets([*sought, cid(300)])
+        assert {*buckets} == {*map(bucket_of, sought), bucket_of(cid(300))}, "empty ones as well"
+        size = len(section(138))
+        assert [*candidates(buckets, cid(7))] == [at + 7 * size for at in (2000, 500, 1000)]
+        assert locate(buckets, sought) == [2000 + 7 * size, 2000 + 299 * size]
+
+
+async def test_lease_to_which_nothing_was_appended_has_no_log() -> None:
+    async with DiskBuilder().open() as store:
+        lease = await store.begin(0)
+        await lease.seal()
+        with pytest.raises(StoreCorrupt, match="no log"):
+            await lease.visit(lambda log: log.read(10, 0))
+
+
+async def test_abandoned_lease_leaves_the_store_empty_and_the_next_one_alone(
+    tmp_path: Path,
+) -> None:
+    async with DiskBuilder().open(tmp_path / "store.db") as store:
+        lease = await store.begin(0)
+        await lease.append(LOG_START, [section(1000)], 1)
+        await lease.put_places(places_of(10))
+        await lease.abandon()
+        assert store.stored == 0
+        assert names_in(tmp_path) == ["store.db"]
+        other = await load(store)
+        await lease.abandon()
+        assert await rest_of(other) == EXPECTED
+
+
+# --- What is read -------------------------------------------------------------------------------
 
 
 async def test_car_may_hold_blocks_more_than_once() -> None:
     async with DiskBuilder().open() as store:
         assert await rest_of(await load(store, build_car(RECORDS, copies=3))) == EXPECTED
-
-
-async def test_of_blocks_with_one_cid_the_latest_counts() -> None:
-    key = b"key"
-    async with DiskBuilder().open() as store:
-        lease = await store.begin(0)
-        for value in (b"first", b"second", b"third"):
-            await store.put(lease, [(key, value)], [(key, value.upper())])
-        await store.seal(lease)
-        assert await store.fetch(lease, [key]) == Fetched({key: b"third"}, {key: b"THIRD"}, [])
-
-
-@pytest.mark.parametrize(
-    ("size", "twice"),
-    [(36, False), (36, True), (20, False), (5, True)],
-    ids=["ordinary", "ordinary-twice", "short", "very-short-twice"],
-)
-async def test_blocks_whose_cids_end_alike_are_told_apart(size: int, *, twice: bool) -> None:
-    # Whoever makes a file can make such CIDs, and a store does not check them.
-    rows = [(bytes([n]).ljust(size, b"."), bytes([n]) * n * 100) for n in range(50)]
-    async with DiskBuilder().open() as store:
-        lease = await store.begin(0)
-        if twice:
-            await store.put(lease, [(key, b"earlier") for key, _ in rows], [])
-        await store.put(lease, rows[:40], [(key, value[:9]) for key, value in rows[30:]])
-        await store.seal(lease)
-        raw = dict(rows[:40])
-        if twice:
-            raw |= dict.fromkeys([key for key, _ in rows[40:]], b"earlier")
-        expected = Fetched(raw, {key: value[:9] for key, value in rows[30:]}, [])
-        assert await store.fetch(lease, [key for key, _ in rows]) == expected
-        assert await store.fetch(lease, [rows[7][0]]) == Fetched(dict([rows[7]]), {}, [])
-
-
-async def test_absent_cid_that_ends_like_another_is_not_found() -> None:
-    stored, sought = (bytes([n]).ljust(36, b".") for n in (1, 2))
-    async with DiskBuilder().open() as store:
-        lease = await store.begin(0)
-        await store.put(lease, [(stored, b"content")], [])
-        await store.seal(lease)
-        numbers: list[int] = []
-        assert await store.fetch(lease, [sought], numbers) == Fetched({}, {}, [])
-        assert numbers == []
-        assert await store.fetch(lease, [stored]) == Fetched({stored: b"content"}, {}, [])
-
-
-async def test_large_blocks_come_a_few_at_a_time() -> None:
-    rows = [block(MIB, n) for n in range(12)]
-    async with DiskBuilder().open() as store:
-        lease = await store.begin(0)
-        for row in rows:
-            await store.put(lease, [row], [block(50, 100)])
-        await store.seal(lease)
-        left = [key for key, _ in rows]
-        asked = 0
-        while left:
-            answer = await store.fetch(lease, left)
-            assert sorted(answer.all) == sorted(left), "it says of each that it is there"
-            found = answer.raw
-            assert left[0] in found, "the first one asked for has to come"
-            assert sum(map(len, found.values())) <= 4 * MIB
-            assert all(dict(rows)[key] == value for key, value in found.items())
-            left = [key for key in left if key not in found]
-            asked += 1
-        assert asked > 3
 
 
 async def test_records_of_all_sizes_come_back() -> None:
@@ -421,13 +462,16 @@ async def test_reset_store_gives_the_space_back(tmp_path: Path) -> None:
     async with DiskBuilder().open(path) as store:
         empty = path.stat().st_size
         driver = await load(store)
-        assert path.stat().st_size > max(2 * empty, store.stored)
+        assert log_of(path).stat().st_size == LOG_START + store.stored
         await driver.next_chunk(10)
         assert await driver.reset_store() is store
-        assert (path.stat().st_size, store.stored) == (empty, 0)
+        assert (sizes_in(tmp_path), store.stored) == ({"store.db": empty}, 0)
         assert await rest_of(await load(store)) == EXPECTED
         await store.reset()
-        assert path.stat().st_size == empty
+        assert sizes_in(tmp_path) == {"store.db": empty}
+        await (await store.begin(0)).put_places(places_of(20_000))
+        await store.reset()
+        assert sizes_in(tmp_path) == {"store.db": empty}
 
 
 @pytest.mark.parametrize("how", ["reset_store", "reset", "nothing"])
@@ -489,13 +533,14 @@ async def test_every_call_to_a_closed_store_raises_store_closed(tmp_path: Path) 
     async with DiskBuilder().open(path) as store:
         driver = await load(store)
         lease = await store.begin(0)
-    key, value = block(50)
     calls: list[Callable[[], Awaitable[object]]] = [
         store.reset,
         lambda: store.begin(0),
-        lambda: store.put(lease, [(key, value)], []),
-        lambda: store.seal(lease),
-        lambda: store.fetch(lease, [key]),
+        lambda: lease.append(LOG_START, [section(50)], 1),
+        lambda: lease.put_places(places_of(1)),
+        lambda: lease.buckets([cid(1)]),
+        lambda: lease.visit(lambda log: log.read(1, 0)),
+        lease.seal,
         lambda: load(store),
         driver.reset_store,
         lambda: rest_of(driver),

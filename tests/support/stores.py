@@ -8,12 +8,16 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import anyio
 import pytest
 
 from repo_stream import DiskDriver, DiskError, DiskStore, Driver, DriverBuilder
+from repo_stream.car import write_section
+from repo_stream.log import LOG_START
+from repo_stream.places import Places
 from repo_stream.testing import build_car, encode
 
 MIB = 1024 * 1024
@@ -59,7 +63,38 @@ async def rest_of(driver: DiskDriver[bytes], chunk: int = 256) -> list[tuple[str
 #: What a store's file says it is.
 APPLICATION_ID = 0x52535059
 
-BLOCKS = "CREATE TABLE blocks (key BLOB NOT NULL, val BLOB NOT NULL, processed INT NOT NULL)"
+#: What a log begins with.
+LOG_MARK = b"repo-stream log\n"
+
+PLACES = "CREATE TABLE places (bucket INT NOT NULL, entries BLOB NOT NULL)"
+
+
+def log_of(path: Path) -> Path:
+    """The path of a store's log."""
+    return path.with_name(path.name + "-log")
+
+
+def section(size: int, name: int = 0) -> bytes:
+    """A section of so many bytes, each time with another CID and other data."""
+    for prefix in (1, 2, 3, 4):
+        data = bytes([name % 251]) * (size - prefix - 36)
+        made = b"".join(write_section(cid(name), data))
+        if len(made) == size:
+            return made
+    raise AssertionError(size)
+
+
+def cid(n: int) -> bytes:
+    """The CID of some block."""
+    return b"\x01\x71\x12\x20" + sha256(b"%d" % n).digest()
+
+
+def places_of(count: int, at: int = LOG_START) -> Places:
+    """The places of so many blocks of 100 bytes, each with another CID."""
+    places = Places()
+    cids = [cid(n) for n in range(count)]
+    places.add(cids, [bytes(100)] * count, at)
+    return places
 
 
 def database(path: Path, *statements: str) -> Path:
@@ -73,7 +108,7 @@ def database(path: Path, *statements: str) -> Path:
 def own(path: Path) -> Path:
     """Make a database that says that it is a store's."""
     mark = f"PRAGMA application_id={APPLICATION_ID}"
-    return database(path, mark, BLOCKS, "PRAGMA user_version=7")
+    return database(path, mark, PLACES, "PRAGMA user_version=7")
 
 
 def snapshot(directory: Path) -> dict[str, tuple[object, ...]]:
