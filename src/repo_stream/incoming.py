@@ -509,7 +509,7 @@ class Incoming(Generic[T]):
 
     @property
     def _need(self) -> int:
-        return self._kept_need + self._released.size
+        return self._kept_need + self._released.size + self._log.size
 
     @property
     def _kept_need(self) -> int:
