@@ -91,12 +91,11 @@ def contenders() -> Iterator[Contender]:
     yield Contender("ours memory unverified", ours, ("--unverified",), verifies=False)
     # Within 16 MiB: what has to be kept beyond that goes through disk.
     streams = ("--stream", "--disk")
-    yield Contender("ours stream", ours, streams)
-    yield Contender("ours stream, compiled", compiled, streams, package=COMPILED)
-    yield Contender("ours stream raw", ours, (*streams, "--raw"))
-    for mode in ("disk raw", "disk processed"):
-        name, options = f"ours {mode}, copied", (*modes[mode], "--copied")
-        yield Contender(name, ours, options, rival=f"ours {mode}")
+    for mode, options in {"processed": streams, "raw": (*streams, "--raw")}.items():
+        yield Contender(f"ours stream disk {mode}", ours, options)
+        name = f"ours stream disk {mode}, compiled"
+        yield Contender(name, compiled, options, package=COMPILED)
+    yield from ours_from_other_sources(ours, modes)
 
     libipld = script("with_libipld.py", needs="libipld")
     yield Contender("libipld + walk", libipld, verifies=False)
@@ -126,13 +125,36 @@ def contenders() -> Iterator[Contender]:
     indigo = upstream("indigo", "indigo", go)
     yield Contender("indigo (Go)", indigo)
     yield Contender(
-        "indigo (Go) stream", indigo, ("--stream",), verifies=False, rival="ours stream"
+        "indigo (Go) stream",
+        indigo,
+        ("--stream",),
+        verifies=False,
+        rival="ours stream disk processed",
     )
     npm = ("npm", "install", "--no-audit", "--no-fund", "--no-package-lock")
     atcute = upstream("atcute", "@atcute/repo", npm, "node_modules", ("node", "main.js"))
     yield Contender(
-        "atcute (TypeScript) stream", atcute, ("--stream",), verifies=False, rival="ours stream"
+        "atcute (TypeScript) stream",
+        atcute,
+        ("--stream",),
+        verifies=False,
+        rival="ours stream disk processed",
     )
+
+
+def ours_from_other_sources(ours: Find, modes: dict[str, tuple[str, ...]]) -> Iterator[Contender]:
+    """What comes from anywhere but a path, beside the same from a path."""
+    streams = {f"stream {mode}": ("--stream", *options) for mode, options in modes.items()}
+    for mode, options in (modes | streams).items():
+        for kind, source in {"open file": "file", "generator": "generator", "HTTP": "http"}.items():
+            if mode == "stream memory":
+                continue
+            name = f"ours {mode}, {kind}"
+            flags = (*options, "--source", source)
+            yield Contender(name, ours, flags, rival=f"ours {mode}")
+            fast = f"ours {mode}, compiled, {kind}"
+            rival = f"ours {mode}, compiled"
+            yield Contender(fast, compiled, flags, rival=rival, package=COMPILED)
 
 
 def script(name: str, needs: str) -> Find:
