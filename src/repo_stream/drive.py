@@ -412,6 +412,7 @@ class NeedDisk(Generic[T]):
                 await log.hold()
                 await spill(loading, log)
                 self.commit = loading.commit_found()
+                lease.check()
                 if log.is_the_car:
                     lease.held.at_end = loading.reader.aclose
                     loading.hand_over()

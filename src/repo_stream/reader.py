@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from binascii import crc32
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, Self
 
@@ -11,11 +13,21 @@ from repo_stream.errors import RepoStreamError
 from repo_stream.limits import MIB, Limits
 from repo_stream.source import CarFile, Pieces, Source, open_pieces
 
-__all__ = ["PIECE_SIZE", "CarReader"]
+__all__ = ["PIECE_SIZE", "CarReader", "checksum_of"]
 
 #: What is read at a time, in bytes. It stays in a processor's own cache until its blocks are cut
 #: and checked: compiled, pieces of 1 MiB take 1.3 times as long, and those of 64 KiB 1.1.
 PIECE_SIZE: Final = MIB // 4
+# Pieces that are copied are joined until they have so many bytes: each for itself takes more.
+_LEAST_COPIED: Final = MIB // 64
+
+
+def checksum_of(cids: Iterable[bytes], before: int = 0) -> int:
+    """Return a checksum of CIDs, and of those before them.
+
+    Whoever reads the same blocks again, in pieces of any size, comes to the same.
+    """
+    return crc32(b"".join(cids), before)
 
 
 class CarReader:
@@ -38,6 +50,7 @@ class CarReader:
         self._at = 0
         self._ended = False
         self._copies: list[bytes] | None = None
+        self._checksum = 0
         self.header = header
 
     @classmethod
@@ -83,6 +96,7 @@ class CarReader:
             await pieces.aclose()
             raise
         reader._ready = ready
+        reader._checksum = checksum_of(ready[0])
         return reader
 
     @property
@@ -120,8 +134,9 @@ class CarReader:
                 piece = await self._pieces.next()
                 if piece:
                     if self._copies is not None:
-                        self._copies.append(bytes(piece))
+                        _append(self._copies, bytes(piece))
                     ready = self._decoder.feed_columns(piece)
+                    self._checksum = checksum_of(ready[0], self._checksum)
                 else:
                     self._decoder.finish()
                     self._ended = True
@@ -141,9 +156,19 @@ class CarReader:
         """The file that is read, if what has come can be read again at any offset."""
         return self._pieces.file
 
-    def copy_to(self, pieces: list[bytes]) -> None:
-        """Have the file from the next section on added to a list, piece by piece, as it comes."""
-        self._copies = pieces
+    @property
+    def checksum(self) -> int:
+        """The checksum of the CIDs of all blocks that have been decoded; see `checksum_of`."""
+        return self._checksum
+
+    def copy_to(self, pieces: list[bytes], checksum: int) -> None:
+        """Have the file from the next section on added to a list, piece by piece, as it comes.
+
+        Args:
+            pieces: the list.
+            checksum: that of the CIDs in the list so far. From now on it is that of `checksum`.
+        """
+        self._copies, self._checksum = pieces, checksum
         if waiting := self._decoder.waiting:
             pieces.append(waiting)
 
@@ -191,3 +216,11 @@ class CarReader:
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def _append(pieces: list[bytes], piece: bytes) -> None:
+    # A source may give its bytes one by one.
+    if pieces and len(pieces[-1]) < _LEAST_COPIED:
+        pieces[-1] += piece
+    else:
+        pieces.append(piece)

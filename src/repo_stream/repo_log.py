@@ -31,7 +31,7 @@ from repo_stream.files import OpenFile
 from repo_stream.limits import MIB, Limits
 from repo_stream.log import LOG_START
 from repo_stream.places import Places, are_alike, candidates, has_room_for
-from repo_stream.reader import CarReader
+from repo_stream.reader import CarReader, checksum_of
 from repo_stream.sections import HEAD, Head, read_sections
 from repo_stream.turn import Turn
 
@@ -87,6 +87,8 @@ class RepoLog:
         self._written = LOG_START
         # By how much the offsets of the CAR are less than those of the log.
         self._ahead = 0
+        # A checksum of the CIDs that were added before the CAR itself.
+        self._checksum = 0
         # Where results are: the starts and the ends of runs of them.
         self._results: list[int] = []
         # The index, what comes next in it, and where in the log that starts.
@@ -143,6 +145,7 @@ class RepoLog:
         if not blocks:
             return
         start = self.end
+        self._checksum = checksum_of([cid for cid, _ in blocks], self._checksum)
         self._parts.append(b"".join(chain.from_iterable([write_section(*each) for each in blocks])))
         self._blocks += len(blocks)
         if results:
@@ -154,7 +157,7 @@ class RepoLog:
     def follow(self) -> None:
         """Have the CAR appended from its next section on, as it is read."""
         self._ahead = self.end - self._reader.offset
-        self._reader.copy_to(self._parts)
+        self._reader.copy_to(self._parts, self._checksum)
 
     async def keep_up(self) -> None:
         """Write what has come to the log, once it is enough for one write."""
@@ -205,7 +208,8 @@ class RepoLog:
         if self._places is not None:
             return
         await self.flush()
-        end = self.offset
+        end, expected = self.offset, self._reader.checksum
+        checksum = 0
         places = Places()
         at = self._start
         # What is in the log has been decoded before. A result may be longer than any block.
@@ -220,6 +224,7 @@ class RepoLog:
                 cids, blocks = decoder.feed_columns(data)
             except RepoStreamError:
                 self._changed(start)
+            checksum = checksum_of(cids, checksum)
             for first in range(0, len(cids), _NOTED):
                 some = slice(first, first + _NOTED)
                 at = places.add(cids[some], blocks[some], at)
@@ -228,6 +233,8 @@ class RepoLog:
                 await (await self._store()).put_places(places)
         if at != end:
             self._changed(at)
+        if checksum != expected:  # a block whose CID is not there any more would be missing
+            self._changed(self._start)
         self._places, self._noted = places, end
 
     async def seal(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from repo_stream import (
     Output,
     ProcessError,
     Processor,
+    digest,
     entries,
-    in_place,
     open_car,
     places,
+    repo_log,
 )
 from repo_stream.car import write_section
 from repo_stream.process import noop, record
@@ -145,7 +146,10 @@ async def test_hostile_car_in_its_file_gives_its_error(tmp_path: Path, case: Hos
 
 @pytest.mark.both_loops
 async def test_every_call_gives_the_same_as_in_memory(file: Path) -> None:
-    async with open_car(CAR) as wanted, open_car(file, mem_limit_mb=0) as repo:
+    async with (
+        open_car(CAR, check_first=True) as wanted,
+        open_car(file, mem_limit_mb=0, check_first=True) as repo,
+    ):
         assert repo.spilled
         assert not wanted.spilled
         assert await repo.collections() == await wanted.collections()
@@ -395,9 +399,10 @@ async def test_large_records_take_little_memory(tmp_path: Path) -> None:
     assert most < 12 * MIB
 
 
+@pytest.mark.parametrize("copied", [False, True], ids=["in-place", "copied"])
 @pytest.mark.parametrize("cost", [9, 1000], ids=["memory", "store"])
 async def test_cids_that_agree_in_all_that_is_kept_are_told_apart(
-    tmp_path: Path, cost: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cost: int, copied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Most blocks are where another is said to be, or have their bits across two others.
 
@@ -413,26 +418,49 @@ async def test_cids_that_agree_in_all_that_is_kept_are_told_apart(
         monkeypatch.setattr(module, "hash", bits, raising=False)
     monkeypatch.setattr(places, "_ENTRY_COST", cost)
     gone = REPO.records["app.test.thing/01200"]
-    path = written(tmp_path, without(REPO, gone))
+    car = without(REPO, gone)
+    source = pieces_of(car, 5000) if copied else written(tmp_path, car)
     async with DiskBuilder().open() as store:
-        driver = await opened(path, store, TO_DISK.with_on_error("skip"))
-        assert (store.stored > 0) == (cost == 1000)
+        driver = await opened(source, store, TO_DISK.with_on_error("skip"))
+        assert (store.stored > len(car) * copied) == (cost == 1000)
         outputs = await rest_of(driver)
     expected = [(rkey, cid) for rkey, cid in REPO.records.items() if cid != gone]
     assert [(each.rkey, bytes(each.cid)) for each in outputs] == expected
     assert [each.data for each in outputs] == [REPO.blocks[each.cid] for each in outputs]
 
 
-async def test_file_that_was_not_written_to_is_not_hashed_again(
-    file: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("copied", [False, True], ids=["in-place", "copied"])
+async def test_blocks_that_are_read_again_are_hashed_again_if_they_are_verified(
+    file: Path, copied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    hashed: set[bytes] = set()
+
+    def agreeing(cids: Sequence[bytes], blocks: Sequence[bytes]) -> int:
+        hashed.update(cids)
+        return digest.agreeing(cids, blocks)
+
+    monkeypatch.setattr(repo_log, "agreeing", agreeing)
+    source = pieces_of(CAR, 5000) if copied else file
     async with DiskBuilder().open() as store:
-        driver = await opened(file, store)
-        monkeypatch.setattr(in_place, "verify", not_to_be_called)
+        driver = await opened(source, store)
+        assert len(await rest_of(driver)) == len(REPO.records)
+    assert hashed == {*REPO.blocks} - {REPO.commit_cid}
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["in-place", "copied"])
+async def test_nothing_is_hashed_without_verification(
+    file: Path, copied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("agreeing", "verify"):
+        monkeypatch.setattr(repo_log, name, not_to_be_called)
+    source = pieces_of(CAR, 5000) if copied else file
+    builder = TO_DISK.with_cid_verification(verify_cids=False)
+    async with DiskBuilder().open() as store:
+        driver = await opened(source, store, builder)
         assert len(await rest_of(driver)) == len(REPO.records)
 
 
-def not_to_be_called(*_: object) -> bool:
+def not_to_be_called(*_: object) -> int:
     pytest.fail("it need not be")
 
 
