@@ -100,15 +100,16 @@ class Log(SharedFile):
         with self._lock:
             if self._file is None:
                 raise OSError(errno.EBADF, "the log has been closed")
-            left = memoryview(b"".join(parts))
-            while left:
-                if hasattr(os, "pwrite"):
-                    written = os.pwrite(self._file.fileno(), left, at)
-                else:  # as on Windows
-                    self._file.seek(at)
-                    written = self._file.write(left) or 0
-                at += written
-                left = left[written:]
+            for part in parts:
+                left = memoryview(part)
+                while left:
+                    if hasattr(os, "pwrite"):
+                        written = os.pwrite(self._file.fileno(), left, at)
+                    else:  # as on Windows
+                        self._file.seek(at)
+                        written = self._file.write(left) or 0
+                    at += written
+                    left = left[written:]
 
     def check(self) -> None:
         """Raise `StoreGone` if the file was deleted or replaced: nobody would ever see it."""

@@ -17,12 +17,11 @@ from repo_stream import (
     Cid,
     CidMismatch,
     EmptySection,
-    LimitExceeded,
     Limits,
     RepoStreamError,
     TruncatedCar,
 )
-from repo_stream.car import cut_ordinary, write_header, write_section
+from repo_stream.car import cut_ordinary, section_size, write_header, write_section
 from repo_stream.testing import car_header, cid_of, section, varint, write_car
 from support import traced
 from support.decoding import (
@@ -446,18 +445,25 @@ def test_a_mismatch_after_ordinary_sections_has_its_offset() -> None:
 # --- Options and writing ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verify_cids", [True, False], ids=["verified", "not-verified"])
-def test_a_decoder_for_the_next_car_has_the_same_options(verify_cids: bool) -> None:
-    decoder = CarDecoder(limits=Limits(blocks=2), verify_cids=verify_cids)
-    forged = [BEFORE[0], (BEFORE[1][0], b"forged")]
-    for other in (True, False, None):
-        again = decoder.again(verify_cids=other)
-        assert again is not decoder
-        assert (again.header, again.offset, again.blocks) == (None, 0, 0)
-        verified = verify_cids if other is None else other
-        assert again.feed(write_car([ROOT], forged)) == (forged[:1] if verified else forged)
-        with pytest.raises(CidMismatch if verified else LimitExceeded):
-            again.feed(AFTER)
+def test_bytes_that_wait_are_those_after_the_last_whole_section() -> None:
+    car = write_car([ROOT], [*BEFORE, *OF_LENGTHS])
+    for size in (1, 7, 100, len(car)):
+        decoder = CarDecoder()
+        assert decoder.waiting == b""
+        for at in range(0, len(car), size):
+            fed = car[: at + size]
+            decoder.feed(car[at : at + size])
+            assert decoder.waiting == fed[decoder.offset :]
+        assert (decoder.waiting, decoder.offset) == (b"", len(car))
+
+
+def test_nothing_waits_after_an_error() -> None:
+    decoder = CarDecoder()
+    decoder.feed(write_car([ROOT], BEFORE) + section(ROOT, b"forged") + section(*BEFORE[0]))
+    assert decoder.waiting == b""
+    with pytest.raises(CidMismatch):
+        decoder.feed(AFTER)
+    assert decoder.waiting == b""
 
 
 def test_written_headers_and_sections_are_those_of_the_builder() -> None:
@@ -466,3 +472,6 @@ def test_written_headers_and_sections_are_those_of_the_builder() -> None:
     for length in (0x7F, 0x80, 0x81, 0x3FFF, 0x4000, 0x4001, 0x1F_FFFF, 0x20_0000):
         data = bytes(length - len(ROOT))
         assert b"".join(write_section(ROOT, data)) == section(ROOT, data)
+        assert section_size(ROOT, data) == len(section(ROOT, data))
+    for cid, data in (*OF_LENGTHS, (ROOT, b""), (CID_V0, b"pb")):
+        assert section_size(cid, data) == len(section(cid, data))

@@ -68,7 +68,7 @@ async def test_cancelled_walk_reports_each_missing_record_once(how: str) -> None
                 found: list[tuple[str, bytes]] = []
                 for part in await stop.run(opened.next_chunk):
                     found += part or []
-                found += await rest_of(opened.driver)
+                found += await rest_of(opened)
                 assert found == expected
                 assert [problem.cid for problem in opened.problems] == gone
                 assert opened.problem_count == len(gone)
@@ -84,7 +84,7 @@ async def test_cancelled_open_car_closes_what_it_opened(
 
     async def read() -> None:
         async with open_car(path, mem_limit_mb=limit) as repo:
-            assert await rest_of(repo.driver) == EXPECTED
+            assert await rest_of(repo) == EXPECTED
 
     async with leaving_nothing():
         for stop in every_stop(how, at_least=2):
@@ -97,7 +97,7 @@ async def test_cancelled_open_car_leaves_the_callers_store_empty(how: str) -> No
 
         async def read() -> None:
             async with open_car(CAR, mem_limit_mb=0, spill=store) as repo:
-                assert await rest_of(repo.driver) == EXPECTED
+                assert await rest_of(repo) == EXPECTED
 
         for stop in every_stop(how, at_least=5):
             await stop.run(read)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import pickle
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import cbor2
 import pytest
 
 from repo_stream import (
-    DiskStore,
     DriverBuilder,
     MissingBlock,
     NodeError,
@@ -24,6 +24,7 @@ from repo_stream import (
     open_car,
 )
 from repo_stream.fetched import Fetched
+from repo_stream.repo_log import RepoLog
 from repo_stream.testing import RawRecord, Repo, build_repo
 from support import walk
 from support.driving import BOTH_WAYS, rest_of
@@ -63,7 +64,7 @@ async def test_skip_leaves_records_out_and_lists_them(mem_limit_mb: float) -> No
         async with open_car(
             BROKEN.to_car(), mem_limit_mb=mem_limit_mb, block_processor=number, on_error="skip"
         ) as repo:
-            found = await rest_of(repo.driver, n)
+            found = await rest_of(repo, n)
             assert found == [(key, at) for at, key in enumerate(KEYS) if key not in BAD | GONE]
             assert [problem.rkey for problem in repo.problems] == sorted(BAD | GONE)
             assert repo.problem_count == len(repo.problems) == 12
@@ -124,14 +125,14 @@ async def test_missing_records_are_not_asked_for_one_by_one(
     copied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queries = 0
-    fetch = DiskStore.fetch
+    fetch = RepoLog.fetch
 
-    async def counted(store: DiskStore, *args: Any) -> Fetched:  # what it takes is its own matter
+    async def counted(log: RepoLog, cids: Sequence[bytes]) -> Fetched:
         nonlocal queries
         queries += 1
-        return await fetch(store, *args)
+        return await fetch(log, cids)
 
-    monkeypatch.setattr(DiskStore, "fetch", counted)
+    monkeypatch.setattr(RepoLog, "fetch", counted)
     car = without_records(1500).to_car()
     path = tmp_path / "repo.car"
     path.write_bytes(car)

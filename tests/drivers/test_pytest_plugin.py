@@ -15,7 +15,7 @@ USES_ALL = """
     @pytest.mark.anyio
     async def test_all(car_builder, made_repo, disk_store, car_server):
         car = car_builder({"a.b.c/1": {"text": "hi"}})
-        async with open_car(car, spill=disk_store, mem_limit_mb=0) as repo:
+        async with open_car(car, spill=disk_store, mem_limit_mb=0, check_first=True) as repo:
             assert repo.spilled
             assert [rkey async for rkey, _ in repo] == ["a.b.c/1"]
         with urlopen(car_server.serve(made_repo.to_car())) as answer:

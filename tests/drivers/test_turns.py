@@ -10,8 +10,8 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from repo_stream import DriverBuilder, Output
-from repo_stream.load import Turn
 from repo_stream.testing import build_car
+from repo_stream.turn import Turn
 from support.driving import driving
 
 RECORDS = 3_000
@@ -25,8 +25,8 @@ async def test_turn_is_over_after_more_than_10_ms(monkeypatch: pytest.MonkeyPatc
         nonlocal turns
         turns += 1
 
-    monkeypatch.setattr("repo_stream.load.perf_counter", lambda: now)
-    monkeypatch.setattr("repo_stream.load.checkpoint", let_others)
+    monkeypatch.setattr("repo_stream.turn.perf_counter", lambda: now)
+    monkeypatch.setattr("repo_stream.turn.checkpoint", let_others)
     turn = Turn()
     for passed, expected in ((0.0, 0), (0.0099, 0), (0.0002, 1), (0.0099, 1), (0.0002, 2)):
         now += passed
@@ -37,7 +37,7 @@ async def test_turn_is_over_after_more_than_10_ms(monkeypatch: pytest.MonkeyPatc
 @pytest.fixture
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a turn be over whenever somebody asks."""
-    monkeypatch.setattr("repo_stream.load._TURN", -1.0)
+    monkeypatch.setattr("repo_stream.turn._TURN", -1.0)
 
 
 @pytest.mark.both_loops
