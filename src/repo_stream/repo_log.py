@@ -6,8 +6,8 @@ comes: what was in memory by then, section by section, and then the CAR itself, 
 is read. An *index* says where in the log each block is. It is built when a block is first asked
 for, or when the whole repo goes to disk, and kept up from then on: a streamable CAR never needs it.
 
-Results that a processor had made before the log was begun are sections, too, of their dumped bytes.
-Where in the log they are is remembered, as is what could not be dumped.
+Results that a processor had made before the log was begun are sections, too, of a checksum and of
+their dumped bytes. Where in the log they are is remembered, as is what could not be dumped.
 
 Every block is checked again when it is read again, if CIDs are verified. What the log does not hold
 any more is an error, never another block, and never one that is missing.
@@ -15,6 +15,7 @@ any more is an error, never another block, and never one that is missing.
 
 from __future__ import annotations
 
+from binascii import crc32
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -144,6 +145,8 @@ class RepoLog:
         """Have blocks appended, or dumped results; `flush` or `keep_up` writes them."""
         if not blocks:
             return
+        if results:
+            blocks = [(cid, _checked(data)) for cid, data in blocks]
         start = self.end
         self._checksum = checksum_of([cid for cid, _ in blocks], self._checksum)
         self._parts.append(b"".join(chain.from_iterable([write_section(*each) for each in blocks])))
@@ -323,7 +326,11 @@ class RepoLog:
         if self._results:
             for cid, start in zip(cids, starts, strict=True):
                 if cid in blocks and self._is_result(start):
-                    results[cid] = blocks.pop(cid)
+                    data = blocks.pop(cid)
+                    if _is_whole(data):
+                        results[cid] = data[_CHECK:]
+                    else:
+                        odd.append(cid)
         if self._verifies:
             for cid in _wrong(blocks):
                 del blocks[cid]
@@ -362,12 +369,14 @@ class RepoLog:
         changed_at = -1
         for start in candidates(await self._buckets([cid]), cid):
             body = await self._visit(partial(self._section, start))
-            if body.startswith(cid) and (
-                self._is_result(start) or self._holds(cid, body[len(cid) :])
-            ):
-                kind = fetched.processed if self._is_result(start) else fetched.raw
-                kind[cid] = body[len(cid) :]
-                return
+            data = body[len(cid) :]
+            if body.startswith(cid):
+                if self._is_result(start) and _is_whole(data):
+                    fetched.processed[cid] = data[_CHECK:]
+                    return
+                if not self._is_result(start) and self._holds(cid, data):
+                    fetched.raw[cid] = data
+                    return
             if not _is_another(body, cid):
                 changed_at = start
         if changed_at < 0:
@@ -401,6 +410,17 @@ class RepoLog:
 
 
 _NO_LIMITS: Final = Limits(block_bytes=1 << 62)
+
+# How long the checksum is that comes before a result, as no CID says what that should be.
+_CHECK: Final = 4
+
+
+def _checked(result: bytes) -> bytes:
+    return crc32(result).to_bytes(_CHECK) + result
+
+
+def _is_whole(result: bytes) -> bool:
+    return crc32(result[_CHECK:]).to_bytes(_CHECK) == result[:_CHECK]
 
 
 def _read(start: int, size: int, file: OpenFile) -> bytes:
