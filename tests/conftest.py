@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if sys.platform != "win32":
     import fcntl
@@ -23,6 +24,11 @@ if sys.platform != "win32":
 TESTS = Path(__file__).parent
 SYSTEM = TESTS / "system"
 CORE = TESTS / "core"
+
+
+# No example has a time to keep: machines have slow moments.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -52,7 +52,6 @@ data_model = st.recursive(
 
 
 @given(data_model)
-@settings(deadline=None)
 def test_values_of_the_data_model_are_encoded_and_decoded_canonically(value: object) -> None:
     block = plain_encode(to_plain(value))
     back = decode(block)
@@ -321,7 +320,7 @@ def damaged_blocks(draw: st.DrawFn) -> bytes:
 
 @given(st.binary(max_size=40) | damaged_blocks())
 @example(b"\xd8\x2a\x45\0\1\x55\0\0")
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=250)
 def test_any_bytes_are_canonical_or_refused(block: bytes) -> None:
     try:
         value = decode(block)

@@ -94,7 +94,7 @@ values = st.recursive(
 @example(datetime(2000, 1, 1, tzinfo=timezone(timedelta(seconds=1))))
 @example(datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23, seconds=1))))
 @example(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=timezone(timedelta(hours=-23))))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_spilled_values_come_back_as_they_were(value: object) -> None:
     back = load_value(dump_value(value))
     assert shape(back) == shape(value)
@@ -290,7 +290,7 @@ def test_damaged_values_are_refused(data: bytes) -> None:
 
 
 @given(value=values, at=st.integers(0, 200), byte=st.integers(0, 255))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_damaged_values_never_raise_anything_else(value: object, at: int, byte: int) -> None:
     data = bytearray(dump_value(value))
     data[at % len(data)] = byte

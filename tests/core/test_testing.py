@@ -12,7 +12,7 @@ from typing import cast, get_args
 
 import cbor2
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from repo_stream import testing
@@ -64,7 +64,6 @@ def to_cbor2(value: object) -> object:
 
 
 @given(values)
-@settings(deadline=None)
 def test_encode_agrees_with_cbor2(value: object) -> None:
     assert testing.encode(value) == cbor2.dumps(to_cbor2(value), canonical=True)
 
@@ -182,7 +181,6 @@ def test_write_car_writes_what_it_is_given() -> None:
 
 
 @given(st.dictionaries(st.text(max_size=20), st.binary(max_size=2).map(testing.cid_of)))
-@settings(deadline=None)
 def test_trees_keep_the_rules(records: dict[str, bytes]) -> None:
     root, nodes = testing.tree_of(records)
     assert check_node(nodes, root, None) == sorted(key.encode() for key in records)

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from repo_stream import (
+    CarError,
     DiskBuilder,
     DriverBuilder,
     MaxSizeExceeded,
@@ -399,23 +400,26 @@ async def test_large_records_take_little_memory(tmp_path: Path) -> None:
     assert most < 12 * MIB
 
 
+def alike(cid: bytes) -> int:
+    """A hash that most CIDs of a repo share with some others, or have across two others."""
+    return hash(cid) % 512 * 0x0001_0101_0101_0101
+
+
+@pytest.fixture
+def hashes_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not entries.__file__.endswith(".py"):
+        pytest.skip("compiled, entries are made with Python's own hash")
+    for module in (entries, places):
+        monkeypatch.setattr(module, "hash", alike, raising=False)
+
+
+@pytest.mark.usefixtures("hashes_alike")
 @pytest.mark.parametrize("copied", [False, True], ids=["in-place", "copied"])
 @pytest.mark.parametrize("cost", [9, 1000], ids=["memory", "store"])
 async def test_cids_that_agree_in_all_that_is_kept_are_told_apart(
     tmp_path: Path, cost: int, copied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Most blocks are where another is said to be, or have their bits across two others.
-
-    So is one that is not there at all.
-    """
-    if not entries.__file__.endswith(".py"):
-        pytest.skip("compiled, entries are made with Python's own hash")
-
-    def bits(cid: bytes) -> int:
-        return hash(cid) % 512 * 0x0001_0101_0101_0101
-
-    for module in (entries, places):
-        monkeypatch.setattr(module, "hash", bits, raising=False)
+    """Even one that is not there at all."""
     monkeypatch.setattr(places, "_ENTRY_COST", cost)
     gone = REPO.records["app.test.thing/01200"]
     car = without(REPO, gone)
@@ -427,6 +431,33 @@ async def test_cids_that_agree_in_all_that_is_kept_are_told_apart(
     expected = [(rkey, cid) for rkey, cid in REPO.records.items() if cid != gone]
     assert [(each.rkey, bytes(each.cid)) for each in outputs] == expected
     assert [each.data for each in outputs] == [REPO.blocks[each.cid] for each in outputs]
+
+
+@pytest.mark.usefixtures("hashes_alike")
+async def test_cid_that_agrees_with_that_of_a_damaged_block_is_found(file: Path) -> None:
+    by_hash = {alike(cid): rkey for rkey, cid in REPO.records.items()}
+    pair = next(
+        [rkey, by_hash[alike(cid)]]
+        for rkey, cid in REPO.records.items()
+        if REPO.records[by_hash[alike(cid)]] != cid
+    )
+    sought, damaged = sorted(pair, key=lambda rkey: at_in_file(REPO.records[rkey]))
+    async with DiskBuilder().open() as store:
+        driver = await opened(file, store)
+        with file.open("r+b") as changed:
+            changed.seek(at_in_file(REPO.records[damaged]))
+            changed.write(b"\xff" * 10)
+        os.utime(file, (0, 0))
+        output = await driver.get(sought)
+        assert output is not None
+        assert output.data == REPO.blocks[REPO.records[sought]]
+        with pytest.raises(CarError):
+            await driver.get(damaged)
+
+
+def at_in_file(cid: bytes) -> int:
+    """Where the section of a block starts."""
+    return CAR.index(b"".join(write_section(cid, REPO.blocks[cid])))
 
 
 @pytest.mark.parametrize("copied", [False, True], ids=["in-place", "copied"])

@@ -20,6 +20,8 @@ from repo_stream.testing import Repo, build_repo
 from repo_stream.walk import Blocks, Walker
 from support import walk
 from support.driving import BOTH_WAYS, driving, rest_of
+from support.slices import items_of, slice_of
+from support.strategies import EXAMPLES
 
 LIMITS = Limits()
 NAMES = ["a.b.c.d", "a.b.c", "a.b.d", "zz.top.x"]
@@ -64,6 +66,7 @@ def inside(text: str, ranges: Iterable[tuple[str, str | None]]) -> bool:
     return any(start <= text and (stop is None or text < stop) for start, stop in ranges)
 
 
+@EXAMPLES
 @given(st.lists(pairs, max_size=5), st.lists(texts, min_size=1, max_size=30, unique=True), texts)
 def test_ranges_hold_what_a_filter_holds(
     asked: list[tuple[str, str | None]], keys: list[str], start: str
@@ -79,6 +82,7 @@ def test_ranges_hold_what_a_filter_holds(
             assert ranges.may_hold(lower.encode(), None if upper is None else upper.encode())
 
 
+@EXAMPLES
 @given(st.lists(pairs, max_size=3), st.lists(pairs, max_size=3), st.lists(texts, min_size=1))
 def test_intersection_of_ranges_holds_what_both_hold(
     one: list[tuple[str, str | None]], other: list[tuple[str, str | None]], keys: list[str]
@@ -96,6 +100,7 @@ def test_ranges_that_touch_are_one_range() -> None:
     assert ranges_from([("a", "a"), ("c", "b")]) == ranges_from([])
 
 
+@EXAMPLES
 @given(texts, st.lists(texts, min_size=1, unique=True))
 def test_prefix_holds_the_keys_that_begin_with_it(prefix: str, keys: list[str]) -> None:
     keys.sort()
@@ -118,6 +123,7 @@ def taken(walker: Walker[bytes], blocks: Blocks[bytes], n: int) -> list[str]:
     return rkeys
 
 
+@EXAMPLES
 @given(ranges_of, st.integers(1, 99), st.lists(places, max_size=4))
 def test_walk_of_ranges_is_the_full_walk_filtered(
     asked: list[tuple[str, str | None]], n: int, seeks: list[str]
@@ -131,6 +137,7 @@ def test_walk_of_ranges_is_the_full_walk_filtered(
         assert taken(walker, blocks, n) == [key for key in expected if key >= place]
 
 
+@EXAMPLES
 @given(ranges_of, st.integers(1, 99), st.lists(places, max_size=4))
 def test_keys_alone_come_as_records_do(
     asked: list[tuple[str, str | None]], n: int, seeks: list[str]
@@ -146,6 +153,7 @@ def test_keys_alone_come_as_records_do(
         left = left[n:]
 
 
+@EXAMPLES
 @given(ranges_of, st.integers(1, 99), st.lists(places, max_size=4).map(sorted))
 def test_skip_forward_leaves_the_keys_that_are_not_behind(
     asked: list[tuple[str, str | None]], n: int, skips: list[str]
@@ -160,6 +168,23 @@ def test_skip_forward_leaves_the_keys_that_are_not_behind(
         left = left[n:]
 
 
+def test_blocks_that_are_skipped_are_known_when_they_come() -> None:
+    """A stream does not keep them."""
+    repo = build_repo({f"a.b.c/{n:03}": {"n": n} for n in range(100)})
+    order = [bytes(item.cid) for item in items_of(slice_of(repo, repo.blocks))]
+    keys, cids = list(repo.records), list(repo.records.values())
+    blocks = Blocks(repo.blocks, repo.blocks)
+    walker = Walker[bytes](repo.root, bytes, LIMITS)
+    walker.passing = {}
+    assert walker.take_keys(blocks, 1)[0] == keys[:1]
+    walker.skip_to(keys[-1].encode())
+    assert walker.take_keys(blocks, 9)[0] == keys[-1:]
+    passed = {cid for cid in order if walker.passes(cid, repo.blocks[cid])}
+    assert passed & set(cids) == set(cids[1:-1])
+    assert not walker.passing
+
+
+@EXAMPLES
 @given(places)
 def test_one_key_needs_only_the_nodes_above_it(rkey: str) -> None:
     walker = Walker[bytes](REPO.root, bytes, LIMITS, KeyRanges.key(rkey.encode()))
