@@ -195,7 +195,7 @@ class Incoming(Generic[T]):
         # The log, whether it has been begun, and whether blocks were let go of that only it has.
         budget = self._budget
         room = max(budget.store, budget.places) if spill is False else budget.places
-        self._log = RepoLog(loading.reader, self._leased, room, loading.turn)
+        self._log = RepoLog(loading.reader, self._leased, room, budget.write, loading.turn)
         self._logged = self._log.is_the_car
         if self._logged:
             loading.log = self._log
