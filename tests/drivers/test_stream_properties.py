@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,8 +19,10 @@ from repo_stream import (
     RepoStreamError,
 )
 from repo_stream.cid import ordinary
+from repo_stream.load import Budget
 from repo_stream.process import record
 from repo_stream.testing import Repo, build_repo, write_car
+from support import Pieces
 from support.strategies import CUTS, EXAMPLES, FEW, KEYS, RECORDS, REPOS, in_pieces
 from support.streams import AnyBuilder, loaded
 
@@ -151,6 +156,73 @@ async def test_any_calls_give_what_memory_gives(
         for call, answered in zip(asked, wanted, strict=True):
             assert await answer(driver, call) == answered, call
         assert driver.problem_count == rival.problem_count
+
+
+@contextmanager
+def budgeted(**bounds: int) -> Generator[None]:
+    """Have parts of every memory limit be so many bytes, whatever the limit is."""
+    of = Budget.of
+
+    def changed(mem_limit_mb: float) -> Budget:
+        return of(mem_limit_mb)._replace(**bounds)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Budget, "of", changed)
+        yield
+
+
+# What places may take in memory: with nothing, they are in the database.
+PLACES = st.sampled_from([0, 1 << 30])
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cars") / "repo.car"
+
+
+@st.composite
+def sources(draw: st.DrawFn, path: Path, car: bytes) -> Path | Pieces:
+    """A CAR in pieces, or in a file that can be read again."""
+    if draw(st.booleans()):
+        path.write_bytes(car)
+        return path
+    return in_pieces(car, draw(CUTS))
+
+
+@EXAMPLES
+@given(made=asked_of_cars((0, 0.003, 16)), builder=builders(), data=st.data())
+async def test_blocks_that_were_let_go_of_to_the_log_come_again(
+    made: tuple[bytes, float, list[Call]], builder: AnyBuilder, data: st.DataObject, path: Path
+) -> None:
+    """Wherever their places are. The repos of tests are too small for it else."""
+    car, limit, asked = made
+    rival = await loaded(car, builder)
+    wanted = [await answer(rival, call) for call in asked]
+    source = data.draw(sources(path, car))
+    released, places = data.draw(st.sampled_from([0, 300, 3000])), data.draw(PLACES)
+    with budgeted(released=released, places=places, write=1000):
+        async with builder.with_mem_limit_mb(limit).stream_car(source) as (_, driver):
+            for call, answered in zip(asked, wanted, strict=True):
+                assert await answer(driver, call) == answered, call
+            assert driver.problem_count == rival.problem_count
+
+
+@EXAMPLES
+@given(repo=SHARING | REPOS, data=st.data())
+async def test_blocks_left_over_are_counted_alike_with_a_log_and_without(
+    repo: Repo, data: st.DataObject, path: Path
+) -> None:
+    car = data.draw(permuted(repo))
+    counts: list[object] = []
+    for released in (1 << 30, data.draw(st.sampled_from([0, 300, 3000]))):
+        with budgeted(released=released, places=data.draw(PLACES), write=1000):
+            source = data.draw(sources(path, car))
+            async with DriverBuilder().with_gaps().stream_car(source) as (_, driver):
+                while await driver.next_chunk(7):
+                    pass
+                assert not driver.spilled
+                counts.append((driver.left_over, driver.order.streamable, driver.blocks_read))
+    assert counts[0] == counts[1]
 
 
 @FEW
