@@ -522,8 +522,9 @@ class Incoming(Generic[T]):
             self._released.clear()
         elif self._logged:
             if self._released.size > self._budget.released:
-                for start in await self._log.starts_of([*self._released.passed]):
-                    self._passed.add(start)
+                if passed := self._released.passed:
+                    for start in await self._log.starts_of([*passed]):
+                        self._passed.add(start)
                 self._let_go_to_log = True
                 self._released.clear()
         elif self._spill is False:
