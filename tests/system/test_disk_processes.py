@@ -28,8 +28,8 @@ from repo_stream import (
 from support import new_descriptors
 from support.cancelling import usable
 from support.stores import (
-    PLACES,
     EXPECTED,
+    PLACES,
     check_error,
     database,
     load,
@@ -159,6 +159,65 @@ async def test_file_of_a_process_that_was_killed_is_reused_or_refused(
     async with store:
         assert await usable(store)
     assert names_in(path.parent) == ["store.db"]
+
+
+LOADS = """
+import anyio, sys
+from repo_stream import DiskBuilder, Driver, DriverBuilder
+from repo_stream.testing import RawRecord, build_car
+CAR = build_car({f"a/{n:03}": RawRecord(bytes([n]) * 20_000) for n in range(200)})
+class Pieces:
+    def __init__(self):
+        self.at = 0
+    def __aiter__(self):
+        return self
+    async def __anext__(self):
+        piece = CAR[self.at : self.at + 50_000]
+        if not piece:
+            raise StopAsyncIteration
+        self.at += len(piece)
+        return piece
+async def main():
+    builder = DriverBuilder(mem_limit_mb=0)
+    print("ready", flush=True)
+    while True:
+        if sys.argv[2] == "stream":
+            async with builder.stream_car(Pieces(), spill=sys.argv[1]) as (_, driver):
+                assert len([rkey async for rkey, _ in driver]) == 200
+            continue
+        match await builder.load_car(Pieces()):
+            case Driver.Disk(paused):
+                async with DiskBuilder().open(sys.argv[1]) as store:
+                    _, driver = await paused.finish_loading(store)
+                    assert len([rkey async for rkey, _ in driver]) == 200
+anyio.run(main)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["load", "stream"])
+async def test_what_a_process_leaves_that_is_killed_while_it_loads_is_emptied(
+    way: str, path: Path
+) -> None:
+    left: list[str] = []
+    for n in range(16):
+        with child(LOADS, str(path), way) as process:
+            await anyio.sleep(0.005 + 0.009 * n)
+            process.kill()
+            process.wait(10)
+        left += names_in(path.parent)
+        try:
+            store = await DiskBuilder().open(path)
+        except StoreCorrupt as error:
+            check_error(error, path)
+            await anyio.Path(path).unlink()
+            store = await DiskBuilder().open(path)
+        async with store:
+            assert names_in(path.parent) == ["store.db"]
+            assert await usable(store)
+        assert names_in(path.parent) == ["store.db"]
+    assert "store.db-log" in left
+    assert {*left} <= {"store.db", "store.db-log"}
 
 
 # --- Permissions --------------------------------------------------------------------------------
