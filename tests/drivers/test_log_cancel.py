@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from repo_stream import DiskBuilder, Processor
+from repo_stream.load import Budget
 from repo_stream.log import LOG_START
 from repo_stream.testing import RawRecord, build_repo
 from support.cancelling import Pieces, Stop, every_stop, in_every_way, in_two_ways, leaving_nothing
@@ -28,9 +30,13 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def small_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_writes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have little written at a time, so that there are many writes to stop at."""
-    monkeypatch.setattr("repo_stream.repo_log.WRITE_BYTES", 30_000)
+    monkeypatch.setattr("repo_stream.load.WRITE_BYTES", 30_000)
+    Budget.of.cache_clear()
+    assert Budget.of(0).write == 30_000
+    yield
+    Budget.of.cache_clear()
 
 
 @in_every_way
