@@ -205,6 +205,9 @@ class Database:
         self._connection = await _connect(self.path)
         if self.path is not None:
             self._identity = identity(self.path, self.path)
+            if not _writable(self.path.resolve().parent):
+                message = "its directory may not be written, and its log would be there"
+                raise StoreReadOnly(message, path=self.path)
 
     @property
     def closed(self) -> bool:
@@ -470,6 +473,9 @@ def _primary_code(error: sqlite3.Error) -> int:
 
 def _in_read_only_directory(path: Path) -> bool:
     parent = path.resolve().parent
+    return parent.is_dir() and not path.exists() and not _writable(parent)
+
+
+def _writable(directory: Path) -> bool:
     effective = os.access in os.supports_effective_ids
-    writable = os.access(parent, os.W_OK, effective_ids=effective)
-    return parent.is_dir() and not path.exists() and not writable
+    return os.access(directory, os.W_OK, effective_ids=effective)

@@ -407,7 +407,7 @@ class NeedDisk(Generic[T]):
             async def leased() -> Lease:
                 return lease
 
-            log = RepoLog(loading.reader, leased, budget.places, loading.turn)
+            log = RepoLog(loading.reader, leased, budget.places, budget.write, loading.turn)
             try:
                 await log.hold()
                 await spill(loading, log)

@@ -195,7 +195,7 @@ class Incoming(Generic[T]):
         # The log, whether it has been begun, and whether blocks were let go of that only it has.
         budget = self._budget
         room = max(budget.store, budget.places) if spill is False else budget.places
-        self._log = RepoLog(loading.reader, self._leased, room, loading.turn)
+        self._log = RepoLog(loading.reader, self._leased, room, budget.write, loading.turn)
         self._logged = self._log.is_the_car
         if self._logged:
             loading.log = self._log
@@ -522,8 +522,9 @@ class Incoming(Generic[T]):
             self._released.clear()
         elif self._logged:
             if self._released.size > self._budget.released:
-                for start in await self._log.starts_of([*self._released.passed]):
-                    self._passed.add(start)
+                if passed := self._released.passed:
+                    for start in await self._log.starts_of([*passed]):
+                        self._passed.add(start)
                 self._let_go_to_log = True
                 self._released.clear()
         elif self._spill is False:

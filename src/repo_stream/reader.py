@@ -96,7 +96,7 @@ class CarReader:
             await pieces.aclose()
             raise
         reader._ready = ready
-        reader._checksum = checksum_of(ready[0])
+        reader._sum_up(ready[0])
         return reader
 
     @property
@@ -136,7 +136,7 @@ class CarReader:
                     if self._copies is not None:
                         _append(self._copies, bytes(piece))
                     ready = self._decoder.feed_columns(piece)
-                    self._checksum = checksum_of(ready[0], self._checksum)
+                    self._sum_up(ready[0])
                 else:
                     self._decoder.finish()
                     self._ended = True
@@ -145,6 +145,10 @@ class CarReader:
             await self._leave()
             raise
         return ready
+
+    def _sum_up(self, cids: list[bytes]) -> None:
+        if self._copies is not None or self.file is not None:
+            self._checksum = checksum_of(cids, self._checksum)
 
     async def _leave(self) -> None:
         """Close what was opened, unless it is to be read again."""
@@ -158,7 +162,10 @@ class CarReader:
 
     @property
     def checksum(self) -> int:
-        """The checksum of the CIDs of all blocks that have been decoded; see `checksum_of`."""
+        """The checksum of the CIDs of all blocks that have been decoded; see `checksum_of`.
+
+        It is kept if the file can be read again, or is copied.
+        """
         return self._checksum
 
     def copy_to(self, pieces: list[bytes], checksum: int) -> None:

@@ -43,7 +43,8 @@ __all__ = ["WRITE_BYTES", "RepoLog"]
 
 R = TypeVar("R")
 
-#: What is written to a log at a time, in bytes, unless a section is longer.
+#: The most that is written to a log at a time, in bytes, unless a section is longer. Pieces of 256
+#: KiB take 1.05 of the time, and 1.2 under trio.
 WRITE_BYTES: Final = MIB
 # Of what is longer than heads one answer has so many bytes, or one more than that.
 _LONG_BYTES: Final = 2 * MIB
@@ -66,11 +67,17 @@ class RepoLog:
         reader: reads the repo.
         leased: gives the store, when it is needed.
         room: what the places of blocks may take in memory, in bytes.
+        write: what is written at a time, in bytes.
         turn: lets other tasks work.
     """
 
     def __init__(
-        self, reader: CarReader, leased: Callable[[], Awaitable[Lease]], room: int, turn: Turn
+        self,
+        reader: CarReader,
+        leased: Callable[[], Awaitable[Lease]],
+        room: int,
+        write: int,
+        turn: Turn,
     ) -> None:
         self._reader = reader
         self._file = reader.file
@@ -79,6 +86,7 @@ class RepoLog:
         self._leased = leased
         self._lease: Lease | None = None
         self._room = room
+        self._write = write
         self._turn = turn
         self._verifies = reader.verifies_cids
         self._longest = reader.longest_section
@@ -164,7 +172,7 @@ class RepoLog:
 
     async def keep_up(self) -> None:
         """Write what has come to the log, once it is enough for one write."""
-        if self._parts and self.end - self._written >= WRITE_BYTES:
+        if self._parts and self.end - self._written >= self._write:
             await self.flush()
 
     async def flush(self) -> None:

@@ -71,6 +71,8 @@ class StreamDriver(RepoDriver[T]):
         self._incoming = incoming
         self._drain = drain
         self._counting = counting
+        # What was left over of a repo that had been walked to its end before it went to disk.
+        self._left_over: int | None = None
         self._walker.opened = incoming.opened
         self._walker.passing = {}
 
@@ -98,13 +100,14 @@ class StreamDriver(RepoDriver[T]):
 
     @property
     def left_over(self) -> int | None:
-        """How many blocks the walk had no use for; `None` before the file is over, or on disk."""
+        """How many blocks the walk had no use for; `None` before the file is over.
+
+        It is `None` as well if the repo went to disk before it had been walked to its end.
+        """
         incoming = self._incoming
-        if self._counting:
-            return incoming.unused if incoming.over and self._walker.done else None
-        if not incoming.over or incoming.spilled or not self._walker.done:
+        if not incoming.over or not self._walker.done:
             return None
-        return incoming.unused
+        return self._left_over if incoming.unused is None else incoming.unused
 
     async def read_all(self) -> None:
         """Read the file to its end, check what it holds, and keep it, in memory or on disk.
@@ -224,6 +227,8 @@ class StreamDriver(RepoDriver[T]):
     async def _gather(self) -> None:
         if isinstance(self._error, StoreClosed):
             raise self._error.with_traceback(self._trace)
+        if self._left_over is None and not self._walker.left_out:
+            self._left_over = self.left_over
         await self._incoming.settle()
 
     def _own_blocks(self) -> Blocks[T]:

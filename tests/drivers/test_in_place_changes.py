@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from repo_stream.repo_log import RepoLog
 from repo_stream.testing import RawRecord, build_repo, write_car
 from support import new_descriptors
 from support.in_place import CAR, REPO, SMALL, TO_DISK, opened, rest_of, without, written
-from support.streams import Outcome
+from support.streams import Outcome, car_in
 from support.streams import walk_on as walk_to_the_end
 
 MIB = 1 << 20
@@ -114,6 +115,110 @@ async def test_length_that_was_overwritten_is_an_error_once_it_is_reached(
     assert isinstance(outcome.error, CarChanged)
     assert (outcome.error.cid, outcome.error.offset) == (cid, start)
     assert [each.rkey for each in outcome.outputs] == KEYS[:300]
+
+
+def change(path: Path, at: int) -> None:
+    """Change a byte and nothing else that can be seen: the file's time is put back."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 0x55]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+FEW = build_repo({f"app.test.a/{n:02}": {"n": n} for n in range(24)})
+# The driver has the commit, and nobody reads the header again.
+HEADER_AND_COMMIT = 360
+
+
+@pytest.mark.parametrize("way", ["load", "load-before-it-is-finished", "stream"])
+async def test_byte_changed_anywhere_gives_no_wrong_record_and_none_is_missing(
+    way: str, tmp_path: Path
+) -> None:
+    car = FEW.to_car()
+    path = written(tmp_path, car)
+    keys = list(FEW.records)
+    given: set[int] = set()
+    intact = 0
+    async with DiskBuilder().open() as store:
+        for at in range(0, len(car), 11):
+            outcome = Outcome()
+            if way == "stream":
+                async with TO_DISK.stream_car(path, spill=store) as (_, streaming):
+                    await streaming.get("a/1")  # as that needs all of it
+                    assert streaming.spilled
+                    change(path, at)
+                    await walk_to_the_end(streaming, outcome, 5)
+            elif way == "load":
+                driver = await opened(path, store)
+                change(path, at)
+                await walk_to_the_end(driver, outcome, 5)
+            else:
+                await finish_after(partial(change, path, at), path, store, outcome)
+            change(path, at)  # back again
+            assert [each.rkey for each in outcome.outputs] == keys[: len(outcome.outputs)], at
+            for each in outcome.outputs:
+                assert each.data == FEW.blocks[FEW.records[each.rkey]], at
+            if outcome.error is None:
+                assert len(outcome.outputs) == len(keys)
+                intact += 1
+            else:
+                assert isinstance(outcome.error, CarChanged), at
+                given.add(len(outcome.outputs))
+    assert path.read_bytes() == car
+    assert {0, len(keys) - 1} <= given, "the tree itself, and the last record"
+    assert intact <= HEADER_AND_COMMIT / 11
+
+
+async def finish_after(
+    meanwhile: Callable[[], object], path: Path, store: DiskStore, outcome: Outcome
+) -> None:
+    match await TO_DISK.load_car(path):
+        case Driver.Disk(paused):
+            meanwhile()
+            try:
+                _, driver = await paused.finish_loading(store)
+            except CarChanged as error:
+                outcome.error = error
+            else:
+                await walk_to_the_end(driver, outcome, 5)
+        case Driver.Memory():
+            pytest.fail("a limit of 0 sends every repo to disk")
+
+
+@pytest.mark.parametrize("order", ["stream", "shuffled"])
+async def test_file_changed_while_it_streams_gives_no_wrong_record_and_none_is_missing(
+    order: str, tmp_path: Path
+) -> None:
+    """Between two pieces: what has been read is changed, and the tree asks for it again."""
+    records: dict[str, object] = {f"a/{n:04}": {"n": n} for n in range(4000)}
+    repo = build_repo(records | {f"b/{n:02}": {"n": n * 100} for n in range(40)})
+    keys = list(repo.records)
+    path = written(tmp_path, car := car_in(repo, order))
+    changed = 0
+    for n in range(0, 40, 8):
+        cid = repo.records[f"b/{n:02}"]
+        start = car.index(b"".join(write_section(cid, repo.blocks[cid])))
+        for at in (start, start + 20, start + 40):
+            outcome = Outcome()
+            async with TO_DISK.stream_car(path) as (_, driver):
+                outcome.outputs += await driver.next_outputs(3990) or []
+                change(path, at)
+                await walk_to_the_end(driver, outcome, 5)
+            change(path, at)  # back again
+            assert [each.rkey for each in outcome.outputs] == keys[: len(outcome.outputs)]
+            for each in outcome.outputs:
+                assert each.data == repo.blocks[repo.records[each.rkey]]
+            if outcome.error is None:
+                assert len(outcome.outputs) == len(keys)
+            else:
+                assert isinstance(outcome.error, CarChanged)
+                changed += 1
+    # Shuffled, it may still have in memory what it has fetched.
+    assert changed == 15 or order == "shuffled"
 
 
 async def test_file_that_was_cut_short_was_changed(file: Path) -> None:

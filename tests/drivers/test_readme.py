@@ -8,14 +8,15 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 import repo_stream
-from repo_stream import DiskBuilder, DriverBuilder, Limits, RepoStreamError, Source
+from repo_stream import DiskBuilder, Limits, RepoStreamError
 from repo_stream.car_server import CarServer
 from repo_stream.cli import main
+from repo_stream.load import Budget
 from repo_stream.testing import build_car
 from support import ROOT, walk
 from support.readme import PYTHON, README, blocks, section
@@ -58,15 +59,10 @@ WAYS = ["in memory", "through the disk"]
 @contextmanager
 def going(way: str) -> Generator[None]:
     """Have the README's programs take one of both branches, whatever limit they set."""
-    load_car = cast("Any", DriverBuilder).load_car
-
-    async def spill(self: DriverBuilder[Any], source: Source) -> object:
-        outcome: object = await load_car(self.with_mem_limit_mb(0), source)
-        return outcome
-
+    nothing = Budget.of(0)
     with pytest.MonkeyPatch.context() as patched:
         if way == "through the disk":
-            patched.setattr(DriverBuilder, "load_car", spill)
+            patched.setattr(Budget, "of", lambda _limit: nothing)
         yield
 
 

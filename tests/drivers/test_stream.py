@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -25,10 +25,19 @@ from repo_stream import (
 )
 from repo_stream.mst import decode_node
 from repo_stream.process import noop, record
-from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, write_car
+from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, encode, write_car
 from support import pieces_of, traced
 from support.hostile import FAMILIES, Hostile
-from support.streams import ORDERS, AnyBuilder, Outcome, car_in, in_memory, streamed, walk_on
+from support.streams import (
+    ORDERS,
+    AnyBuilder,
+    Outcome,
+    car_in,
+    in_memory,
+    ordered,
+    streamed,
+    walk_on,
+)
 
 LIMITS = (0, 0.2, 1, 16)
 WHOLE = 10_000_000  # a piece for all of it
@@ -167,31 +176,75 @@ async def test_results_without_a_form_on_disk_stay_in_memory(order: str) -> None
     same(await streamed(car, FORMLESS), await in_memory(car, FORMLESS))
 
 
-@pytest.mark.parametrize("order", ["stream", "shuffled"])
-async def test_result_that_cannot_be_read_back_is_an_error_once_it_is_needed(order: str) -> None:
-    """As they are from disk; the rest of the records comes all the same."""
+class Named(NamedTuple):
+    """A result that says whose it is."""
 
-    def loads(data: bytes) -> int:
+    cid: bytes
+    size: int
+
+
+@pytest.mark.parametrize("limit", [0, 0.03, 0.1], ids=["0-MB", "0.03-MB", "0.1-MB"])
+@pytest.mark.parametrize("order", ["stream", "export", "shuffled", "records first"])
+async def test_result_that_cannot_be_read_back_is_an_error_once_it_is_needed(
+    order: str, limit: float
+) -> None:
+    """Those made before the limit was reached. The rest of the records comes all the same."""
+    dumped: set[bytes] = set()
+
+    def dumps(result: Named) -> bytes:
+        dumped.add(result.cid)
+        return result.cid
+
+    def loads(data: bytes) -> Named:
         raise LookupError("no way back")
 
-    one_way = Processor(len, loads=loads)
+    one_way = Processor(lambda block: Named(cid_of(block), len(block)), dumps=dumps, loads=loads)
     repo = SHARED["far apart"]
     builder = DriverBuilder(block_processor=one_way).with_on_error("yield")
-    got = await streamed(pieces_of(car_in(repo, order), 500), builder.with_mem_limit_mb(0))
+    got = await streamed(pieces_of(car_in(repo, order), 500), builder.with_mem_limit_mb(limit))
     assert got.error is None
     assert [output.rkey for output in got.outputs] == list(repo.records)
-    failed = [output for output in got.outputs if isinstance(output.data, ProcessError)]
-    if order == "stream":
-        assert [output.rkey for output in failed] == ["a/00599"]
-    assert all("read back" in str(output.data) for output in failed)
-    async with builder.stream_car(pieces_of(car_in(repo, order), 500)) as (_, driver):
-        await driver.next_chunk(300)
-        if order == "stream":
-            with pytest.raises(ProcessError, match=r"a/00007.*read back"):
-                await driver.get("a/00007")
-        found = await driver.get("a/00500")
-        assert found is not None
-        assert found.data == len(repo.blocks[found.cid])
+    failed = {bytes(each.cid) for each in got.outputs if isinstance(each.data, ProcessError)}
+    for output in got.outputs:
+        if isinstance(output.data, ProcessError):
+            assert "read back: no way back" in str(output.data)
+            assert (output.data.rkey, output.data.cid) == (output.rkey, output.cid)
+            assert isinstance(output.data.__cause__, LookupError)
+        else:
+            assert output.data == (output.cid, len(repo.blocks[output.cid]))
+    # In streamable order all are given before they are let go of, and processed anew from the log.
+    assert failed == (set() if order == "stream" else dumped)
+    assert len(failed) < len(repo.records) / 2
+    assert limit == 0 or bool(failed) == (order != "stream")
+
+
+@pytest.mark.parametrize("order", ["shuffled", "records first"])
+async def test_result_that_cannot_be_dumped_is_an_error_only_if_it_is_needed(order: str) -> None:
+    """Up to a hundred of them, as they may be nobody's records."""
+    repo = SHARED["far apart"]
+    key = list(repo.records)[300]
+    odd = repo.records[key]
+    spare = encode({"nobody's": True})
+
+    def process(block: bytes) -> Any:
+        return object() if cid_of(block) in {odd, cid_of(spare)} else len(block)
+
+    builder = DriverBuilder(block_processor=process)
+    blocks = [(cid, repo.blocks[cid]) for cid in ordered(repo, order)]
+    first = [(odd, repo.blocks[odd]), (cid_of(spare), spare)]
+    car = write_car([repo.commit_cid], [*first, *[each for each in blocks if each[0] != odd]])
+    rest = [rkey for rkey in repo.records if rkey != key]
+    for limit in (0, 0.03):
+        limited = builder.with_mem_limit_mb(limit)
+        got = await streamed(pieces_of(car, 500), limited)
+        assert [output.rkey for output in got.outputs] == rest[:300]
+        assert isinstance(got.error, ProcessError)
+        assert (got.error.rkey, got.error.cid) == (key, odd)
+        assert "a object, cannot be stored on disk" in str(got.error)
+        got = await streamed(pieces_of(car, 500), limited.with_on_error("skip"))
+        assert ([output.rkey for output in got.outputs], got.error) == (rest, None)
+        got = await streamed(pieces_of(car, 500), limited.with_key_range(None, key))
+        assert ([output.rkey for output in got.outputs], got.error) == (rest[:300], None)
 
 
 @pytest.mark.parametrize("processor", ["noop", "len", "shapes"])

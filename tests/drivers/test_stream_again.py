@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +15,17 @@ import pytest
 
 from repo_stream import (
     BlockReleased,
-    CarError,
-    CidMismatch,
-    DiskBuilder,
+    CarChanged,
     DiskStore,
     DriverBuilder,
     MemLimitExceeded,
-    RepoStreamError,
     StreamDriver,
     TruncatedCar,
 )
+from repo_stream.disk import Lease
+from repo_stream.files import OpenFile, SharedFile
+from repo_stream.incoming import Marks, Released
 from repo_stream.reader import CarReader
-from repo_stream.released import Segment, tails_of
 from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, encode, section, write_car
 from support.streams import ORDERS, AnyBuilder, car_in, in_memory, ordered, streamed
 
@@ -105,10 +106,11 @@ async def test_file_stays_open_after_the_walk_and_is_closed_with_the_driver(
         os.unlink(car)  # noqa: PTH108 - no other task is kept waiting
         found = await driver.get(FIRST)
         assert found is not None
-        place = (0, 100)
-    (reader,) = readers
-    with pytest.raises(TruncatedCar):
-        await reader.read_again(place)
+        (reader,) = readers
+        file = reader.file
+        assert file is not None
+        assert await file.visit(lambda opened: opened.read(100, 5)) == STREAM[5:105]
+    assert await file.visit(lambda opened: opened.read(100, 5)) == b""
 
 
 def cut(path: Path) -> None:
@@ -122,19 +124,23 @@ def overwritten(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize(
-    ("change", "error"),
-    [(cut, TruncatedCar), (overwritten, CidMismatch)],
-    ids=["cut", "overwritten"],
-)
+def put_back(path: Path) -> None:
+    status = path.stat()
+    overwritten(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [cut, overwritten, put_back], ids=lambda change: change.__name__)
 async def test_file_that_is_changed_meanwhile_gives_an_error(
-    car: Path, change: Callable[[Path], None], error: type[RepoStreamError]
+    car: Path, change: Callable[[Path], None]
 ) -> None:
-    async with DriverBuilder().stream_car(car, drain=False) as (_, driver):
+    async with DriverBuilder(mem_limit_mb=0.3).stream_car(car, drain=False) as (_, driver):
         await half_way(driver)
         change(car)
-        with pytest.raises(error):
+        with pytest.raises((CarChanged, TruncatedCar)) as caught:
             await driver.get(FIRST)
+        # To read the rest of a file that was cut is to find that it ends there.
+        assert isinstance(caught.value, TruncatedCar if change is cut else CarChanged)
 
 
 def emptied(path: Path) -> None:
@@ -154,7 +160,7 @@ def renamed(path: Path) -> None:
 async def test_block_that_a_change_of_the_file_removed_is_not_called_missing(
     tmp_path: Path, change: Callable[[Path], None], gaps: bool
 ) -> None:
-    """A search finds no trace of it, so all that the file holds is checked again."""
+    """Its place says that it was there."""
     car = tmp_path / "repo.car"
     car.write_bytes(STREAM)
     os.utime(car, (0, 0))  # the clock of files is slow
@@ -162,7 +168,7 @@ async def test_block_that_a_change_of_the_file_removed_is_not_called_missing(
     async with (builder.with_gaps() if gaps else builder).stream_car(car) as (_, driver):
         await driver.next_chunk(1000)
         change(car)
-        with pytest.raises(CarError):
+        with pytest.raises(CarChanged):
             await driver.next_chunk(100)
 
 
@@ -181,7 +187,7 @@ async def test_move_to_disk_that_was_cancelled_early_loses_nothing(
     begin = DiskStore.begin
     scope = anyio.CancelScope()
 
-    async def cancelled_once(store: DiskStore, cache: int) -> int:
+    async def cancelled_once(store: DiskStore, cache: int) -> Lease:
         if not scope.cancel_called:
             scope.cancel()
             await anyio.sleep_forever()
@@ -200,22 +206,6 @@ async def test_move_to_disk_that_was_cancelled_early_loses_nothing(
         assert [rkey for rkey, _ in rest] == [f"app.test.a/{n:04}" for n in range(223, 400)]
 
 
-async def test_only_segments_of_tails_are_searched_for_a_tail() -> None:
-    """Others hold whole blocks, and a hostile CAR can have any number of CIDs that end alike."""
-    cids = [bytes(REPO.records[rkey]) for rkey in list(REPO.records)[:3]]
-    like = cids[1][:-5] + bytes([cids[1][-5] ^ 1]) + cids[1][-4:]
-    whole = Segment(b"".join(cids), b"\x80", 0)
-    place = Segment(b"".join([cid[-4:] for cid in cids]), b"\x82\0\1", 3)
-    async with await DiskBuilder().open() as store:
-        lease = await store.begin(1 << 20)
-        await store.set_aside(lease, [whole])
-        assert await store.last_set_aside(lease, like, tails_of(like)) is None
-        assert await store.last_set_aside(lease, cids[1], tails_of(cids[1])) == (1, whole)
-        await store.set_aside(lease, [place])
-        assert await store.last_set_aside(lease, like, tails_of(like)) == (2, place)
-        assert await store.last_set_aside(lease, cids[1], tails_of(cids[1]), 2) == (1, whole)
-
-
 @pytest.mark.both_loops
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 async def test_blocks_of_a_pipe_are_kept_on_disk_as_it_cannot_be_read_again(tmp_path: Path) -> None:
@@ -226,23 +216,6 @@ async def test_blocks_of_a_pipe_are_kept_on_disk_as_it_cannot_be_read_again(tmp_
         with anyio.fail_after(20):
             got = await streamed(pipe, DriverBuilder(mem_limit_mb=0.3))
             assert [output.rkey for output in got.outputs] == list(REPO.records)
-
-
-async def test_reading_a_place_again_gives_the_blocks_that_came(tmp_path: Path) -> None:
-    path = tmp_path / "repo.car"
-    blocks = [(cid, REPO.blocks[cid]) for cid in list(REPO.blocks)[:40]]
-    path.write_bytes(write_car([REPO.commit_cid], blocks))
-    for piece_size in (1, 100, 1000, 100_000):
-        async with await CarReader.open(path, piece_size=piece_size, rereadable=True) as reader:
-            came: list[tuple[bytes, bytes]] = []
-            places: list[tuple[int, int]] = []
-            while (columns := await reader.next_columns()) is not None:
-                came += zip(*columns, strict=True)
-                assert reader.place is not None
-                places.append(reader.place)
-            assert came == blocks
-            again = [reader.cut_again(place, await reader.read_again(place)) for place in places]
-            assert [each for columns in again for each in zip(*columns, strict=True)] == blocks
 
 
 # Two pairs of records, one after the other, whose CIDs end in the same four bytes.
@@ -293,15 +266,15 @@ async def test_records_whose_cids_end_alike_need_no_store(tmp_path: Path) -> Non
     car = tmp_path / "repo.car"
     car.write_bytes(spoilt(CONFUSING, 128 * 1024))
     builder = DriverBuilder(mem_limit_mb=0.5)
-    with pytest.raises(MemLimitExceeded):
-        await keep_all(builder, car)
     got = await streamed(car, builder, spill=False)
     assert (len(got.outputs), got.fault) == (len(CONFUSING.records), None)
-
-
-async def keep_all(builder: AnyBuilder, car: Path) -> None:
     async with builder.stream_car(car, spill=False) as (_, driver):
-        await driver.collections()
+        assert await driver.collections() == ["app.test.a", "app.test.b", "app.test.c"]
+        assert await driver.next_outputs(1000) == got.outputs
+    copied = builder.stream_car(car.read_bytes(), spill=False)
+    async with copied as (_, driver):
+        with pytest.raises(MemLimitExceeded):
+            await driver.collections()
 
 
 @pytest.mark.parametrize(
@@ -360,18 +333,68 @@ async def test_missing_blocks_are_looked_for_in_a_bounded_number_of_bytes(
     blocks = [(cid, repo.blocks[cid]) for cid in repo.ordered("stream") if cid not in lacking]
     car = tmp_path / "repo.car"
     car.write_bytes(write_car([repo.commit_cid], blocks))
-    cut = 0
-    cut_again = CarReader.cut_again
+    read = 0
+    visit = SharedFile.visit
 
-    def counted(reader: CarReader, place: tuple[int, int], data: bytes) -> Any:
-        nonlocal cut
-        cut += len(data)
-        return cut_again(reader, place, data)
+    async def counted(file: SharedFile, work: Callable[[OpenFile], Any]) -> Any:
+        def counting(opened: OpenFile) -> Any:
+            def count(size: int, start: int) -> bytes:
+                nonlocal read
+                data = opened.read(size, start)
+                read += len(data)
+                return data
 
-    monkeypatch.setattr(CarReader, "cut_again", counted)
+            return work(OpenFile(None, count))  # nothing can be read past it
+
+        return await visit(file, counting)
+
+    monkeypatch.setattr(SharedFile, "visit", counted)
     builder = DriverBuilder(mem_limit_mb=0.5).with_gaps()
     async with builder.stream_car(car) as (_, driver):
         walked = await driver.next_chunk(1000)
         assert walked is not None
         assert [rkey for rkey, _ in walked] == list(repo.records)
-    assert 0 < cut < 8 * car.stat().st_size
+    assert 0 < read < 4 * car.stat().st_size
+
+
+# --- What a stream remembers --------------------------------------------------------------------
+
+
+def test_marks_are_a_set_of_sections() -> None:
+    """Of sections of 37 bytes or more, wherever they start."""
+    dice = random.Random(0)
+    for least in (37, 38, 74, 1000):
+        starts = [*accumulate((least + dice.randrange(9) for _ in range(500)), initial=16)]
+        marks, true = Marks(), set[int]()
+        for _ in range(3000):
+            start = dice.choice(starts)
+            assert (start in marks) == (start in true)
+            if dice.random() < 0.6:
+                assert marks.add(start) == (start not in true)
+                true.add(start)
+            else:
+                assert marks.discard(start) == (start in true)
+                true.discard(start)
+        assert [start for start in starts if start in marks] == sorted(true)
+        assert starts[-1] + 10**6 not in marks
+        assert not marks.discard(starts[-1] + 10**6)
+
+
+def test_released_blocks_are_given_away_oldest_first_and_cost_nothing_then() -> None:
+    blocks = [(b"%03d" % n, bytes(n)) for n in range(300)]
+    released = Released()
+    for at in range(0, 300, 7):
+        cids, data = zip(*blocks[at : at + 7], strict=True)
+        released.add(cids, data, used=at % 2 == 0)
+    before = released.size
+    assert before > sum(len(cid) + len(data) for cid, data in blocks)
+    given, passed = released.take(100)
+    assert given == blocks[:100]
+    assert passed == {cid for n, (cid, _) in enumerate(blocks[:100]) if n // 7 % 2}
+    assert released.size < before
+    # What comes again and is used is no longer passed, and a copy has no place of its own.
+    released.add([blocks[105][0]], [blocks[105][1]], used=True)
+    rest, passed = released.take(1000)
+    assert rest == blocks[100:]
+    assert blocks[105][0] not in passed
+    assert (released.take(5), released.size, released.passed) == (([], set()), 0, set())

@@ -28,8 +28,8 @@ from repo_stream import (
 from support import new_descriptors
 from support.cancelling import usable
 from support.stores import (
-    BLOCKS,
     EXPECTED,
+    PLACES,
     check_error,
     database,
     load,
@@ -65,16 +65,16 @@ async def test_second_store_does_not_break_the_lock_of_the_first(path: Path) -> 
 
 @pytest.mark.parametrize("mode", ["delete", "wal"])
 async def test_foreign_database_in_use_keeps_its_lock(mode: str, tmp_path: Path) -> None:
-    path = database(tmp_path / "app.db", f"PRAGMA journal_mode={mode}", BLOCKS)
+    path = database(tmp_path / "app.db", f"PRAGMA journal_mode={mode}", PLACES)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA locking_mode=EXCLUSIVE")
         connection.execute("BEGIN EXCLUSIVE")
-        connection.execute("INSERT INTO blocks VALUES (x'00', x'01', 0)")
+        connection.execute("INSERT INTO places VALUES (0, x'01')")
         with pytest.raises(ForeignFile):
             await DiskBuilder().open(path)
         assert locked_for_others(path)
         connection.execute("COMMIT")
-        assert connection.execute("SELECT count(*) FROM blocks").fetchone() == (1,)
+        assert connection.execute("SELECT count(*) FROM places").fetchone() == (1,)
 
 
 @contextmanager
@@ -95,13 +95,18 @@ def child(script: str, *arguments: str) -> Generator[subprocess.Popen[str]]:
 HOLDS_A_STORE = """
 import anyio, sys
 from repo_stream import DiskBuilder
+from repo_stream.log import LOG_START
+from repo_stream.places import Places
 async def main():
     async with DiskBuilder().open(sys.argv[1]) as store:
         lease = await store.begin(0)
         for n in range(int(sys.argv[2])):
-            await store.put(lease, [(b"key-%d" % n, bytes(100_000))], [])
+            await lease.append(LOG_START + n * 100_000, [bytes(100_000)], 1)
+            places = Places()
+            places.add([b"%036d" % each for each in range(5000)], [b""] * 5000, 0)
+            await lease.put_places(places)
         if sys.argv[3] == "seal":
-            await store.seal(lease)
+            await lease.seal()
         print("ready", flush=True)
         await anyio.to_thread.run_sync(sys.stdin.read)
 anyio.run(main)
@@ -138,9 +143,7 @@ async def test_own_file_in_use_by_another_process_is_locked(program: str, path: 
 # --- Crashes ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("stage", "blocks"), [("fill", 0), ("fill", 5), ("fill", 300), ("seal", 5)]
-)
+@pytest.mark.parametrize(("stage", "blocks"), [("fill", 0), ("fill", 5), ("fill", 50), ("seal", 5)])
 async def test_file_of_a_process_that_was_killed_is_reused_or_refused(
     stage: str, blocks: int, path: Path
 ) -> None:
@@ -156,6 +159,65 @@ async def test_file_of_a_process_that_was_killed_is_reused_or_refused(
     async with store:
         assert await usable(store)
     assert names_in(path.parent) == ["store.db"]
+
+
+LOADS = """
+import anyio, sys
+from repo_stream import DiskBuilder, Driver, DriverBuilder
+from repo_stream.testing import RawRecord, build_car
+CAR = build_car({f"a/{n:03}": RawRecord(bytes([n]) * 20_000) for n in range(200)})
+class Pieces:
+    def __init__(self):
+        self.at = 0
+    def __aiter__(self):
+        return self
+    async def __anext__(self):
+        piece = CAR[self.at : self.at + 50_000]
+        if not piece:
+            raise StopAsyncIteration
+        self.at += len(piece)
+        return piece
+async def main():
+    builder = DriverBuilder(mem_limit_mb=0)
+    print("ready", flush=True)
+    while True:
+        if sys.argv[2] == "stream":
+            async with builder.stream_car(Pieces(), spill=sys.argv[1]) as (_, driver):
+                assert len([rkey async for rkey, _ in driver]) == 200
+            continue
+        match await builder.load_car(Pieces()):
+            case Driver.Disk(paused):
+                async with DiskBuilder().open(sys.argv[1]) as store:
+                    _, driver = await paused.finish_loading(store)
+                    assert len([rkey async for rkey, _ in driver]) == 200
+anyio.run(main)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["load", "stream"])
+async def test_what_a_process_leaves_that_is_killed_while_it_loads_is_emptied(
+    way: str, path: Path
+) -> None:
+    left: list[str] = []
+    for n in range(16):
+        with child(LOADS, str(path), way) as process:
+            await anyio.sleep(0.005 + 0.009 * n)
+            process.kill()
+            process.wait(10)
+        left += names_in(path.parent)
+        try:
+            store = await DiskBuilder().open(path)
+        except StoreCorrupt as error:
+            check_error(error, path)
+            await anyio.Path(path).unlink()
+            store = await DiskBuilder().open(path)
+        async with store:
+            assert names_in(path.parent) == ["store.db"]
+            assert await usable(store)
+        assert names_in(path.parent) == ["store.db"]
+    assert "store.db-log" in left
+    assert {*left} <= {"store.db", "store.db-log"}
 
 
 # --- Permissions --------------------------------------------------------------------------------
@@ -227,13 +289,25 @@ async def test_file_that_may_not_be_written_is_refused(
 
 
 @needs_users
-async def test_own_file_in_a_read_only_directory_will_do() -> None:
-    """Nothing is ever written beside it."""
+async def test_own_file_in_a_read_only_directory_is_read_only() -> None:
+    """Its log would be there, and a store says so before anything is read."""
     with without_privileges() as home:
-        async with DiskBuilder().open(home / "store.db"):
-            pass
+        path = home / "store.db"
+        async with DiskBuilder().open(path) as store:
+            await load(store)
         home.chmod(0o555)
-        async with DiskBuilder().open(home / "store.db") as store:
+        with new_descriptors() as opened:
+            with pytest.raises(StoreReadOnly, match="directory") as caught:
+                await DiskBuilder().open(path)
+            assert opened() == []
+        check_error(caught.value, path)
+        home.chmod(0o755)
+        async with DiskBuilder().open(path) as store:
+            home.chmod(0o555)
+            with pytest.raises(StoreReadOnly) as caught:
+                await load(store)
+            check_error(caught.value, path, PermissionError)
+            home.chmod(0o755)
             assert await usable(store)
 
 
@@ -304,5 +378,5 @@ def test_store_on_a_full_disk_is_usable_once_there_is_room(
         pytest.skip("may not mount a tiny disk here")
     assert done.returncode == 0, done.stderr
     *full, _, left = done.stdout.splitlines()
-    assert full == ["DiskFull OperationalError"] * 2
+    assert full == ["DiskFull OSError"] * 2
     assert left == ("['store.db']" if where == "path" else "[]")

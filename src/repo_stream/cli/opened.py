@@ -44,6 +44,7 @@ class Opened(Generic[T]):
     repo: Repo[T]
     meter: Meter
     _options: argparse.Namespace
+    _in_place: bool
 
     @property
     def way(self) -> str:
@@ -53,6 +54,8 @@ class Opened(Generic[T]):
             return f"in memory ({limit})"
         disk = self._options.disk
         place = "a temporary file" if disk is None else one_line(disk)
+        if self._in_place:
+            place = "its own file"
         return f"through the disk (memory {limit}): {place}"
 
     async def keys(self) -> AsyncGenerator[list[tuple[str, Cid]]]:
@@ -104,7 +107,7 @@ async def opened(
     ):
         if check_first:
             await repo.read_all()
-        yield Opened(repo, meter, options)
+        yield Opened(repo, meter, options, isinstance(source, str))
 
 
 @asynccontextmanager
