@@ -463,14 +463,17 @@ class Incoming(Generic[T]):
         block = self._released.blocks.get(cid)
         passed = block is not None and cid in self._released.passed
         result: T | None = None
+        start: int | None = None
         if block is None:
             start = await self._start_behind(cid)
             if start is None:
                 return False
-            passed = self._passed.discard(start)
+            passed = start in self._passed
             fetched = await self._log.fetch([cid])
             block = fetched.raw.get(cid)
             if block is None:
+                if cid not in fetched.processed:
+                    return False  # another block has a place like it
                 try:
                     result = self._processor.loads(fetched.processed[cid])
                 except Exception as error:
@@ -480,6 +483,8 @@ class Incoming(Generic[T]):
         self._loading.store.put_back(cid, block=block, result=result)
         if passed:
             self._released.passed.discard(cid)
+            if start is not None:
+                self._passed.discard(start)
         else:
             self._used.add(cid)
         return True

@@ -30,8 +30,9 @@ def piped(folder: Path, car: bytes) -> Generator[Path]:
     thread = threading.Thread(target=write)
     thread.start()
     yield pipe
-    with pipe.open("rb") if thread.is_alive() else nullcontext():  # if nobody has read it
-        thread.join()
+    while thread.is_alive():  # if nobody has read it, it waits for somebody who does
+        os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
+        thread.join(0.01)
     pipe.unlink()
 
 

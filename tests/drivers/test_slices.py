@@ -6,7 +6,7 @@ Slices are cut from whole repos, so that the repo says what is true and the plai
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import cycle, product
 from typing import Any, cast
@@ -27,7 +27,9 @@ from repo_stream import (
     TreeNode,
 )
 from repo_stream.disk import Lease
+from repo_stream.entries import locate
 from repo_stream.files import OpenFile
+from repo_stream.log import LOG_START
 from repo_stream.testing import Order, Repo, build_repo
 from repo_stream.walk import Blocks, Walker
 from support import pieces_of
@@ -55,6 +57,7 @@ from support.slices import (
     slice_of,
     within,
 )
+from support.streams import budgeted
 
 BUILDER = DriverBuilder()
 GAPS = BUILDER.with_gaps()
@@ -428,6 +431,25 @@ async def test_many_missing_blocks_are_not_looked_for_one_by_one(
         assert await chunks(driver, 100) == pairs_of(part)
         assert not driver.spilled
     assert 0 < visits < 20  # the log was gone through once, to find out where blocks are
+
+
+async def test_missing_block_whose_place_is_like_anothers_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By accident, once in many billions; here always."""
+
+    def mistaken(buckets: Any, cids: Sequence[bytes]) -> list[int]:
+        return [start if start >= 0 else LOG_START for start in locate(buckets, cids)]
+
+    monkeypatch.setattr("repo_stream.repo_log.locate", mistaken)
+    repo = build_repo({f"a.b.c/{n:04}": {"n": n, "text": "x" * 400} for n in range(600)})
+    part = slice_of(repo, repo.blocks.keys() - {*[*repo.records.values()][500::9]})
+    for limit, spilled in ((4, False), (0, True)):
+        builder = GAPS.with_mem_limit_mb(limit)
+        with budgeted(released=1000):
+            async with builder.stream_car(pieces_of(part.car("stream"), 4096)) as (_, driver):
+                assert await chunks(driver, 100) == pairs_of(part)
+                assert driver.spilled == spilled
 
 
 @cache

@@ -136,7 +136,7 @@ def every_stop(how: str, *, at_least: int) -> Iterator[Stop]:
         stop = Stop(at, how)
         yield stop
         if not stop.reached:
-            assert at - 1 >= at_least
+            assert at - 1 >= at_least, f"it could be stopped at {at - 1} places only"
             return
     pytest.fail("there is no end to it")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from repo_stream import Driver, DriverBuilder, Output, RepoDriver, RepoStreamError, Source
 from repo_stream.drivers import RepoDriver as AnyDriver
+from repo_stream.load import Budget
 from repo_stream.testing import Repo, write_car
 
 AnyBuilder = DriverBuilder[Any]
@@ -166,3 +168,16 @@ async def loaded(source: Source, builder: AnyBuilder) -> AnyDriver[Any]:
             return driver
         case Driver.Disk():
             raise AssertionError("it does not fit in memory")
+
+
+@contextmanager
+def budgeted(**bounds: int) -> Generator[None]:
+    """Have parts of every memory limit be so many bytes, whatever the limit is."""
+    of = Budget.of
+
+    def changed(mem_limit_mb: float) -> Budget:
+        return of(mem_limit_mb)._replace(**bounds)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Budget, "of", changed)
+        yield
