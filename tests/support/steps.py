@@ -12,20 +12,26 @@ import gc
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from time import thread_time
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import trio
+from anyio.lowlevel import checkpoint
+
+T = TypeVar("T")
 
 
-async def longest_share(backend: str, job: Callable[[], Awaitable[object]]) -> float:
-    """Do a job; give the share that its longest step has in all of its steps."""
+async def longest_share(backend: str, job: Callable[[], Awaitable[T]]) -> tuple[float, T]:
+    """Do a job; give the share that its longest step has in all of its steps, and its result.
+
+    What the job wants to be freed after it was measured is part of the result.
+    """
     measuring = _asyncio_steps if backend == "asyncio" else _trio_steps
     with _no_collector(), measuring() as steps:
-        # It is kept until it is measured: to free it takes time, too, and whose that is depends.
-        kept = await job()
-    del kept
-    return max(steps) / sum(steps)
+        await checkpoint()  # a step is counted as a whole, once it is over
+        result = await job()
+        await checkpoint()
+        return max(steps) / sum(steps), result
 
 
 @contextmanager

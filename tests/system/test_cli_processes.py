@@ -145,7 +145,13 @@ def test_bad_record_and_full_disk_give_one_line(kind: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("kind", "room"),
-    [("jsonl", 0), ("jsonl", 10_000), ("parquet", 0), ("parquet", 100), ("parquet", 10_000)],
+    [
+        pytest.param("jsonl", 0, id="jsonl, no room"),
+        pytest.param("jsonl", 10_000, id="jsonl, 10 kB"),
+        pytest.param("parquet", 0, id="parquet, no room"),
+        pytest.param("parquet", 100, id="parquet, 100 bytes"),
+        pytest.param("parquet", 10_000, id="parquet, 10 kB"),
+    ],
 )
 def test_file_that_cannot_grow_is_named_and_removed(kind: str, room: int, tmp_path: Path) -> None:
     target = tmp_path / "records"
@@ -183,7 +189,8 @@ def test_what_the_encoding_does_not_know_is_escaped(
 ) -> None:
     store = tmp_path / "sp\u00efll\u2713.db"
     environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
-    ended = done("inspect", car, "--mem-limit-mb", "0", "--disk", store, env=environment)
+    command = ("inspect", "-", "--mem-limit-mb", "0", "--disk", store)
+    ended = done(*command, given=car.read_bytes(), env=environment)
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert store.name.encode(encoding, "backslashreplace") in ended.stdout
 

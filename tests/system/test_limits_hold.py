@@ -110,10 +110,10 @@ def grown(cars: Cars, case: Case, *, where: str | None) -> int:
 @pytest.mark.parametrize(
     ("limit", "processor", "copied"),
     [
-        pytest.param(16, "raw", True, id="16, raw, copied"),
-        pytest.param(8, "length", True, id="8, lengths, copied"),
-        pytest.param(16, "raw", False, id="16, raw, in place"),
-        pytest.param(1, "length", False, id="1, lengths, in place"),
+        pytest.param(16, "raw", True, id="16 MiB, raw, copied"),
+        pytest.param(8, "length", True, id="8 MiB, lengths, copied"),
+        pytest.param(16, "raw", False, id="16 MiB, raw, in place"),
+        pytest.param(1, "length", False, id="1 MiB, lengths, in place"),
     ],
 )
 def test_growth_does_not_depend_on_the_size(
@@ -133,14 +133,16 @@ def test_growth_does_not_depend_on_the_size(
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(Case(MIDDLE, 0), id="0, raw, copied"),
-        pytest.param(Case(MIDDLE, 1, "length"), id="1, lengths, copied"),
-        pytest.param(Case(SMALL, 8, "dict", "trio"), id="8, dicts, copied, trio"),
-        pytest.param(Case(LARGE, 32, "dict"), id="32, dicts, copied"),
-        pytest.param(Case(LARGE, 40), id="40, raw, copied"),
-        pytest.param(Case(LARGE, 0, copied=False), id="0, raw, in place"),
-        pytest.param(Case(SMALL, 8, "dict", "trio", copied=False), id="8, dicts, in place, trio"),
-        pytest.param(Case(LARGE, 40, "dict", copied=False), id="40, dicts, in place"),
+        pytest.param(Case(MIDDLE, 0), id="0 MiB, raw, copied"),
+        pytest.param(Case(MIDDLE, 1, "length"), id="1 MiB, lengths, copied"),
+        pytest.param(Case(SMALL, 8, "dict", "trio"), id="8 MiB, dicts, copied, trio"),
+        pytest.param(Case(LARGE, 32, "dict"), id="32 MiB, dicts, copied"),
+        pytest.param(Case(LARGE, 40), id="40 MiB, raw, copied"),
+        pytest.param(Case(LARGE, 0, copied=False), id="0 MiB, raw, in place"),
+        pytest.param(
+            Case(SMALL, 8, "dict", "trio", copied=False), id="8 MiB, dicts, in place, trio"
+        ),
+        pytest.param(Case(LARGE, 40, "dict", copied=False), id="40 MiB, dicts, in place"),
     ],
 )
 def test_growth_through_the_disk_is_within_the_limit(cars: Cars, case: Case) -> None:
@@ -151,8 +153,8 @@ def test_growth_through_the_disk_is_within_the_limit(cars: Cars, case: Case) -> 
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(Case(MIDDLE, 40), id="40, raw"),
-        pytest.param(Case(MIDDLE, 20, "length"), id="20, lengths"),
+        pytest.param(Case(MIDDLE, 40), id="40 MiB, raw"),
+        pytest.param(Case(MIDDLE, 20, "length"), id="20 MiB, lengths"),
     ],
 )
 def test_growth_in_memory_is_within_the_limit(cars: Cars, case: Case) -> None:
@@ -193,6 +195,6 @@ def test_growth_by_eight_repos_at_once_is_within_their_limits(cars: Cars, case: 
 
 # A dict that is full is copied into one of twice its size. With results as small as these, that is
 # a fifth of these limits, and it happens right before they are reached.
-@pytest.mark.parametrize("limit", [12, 24])
+@pytest.mark.parametrize("limit", [12, 24], ids="{} MiB".format)
 def test_growth_of_a_table_is_within_the_limit(cars: Cars, limit: float) -> None:
     assert grown(cars, Case(LARGE, limit, "length", at_once=0), where="disk") <= limit * MIB

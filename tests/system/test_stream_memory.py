@@ -78,11 +78,11 @@ def test_growth_by_a_streamable_repo_does_not_depend_on_its_size(
 @pytest.mark.parametrize(
     ("order", "limit", "processor"),
     [
-        pytest.param("shuffled", 0, "raw", id="shuffled, 0, raw"),
-        pytest.param("shuffled", 8, "record", id="shuffled, 8, records"),
-        pytest.param("shuffled", 16, "length", id="shuffled, 16, lengths"),
-        pytest.param("export", 16, "raw", id="export, 16, raw"),
-        pytest.param("export", 16, "record", id="export, 16, records"),
+        pytest.param("shuffled", 0, "raw", id="shuffled, 0 MiB, raw"),
+        pytest.param("shuffled", 8, "record", id="shuffled, 8 MiB, records"),
+        pytest.param("shuffled", 16, "length", id="shuffled, 16 MiB, lengths"),
+        pytest.param("export", 16, "raw", id="export, 16 MiB, raw"),
+        pytest.param("export", 16, "record", id="export, 16 MiB, records"),
     ],
 )
 def test_growth_by_any_other_order_is_within_the_limit(
