@@ -9,6 +9,7 @@ import errno
 import os
 import random
 import sqlite3
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from itertools import islice
@@ -435,7 +436,7 @@ async def test_call_after_a_write_that_failed_misses_no_block(
             if calls != at:  # noqa: B023 - run at once
                 return await real(connection, *arguments)
             if operation == "_put_places":
-                [*islice(arguments[0], 100)]
+                deque(islice(arguments[0], 100))
             await connection.rollback()
             error = sqlite3.OperationalError("made to fail")
             error.sqlite_errorcode = sqlite3.SQLITE_FULL
