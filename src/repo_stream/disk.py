@@ -12,7 +12,7 @@ always in a known state.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -227,11 +227,8 @@ class DiskStore:
         """See `Lease.put_places`."""
         with self._guard:
             lease.check()
-            place_bytes = lease.place_bytes + places.entry_bytes
-            self._require_room(lease.held.end + place_bytes)
-            # At once: a cancellation gets through when they are there.
-            lease.held.place_bytes = place_bytes
-            await self._database.put_places(places.take())
+            self._require_room(lease.held.end + lease.place_bytes + places.entry_bytes)
+            await self._database.put_places(_counted(places, lease.held))
 
     async def buckets(self, lease: Lease, cids: Sequence[bytes]) -> dict[int, bytes]:
         """See `Lease.buckets`."""
@@ -292,6 +289,13 @@ class Held:
     def stored(self) -> int:
         """How many bytes are on disk."""
         return self.end - LOG_START + self.place_bytes
+
+
+def _counted(places: Places, held: Held) -> Iterator[tuple[int, bytearray]]:
+    """Give places away, each counted as it goes: a cancellation may come before that, or after."""
+    for number, entries in places.take():
+        held.place_bytes += len(entries)
+        yield number, entries
 
 
 class Lease:

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from binascii import crc32
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
@@ -26,7 +27,7 @@ from repo_stream.car import Block, CarDecoder, Columns, read_length, write_heade
 from repo_stream.cid import Cid, read_cid, verify
 from repo_stream.digest import agreeing
 from repo_stream.entries import Buckets, locate
-from repo_stream.errors import CarChanged, CarError, InvalidCid, RepoStreamError
+from repo_stream.errors import CarChanged, CarError, DiskError, InvalidCid, RepoStreamError
 from repo_stream.fetched import Fetched
 from repo_stream.files import OpenFile
 from repo_stream.limits import MIB, Limits
@@ -183,7 +184,9 @@ class RepoLog:
         """
         if self._parts:
             parts, blocks = self._parts[:], self._blocks
-            await (await self._store()).append(self._written, parts, blocks)
+            lease = await self._store()
+            with self._losing_places():
+                await lease.append(self._written, parts, blocks)
             # A cancellation comes before this, and then the same is written once more.
             self._written += sum(map(len, parts))
             del self._parts[: len(parts)]
@@ -197,6 +200,18 @@ class RepoLog:
         if self._places is not None:
             self._noting = ([*cids], [*blocks]), 0
 
+    @contextmanager
+    def _losing_places(self) -> Generator[None]:
+        """Forget the index if the store fails, which may undo all that was put there before.
+
+        It is built once more when it is needed.
+        """
+        try:
+            yield
+        except DiskError:
+            self._places = self._noting = None
+            raise
+
     async def note(self) -> None:
         """Put what was expected into the index."""
         while self._places is not None and self._noting is not None:
@@ -206,7 +221,9 @@ class RepoLog:
             at += _NOTED
             self._noting = ((cids, blocks), at) if at < len(cids) else None
             if self._places.size > self._room:
-                await (await self._store()).put_places(self._places)
+                lease = await self._store()
+                with self._losing_places():
+                    await lease.put_places(self._places)
             await self._turn.pause_if_over()
 
     async def index(self) -> None:
@@ -252,7 +269,8 @@ class RepoLog:
         """Finish: nothing will come any more."""
         await self.flush()
         if self._lease is not None:
-            await self._lease.seal()
+            with self._losing_places():
+                await self._lease.seal()
 
     # --- Reading --------------------------------------------------------------------------------
 
@@ -303,7 +321,8 @@ class RepoLog:
             if self._lease is not None:
                 self._lease.check()
             return here
-        stored = await self._lease.buckets(cids)
+        with self._losing_places():
+            stored = await self._lease.buckets(cids)
         return {number: entries + bytes(here[number]) for number, entries in stored.items()}
 
     async def _visit(self, work: Callable[[OpenFile], R]) -> R:

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
+import random
+import sqlite3
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +35,13 @@ from repo_stream import (
     StoreGone,
     StoreReadOnly,
     StoreUnavailable,
+    database,
     places,
 )
 from repo_stream.car import write_section
 from repo_stream.disk import Lease
 from repo_stream.log import LOG_START
-from repo_stream.testing import RawRecord, build_car, build_repo
+from repo_stream.testing import RawRecord, build_car, build_repo, write_car
 from support import new_descriptors, pieces_of
 from support.cancelling import usable
 from support.stores import (
@@ -55,7 +60,7 @@ from support.stores import (
     section,
     snapshot,
 )
-from support.streams import Outcome
+from support.streams import Outcome, car_in
 from support.streams import walk_on as walk_to_the_end
 
 REPO = build_repo({f"app.test.a/{n:02}": {"n": n} for n in range(24)})
@@ -397,6 +402,65 @@ async def test_store_is_usable_after_any_write_that_found_no_room(
             assert names_in(folder) == ["repo.car", *["store.db"] * (where == "path")], size
         assert full > 20
         assert await usable(store)
+
+
+@pytest.mark.parametrize(
+    ("operation", "order"),
+    [
+        pytest.param("_put_places", "shuffled", id="put-places"),
+        pytest.param("_commit", "shuffled", id="commit"),
+        pytest.param("_places", "stream", id="places"),
+        pytest.param("_record", "stream", id="record-an-extent"),
+    ],
+)
+async def test_call_after_a_write_that_failed_misses_no_block(
+    operation: str, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of which SQLite may undo all that was put there before."""
+    monkeypatch.setattr(places, "_ENTRY_COST", 1000)
+    real: Any = getattr(database, operation)
+    repo = build_repo(
+        {f"a/{n:04}": {"n": n} for n in range(3000)} | {f"b/{n:03}": {"n": n} for n in range(300)}
+    )
+    commit = (repo.commit_cid, repo.blocks[repo.commit_cid])
+    blocks = [block for block in repo.blocks.items() if block[0] != repo.commit_cid]
+    random.Random(0).shuffle(blocks)
+    car = car_in(repo, order) if order == "stream" else write_car([commit[0]], [commit, *blocks])
+    failed: set[int] = set()
+    for at in range(1, 9):
+        calls = 0
+
+        async def fail(connection: Any, *arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls != at:  # noqa: B023 - run at once
+                return await real(connection, *arguments)
+            if operation == "_put_places":
+                deque(islice(arguments[0], 100))
+            await connection.rollback()
+            error = sqlite3.OperationalError("made to fail")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+
+        monkeypatch.setattr(database, operation, fail)
+        async with TO_DISK.stream_car(pieces_of(car, 20_000)) as (_, driver):
+            outcome = Outcome()
+            await walk_to_the_end(driver, outcome, 100)
+            if outcome.error is not None:
+                assert type(outcome.error) is DiskFull
+                failed.add(at)
+            for rkey, key in [*repo.records.items()][::25]:
+                try:
+                    output = await driver.get(rkey)
+                    assert output is not None
+                    assert output.data == repo.blocks[key]
+                except DiskFull:
+                    assert calls == at
+                    failed.add(at)
+        assert (at in failed) == (calls >= at)
+        if calls < at:
+            break
+    assert failed
 
 
 FAULTS: dict[str, tuple[int, type[DiskError]]] = {
