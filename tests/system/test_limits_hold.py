@@ -119,14 +119,17 @@ def grown(cars: Cars, case: Case, *, where: str | None) -> int:
 def test_growth_does_not_depend_on_the_size(
     cars: Cars, limit: float, processor: str, copied: bool
 ) -> None:
-    small, large = (
-        grown(cars, Case(records, limit, processor, copied=copied), where="disk")
-        for records in (SMALL, LARGE)
-    )
-    for growth in (small, large):
-        # A limit is there to be used: repos that fit stay in memory.
-        assert 0.75 * limit * MIB <= growth <= most(limit)
-    assert large <= small + 1.5 * MIB
+    found: dict[int, list[int]] = {SMALL: [], LARGE: []}
+    # From one run to the next, the peak of a process differs by up to 1.5 MiB.
+    for _ in range(3):
+        for records, growths in found.items():
+            case = Case(records, limit, processor, copied=copied)
+            growths.append(grown(cars, case, where="disk"))
+            # A limit is there to be used: repos that fit stay in memory.
+            assert 0.75 * limit * MIB <= growths[-1] <= most(limit)
+        if min(found[LARGE]) <= max(found[SMALL]) + 1.5 * MIB:
+            return
+    pytest.fail(f"bytes that processes grew by, by the number of records: {found}")
 
 
 @pytest.mark.long
