@@ -49,7 +49,7 @@ Load = Callable[[Source, DriverBuilder[Any], Walk], Awaitable[Kept]]
 
 @pytest.fixture(autouse=True)
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("repo_stream.load._TURN", -1.0)
+    monkeypatch.setattr("repo_stream.turn._TURN", -1.0)
 
 
 # --- The jobs -------------------------------------------------------------------------------------
