@@ -115,6 +115,10 @@ async def one_line(source: Path) -> None:
     async with open_car(source) as repo:
         assert_type(repo.commit, Commit)
         assert_type(repo.spilled, bool)
+        assert_type(repo.order, BlockOrder)
+        assert_type(repo.bytes_read, int)
+        assert_type(repo.left_over, int | None)
+        assert_type(await repo.read_all(), None)
         assert_type(await repo.next_chunk(10), list[tuple[str, bytes]] | None)
         async for rkey, block in repo:
             assert_type(rkey, str)
@@ -177,8 +181,12 @@ async def proofs_and_nodes(repo: Repo[int]) -> None:
 async def errors_as_values(source: Path) -> None:
     async with open_car(source, block_processor=dag_json, on_error="yield") as repo:
         assert_type(repo, Repo[str | ProcessError | MissingBlock])
-    async with open_car(source, on_error="skip") as blocks:
+    async with open_car(source, on_error="skip", check_first=True) as blocks:
         assert_type(blocks, Repo[bytes])
+    async with open_car(source, prefix="app.bsky.", gaps=True, drain=False) as part:
+        assert_type(part, Repo[bytes | Gap])
+    async with open_car(source, block_processor=len, gaps=True, on_error="yield") as all_of_it:
+        assert_type(all_of_it, Repo[int | ProcessError | MissingBlock | Gap])
     assert_type(await load_commit(source), Commit)
 
 

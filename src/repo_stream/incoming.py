@@ -633,8 +633,15 @@ class Incoming(Generic[T]):
             await self.pause()
         cids, results = self._to_log
         while cids:
-            log.add([(cid, blocks.raw[cid]) for cid in cids[-BATCH:]])
-            del cids[-BATCH:]
+            size = 0
+            few: list[Block] = []
+            for cid in cids[: -BATCH - 1 : -1]:
+                few.append((cid, blocks.raw[cid]))
+                size += len(few[-1][1])
+                if size >= self._budget.write:
+                    break
+            log.add(few)
+            del cids[-len(few) :]
             await log.keep_up()
             await self.pause()
         while results and self._unstorable is None:

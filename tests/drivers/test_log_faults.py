@@ -9,12 +9,11 @@ import errno
 import os
 import random
 import sqlite3
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -436,7 +435,8 @@ async def test_call_after_a_write_that_failed_misses_no_block(
             if calls != at:  # noqa: B023 - run at once
                 return await real(connection, *arguments)
             if operation == "_put_places":
-                deque(islice(arguments[0], 100))
+                for _ in islice(cast("Iterator[object]", arguments[0]), 100):
+                    pass
             await connection.rollback()
             error = sqlite3.OperationalError("made to fail")
             error.sqlite_errorcode = sqlite3.SQLITE_FULL

@@ -189,8 +189,9 @@ def test_what_the_encoding_does_not_know_is_escaped(
 ) -> None:
     store = tmp_path / "sp\u00efll\u2713.db"
     environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
-    command = ("inspect", "-", "--mem-limit-mb", "0", "--disk", store)
-    ended = done(*command, given=car.read_bytes(), env=environment)
+    # Through a pipe, as a file is read again where it is.
+    flags = ("--mem-limit-mb", "0", "--disk", store)
+    ended = done("inspect", "-", *flags, given=car.read_bytes(), env=environment)
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert store.name.encode(encoding, "backslashreplace") in ended.stdout
 
