@@ -139,8 +139,8 @@ async def test_file_that_is_changed_meanwhile_gives_an_error(
         change(car)
         with pytest.raises((CarChanged, TruncatedCar)) as caught:
             await driver.get(FIRST)
-        # To read the rest of a file that was cut is to find that it ends there.
-        assert isinstance(caught.value, TruncatedCar if change is cut else CarChanged)
+        # To read the rest of a file that was cut may be to find that it ends there.
+        assert change is cut or isinstance(caught.value, CarChanged)
 
 
 def emptied(path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from functools import cache
@@ -40,7 +39,7 @@ from repo_stream.tables import KEY_COST
 from repo_stream.testing import Repo, build_repo, car_header, cid_of, made_car, section
 from support import columns, pieces_of
 from support.cancelling import Pieces, rest_of, usable
-from support.stores import becomes, file_size_limit, names_in
+from support.stores import becomes, file_size_limit, lasting_threads, names_in
 from support.streams import Counted, car_in, in_memory, streamed
 
 REPO = build_repo(
@@ -624,7 +623,7 @@ async def test_slow_consumer_holds_the_download_back(server: CarServer) -> None:
 async def test_download_is_closed_if_the_walk_ends_early(server: CarServer, how: str) -> None:
     _, car = big()
     reached = anyio.Event()
-    threads = threading.active_count()
+    threads = lasting_threads()
 
     async def walk() -> None:
         async with (
@@ -644,5 +643,5 @@ async def test_download_is_closed_if_the_walk_ends_early(server: CarServer, how:
         if how == "cancelled":
             tasks.cancel_scope.cancel()
     # The connection is gone, so the server's thread does not wait for anybody to read.
-    assert await becomes(lambda: threading.active_count() <= threads)
+    assert await becomes(lambda: lasting_threads() <= threads)
     assert server.sent < len(car)
