@@ -60,9 +60,13 @@ WAYS = ["in memory", "through the disk"]
 def going(way: str) -> Generator[None]:
     """Have the README's programs take one of both branches, whatever limit they set."""
     nothing = Budget.of(0)
+
+    def of(_mem_limit_mb: float) -> Budget:
+        return nothing
+
     with pytest.MonkeyPatch.context() as patched:
         if way == "through the disk":
-            patched.setattr(Budget, "of", lambda _limit: nothing)
+            patched.setattr(Budget, "of", of)
         yield
 
 
