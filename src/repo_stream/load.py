@@ -48,7 +48,7 @@ BATCH: Final = 128
 _MOST_UNSTORED: Final = 100
 
 # Blocks that are taken out of memory at a time, to be written.
-WRITE_BLOCKS: Final = 4000
+WRITE_BLOCKS: Final = 1000
 
 
 class Budget(NamedTuple):
@@ -82,7 +82,8 @@ class Budget(NamedTuple):
         cache = min(max(limit // 16, MIB // 4), 2 * MIB)
         released = min(max(limit // 16, MIB // 16), MIB // 2)
         write = min(max(limit // 32, MIB // 4), WRITE_BYTES)
-        store = max(limit - 3 * piece - cache - 2 * write, limit // 2)
+        # Threads and SQLite take memory that nobody here can count.
+        store = max(limit - 3 * piece - cache - 2 * write - limit // 16, limit // 2)
         # What the store leaves behind is in pieces: with half of it for places, a million records
         # grew by 19 MiB at a limit of 16. Empty, they take one.
         places = max(store * 2 // 5, MIB * 5 // 4)
@@ -241,7 +242,7 @@ async def spill(loading: Loading[T], log: RepoLog) -> None:
     if log.is_the_car:
         store.drop()
     while not store.empty:
-        raw, results = store.drain(WRITE_BLOCKS, WRITE_BYTES)
+        raw, results = store.drain(WRITE_BLOCKS, log.write_size)
         log.add(raw)
         while results:
             await add_results(loading, log, results)

@@ -87,7 +87,8 @@ class RepoLog:
         self._leased = leased
         self._lease: Lease | None = None
         self._room = room
-        self._write = write
+        #: What is written at a time, in bytes.
+        self.write_size: int = write
         self._turn = turn
         self._verifies = reader.verifies_cids
         self._longest = reader.longest_section
@@ -173,7 +174,7 @@ class RepoLog:
 
     async def keep_up(self) -> None:
         """Write what has come to the log, once it is enough for one write."""
-        if self._parts and self.end - self._written >= self._write:
+        if self._parts and self.end - self._written >= self.write_size:
             await self.flush()
 
     async def flush(self) -> None:

@@ -43,9 +43,11 @@ from support import pieces_of
 from support.cancelling import every_stop, in_every_way, leaving_nothing
 from support.hostile import FAMILIES, Hostile
 from support.strategies import FEW
+from support.streams import budgeted
 
 LIMITS = [0, 0.2, 1, 16]
 ORDERS = ["stream", "export", "shuffled"]
+MIB = 1 << 20
 
 REPO = build_repo(
     {f"com.example.{n % 3}/{n:04}": {"n": n, "text": "x" * (n % 700)} for n in range(1_500)}
@@ -142,6 +144,23 @@ async def test_record_that_keys_share_is_written_at_every_key(order: Any, name: 
     assert (await ordered(repo.to_car(order=order, copies=2), mem_limit_mb=0))[0] == out
 
 
+@pytest.mark.parametrize("order", ORDERS)
+async def test_dropped_blocks_are_counted_alike_in_memory_and_in_a_log(
+    order: Any, tmp_path: Path
+) -> None:
+    """Whether a log was begun, or all has gone to disk, or the file itself is the log."""
+    path = tmp_path / "repo.car"
+    budgets = [(0, 0, 0), (0.02, 3000, 9 * MIB), (16, 0, 9 * MIB), (16, 3000, 0)]
+    for repo in (SHARED, SELF):
+        car = repo.to_car(order=order, extra_blocks=JUNK)
+        path.write_bytes(car)
+        for limit, released, places in budgets:
+            with budgeted(released=released, places=places, write=9000):
+                for source in (pieces_of(car, 700), path):
+                    out, found = await ordered(source, mem_limit_mb=limit)
+                    assert (out, found.dropped) == (streamable(repo), len(JUNK))
+
+
 @pytest.mark.parametrize("name", REPOS)
 async def test_ordering_a_streamable_car_changes_nothing(name: str) -> None:
     car = streamable(REPOS[name])
@@ -203,13 +222,19 @@ def repos(draw: st.DrawFn) -> tuple[Repo, list[bytes]]:
 
 
 @FEW
-@given(made=repos(), limit=st.sampled_from(LIMITS), size=st.sampled_from([50, 700, 100_000]))
+@given(
+    made=repos(),
+    limit=st.sampled_from(LIMITS),
+    size=st.sampled_from([50, 700, 100_000]),
+    released=st.sampled_from([0, 300, MIB]),
+)
 async def test_ordered_car_depends_on_the_repo_alone(
-    made: tuple[Repo, list[bytes]], limit: float, size: int
+    made: tuple[Repo, list[bytes]], limit: float, size: int, released: int
 ) -> None:
     repo, cids = made
     car = write_car([repo.commit_cid], [(cid, repo.blocks[cid]) for cid in cids])
-    out, found = await ordered(pieces_of(car, size), mem_limit_mb=limit)
+    with budgeted(released=released):
+        out, found = await ordered(pieces_of(car, size), mem_limit_mb=limit)
     assert out == streamable(repo)
     assert found.blocks_read == len(cids)
     again = found.blocks_written - (found.blocks_read - (found.dropped or 0))

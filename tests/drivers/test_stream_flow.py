@@ -17,6 +17,7 @@ import pytest
 from repo_stream import (
     BlockOrder,
     CarError,
+    CarReader,
     Cid,
     CidMismatch,
     DiskBuilder,
@@ -479,6 +480,21 @@ async def test_path_to_spill_to_is_left_empty(tmp_path: Path) -> None:
     assert EXPECTED[5][1] not in path.read_bytes()
     # The tables alone.
     assert path.stat().st_size < 20_000
+
+
+async def test_tiny_pieces_are_joined_on_their_way_to_the_log() -> None:
+    """Whoever sends a repo byte by byte does not have it kept so."""
+    for size in (1, 7, 1000):
+        async with await CarReader.open(pieces_of(CAR, size)) as reader:
+            first = await reader.next_columns()
+            assert first is not None
+            copied: list[bytes] = [b"before"]
+            start = reader.offset
+            reader.copy_to(copied, 0)
+            while await reader.next_columns() is not None:
+                pass
+        assert b"".join(copied) == b"before" + CAR[start:]
+        assert len(copied) < 2 + len(CAR) / 16_000
 
 
 @pytest.mark.parametrize("order", ["stream", "shuffled"])
