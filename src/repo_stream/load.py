@@ -266,19 +266,25 @@ async def add_results(loading: Loading[T], log: RepoLog, results: list[tuple[byt
         ProcessError: if they are more than a few.
     """
     dumps = loading.processor.dumps
-    some = results[-BATCH:]
     dumped: list[Block] = []
-    for cid, value in some:
+    taken, room = 0, log.write_size
+    for cid, value in reversed(results[-BATCH:]):
+        if room <= 0:
+            break
+        taken += 1
         try:
-            dumped.append((cid, as_bytes(dumps(value))))
+            data = as_bytes(dumps(value))
         except Exception as error:
             message = _cannot_spill(value, error)
             if len(loading.unstored) == _MOST_UNSTORED and cid not in loading.unstored:
                 raise ProcessError(message, rkey=None, cid=Cid(cid)) from error
             # Its traceback would hold on to all that is on its way to disk.
             loading.unstored[cid] = Unstored(message, error.with_traceback(None))
+        else:
+            dumped.append((cid, data))
+            room -= len(data)
     log.add(dumped, results=True)
-    del results[-len(some) :]
+    del results[-taken:]
     await loading.turn.pause_if_over()
 
 
