@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
-import sys
 import tracemalloc
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from time import process_time
 from typing import Self, TypeVar, cast
 
 import pytest
@@ -51,18 +49,6 @@ def shared(name: str) -> Path:
     if not path.exists():
         pytest.skip(NOT_REDISTRIBUTED[name.partition("/")[0]], allow_module_level=True)
     return path
-
-
-@contextmanager
-def within(seconds: float) -> Generator[None]:
-    """Fail where what is done takes more than that of a processor's time.
-
-    To measure coverage makes a loop of small steps take six times as long, here and there more.
-    """
-    began = process_time()
-    yield
-    taken = process_time() - began
-    assert taken < seconds * (10 if "coverage" in sys.modules else 1)
 
 
 @contextmanager
