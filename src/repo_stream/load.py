@@ -82,8 +82,7 @@ class Budget(NamedTuple):
         cache = min(max(limit // 16, MIB // 4), 2 * MIB)
         released = min(max(limit // 16, MIB // 16), MIB // 2)
         write = min(max(limit // 32, MIB // 4), WRITE_BYTES)
-        # Threads and SQLite take memory that nobody here can count.
-        store = max(limit - 3 * piece - cache - 2 * write - limit // 16, limit // 2)
+        store = max(limit - 3 * piece - cache - 2 * write, limit // 2)
         # What the store leaves behind is in pieces: with half of it for places, a million records
         # grew by 19 MiB at a limit of 16. Empty, they take one.
         places = max(store * 2 // 5, MIB * 5 // 4)

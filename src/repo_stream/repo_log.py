@@ -46,7 +46,7 @@ R = TypeVar("R")
 
 #: The most that is written to a log at a time, in bytes, unless a section is longer. Pieces of 256
 #: KiB take 1.05 of the time, and 1.2 under trio.
-WRITE_BYTES: Final = MIB
+WRITE_BYTES: Final = MIB // 2
 # Of what is longer than heads one answer has so many bytes, or one more than that.
 _LONG_BYTES: Final = 2 * MIB
 # Blocks that are located at a time, as each may need a bucket from disk. Those of a thousand are a
