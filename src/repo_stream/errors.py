@@ -678,7 +678,7 @@ class DiskError(RepoStreamError):
 
 
 class MaxSizeExceeded(DiskError):
-    """Keys and values stored add up to more than `max_stored_mb`.
+    """The repo takes more on disk than `max_stored_mb`: its sections in the log, and places.
 
     Attributes:
         max_stored_mb: the limit, in MiB.
