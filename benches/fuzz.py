@@ -51,7 +51,7 @@ with atheris.instrument_imports(include=["repo_stream"]) if atheris else nullcon
         Limits,
         RepoStreamError,
     )
-    from repo_stream.mst import Node, decode_node, decode_node_plainly, looks_like_node
+    from repo_stream.mst.node import Node, decode_node, decode_node_plainly, looks_like_node
 
 from repo_stream.testing import (
     Entry,

@@ -17,7 +17,8 @@ from unittest.mock import patch
 
 import anyio
 
-from repo_stream import open_car, records
+from repo_stream import open_car
+from repo_stream.ipld import datamodel as records
 from repo_stream.process import dag_json, length, noop, record
 
 

@@ -22,10 +22,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from repo_stream.ipld.errors import InvalidCid, InvalidDagCbor, RepoStreamError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from repo_stream.cid import Cid
+    from repo_stream.ipld.cid import Cid
 
 __all__ = [
     "BadCarHeader",
@@ -80,33 +82,6 @@ __all__ = [
     "UnsupportedKey",
     "WrongDepth",
 ]
-
-
-class RepoStreamError(Exception):
-    """The base of every error that this library raises about a repo or a store.
-
-    Misuse by the caller is reported with Python's own exceptions instead: `TypeError` and
-    `ValueError` for arguments, `anyio.BusyResourceError` for two tasks in one driver or store.
-    """
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Pickle by state: the constructors take keywords, which the default would not pass."""
-        return (_restore, (type(self), self.args), self.__dict__)
-
-
-def _restore(kind: type[RepoStreamError], args: tuple[object, ...]) -> RepoStreamError:
-    return kind.__new__(kind, *args)
-
-
-class InvalidCid(RepoStreamError, ValueError):
-    """Bytes or a text that do not form a CID."""
-
-
-class InvalidDagCbor(RepoStreamError, ValueError):
-    """Bytes that are not canonical DAG-CBOR.
-
-    See https://ipld.io/specs/codecs/dag-cbor/spec/ for what that is.
-    """
 
 
 # --- The CAR file -------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 __all__ = ["Limits"]
 
+
 KIB = 1024
 MIB = 1024 * 1024
 

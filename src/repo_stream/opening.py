@@ -10,18 +10,18 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 
-from repo_stream.drive import DriverBuilder
-from repo_stream.drivers import OnError
+from repo_stream.car.reader import CarReader
+from repo_stream.car.source import Source
+from repo_stream.drivers.builder import DriverBuilder
+from repo_stream.drivers.incoming import Spill
+from repo_stream.drivers.loading import root_of
+from repo_stream.drivers.options import OnError
+from repo_stream.drivers.stream import StreamDriver, streamed
 from repo_stream.errors import MissingBlock, MissingCommit, ProcessError
-from repo_stream.incoming import Spill
 from repo_stream.limits import Limits
-from repo_stream.load import root_of
-from repo_stream.mst import Commit
+from repo_stream.mst.commit import Commit
+from repo_stream.mst.results import Gap
 from repo_stream.process import Processor, noop
-from repo_stream.reader import CarReader
-from repo_stream.source import Source
-from repo_stream.stream import StreamDriver, streamed
-from repo_stream.walk import Gap
 
 __all__ = ["Repo", "load_commit", "open_car"]
 

@@ -2,7 +2,7 @@
 
 The atproto specification calls it the streamable order: the commit, then each node before what is
 below it, and each record where its key comes. It is the order in which the driver of
-`repo_stream.stream` gives nodes and records, so that what is written is what was walked.
+`repo_stream.drivers.stream` gives nodes and records, so that what is written is what was walked.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from typing import Final, Self
 
 import anyio
 
-from repo_stream.car import Block, write_header, write_section
-from repo_stream.drive import DriverBuilder
+from repo_stream.car.decoder import Block, write_header, write_section
+from repo_stream.car.source import Source
+from repo_stream.drivers.builder import DriverBuilder
+from repo_stream.drivers.incoming import Spill
+from repo_stream.drivers.order import BlockOrder
+from repo_stream.drivers.stream import StreamDriver, streamed
 from repo_stream.errors import LimitExceeded, RepoStreamError
-from repo_stream.incoming import Spill
 from repo_stream.limits import KIB, Limits
-from repo_stream.mst import Commit
-from repo_stream.source import Source
-from repo_stream.stream import BlockOrder, StreamDriver, streamed
-from repo_stream.walk import TreeNode
+from repo_stream.mst.commit import Commit
+from repo_stream.mst.results import TreeNode
 
 __all__ = ["OrderedCar", "order_car"]
+
 
 # A piece is given out as soon as it has so many bytes.
 _PIECE: Final = 256 * KIB

@@ -24,8 +24,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, cast
 
-from repo_stream import dagcbor
-from repo_stream.records import decode_record, to_dag_json
+from repo_stream import sizes
+from repo_stream.ipld import dagcbor
+from repo_stream.ipld.datamodel import decode_record, to_dag_json
 
 __all__ = ["Processor", "as_bytes", "as_processor", "dag_json", "length", "noop", "record"]
 
@@ -138,7 +139,7 @@ class Processor(Generic[T]):
     """
 
     process: Callable[[bytes], T]
-    size_of: Callable[[T], int] = dagcbor.size_of
+    size_of: Callable[[T], int] = sizes.size_of
     dumps: Callable[[T], bytes] = dagcbor.dump_value
     loads: Callable[[bytes], T] = dagcbor.load_value
     lazy: bool = False

@@ -9,6 +9,7 @@ from anyio.lowlevel import checkpoint
 
 __all__ = ["Turn"]
 
+
 # How long a task may work before others get their turn, in seconds.
 _TURN: Final = 0.010
 

@@ -21,7 +21,7 @@ from repo_stream import (
     RepoStreamError,
     TruncatedCar,
 )
-from repo_stream.car import cut_ordinary, section_size, write_header, write_section
+from repo_stream.car.decoder import cut_ordinary, section_size, write_header, write_section
 from repo_stream.testing import car_header, cid_of, section, varint, write_car
 from support import traced
 from support.decoding import (

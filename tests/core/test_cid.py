@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from multiformats import CID, multibase
 
 from repo_stream import Cid, InvalidCid
-from repo_stream.cid import ordinary, read_cid, verify
+from repo_stream.ipld.cid import ordinary, read_cid, verify
 from repo_stream.testing import varint
 
 DATA = b"some data"

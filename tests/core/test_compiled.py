@@ -18,7 +18,7 @@ import pytest
 
 import repo_stream
 from repo_stream import CarDecoder, Cid, Limits, MalformedNode
-from repo_stream.mst import decode_node
+from repo_stream.mst.node import decode_node
 from repo_stream.testing import build_car
 
 COMPILED = ("car", "digest", "entries", "memory", "mst", "nodes", "sections", "tables", "walk")
@@ -35,7 +35,7 @@ def is_compiled(module: str) -> bool:
 
 EXPECTED = (
     [f"repo_stream.{name}" for name in COMPILED]
-    if os.environ.get("REPO_STREAM_COMPILED") == "1" or is_compiled("repo_stream.car")
+    if os.environ.get("REPO_STREAM_COMPILED") == "1" or is_compiled("repo_stream.car.decoder")
     else []
 )
 
@@ -50,7 +50,7 @@ def test_all_hot_modules_are_compiled_or_none() -> None:
 
 
 def test_sources_lie_beside_compiled_modules() -> None:
-    for module in EXPECTED or ["repo_stream.car"]:
+    for module in EXPECTED or ["repo_stream.car.decoder"]:
         assert file_of(module).with_name(module.rpartition(".")[2] + ".py").is_file()
 
 
@@ -65,9 +65,9 @@ def test_a_wheel_with_compiled_modules_is_for_one_platform() -> None:
 def test_tracebacks_name_the_lines_of_the_sources() -> None:
     with pytest.raises(MalformedNode) as raised:
         decode_node(b"", Cid(b"\x01\x71\x12\x20" + bytes(32)), Limits())
-    lines = file_of("repo_stream.mst").with_name("mst.py").read_text("utf-8").splitlines()
+    lines = file_of("repo_stream.mst.node").with_name("node.py").read_text("utf-8").splitlines()
     _here, *frames = traceback.extract_tb(raised.value.__traceback__)
-    assert {Path(frame.filename).parts[-2:] for frame in frames} == {("repo_stream", "mst.py")}
+    assert {Path(frame.filename).parts[-2:] for frame in frames} == {("mst", "node.py")}
     assert "decode_node_plainly(block, cid, limits)" in lines[(frames[0].lineno or 0) - 1]
     assert "raise self._malformed(" in lines[(frames[-1].lineno or 0) - 1]
 

@@ -12,11 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from repo_stream import Cid, InvalidDagCbor
-from repo_stream.dagcbor import (
-    decode,
-    decode_map,
-    encode,
-)
+from repo_stream.ipld.dagcbor import decode, decode_map, encode
 from repo_stream.testing import Link
 from repo_stream.testing import encode as plain_encode
 from support.values import shape

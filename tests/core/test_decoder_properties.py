@@ -13,16 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repo_stream import CarDecoder, Cid, Limits, RepoStreamError
-from repo_stream.car import parse_header, parse_header_plainly
-from repo_stream.cid import ordinary
-from repo_stream.dagcbor import encode
-from repo_stream.mst import (
-    Commit,
-    Node,
-    decode_commit_plainly,
-    decode_node,
-    decode_node_plainly,
-)
+from repo_stream.car.decoder import parse_header, parse_header_plainly
+from repo_stream.ipld.cid import ordinary
+from repo_stream.ipld.dagcbor import encode
+from repo_stream.mst.commit import Commit, decode_commit_plainly
+from repo_stream.mst.node import Node, decode_node, decode_node_plainly
 from repo_stream.testing import Entry, Repo, node
 from support.strategies import CUTS, EXAMPLES, SMALL_REPOS, mutated, shared_bytes
 

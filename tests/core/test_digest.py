@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repo_stream import Cid
-from repo_stream.digest import agreeing, first_outside
+from repo_stream.ipld.digest import agreeing, first_outside
 from repo_stream.testing import cid_of
 
 texts = st.lists(st.binary(max_size=200), max_size=8)

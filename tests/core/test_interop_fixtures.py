@@ -22,13 +22,15 @@ from repo_stream import (
     Limits,
     NodePrefixNotMinimal,
     RepoStreamError,
-    dagcbor,
-    signature,
     testing,
 )
-from repo_stream.mst import decode_node, decode_node_plainly, key_depth
+from repo_stream.ipld import dagcbor
+from repo_stream.mst import signature
+from repo_stream.mst.blocks import Blocks
+from repo_stream.mst.node import decode_node, decode_node_plainly
+from repo_stream.mst.rules import key_depth
+from repo_stream.mst.walker import Walker
 from repo_stream.testing import Entry, Link, cid_of, encode, node, tree_of
-from repo_stream.walk import Blocks, Walker
 from support import from_base64, shared
 from support.keys import did_key, signer
 from support.naive import check_node

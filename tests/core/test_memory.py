@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from repo_stream import Processor, dagcbor
-from repo_stream.memory import MemoryStore
+from repo_stream import Processor, sizes
 from repo_stream.process import length, noop
+from repo_stream.store.memory import MemoryStore
 from repo_stream.testing import cid_of
 from support import columns
 
@@ -58,7 +58,7 @@ def test_a_result_costs_what_size_of_says() -> None:
     for value in (*NUMBERS, True, 3.5, "text", b"bytes"):
         result = returning(value)
         plain = filled(there, Processor(result))
-        twin = filled(there, Processor(result, size_of=lambda each: dagcbor.size_of(each)))  # noqa: PLW0108 - another function
+        twin = filled(there, Processor(result, size_of=lambda each: sizes.size_of(each)))  # noqa: PLW0108 - another function
         assert plain.size == twin.size, value
 
 

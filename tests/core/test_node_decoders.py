@@ -27,13 +27,8 @@ from repo_stream import (
     NodePrefixTooLong,
     RepoStreamError,
 )
-from repo_stream.mst import (
-    DEPTH_BOUNDS,
-    decode_node,
-    decode_node_plainly,
-    key_depth,
-    looks_like_node,
-)
+from repo_stream.mst.node import decode_node, decode_node_plainly, looks_like_node
+from repo_stream.mst.rules import DEPTH_BOUNDS, key_depth
 from repo_stream.testing import (
     Entry,
     build_repo,

@@ -12,12 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repo_stream import Limits, RepoStreamError
-from repo_stream.cid import ordinary
-from repo_stream.frames import Frame, Subtree
-from repo_stream.mst import key_depth
-from repo_stream.nodes import open_ordinary
+from repo_stream.ipld.cid import ordinary
+from repo_stream.mst.frames import Frame, Subtree
+from repo_stream.mst.rules import key_depth, open_carefully, open_ordinary
 from repo_stream.testing import Entry, build_repo, cid_of, made_records, node
-from repo_stream.walk import open_carefully
 from support.strategies import EXAMPLES, mutated, shared_bytes
 
 Open = Callable[[Subtree, bytes, Limits], list[Frame] | None]

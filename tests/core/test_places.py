@@ -9,9 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repo_stream.car import read_length, write_section
-from repo_stream.entries import Buckets, locate
-from repo_stream.places import Places, are_alike, bucket_of, candidates, has_room_for
+from repo_stream.car.decoder import read_length, write_section
+from repo_stream.store.places import (
+    Buckets,
+    Places,
+    are_alike,
+    bucket_of,
+    candidates,
+    has_room_for,
+    locate,
+)
 
 Block = tuple[bytes, bytes]
 
@@ -113,7 +120,7 @@ def test_cids_are_alike_if_they_agree_in_all_bits_that_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hashes = {b"this": 0}
-    monkeypatch.setattr("repo_stream.places.hash", hashes.__getitem__, raising=False)
+    monkeypatch.setattr("repo_stream.store.places.hash", hashes.__getitem__, raising=False)
     for bit in range(64):
         hashes[b"that"] = 1 << bit if bit < 63 else -(1 << 63)
         kept = bit < 14 or bit >= 40  # the bucket, and what an entry has

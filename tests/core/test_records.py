@@ -14,14 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repo_stream import (
-    Cid,
-    DriverBuilder,
-    InvalidDagCbor,
-    Processor,
-    dagcbor,
-    records,
-)
+from repo_stream import Cid, DriverBuilder, InvalidDagCbor, Processor
+from repo_stream.ipld import dagcbor
+from repo_stream.ipld import datamodel as records
 from repo_stream.process import dag_json, record
 
 CID = Cid.of(b"a record")

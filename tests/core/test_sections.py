@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from repo_stream.car import read_length, write_section
-from repo_stream.files import OpenFile
-from repo_stream.sections import HEAD, read_sections
+from repo_stream.car.decoder import read_length, write_section
+from repo_stream.car.files import OpenFile
+from repo_stream.car.sections import HEAD, read_sections
 
 CID = b"\x01\x71\x12\x20" + bytes(range(32))
 

@@ -12,15 +12,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import PublicFormat
 from multiformats import multibase
 
-from repo_stream import (
-    BadSignature,
-    Cid,
-    Commit,
-    CommitError,
-    MissingExtra,
-    UnsupportedKey,
-    signature,
-)
+from repo_stream import BadSignature, Cid, Commit, CommitError, MissingExtra, UnsupportedKey
+from repo_stream.mst import signature
 from repo_stream.testing import build_repo
 from support.keys import ORDERS, compact, did_key, did_key_of, numbers_of, signer
 

@@ -24,12 +24,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from repo_stream import Cid
-from repo_stream.dagcbor import (
-    INT_COST,
-    dump_value,
-    load_value,
-    size_of,
-)
+from repo_stream.ipld.dagcbor import dump_value, load_value
+from repo_stream.sizes import INT_COST, size_of
 from support.values import shape
 
 CID = Cid.of(b"a block")

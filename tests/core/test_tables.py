@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repo_stream import Cid, tables
-from repo_stream.cid import ordinary
-from repo_stream.frames import Frame
-from repo_stream.tables import KEY_COST, Table
+from repo_stream import Cid
+from repo_stream.ipld.cid import ordinary
+from repo_stream.mst import tables
+from repo_stream.mst.frames import Frame
+from repo_stream.mst.tables import KEY_COST, Table
 from support import traced
 from support.strategies import EXAMPLES
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repo_stream import testing
-from repo_stream.testing import Link, Order, RawRecord, build_car, build_repo
+from repo_stream.testing import Link, Order, RawRecord, build_car, build_repo, made, repos
 from support.naive import (
     check_node,
     cid_from_text,
@@ -409,10 +409,12 @@ def test_made_records_refuse_a_negative_count_and_shares_that_are_not_positive()
 
 def test_the_builder_shares_no_code_with_the_readers() -> None:
     modules: set[str] = set()
-    for found in ast.walk(ast.parse(Path(testing.__file__).read_text("utf-8"))):
-        if isinstance(found, ast.Import):
-            modules.update(name.name.partition(".")[0] for name in found.names)
-        elif isinstance(found, ast.ImportFrom):
-            assert found.level == 0
-            modules.add((found.module or "").partition(".")[0])
-    assert modules - sys.stdlib_module_names == {"anyio"}
+    for builder in (repos, made):
+        for found in ast.walk(ast.parse(Path(builder.__file__).read_text("utf-8"))):
+            if isinstance(found, ast.Import):
+                modules.update(name.name.partition(".")[0] for name in found.names)
+            elif isinstance(found, ast.ImportFrom):
+                assert found.level == 0
+                modules.add(found.module or "")
+    others = {name for name in modules if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert others == {"anyio", "repo_stream.testing.repos"}

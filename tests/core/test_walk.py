@@ -17,7 +17,10 @@ from repo_stream import (
     MissingBlock,
     ProcessError,
 )
-from repo_stream.ranges import KeyRanges
+from repo_stream.mst.blocks import Blocks
+from repo_stream.mst.ranges import KeyRanges
+from repo_stream.mst.results import Taken, TreeNode
+from repo_stream.mst.walker import Walker
 from repo_stream.testing import (
     RawRecord,
     Repo,
@@ -27,7 +30,6 @@ from repo_stream.testing import (
     node,
     tid,
 )
-from repo_stream.walk import Blocks, Taken, TreeNode, Walker
 from support.trees import keys_of
 
 LIMITS: Final = Limits()

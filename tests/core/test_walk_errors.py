@@ -17,8 +17,9 @@ from repo_stream import (
     RepoStreamError,
     WrongDepth,
 )
+from repo_stream.mst.blocks import Blocks
+from repo_stream.mst.walker import Walker
 from repo_stream.testing import key_height
-from repo_stream.walk import Blocks, Walker
 from support.trees import RECORD, Made, keys_after, keys_of, leaf, made
 
 LIMITS: Final = Limits()

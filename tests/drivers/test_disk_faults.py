@@ -31,8 +31,8 @@ from repo_stream import (
     StoreReadOnly,
     StoreUnavailable,
 )
-from repo_stream.disk import Lease
-from repo_stream.log import LOG_START
+from repo_stream.store.disk import Lease
+from repo_stream.store.log import LOG_START
 from repo_stream.testing import RawRecord, build_car
 from support import new_descriptors
 from support.cancelling import usable

@@ -9,10 +9,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from repo_stream import files
-from repo_stream.files import OpenFile
-from repo_stream.sections import HEAD, Head, read_sections
-from repo_stream.source import open_pieces
+from repo_stream.car import files
+from repo_stream.car.files import OpenFile
+from repo_stream.car.sections import HEAD, Head, read_sections
+from repo_stream.car.source import open_pieces
 from repo_stream.testing import section
 
 CID = b"\x01\x71\x12\x20" + bytes(range(32))

@@ -22,14 +22,13 @@ from repo_stream import (
     Output,
     ProcessError,
     Processor,
-    digest,
-    entries,
     open_car,
-    places,
-    repo_log,
 )
-from repo_stream.car import write_section
+from repo_stream.car.decoder import write_section
+from repo_stream.ipld import digest
 from repo_stream.process import noop, record
+from repo_stream.store import places, repo_log
+from repo_stream.store import places as entries
 from repo_stream.testing import RawRecord, build_repo, cid_of
 from support import new_descriptors, pieces_of, replaced, traced, walk
 from support.cancelling import every_stop, in_two_ways

@@ -24,11 +24,11 @@ from repo_stream import (
     Output,
     StoreClosed,
     TruncatedCar,
-    drive,
 )
-from repo_stream.car import write_section
-from repo_stream.load import Loading, spill
-from repo_stream.repo_log import RepoLog
+from repo_stream.car.decoder import write_section
+from repo_stream.drivers import builder as drive
+from repo_stream.drivers.loading import Loading, spill
+from repo_stream.store.repo_log import RepoLog
 from repo_stream.testing import RawRecord, build_repo, write_car
 from support import new_descriptors
 from support.in_place import CAR, REPO, SMALL, TO_DISK, opened, rest_of, without, written

@@ -22,9 +22,8 @@ from repo_stream import (
     StoreClosed,
     TreeNode,
 )
-from repo_stream.fetched import Fetched
-from repo_stream.mst import decode_node_plainly
-from repo_stream.repo_log import RepoLog
+from repo_stream.mst.node import decode_node_plainly
+from repo_stream.store.repo_log import Fetched, RepoLog
 from repo_stream.testing import Order, build_repo, key_height, made_car, write_car
 from repo_stream.turn import Turn
 from support import pieces_of

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from repo_stream import DiskBuilder, Processor
-from repo_stream.load import Budget
-from repo_stream.log import LOG_START
+from repo_stream.store.budget import Budget
+from repo_stream.store.log import LOG_START
 from repo_stream.testing import RawRecord, build_repo
 from support.cancelling import Pieces, Stop, every_stop, in_every_way, in_two_ways, leaving_nothing
 from support.stores import LOG_MARK, TO_DISK, log_of, names_in, section
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_writes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have little written at a time, so that there are many writes to stop at."""
-    monkeypatch.setattr("repo_stream.load.WRITE_BYTES", 30_000)
+    monkeypatch.setattr("repo_stream.store.budget.WRITE_BYTES", 30_000)
     Budget.of.cache_clear()
     assert Budget.of(0).write == 30_000
     yield

@@ -34,12 +34,11 @@ from repo_stream import (
     StoreGone,
     StoreReadOnly,
     StoreUnavailable,
-    database,
-    places,
 )
-from repo_stream.car import write_section
-from repo_stream.disk import Lease
-from repo_stream.log import LOG_START
+from repo_stream.car.decoder import write_section
+from repo_stream.store import database, places
+from repo_stream.store.disk import Lease
+from repo_stream.store.log import LOG_START
 from repo_stream.testing import RawRecord, build_car, build_repo, write_car
 from support import new_descriptors, pieces_of
 from support.cancelling import usable

@@ -14,6 +14,7 @@ import pytest
 
 from repo_stream import testing
 from repo_stream.testing import Order, RawRecord, build_repo, made_car
+from repo_stream.testing.made import main
 from support import SAMPLE, traced
 from support.naive import read_car
 
@@ -145,7 +146,7 @@ async def test_made_cars_are_read_by_libipld() -> None:
 
 def test_the_command_line_writes_a_made_car(tmp_path: Path) -> None:
     out = tmp_path / "out.car"
-    testing.main([str(out), "--records", "50", "--order", "stream", "--seed", "7"])
+    main([str(out), "--records", "50", "--order", "stream", "--seed", "7"])
     assert out.read_bytes() == anyio.run(lambda: whole(50, order="stream", seed=7))
 
 

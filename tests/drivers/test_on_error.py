@@ -23,8 +23,7 @@ from repo_stream import (
     RepoStreamError,
     open_car,
 )
-from repo_stream.fetched import Fetched
-from repo_stream.repo_log import RepoLog
+from repo_stream.store.repo_log import Fetched, RepoLog
 from repo_stream.testing import RawRecord, Repo, build_repo
 from support import walk
 from support.driving import BOTH_WAYS, rest_of

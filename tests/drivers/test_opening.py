@@ -29,7 +29,7 @@ from repo_stream import (
     TruncatedCar,
     open_car,
 )
-from repo_stream.log import LOG_START
+from repo_stream.store.log import LOG_START
 from repo_stream.testing import build_repo, cid_of, encode, section
 from support import pieces_of
 from support.driving import BOTH_WAYS, expected, pairs, until_error

@@ -36,9 +36,9 @@ from repo_stream import (
     open_car,
     order_car,
 )
-from repo_stream.early import PieceKept
+from repo_stream.drivers.order import PieceKept
+from repo_stream.mst.blocks import Arrivals
 from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, encode, write_car
-from repo_stream.walk import Arrivals
 from support import pieces_of
 from support.cancelling import every_stop, in_every_way, leaving_nothing
 from support.hostile import FAMILIES, Hostile

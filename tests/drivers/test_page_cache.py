@@ -19,8 +19,8 @@ import anyio.to_thread
 import pytest
 
 from repo_stream import CarDecoder, CarReader
-from repo_stream.files import OpenFile
-from repo_stream.source import CarFile, open_pieces
+from repo_stream.car.files import OpenFile
+from repo_stream.car.source import CarFile, open_pieces
 from repo_stream.testing import build_car
 
 CAR = build_car({f"app.test.note/{n:03}": {"text": "x" * (9 * n)} for n in range(30)})

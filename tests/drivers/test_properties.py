@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repo_stream import CarReader, DriverBuilder
-from repo_stream.cid import ordinary
+from repo_stream.ipld.cid import ordinary
 from repo_stream.testing import Repo, build_repo
 from support.strategies import (
     CUTS,

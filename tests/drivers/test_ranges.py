@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repo_stream import Cid, DriverBuilder, Limits, MissingBlock, Output, RepoDriver
-from repo_stream.ranges import KeyRanges
+from repo_stream.mst.blocks import Blocks
+from repo_stream.mst.ranges import KeyRanges
+from repo_stream.mst.walker import Walker
 from repo_stream.testing import Repo, build_repo
-from repo_stream.walk import Blocks, Walker
 from support import walk
 from support.driving import BOTH_WAYS, driving, rest_of
 from support.slices import items_of, slice_of

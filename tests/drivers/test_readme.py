@@ -14,10 +14,11 @@ import pytest
 
 import repo_stream
 from repo_stream import DiskBuilder, Limits, RepoStreamError
-from repo_stream.car_server import CarServer
+from repo_stream._face import public_names
 from repo_stream.cli import main
-from repo_stream.load import Budget
+from repo_stream.store.budget import Budget
 from repo_stream.testing import build_car
+from repo_stream.testing.car_server import CarServer
 from support import ROOT, walk
 from support.readme import PYTHON, README, blocks, section
 
@@ -152,7 +153,7 @@ def test_try_it_shows_what_it_prints(
 
 
 def errors(accept: Callable[[type[RepoStreamError]], bool]) -> set[str]:
-    public = (getattr(repo_stream, name) for name in repo_stream.__all__)
+    public = (getattr(repo_stream, name) for name in public_names("repo_stream"))
     return {
         kind.__name__
         for kind in public

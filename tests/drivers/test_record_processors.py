@@ -18,8 +18,8 @@ from repo_stream import (
     Processor,
     RepoStreamError,
     open_car,
-    records,
 )
+from repo_stream.ipld import datamodel as records
 from repo_stream.process import dag_json, noop, record
 from repo_stream.testing import Link, build_car, build_repo
 from support import walk

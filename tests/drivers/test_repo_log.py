@@ -16,14 +16,13 @@ from repo_stream import (
     Processor,
     StoreClosed,
 )
-from repo_stream.car import write_section
-from repo_stream.disk import Lease
-from repo_stream.fetched import Fetched
+from repo_stream.car.decoder import write_section
+from repo_stream.drivers.loading import Loading, spill
 from repo_stream.limits import MIB
-from repo_stream.load import Loading, spill
-from repo_stream.log import LOG_START
 from repo_stream.process import noop
-from repo_stream.repo_log import RepoLog
+from repo_stream.store.disk import Lease
+from repo_stream.store.log import LOG_START
+from repo_stream.store.repo_log import Fetched, RepoLog
 from repo_stream.testing import RawRecord, build_repo, write_car
 from repo_stream.turn import Turn
 from support import pieces_of, traced
@@ -112,7 +111,7 @@ async def test_log_without_its_file_is_copied_if_entries_have_no_room_for_it(
         sizes.append(size)
         return False
 
-    monkeypatch.setattr("repo_stream.repo_log.has_room_for", has_room_for)
+    monkeypatch.setattr("repo_stream.store.repo_log.has_room_for", has_room_for)
     async with DiskBuilder().open() as store:
         driver = await opened(written(tmp_path, CAR), store)
         assert sizes == [len(CAR)]

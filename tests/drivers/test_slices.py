@@ -26,12 +26,13 @@ from repo_stream import (
     ProcessError,
     TreeNode,
 )
-from repo_stream.disk import Lease
-from repo_stream.entries import locate
-from repo_stream.files import OpenFile
-from repo_stream.log import LOG_START
+from repo_stream.car.files import OpenFile
+from repo_stream.mst.blocks import Blocks
+from repo_stream.mst.walker import Walker
+from repo_stream.store.disk import Lease
+from repo_stream.store.log import LOG_START
+from repo_stream.store.places import locate
 from repo_stream.testing import Order, Repo, build_repo
-from repo_stream.walk import Blocks, Walker
 from support import pieces_of
 from support.hostile import CASES, Hostile
 from support.slices import (
@@ -441,7 +442,7 @@ async def test_missing_block_whose_place_is_like_anothers_is_missing(
     def mistaken(buckets: Any, cids: Sequence[bytes]) -> list[int]:
         return [start if start >= 0 else LOG_START for start in locate(buckets, cids)]
 
-    monkeypatch.setattr("repo_stream.repo_log.locate", mistaken)
+    monkeypatch.setattr("repo_stream.store.repo_log.locate", mistaken)
     repo = build_repo({f"a.b.c/{n:04}": {"n": n, "text": "x" * 400} for n in range(600)})
     part = slice_of(repo, repo.blocks.keys() - {*[*repo.records.values()][500::9]})
     for limit, spilled in ((4, False), (0, True)):

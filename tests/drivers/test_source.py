@@ -24,8 +24,9 @@ import trio.testing
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.stapled import StapledByteStream
 
-from repo_stream import CarDecoder, CarReader, DriverBuilder, Source, files
-from repo_stream.source import CarFile
+from repo_stream import CarDecoder, CarReader, DriverBuilder, Source
+from repo_stream.car import files
+from repo_stream.car.source import CarFile
 from repo_stream.testing import RawRecord, build_car
 from support import pieces_of, walk
 from support.stores import becomes

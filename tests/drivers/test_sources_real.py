@@ -25,8 +25,8 @@ from repo_stream import (
     load_commit,
     open_car,
 )
-from repo_stream.car_server import CarServer
 from repo_stream.testing import RawRecord, build_car
+from repo_stream.testing.car_server import CarServer
 
 RECORDS = {f"app.bsky.feed.post/{n:05d}": {"text": f"number {n}"} for n in range(700)}
 CAR = build_car(RECORDS, order="stream")

@@ -23,7 +23,7 @@ from repo_stream import (
     ProcessError,
     Processor,
 )
-from repo_stream.mst import decode_node
+from repo_stream.mst.node import decode_node
 from repo_stream.process import noop, record
 from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, encode, write_car
 from support import pieces_of, traced

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from repo_stream import DiskBuilder, DriverBuilder, Output, StreamDriver
-from repo_stream.places import Places
+from repo_stream.store.places import Places
 from repo_stream.testing import build_repo
 from support.cancelling import (
     Pieces,

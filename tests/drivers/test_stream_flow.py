@@ -33,11 +33,11 @@ from repo_stream import (
     StoreClosed,
     TruncatedCar,
 )
-from repo_stream.car_server import CarServer
-from repo_stream.memory import MemoryStore
+from repo_stream.mst.tables import KEY_COST
 from repo_stream.process import Processor, noop
-from repo_stream.tables import KEY_COST
+from repo_stream.store.memory import MemoryStore
 from repo_stream.testing import Repo, build_repo, car_header, cid_of, made_car, section
+from repo_stream.testing.car_server import CarServer
 from support import columns, pieces_of
 from support.cancelling import Pieces, rest_of, usable
 from support.stores import becomes, file_size_limit, lasting_threads, names_in

@@ -17,7 +17,7 @@ from repo_stream import (
     RepoDriver,
     RepoStreamError,
 )
-from repo_stream.cid import ordinary
+from repo_stream.ipld.cid import ordinary
 from repo_stream.process import record
 from repo_stream.testing import Repo, build_repo, write_car
 from support import Pieces

@@ -23,7 +23,7 @@ from repo_stream import (
     RepoDriver,
     TreeNode,
 )
-from repo_stream.mst import decode_node_plainly
+from repo_stream.mst.node import decode_node_plainly
 from repo_stream.testing import Order, Repo, build_repo, key_height, tid
 from support import pieces_of
 

@@ -18,7 +18,7 @@ from repo_stream import (
     Output,
     RepoStreamError,
 )
-from repo_stream.cid import ordinary
+from repo_stream.ipld.cid import ordinary
 from repo_stream.testing import RawRecord, Repo, build_repo, node
 from support import Pieces
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from repo_stream import Driver, DriverBuilder, Output, RepoDriver, RepoStreamError, Source
-from repo_stream.drivers import RepoDriver as AnyDriver
-from repo_stream.load import Budget
+from repo_stream.drivers.base import RepoDriver as AnyDriver
+from repo_stream.store.budget import Budget
 from repo_stream.testing import Repo, write_car
 
 AnyBuilder = DriverBuilder[Any]

@@ -7,7 +7,7 @@ from time import process_time
 import pytest
 
 from repo_stream import open_car
-from repo_stream.mst import key_depth
+from repo_stream.mst.rules import key_depth
 from repo_stream.testing import build_car
 
 pytestmark = pytest.mark.alone

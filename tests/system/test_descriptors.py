@@ -23,7 +23,7 @@ PATH = home + "/repo.car"
 with open(PATH, "wb") as file:
     file.write(CAR)
 if imported == "imported":
-    for name in ("aiosqlite", "tempfile", "repo_stream.disk", "repo_stream.log"):
+    for name in ("aiosqlite", "tempfile", "repo_stream.store.disk", "repo_stream.store.log"):
         importlib.import_module(name)
 
 

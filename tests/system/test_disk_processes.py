@@ -95,8 +95,8 @@ def child(script: str, *arguments: str) -> Generator[subprocess.Popen[str]]:
 HOLDS_A_STORE = """
 import anyio, sys
 from repo_stream import DiskBuilder
-from repo_stream.log import LOG_START
-from repo_stream.places import Places
+from repo_stream.store.log import LOG_START
+from repo_stream.store.places import Places
 async def main():
     async with DiskBuilder().open(sys.argv[1]) as store:
         lease = await store.begin(0)

@@ -9,8 +9,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from repo_stream import tables
-from repo_stream.cid import ordinary
+from repo_stream.ipld.cid import ordinary
+from repo_stream.mst import tables
 from repo_stream.testing import made_car
 
 
@@ -47,7 +47,8 @@ def test_a_builder_brings_nothing_that_only_few_values_or_the_disk_need() -> Non
 
 def test_a_value_of_the_standard_library_brings_what_it_needs() -> None:
     program = (
-        "from repo_stream.dagcbor import dump_value, load_value, size_of\n"
+        "from repo_stream.ipld.dagcbor import dump_value, load_value\n"
+        "from repo_stream.sizes import size_of\n"
         "from uuid import UUID\n"
         "given = (UUID(int=1 << 100), 7)\n"
         "print(load_value(dump_value(given)) == given, size_of(given) > size_of(given[:0]))"
@@ -76,7 +77,7 @@ def test_the_module_of_made_repos_can_be_run(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(tables, "tag"), reason="plain tables are dicts")
 def test_the_hash_of_a_compiled_table_is_another_in_every_process() -> None:
     one, other = ordinary(bytes(32)), ordinary(bytes(9) + b"\1" + bytes(22))
-    program = f"from repo_stream.tables import tag; print(tag({one!r}), tag({other!r}))"
+    program = f"from repo_stream.mst.tables import tag; print(tag({one!r}), tag({other!r}))"
     seen = [printed_by(program) for _ in range(3)]
     assert len({each for pair in seen for each in pair}) == 6
     # Each word has a factor of its own, which is as unknown.

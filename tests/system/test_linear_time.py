@@ -9,7 +9,7 @@ from time import process_time
 import pytest
 
 from repo_stream import CarDecoder, Cid, Limits
-from repo_stream.mst import decode_node
+from repo_stream.mst.node import decode_node
 from repo_stream.testing import Entry, cid_of, node, write_car
 from support.decoding import BEFORE, ROOT
 

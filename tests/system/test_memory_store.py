@@ -14,8 +14,8 @@ CHILD = """
 import ctypes, gc, os, random, sys
 from hashlib import sha256
 from repo_stream import Processor
-from repo_stream.cid import ORDINARY_PREFIX
-from repo_stream.memory import MemoryStore
+from repo_stream.ipld.cid import ORDINARY_PREFIX
+from repo_stream.store.memory import MemoryStore
 from repo_stream.process import length, noop
 
 make, sizes, count, copies = sys.argv[1], eval(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])

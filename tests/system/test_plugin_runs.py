@@ -21,9 +21,9 @@ def test_run_without_the_fixtures_imports_nothing(pytester: pytest.Pytester) -> 
         import sys
 
         def test_imports():
-            assert "repo_stream.pytest_plugin" in sys.modules
+            assert "repo_stream.testing.pytest_plugin" in sys.modules
             ours = {name for name in sys.modules if name.startswith("repo_stream")}
-            assert ours == {"repo_stream", "repo_stream.pytest_plugin"}
+            assert ours == {"repo_stream", "repo_stream.testing.pytest_plugin"}
             assert not {"anyio._core", "cbor2", "aiosqlite", "multiformats"} & set(sys.modules)
     """)
     pytester.runpytest_subprocess("-p", "no:anyio").assert_outcomes(passed=1)
@@ -32,7 +32,7 @@ def test_run_without_the_fixtures_imports_nothing(pytester: pytest.Pytester) -> 
 def test_server_ends_with_a_client_that_does_not_read() -> None:
     code = """
 import socket
-from repo_stream.car_server import CarServer
+from repo_stream.testing import CarServer
 with CarServer() as server:
     server.serve(bytes(50_000_000), did="d")
     client = socket.create_connection(server.url.removeprefix("http://").split(":"))

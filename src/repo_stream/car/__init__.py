@@ -1,0 +1,1 @@
+"""CAR files: sections in, blocks out."""

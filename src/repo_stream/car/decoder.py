@@ -1,0 +1,488 @@
+"""CARv1, sans-IO: pieces of any size go in, blocks come out.
+
+A CAR is a header and then sections, each with its length before it as a varint
+(https://ipld.io/specs/transport/car/carv1/):
+
+    varint | header           varint | CID | data      varint | CID | data      ...
+
+`CarDecoder` keeps at most one unfinished section, and only once its length is known to be within
+the limits, so a length that is merely claimed costs nothing. Pieces that do not finish a section
+are only put behind each other: a file that drips in byte by byte takes time linear in its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+from repo_stream.errors import (
+    BadCarHeader,
+    BadSectionCid,
+    BadVarint,
+    CarTrailingData,
+    CidMismatch,
+    EmptySection,
+    InvalidCid,
+    InvalidDagCbor,
+    LimitExceeded,
+    NotACar,
+    RepoStreamError,
+    TruncatedCar,
+    UnsupportedCarVersion,
+)
+from repo_stream.ipld import dagcbor
+from repo_stream.ipld.cid import ORDINARY_PREFIX, Cid, read_cid, verify
+from repo_stream.ipld.digest import agreeing
+from repo_stream.limits import Limits
+
+__all__ = [
+    "Block",
+    "CarDecoder",
+    "CarHeader",
+    "Columns",
+    "read_length",
+    "section_size",
+    "write_header",
+    "write_section",
+]
+
+
+#: A block: its raw CID and its bytes.
+Block = tuple[bytes, bytes]
+#: Blocks in columns, of the same length: their raw CIDs, and their bytes.
+Columns = tuple[list[bytes], list[bytes]]
+
+_MAX_VARINT_BYTES = 9
+# What is no CAR is shown by so many bytes; text may begin with a mark that it is UTF-8.
+_START_BYTES = 160
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class CarHeader:
+    """What a CAR says about itself.
+
+    Attributes:
+        roots: the CIDs that the file is about. The first is the commit; a repo has no others.
+        version: always 1.
+    """
+
+    roots: tuple[Cid, ...]
+    version: int = 1
+
+
+class CarDecoder:
+    """Decode a CARv1 that arrives in pieces.
+
+    Errors are sticky: blocks that were complete before one are returned first, then every further
+    call raises it again.
+
+    Args:
+        limits: bounds on the header, on a block, on the file and on the number of blocks.
+        verify_cids: check every block against its CID. A CID whose hash function is not known
+            cannot be checked, and its block is passed on: see `repo_stream.ipld.cid.verify`.
+
+    Example:
+        >>> from repo_stream.testing import build_car
+        >>> decoder = CarDecoder()
+        >>> blocks = decoder.feed(build_car({"app.bsky.feed.post/3k2": {"text": "hi"}}))
+        >>> decoder.finish()
+        >>> len(blocks), len(decoder.header.roots)
+        (3, 1)
+    """
+
+    def __init__(self, *, limits: Limits | None = None, verify_cids: bool = True) -> None:
+        self._limits = limits if limits is not None else Limits()
+        self._verify_cids = verify_cids
+        self._waiting = bytearray()
+        self._needed = 1
+        self._offset = 0
+        self._fed = 0
+        self._blocks = 0
+        self._header: CarHeader | None = None
+        self._header_end = 0
+        self._foreign = False
+        self._finished = False
+        self._error: RepoStreamError | None = None
+
+    @property
+    def header(self) -> CarHeader | None:
+        """The header, once it has arrived."""
+        return self._header
+
+    @property
+    def offset(self) -> int:
+        """Bytes decoded so far: where the next section starts."""
+        return self._offset
+
+    @property
+    def blocks(self) -> int:
+        """Blocks decoded so far."""
+        return self._blocks
+
+    @property
+    def header_end(self) -> int:
+        """Where the header ends, once it has arrived, and the first section starts, in bytes."""
+        return self._header_end
+
+    @property
+    def verifies_cids(self) -> bool:
+        """Whether blocks are checked against their CIDs."""
+        return self._verify_cids
+
+    @property
+    def longest_section(self) -> int:
+        """The most bytes that a section may have, its length prefix apart."""
+        return self._limits.block_bytes
+
+    @property
+    def waiting(self) -> bytes:
+        """The beginning of the next section, as far as it has been fed."""
+        return bytes(self._waiting)
+
+    def feed(self, piece: bytes | bytearray | memoryview) -> list[Block]:
+        """Take the next piece of the file and return the blocks that it completes, in order.
+
+        Args:
+            piece: bytes of any number, none included.
+
+        Raises:
+            CarError: where the bytes are not a CARv1; see its leaves.
+            CidMismatch: where a block is not what its CID says.
+            LimitExceeded: where a length, or the file, is over its limit.
+        """
+        cids, blocks = self.feed_columns(piece)
+        return list(zip(cids, blocks, strict=True)) if cids else []
+
+    def feed_columns(self, piece: bytes | bytearray | memoryview) -> Columns:
+        """Do what `feed` does, and return the CIDs of the blocks and their bytes, a list each."""
+        if self._error is not None:
+            raise self._error
+        if type(piece) is not bytes:
+            view = memoryview(piece)
+            plain = view.c_contiguous and view.ndim == view.itemsize == 1
+            piece = view if plain else bytes(view)
+        if not piece:
+            return [], []
+        if self._finished:
+            self._fail(CarTrailingData("bytes come after the end", offset=self._offset))
+        limit = self._limits.car_bytes
+        before = self._fed
+        self._fed += len(piece)
+        if limit is None or self._fed <= limit:
+            return self._take(piece)
+        error = LimitExceeded(
+            limit="car_bytes", maximum=limit, actual=limit + 1, where="the CAR as a whole"
+        )
+        # What is within the limit comes first, however the file was cut into pieces.
+        return self._fail(error, self._take(piece[: limit - before]))
+
+    def _take(self, piece: bytes | memoryview) -> Columns:
+        """Decode what the piece completes, and keep the rest."""
+        cut: Columns = [], []
+        if len(self._waiting) + len(piece) < self._needed:
+            self._waiting += piece
+            return cut
+        # Blocks are cut out of it, and must be keys, and last when the caller's buffer changes.
+        buffer = b"".join((self._waiting, piece)) if self._waiting else bytes(piece)
+        start = self._offset
+        try:
+            if self._header is None:
+                self._take_header(buffer)
+            if self._header is not None:
+                self._take_sections(buffer, self._offset - start, cut)
+        except RepoStreamError as error:
+            return self._fail(error, cut)
+        self._waiting = bytearray(buffer[self._offset - start :])
+        return cut
+
+    def finish(self) -> None:
+        """Say that the file is over.
+
+        Raises:
+            TruncatedCar: where it ends anywhere but between two sections.
+            RepoStreamError: whatever an earlier call raised, again.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._foreign:
+            self._fail(NotACar(start=bytes(self._waiting)))
+        if self._header is None or self._waiting:
+            length, start = read_length(bytes(self._waiting), 0, self._offset)
+            need = start + length if start >= 0 else None
+            self._fail(TruncatedCar(offset=self._offset, have=len(self._waiting), need=need))
+        self._finished = True
+
+    def _fail(self, error: RepoStreamError, cut: Columns | None = None) -> Columns:
+        """Remember the first error; raise it now, or after the blocks that came before it."""
+        if self._error is None:
+            self._error = error
+        self._waiting.clear()
+        if cut is None or not cut[0]:
+            raise self._error
+        return cut
+
+    def _take_header(self, buffer: bytes) -> None:
+        if buffer.startswith(_BYTE_ORDER_MARK):
+            self._take_foreign(buffer)
+            return
+        length, start = read_length(buffer, 0, 0)
+        if start < 0:
+            self._needed = len(buffer) + 1
+            return
+        limit = self._limits.header_bytes
+        if length > limit:
+            raise LimitExceeded(
+                limit="header_bytes", maximum=limit, actual=length, where="the CAR header"
+            )
+        if length == 0:
+            raise BadCarHeader("it has length zero")
+        if start == len(buffer):
+            self._needed = start + 1
+            return
+        if buffer[start] >> 5 != 5:  # a map, in CBOR
+            self._take_foreign(buffer)
+            return
+        end = start + length
+        self._needed = end
+        if end > len(buffer):
+            return
+        self._header = parse_header(buffer[start:end])
+        self._offset = self._header_end = end
+        self._needed = 1
+
+    def _take_foreign(self, buffer: bytes) -> None:
+        """Wait for enough of what is no CAR to say what it is, however it was cut into pieces."""
+        self._foreign = True
+        self._needed = _START_BYTES
+        if len(buffer) >= _START_BYTES:
+            raise NotACar(start=buffer[:_START_BYTES])
+
+    def _take_sections(self, buffer: bytes, at: int, cut: Columns) -> None:
+        """Cut `buffer` into blocks from index `at` on."""
+        base = self._offset - at
+        limits = self._limits
+        cids, blocks = cut
+        # A buffer holds no longer section, and no more of them, than it has bytes.
+        size = len(buffer)
+        longest = min(limits.block_bytes, size)
+        most = size if limits.blocks is None else min(limits.blocks - self._blocks, size)
+        self._needed = 1
+        try:
+            while True:
+                at = cut_ordinary(buffer, at, cids, blocks, most, longest, self._verify_cids)
+                if at == size:
+                    break
+                end = self._take_section(buffer, at, base + at, cut)
+                if end < 0:
+                    break
+                at = end
+        finally:
+            self._offset = base + at
+            self._blocks += len(blocks)
+
+    def _take_section(self, buffer: bytes, at: int, offset: int, cut: Columns) -> int:
+        """Take one section, whatever it is; give the index after it, or -1 where it is cut off."""
+        size = len(buffer)
+        length, start = read_length(buffer, at, offset)
+        if start < 0:
+            self._needed = size - at + 1
+            return -1
+        if length > self._limits.block_bytes:
+            raise LimitExceeded(
+                limit="block_bytes",
+                maximum=self._limits.block_bytes,
+                actual=length,
+                where=f"the section at byte {offset}",
+            )
+        end = start + length
+        if end > size:
+            self._needed = end - at
+            return -1
+        cid, data = self._odd_section(buffer, offset, start, end)
+        cids, blocks = cut
+        max_blocks = self._limits.blocks
+        known = self._blocks + len(blocks)
+        if max_blocks is not None and known >= max_blocks:
+            raise LimitExceeded(
+                limit="blocks", maximum=max_blocks, actual=known + 1, where="the number of blocks"
+            )
+        cids.append(cid)
+        blocks.append(data)
+        return end
+
+    def _odd_section(self, buffer: bytes, offset: int, start: int, end: int) -> Block:
+        """Tell CID and data of a section apart, whatever the CID is."""
+        if start == end:
+            raise EmptySection(offset=offset)
+        try:
+            body = read_cid(buffer, start, end)
+        except InvalidCid as error:
+            message = f"a section does not start with a CID: {error}"
+            raise BadSectionCid(message, offset=offset) from error
+        cid = Cid(buffer[start:body])
+        data = buffer[body:end]
+        if self._verify_cids and verify(cid, data) is False:
+            raise CidMismatch(cid=cid, offset=offset)
+        return bytes(cid), data
+
+
+def cut_ordinary(  # noqa: PLR0917 - compiled it takes no keywords
+    buffer: bytes,
+    at: int,
+    cids: list[bytes],
+    blocks: list[bytes],
+    most: int,
+    longest: int,
+    verify_cids: bool,
+) -> int:
+    """Cut sections out of a buffer, one after the other, while they are ordinary.
+
+    Ordinary are a length of one or two bytes and an ordinary CID, that of the data. Nothing is said
+    of what is not: that goes the general way.
+
+    The loop is plain because every block of every repo goes through it, and slicing bytes beats
+    memoryview and struct. All that was cut is checked at once, which takes 0.9 of the time of
+    checking each block as it is cut (0.6 us a block of 300 bytes, 0.4 of them hashing).
+
+    Args:
+        buffer: what holds the sections.
+        at: where the first of them starts.
+        cids: the CID of what is cut is added to it.
+        blocks: its data is added to it.
+        most: how many blocks there may be.
+        longest: the most bytes that a section may have.
+        verify_cids: check data against their CIDs.
+
+    Returns:
+        The index of what is not an ordinary section, whole and within the limits.
+    """
+    size = len(buffer)
+    window = buffer  # whatever is cut out of it lies within it: see car.pxd
+    prefix = ORDINARY_PREFIX
+    known = len(cids)
+    first = at
+    while at + 1 < size and len(cids) < most:
+        length = window[at]
+        start = at + 1
+        if length >= 0x80:
+            second = window[start]
+            if not 0 < second < 0x80:
+                break
+            length += (second << 7) - 0x80
+            start += 1
+        body = start + 36
+        end = start + length
+        if length > longest or end > size or body > end:
+            break
+        cid = window[start:body]
+        # Without this look whoever writes other CIDs would have all that follows hashed for each.
+        if cid[:4] != prefix:
+            break
+        data = window[body:end]
+        cids.append(cid)
+        blocks.append(data)
+        at = end
+    if verify_cids and at > first:
+        right = known + agreeing(cids[known:], blocks[known:])
+        if right < len(cids):
+            del cids[right:], blocks[right:]
+            at = first + sum(map(section_size, cids[known:], blocks[known:]))
+    return at
+
+
+def section_size(cid: bytes, data: bytes) -> int:
+    """Return how many bytes a section has."""
+    length = len(cid) + len(data)
+    return length + (1 if length < 0x80 else 2 if length < 0x4000 else len(_varint(length)))
+
+
+def read_length(buffer: bytes, at: int, offset: int) -> tuple[int, int]:
+    """Read the varint at `at`: its value and the index after it, or -1 where it is cut off.
+
+    Raises:
+        BadVarint: where it is none; `offset` is where in the file it stands.
+    """
+    value = 0
+    for count, byte in enumerate(buffer[at : at + _MAX_VARINT_BYTES]):
+        value |= (byte & 0x7F) << (7 * count)
+        if byte < 0x80:
+            if byte == 0 and count > 0:
+                raise BadVarint("a length prefix is not minimal", offset=offset)
+            return value, at + count + 1
+    if len(buffer) - at >= _MAX_VARINT_BYTES:
+        raise BadVarint("a length prefix has more than nine bytes", offset=offset)
+    return 0, -1
+
+
+# The header of nearly every repo: one root with an ordinary CID stands between these two.
+_HEADER_START: Final = b"\xa2\x65roots\x81\xd8\x2a\x58\x25\x00" + ORDINARY_PREFIX
+_HEADER_END: Final = b"\x67version\x01"
+_HEADER_LENGTH: Final = len(_HEADER_START) + 32 + len(_HEADER_END)
+
+
+def parse_header(data: bytes) -> CarHeader:
+    """Decode a CAR header, without its length prefix.
+
+    The usual one is compared, not decoded: that takes a tenth of the 8 us.
+
+    Raises:
+        UnsupportedCarVersion: where it is the header of a CARv2.
+        BadCarHeader: where it is not a canonical header of a CARv1.
+    """
+    usual = data.startswith(_HEADER_START) and data.endswith(_HEADER_END)
+    if usual and len(data) == _HEADER_LENGTH:
+        return CarHeader(roots=(Cid(data[-len(_HEADER_END) - 36 : -len(_HEADER_END)]),))
+    return parse_header_plainly(data)
+
+
+def parse_header_plainly(data: bytes) -> CarHeader:
+    """Do what `parse_header` does, whatever the header.
+
+    Raises:
+        UnsupportedCarVersion: where it is the header of a CARv2.
+        BadCarHeader: where it is not a canonical header of a CARv1.
+    """
+    try:
+        header = dagcbor.decode_map(data)
+    except InvalidDagCbor as error:
+        raise BadCarHeader(str(error)) from error
+    version = header.get("version")
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise BadCarHeader("it has no version")
+    if version != 1:
+        raise UnsupportedCarVersion(version=version)
+    if header.keys() != {"roots", "version"}:
+        raise BadCarHeader("its fields are not exactly roots and version")
+    listed = header["roots"]
+    roots = cast("list[object]", listed) if isinstance(listed, list) else [None]
+    links = tuple(root for root in roots if isinstance(root, Cid))
+    if len(links) != len(roots):
+        raise BadCarHeader("its roots are not a list of links")
+    return CarHeader(roots=links)
+
+
+# --- Writing ------------------------------------------------------------------------------------
+
+
+def write_header(roots: Sequence[Cid]) -> bytes:
+    """Write the header of a CAR, its length before it."""
+    header = dagcbor.encode({"roots": [*roots], "version": 1})
+    return _varint(len(header)) + header
+
+
+def write_section(cid: bytes, data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Write a block, its CID and their length before it, as three parts."""
+    return _varint(len(cid) + len(data)), cid, data
+
+
+def _varint(number: int) -> bytes:
+    if 0x80 <= number < 0x4000:  # nearly every block
+        return bytes((number & 0x7F | 0x80, number >> 7))
+    groups = bytearray()
+    while number >= 0x80:
+        groups.append(number & 0x7F | 0x80)
+        number >>= 7
+    groups.append(number)
+    return bytes(groups)

@@ -1,0 +1,292 @@
+"""Any async source of bytes, as a stream of pieces.
+
+What was given as a path is opened here, and closed here. Everything else belongs to the caller, who
+closes it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import stat
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any, Protocol, TypeAlias, cast
+
+import anyio
+import anyio.to_thread
+from anyio.abc import ByteReceiveStream
+from anyio.lowlevel import checkpoint
+
+from repo_stream.car.files import OpenFile, SharedFile, fill
+
+__all__ = ["AsyncReadable", "AsyncReceivable", "CarFile", "Pieces", "Source", "open_pieces"]
+
+
+class AsyncReadable(Protocol):
+    """Anything with an async `read(n)` that gives at most `n` bytes, and none at the end.
+
+    `anyio.AsyncFile`, `asyncio.StreamReader`, `aiohttp.StreamReader` and files of aiofiles are.
+    """
+
+    def read(self, n: int, /) -> Awaitable[bytes]:
+        """Give up to `n` bytes; none means the end."""
+        ...
+
+
+class AsyncReceivable(Protocol):
+    """Anything with an async `receive(n)`, such as the byte streams of anyio."""
+
+    def receive(self, max_bytes: int, /) -> Awaitable[bytes]:
+        """Give up to `max_bytes` bytes; `anyio.EndOfStream` or none means the end."""
+        ...
+
+
+#: Where a CAR can come from: a path, bytes in memory, or a source that is read asynchronously.
+Source: TypeAlias = (
+    AsyncReadable
+    | AsyncReceivable
+    | AsyncIterable[bytes | bytearray]
+    | bytes
+    | bytearray
+    | memoryview
+    | str
+    | os.PathLike[str]
+)
+
+
+class Pieces:
+    """A source as one async method, `next`.
+
+    Args:
+        receive: gives the next piece, empty at the end; it may last until the next call only.
+        close: releases what was opened for it.
+        file: the source, if it is a path.
+    """
+
+    def __init__(
+        self,
+        receive: Callable[[], Awaitable[bytes | memoryview]],
+        close: Callable[[], Awaitable[None]] | None = None,
+        file: CarFile | None = None,
+    ) -> None:
+        self.next = receive
+        self._close = close
+        self._file = file
+
+    @property
+    def file(self) -> CarFile | None:
+        """The source, if what has come can be read again: a regular file, kept open for that."""
+        return self._file if self._file is not None and self._file.rereadable else None
+
+    async def aclose(self) -> None:
+        """Close what was opened for this source; more than once does nothing more."""
+        close, self._close = self._close, None
+        if close is not None:
+            with anyio.CancelScope(shield=True):
+                await close()
+
+
+async def open_pieces(
+    source: Source,
+    piece_size: int,
+    *,
+    first_piece_size: int | None = None,
+    rereadable: bool = False,
+) -> Pieces:
+    """Make a stream of pieces of any source.
+
+    Args:
+        source: see `Source`.
+        piece_size: the most to ask for at a time, in bytes. An async iterable decides for itself.
+        first_piece_size: how much to ask for at first, in bytes; each time twice as much as before,
+            up to `piece_size`. Unless given it is `piece_size` from the start.
+        rereadable: keep a regular file open after its end, so that it can be read again.
+
+    Raises:
+        TypeError: where it is no source; the message says what to give instead.
+        OSError: where it is a path that cannot be opened.
+    """
+    sizes = _sizes(first_piece_size or piece_size, piece_size)
+    if isinstance(source, (str, os.PathLike)):
+        file = CarFile(os.fspath(source), sizes, keep=rereadable)
+        return Pieces(file.next, file.aclose, file)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _from_memory(source, sizes)
+    if isinstance(source, (io.IOBase, list, tuple)):
+        raise _not_a_source(source)
+    if isinstance(source, ByteReceiveStream):
+        return _from_receive(source.receive, sizes, source)
+    read = getattr(source, "read", None)
+    if callable(read):
+        return _from_read(read, sizes, source)
+    if isinstance(source, AsyncIterable):
+        return _from_iterable(source)
+    receive: Any = getattr(source, "receive", None)
+    if callable(receive):
+        return _from_receive(receive, sizes, source)
+    raise _not_a_source(source)
+
+
+def _sizes(size: int, most: int) -> Iterator[int]:
+    while True:
+        yield size
+        size = min(2 * size, most)
+
+
+def _not_a_source(source: object) -> TypeError:
+    return TypeError(
+        f"cannot read a CAR from {type(source).__name__}: give a path, bytes, an object with async "
+        "read(n) or receive(n), or an async iterable of bytes; "
+        "wrap a plain file with anyio.wrap_file(file)"
+    )
+
+
+class CarFile(SharedFile):
+    """A file, read in worker threads if that takes time; a small one takes one visit in all.
+
+    It opens with the first read, and a regular file closes with the last, unless it is kept for
+    being read again. (Opening, reading and closing one by one takes three times as long for a repo
+    of a few kB.)
+
+    Args:
+        path: its path.
+        sizes: how many bytes the next piece has at most, again and again.
+        keep: leave it open after its end.
+    """
+
+    def __init__(self, path: str, sizes: Iterator[int], *, keep: bool) -> None:
+        super().__init__()
+        self._path = path
+        self._keep = keep
+        self._sizes = sizes
+        # Whether it is a regular file, and where in it the next piece starts.
+        self._regular = False
+        self._at = 0
+        self._ended = False
+        # What is read at once goes there. A new one for each piece would take most of the gain.
+        self._buffer = bytearray()
+        #: How many bytes it had when it was opened.
+        self.size: int = 0
+
+    async def next(self) -> bytes | memoryview:
+        """Read the next piece, empty at the end."""
+        if self._ended:
+            return b""
+        size = next(self._sizes)
+        if self._regular and self._nowait is not None:
+            await checkpoint()
+            piece = self._at_once(partial(self._into_buffer, self._at, size))
+            if piece is not None:
+                self._at += size
+                return piece
+        # Only what has arrived counts as read, as a task can be cancelled past anyio's shields.
+        read = await self._in_thread(lambda: self._read(size))
+        self._at += len(read)
+        self._ended = self._ended or not read or (len(read) < size and self._regular)
+        if self._ended:
+            self._buffer = bytearray()
+        return read
+
+    @property
+    def rereadable(self) -> bool:
+        """Whether it can be read at any offset, until it is closed."""
+        return self._keep and self._regular
+
+    def _into_buffer(self, start: int, size: int, file: OpenFile) -> memoryview:
+        if len(self._buffer) < size:
+            self._buffer = bytearray(size)
+        piece = memoryview(self._buffer)[:size]
+        fill(piece, cast("int", file.descriptor), start, file.flags)
+        return piece
+
+    async def aclose(self) -> None:
+        """Close the file; more than once does nothing more."""
+        self._ended = True
+        if self._regular or self._reading or self._file is None:
+            await super().aclose()
+            return
+        try:
+            await anyio.to_thread.run_sync(self.close)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self, size: int) -> bytes:
+        with self._lock:
+            return b"" if self._ended else self._read_piece(size)
+
+    def _read_piece(self, size: int) -> bytes:
+        if self._file is None:
+            self._file = io.FileIO(self._path)
+            status = os.fstat(self._file.fileno())
+            self._regular = stat.S_ISREG(status.st_mode)
+            self.size = status.st_size
+        if self._regular:
+            self._file.seek(self._at)
+        piece = self._file.read(size) or b""
+        if (not piece or (len(piece) < size and self._regular)) and not self.rereadable:
+            self._file.close()
+            self._file = None
+        return piece
+
+
+def _from_memory(source: bytes | bytearray | memoryview, sizes: Iterator[int]) -> Pieces:
+    try:
+        view = memoryview(source).cast("B")
+    except TypeError:  # not in one run of memory, or of an exotic format
+        view = memoryview(memoryview(source).tobytes())
+    at = 0
+
+    async def cut() -> memoryview:
+        nonlocal at
+        piece = view[at : at + next(sizes)]
+        at += len(piece)
+        return piece
+
+    return Pieces(cut)
+
+
+def _from_read(read: Callable[[int], Any], sizes: Iterator[int], source: object) -> Pieces:
+    async def read_piece() -> bytes:
+        piece = read(next(sizes))
+        if not inspect.isawaitable(piece):
+            raise _not_a_source(source)
+        return _checked(await piece)
+
+    return Pieces(read_piece)
+
+
+def _from_receive(receive: Callable[[int], Any], sizes: Iterator[int], source: object) -> Pieces:
+    async def receive_piece() -> bytes:
+        try:
+            piece = receive(next(sizes))
+            if not inspect.isawaitable(piece):
+                raise _not_a_source(source)
+            return _checked(await piece)
+        except anyio.EndOfStream:
+            return b""
+
+    return Pieces(receive_piece)
+
+
+def _from_iterable(source: AsyncIterable[bytes | bytearray]) -> Pieces:
+    iterator = aiter(source)
+
+    async def next_piece() -> bytes:
+        # An empty piece is no end here.
+        async for item in iterator:
+            if piece := _checked(item):
+                return piece
+        return b""
+
+    return Pieces(next_piece)
+
+
+def _checked(piece: object) -> bytes:
+    if isinstance(piece, bytes):
+        return piece
+    if isinstance(piece, (bytearray, memoryview)):
+        return bytes(cast("bytearray", piece))
+    raise TypeError(f"the source gave {type(piece).__name__}, not bytes; open it in binary mode")

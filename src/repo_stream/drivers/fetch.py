@@ -1,0 +1,97 @@
+"""Blocks fetched from a log as a walk needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Generic, TypeVar
+
+from repo_stream.drivers.loading import Unstored
+from repo_stream.errors import ProcessError
+from repo_stream.ipld.cid import Cid
+from repo_stream.limits import MIB
+from repo_stream.mst.blocks import Blocks
+from repo_stream.mst.walker import Walker
+from repo_stream.process import Processor
+from repo_stream.store.repo_log import Fetched, RepoLog
+
+__all__ = ["FETCH", "Shelf"]
+
+T = TypeVar("T")
+
+#: Blocks fetched at a time.
+FETCH: Final = 1000
+
+# What a walk is done with is let go of after so many bytes more. To find out which blocks those are
+# takes a tenth of the walk where it is done for each query.
+_PRUNE_BYTES: Final = MIB
+# What a block counts for beyond its bytes, as nobody knows what its result takes in memory: two
+# queries are a MiB, whatever is in them.
+_BLOCK_COST: Final = MIB // (2 * FETCH)
+
+
+class Shelf(Generic[T]):
+    """A repo on disk, for walks through it.
+
+    Args:
+        log: where it is.
+        processor: reads stored results back.
+        unstored: results that could not be stored, by the CIDs of their blocks.
+    """
+
+    def __init__(
+        self,
+        log: RepoLog,
+        processor: Processor[T],
+        unstored: Mapping[bytes, Unstored],
+    ) -> None:
+        self._log = log
+        self._loads = processor.loads
+        self._unstored = unstored
+        self._unreadable: dict[bytes, Unstored] = {}
+        # Blocks that the log was asked for and does not have, so that a walk that goes past
+        # missing records need not ask again for each.
+        self._absent: set[bytes] = set()
+
+    async def bring(
+        self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
+    ) -> None:
+        """Fetch the blocks that a walk needs next; now and then let go of what it is done with.
+
+        Args:
+            walker: needs them.
+            blocks: where they are put.
+            n: the most to fetch.
+            records: whether records are wanted, or nodes alone.
+
+        Raises:
+            MissingBlock, ProcessError: where the block that the walk stands before is not there.
+            DiskError: where the store fails.
+        """
+        nearest = walker.nearest()
+        if nearest not in self._absent and nearest not in self._unreadable:
+            needed = walker.wanted(blocks, n, records=records)
+            if blocks.brought >= _PRUNE_BYTES:
+                walker.prune(blocks)
+            self._unreadable.clear()
+            fetched = await self._log.fetch(needed)
+            self._keep(blocks, fetched)
+            self._absent = {*needed}.difference(fetched.all)
+        if nearest not in blocks:
+            missing = walker.missing()
+            failure = self._unreadable.get(nearest) or self._unstored.get(nearest)
+            if failure is None:
+                raise missing
+            message, cause = failure
+            raise ProcessError(message, rkey=missing.rkey, cid=Cid(nearest)) from cause
+
+    def _keep(self, blocks: Blocks[T], fetched: Fetched) -> None:
+        blocks.brought += sum(fetched.sizes)
+        blocks.brought += _BLOCK_COST * (len(fetched.raw) + len(fetched.processed))
+        blocks.raw.update(fetched.raw)
+        processed, loads = blocks.processed, self._loads
+        for cid, data in fetched.processed.items():
+            try:
+                processed[cid] = loads(data)
+            except Exception as error:  # noqa: BLE001 - it is raised once the walk gets there
+                message = f"its stored result cannot be read back: {error}"
+                self._unreadable[cid] = Unstored(message, error)

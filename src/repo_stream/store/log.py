@@ -1,0 +1,216 @@
+"""The log of a disk store: a file of sections, one after the other, beside its database.
+
+Blocks are appended to it in large writes, and read again at whatever offset their places say. It
+has the database's name with `-log` behind it, as SQLite's own journal has `-journal`; that of a
+temporary store has no name. The database is the authority: what it has not recorded is not in the
+log, and the log is removed when the store is emptied or closed. A log that a crash has left says
+in its first bytes whose it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from repo_stream.car.files import SharedFile
+from repo_stream.errors import (
+    DiskError,
+    DiskFull,
+    DiskIOError,
+    ForeignFile,
+    StoreGone,
+    StoreReadOnly,
+    StoreUnavailable,
+)
+
+__all__ = ["LOG_START", "Log", "identity", "log_path", "named_os_error", "refuse_foreign_log"]
+
+
+_MARK: Final = b"repo-stream log\n"
+#: Where the first section of a log starts, in bytes.
+LOG_START: Final = len(_MARK)
+
+# As SQLite does, so that both files of a temporary store are on one disk.
+_TEMPORARY_NAMES: Final = ("SQLITE_TMPDIR", "TMPDIR")
+_TEMPORARY_FOLDERS: Final = ("/var/tmp", "/usr/tmp", "/tmp")  # noqa: S108 - names are not made here
+
+
+class Log(SharedFile):
+    """An open log.
+
+    Args:
+        file: the file.
+        path: its path; `None` for a temporary one.
+        store: the path of the store, for errors.
+    """
+
+    def __init__(self, file: io.FileIO, path: Path | None, store: Path | None) -> None:
+        super().__init__(file)
+        self._path = path
+        self._store = store
+        self._identity = None if path is None else _identity_of(os.fstat(file.fileno()))
+
+    @classmethod
+    def open(cls, store: Path | None) -> Log:
+        """Open an empty log.
+
+        Args:
+            store: the path of the store; `None` for a temporary one.
+
+        Raises:
+            ForeignFile: if the log's path holds a file that no store made. It is not touched.
+            OSError: if it cannot be opened or written.
+        """
+        if store is None:
+            import tempfile  # noqa: PLC0415 - most repos stay in memory
+
+            folder = _temporary_folder()
+            made = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115 - the store does
+            log = cls(made, None, None)
+        else:
+            path = log_path(store)
+            refuse_foreign_log(store)
+            flags = os.O_RDWR | os.O_CREAT
+            flags |= getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+            file = io.FileIO(os.open(path, flags, 0o600), "r+")
+            try:
+                _refuse_start(file, path, store)
+                file.truncate(0)
+            except BaseException:
+                file.close()
+                raise
+            log = cls(file, path, store)
+        try:
+            log.write(0, [_MARK])
+        except BaseException:
+            log.remove()
+            raise
+        return log
+
+    def write(self, at: int, parts: Sequence[bytes]) -> None:
+        """Write bytes at an offset, in this thread; what lies behind them does not matter then.
+
+        Raises:
+            OSError: if not all of them could be written.
+        """
+        with self._lock:
+            if self._file is None:
+                raise OSError(errno.EBADF, "the log has been closed")
+            for part in parts:
+                left = memoryview(part)
+                while left:
+                    if hasattr(os, "pwrite"):
+                        written = os.pwrite(self._file.fileno(), left, at)
+                    else:  # as on Windows
+                        self._file.seek(at)
+                        written = self._file.write(left) or 0
+                    at += written
+                    left = left[written:]
+
+    def check(self) -> None:
+        """Raise `StoreGone` if the file was deleted or replaced: nobody would ever see it."""
+        if self._path is not None and identity(self._path, self._store) != self._identity:
+            raise StoreGone("its log was replaced; open a new store", path=self._store)
+
+    def remove(self) -> None:
+        """Close the file and delete it, unless another one has its name by now."""
+        self.close()
+        if self._path is not None:
+            try:
+                if _identity_of(self._path.stat()) == self._identity:
+                    self._path.unlink()
+            except OSError:
+                pass  # It is gone, or is left for the next store of that name, which knows it.
+
+
+def log_path(store: Path) -> Path:
+    """Return the path of a store's log."""
+    real = store.resolve()
+    return real.with_name(real.name + "-log")
+
+
+def refuse_foreign_log(store: Path) -> bool:
+    """Return whether there is a log of the store, which may be deleted once the store is locked.
+
+    Raises:
+        ForeignFile: if its path holds anything else.
+        StoreUnavailable, StoreReadOnly: if that cannot be told.
+    """
+    path = log_path(store)
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise _foreign(path, store)
+        with path.open("rb", buffering=0) as file:
+            _refuse_start(file, path, store)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise named_os_error(error, store) from error
+    return True
+
+
+def _refuse_start(file: io.FileIO, path: Path, store: Path) -> None:
+    # A crash may have come before the whole mark was there.
+    file.seek(0)
+    if not _MARK.startswith(file.read(len(_MARK)) or b""):
+        raise _foreign(path, store)
+
+
+def _foreign(path: Path, store: Path) -> ForeignFile:
+    return ForeignFile(
+        f"{path.name}, where its log would be, was not made by a disk store, and has not been "
+        "touched; choose another path",
+        path=store,
+    )
+
+
+def identity(path: Path, store: Path | None) -> tuple[int, int]:
+    """Return which file has a path now.
+
+    Raises:
+        StoreGone: if there is none.
+    """
+    try:
+        return _identity_of(path.stat())
+    except OSError as error:
+        raise StoreGone("its file is gone; open a new store", path=store) from error
+
+
+def _identity_of(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _temporary_folder() -> str | None:
+    named = [os.environ[name] for name in _TEMPORARY_NAMES if os.environ.get(name)]
+    for folder in (*named, *_TEMPORARY_FOLDERS):
+        if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):  # noqa: PTH112 - in a thread
+            return folder
+    return None
+
+
+_FULL: Final = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_READ_ONLY: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
+_UNAVAILABLE: Final = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+_NO_DESCRIPTOR: Final = {errno.EMFILE, errno.ENFILE}
+
+
+def named_os_error(error: OSError, store: Path | None) -> DiskError:
+    """Return the error of the store for one of the system's."""
+    if error.errno in _FULL:
+        return DiskFull(f"no room is left on its disk ({error.strerror})", path=store)
+    if error.errno in _READ_ONLY:
+        return StoreReadOnly(f"it may not be written ({error.strerror})", path=store)
+    if error.errno in _NO_DESCRIPTOR:
+        return StoreUnavailable(
+            f"no file descriptor is left to open it with ({error.strerror}); "
+            "close files, or raise the limit (ulimit -n)",
+            path=store,
+        )
+    if error.errno in _UNAVAILABLE:
+        return StoreUnavailable(f"it cannot be opened ({error.strerror})", path=store)
+    return DiskIOError(f"the system failed to read or write it ({error.strerror})", path=store)

@@ -1,0 +1,530 @@
+"""Repos of any size, made while they are read: nothing but their outline is kept.
+
+- `made_car` streams a CAR of as many made records as asked for, in little memory;
+- `made_records` says what a reader must find in it.
+
+The streaming builder shares the pieces with `repos`, and is tested against its plain one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import random
+from array import array
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import get_args
+
+import anyio
+import anyio.lowlevel
+
+from repo_stream.testing.repos import (
+    BASE32,
+    DID,
+    TID_ALPHABET,
+    Entry,
+    Link,
+    Order,
+    car_header,
+    cbor_head,
+    cid_of,
+    cid_text,
+    commit,
+    common_prefix,
+    encode,
+    key_height,
+    node,
+    section,
+    tid,
+)
+
+__all__ = ["COLLECTIONS", "made_car", "made_records"]
+
+
+# --- Made records ----------------------------------------------------------------------------
+#
+# A made record is a function of the seed and its number in time, so none is ever kept: whoever
+# needs its bytes makes them again. What varies is cut from the hash of that number, and put into
+# forms that the general encoder has made once.
+
+COLLECTIONS: Mapping[str, float] = {
+    "app.bsky.feed.like": 60,
+    "app.bsky.feed.post": 27,
+    "app.bsky.graph.follow": 13,
+}
+"""The collections of made records, each with its share."""
+
+_PROFILE_KEY = "app.bsky.actor.profile/self"
+_START = datetime(2023, 4, 1, tzinfo=UTC)
+_START_US = int(_START.timestamp()) * 1_000_000
+_STEP_US = 60_000_000
+_ABOUT_POSTS = ("app.bsky.feed.like", "app.bsky.feed.repost")
+_SLOTS = 1000
+_PAUSE = 256
+_SORTABLE = TID_ALPHABET.encode() * 8
+_DIGEST_FIRST = b"abcdefgh" * 32
+_DIGEST_LAST = b"aeimquy4" * 32
+
+# Blanks in forms, as long as what comes in their place, and made of bytes nothing else has.
+_CID_BLANK = "\1" * 59
+_DID_BLANK = "did:plc:" + "\2" * 24
+_TID_BLANK = "\3" * 13
+_TIME_BLANK = "\4" * 24
+_DIGEST_BLANK = "\5" * 32
+_POST_BLANKS = (_CID_BLANK, _DID_BLANK, _TID_BLANK)
+_POST_BLANK = {"cid": _CID_BLANK, "uri": f"at://{_DID_BLANK}/app.bsky.feed.post/{_TID_BLANK}"}
+_BLOB_BLANK = {
+    "$type": "blob",
+    "ref": Link(b"\x01\x55\x12\x20" + _DIGEST_BLANK.encode()),
+    "mimeType": "image/jpeg",
+    "size": 333_000,
+}
+
+
+def _form(value: object, *blanks: str) -> bytes:
+    """Encode a value with blanks in it as a format for `%`, with a `%b` for each in turn."""
+    form = encode(value).replace(b"%", b"%%")
+    for blank in blanks:
+        form = form.replace(blank.encode(), b"%b", 1)
+    return form
+
+
+def _item(name: str, value: object) -> bytes:
+    return encode(name) + encode(value)
+
+
+_TIME_FIELD = encode("createdAt") + _form(_TIME_BLANK, _TIME_BLANK)
+_TYPE_FIELD = _item("$type", "app.bsky.feed.post")
+_LANGS_FIELDS = [
+    _item("langs", langs)
+    for langs in (["en"], ["en"], ["en"], ["en"], ["pt"], ["ja"], ["de", "en"], ["en-GB"])
+]
+_REPLY_FIELD = encode("reply") + _form(
+    {"parent": _POST_BLANK, "root": _POST_BLANK}, *_POST_BLANKS, *_POST_BLANKS
+)
+_EMBED_FIELD = encode("embed") + _form(
+    {
+        "$type": "app.bsky.embed.images",
+        "images": [
+            {"alt": "", "image": _BLOB_BLANK, "aspectRatio": {"width": 1500, "height": 2000}}
+        ],
+    },
+    _DIGEST_BLANK,
+)
+_PROFILE_FORM = _form(
+    {
+        "$type": "app.bsky.actor.profile",
+        "avatar": _BLOB_BLANK,
+        "createdAt": _TIME_BLANK,
+        "description": "Nobody wrote any of this.",
+        "displayName": "Made Up",
+    },
+    _DIGEST_BLANK,
+    _TIME_BLANK,
+)
+
+_WORDS = (
+    "a about after again all and are as at back be because been before but by came can cloud come "
+    "could day did do down each even every find first for from garden get give go good great had "
+    "has have he her here him his home how i if in into is it just know last like little long look "
+    "made make many may me more morning most much must my never new no not now of off old on one "
+    "only or other our out over people place rain read right river said same say see she should "
+    "small so some still such take tea than that the their them then there these they thing think "
+    "this those thought time to today too tree two under up us very walk was way we well went were "
+    "what when where which while who why will with work would write year you your "
+    "café naïve schön über ação você où ça 日本 東京 空 привет мир ✨ 🌱 🐦 😂 ❤️"
+)
+
+
+@functools.cache
+def _corpus() -> str:
+    """The text that posts are cut from, over 65,536 characters of it and room for one more."""
+    words = _WORDS.split()
+    noise = hashlib.shake_128(b"corpus").digest(1 << 15)
+    return " ".join(
+        words[int.from_bytes(noise[at : at + 2], "big") % len(words)]
+        for at in range(0, len(noise), 2)
+    )
+
+
+class _Made:
+    """The made records of one seed, by their number in time and in key order.
+
+    The first is the profile. Then a thousand slots, dealt to the collections, come round and round.
+    """
+
+    def __init__(self, count: int, seed: int, collections: Mapping[str, float]) -> None:
+        if count < 0:
+            raise ValueError("a repo cannot have fewer than no records")
+        self.count = count
+        self._seed = seed
+        self._clock = seed & 1023
+        self._slots = _deal(collections, seed)
+        self._forms = {name: _subject_form(name) for name in collections}
+
+    def in_key_order(self) -> Iterator[int]:
+        """The numbers of all records, sorted by their keys."""
+        members: dict[str, list[int]] = {name + "/": [] for name in self._forms}
+        for slot, name in enumerate(self._slots):
+            members[name + "/"].append(slot)
+        for prefix in sorted([*members, _PROFILE_KEY]):
+            if prefix != _PROFILE_KEY:
+                for base in range(0, self.count, _SLOTS):
+                    for slot in members[prefix]:
+                        if 0 < base + slot < self.count:
+                            yield base + slot
+            elif self.count:
+                yield 0
+
+    def key(self, number: int) -> str:
+        """The key of a record."""
+        if number == 0:
+            return _PROFILE_KEY
+        return f"{self._slots[number % _SLOTS]}/{self.tid(number)}"
+
+    def tid(self, number: int) -> str:
+        """The TID of the moment of a number."""
+        return tid((_START_US + self._moment(number)) << 10 | self._clock)
+
+    def record(self, number: int) -> bytes:
+        """The block of a record."""
+        noise = hashlib.shake_128(b"%d/%d" % (self._seed, number)).digest(192)
+        time = (_START + timedelta(microseconds=self._moment(number))).isoformat(
+            timespec="milliseconds"
+        )
+        when = time[:23].encode() + b"Z"
+        if number == 0:
+            return _PROFILE_FORM % (noise[:32], when)
+        name = self._slots[number % _SLOTS]
+        if name == "app.bsky.feed.post":
+            return _post(noise, when)
+        if name in _ABOUT_POSTS:
+            return self._forms[name] % (*_reference(noise), when)
+        return self._forms[name] % (_did(noise), when)
+
+    def _moment(self, number: int) -> int:
+        """Microseconds since the start, unevenly, but ever more."""
+        return number * _STEP_US + (number * 0x9E3779B1 + self._seed) % _STEP_US
+
+
+def _deal(collections: Mapping[str, float], seed: int) -> list[str]:
+    """Deal a thousand slots to the collections by their shares, and mix them."""
+    total = sum(collections.values())
+    if not total > 0 or min(collections.values()) < 0:
+        raise ValueError("the shares of the collections must be positive")
+    slots: list[str] = []
+    dealt = 0.0
+    for name, share in collections.items():
+        dealt += share
+        slots += [name] * (round(dealt / total * _SLOTS) - len(slots))
+    mixed = sorted(range(_SLOTS), key=lambda slot: hashlib.sha256(b"%d/%d" % (seed, slot)).digest())
+    return [slots[slot] for slot in mixed]
+
+
+def _subject_form(name: str) -> bytes:
+    """The form of a record about a post, or else about an account."""
+    if name in _ABOUT_POSTS:
+        record = {"$type": name, "subject": _POST_BLANK, "createdAt": _TIME_BLANK}
+        return _form(record, *_POST_BLANKS, _TIME_BLANK)
+    record = {"$type": name, "subject": _DID_BLANK, "createdAt": _TIME_BLANK}
+    return _form(record, _DID_BLANK, _TIME_BLANK)
+
+
+def _did(noise: bytes) -> bytes:
+    """An account, from 24 bytes of noise."""
+    return b"did:plc:" + noise[:24].translate(BASE32)
+
+
+def _reference(noise: bytes) -> tuple[bytes, bytes, bytes]:
+    """The CID, account and record key of a post, from 87 bytes of noise."""
+    return (
+        b"bafyrei"
+        + noise[24:25].translate(_DIGEST_FIRST)
+        + noise[25:75].translate(BASE32)
+        + noise[75:76].translate(_DIGEST_LAST),
+        _did(noise),
+        b"3l" + noise[76:87].translate(_SORTABLE),
+    )
+
+
+def _post(noise: bytes, when: bytes) -> bytes:
+    """A post, from 192 bytes of noise.
+
+    The text has some 100 characters and never more than 300, one post in ten has a link, three in
+    five are replies, one in four has an image.
+    """
+    *dice, high, low = noise[-8:]
+    corpus = _corpus()
+    start = corpus.find(" ", high << 8 | low) + 1
+    text = corpus[start : start + min(270, 8 + dice[0] * dice[1] // 144)].rpartition(" ")[0]
+    facets = None
+    if dice[2] < 26:
+        text, facets = _with_link(text, noise[:11].translate(_SORTABLE).decode())
+
+    fields = [_item("text", text), _TYPE_FIELD]
+    if dice[3] < 64:
+        fields.append(_EMBED_FIELD % noise[:32])
+    fields.append(_LANGS_FIELDS[dice[4] & 7])
+    if dice[5] < 154:
+        root = _reference(noise)
+        parent = root if dice[5] < 77 else _reference(noise[87:174])
+        fields.append(_REPLY_FIELD % (*parent, *root))
+    if facets:
+        fields.append(_item("facets", facets))
+    fields.append(_TIME_FIELD % when)
+    return cbor_head(5, len(fields)) + b"".join(fields)
+
+
+def _with_link(text: str, slug: str) -> tuple[str, list[object]]:
+    """Put a link after a text, and tell where it is, in bytes."""
+    uri = f"https://example.com/{slug}"
+    start = len(text.encode()) + 1
+    feature = {"$type": "app.bsky.richtext.facet#link", "uri": uri}
+    index = {"byteStart": start, "byteEnd": start + len(uri)}
+    return f"{text} {uri}", [{"index": index, "features": [feature]}]
+
+
+def made_records(
+    count: int, *, seed: int = 0, collections: Mapping[str, float] = COLLECTIONS
+) -> Iterator[tuple[str, bytes]]:
+    """Make records that look like those of an active account, in key order.
+
+    One is a profile. The others have TID keys, and are like posts, likes, reposts, follows and
+    blocks of `app.bsky`, by their collection; in any other, they are about an account, as follows
+    are. All are different. They are made one at a time and not kept.
+
+    Args:
+        count: How many, the profile included.
+        seed: What the records depend on, besides `count` and `collections`.
+        collections: The share of each collection, precise to a thousandth of the repo.
+
+    Yields:
+        The key (`collection/record-key`) and the block of each record.
+
+    Raises:
+        ValueError: If `count` is negative, or if the shares are not positive numbers.
+    """
+    made = _Made(count, seed, collections)
+    for number in made.in_key_order():
+        yield made.key(number), made.record(number)
+
+
+# --- Made repos ------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _OpenNode:
+    """A node to which entries are still being added."""
+
+    left: bytes | None = None
+    entries: list[Entry] = field(default_factory=list[Entry])
+    key: bytes = b""
+    group: int = -1
+
+
+class _Forest:
+    """The tree over keys that come in order, as the bytes of finished nodes.
+
+    One node a layer is open. A key closes those of the layers below its own: nothing more can
+    come into them. Each node is of a group, that the groups of its keys decide on.
+    """
+
+    def __init__(self, groups: int, choose: Callable[[int, int], int]) -> None:
+        self._choose = choose
+        self._open = [_OpenNode()]
+        self._data = bytearray()
+        self._ends = array("Q", [0])
+        # Nodes of one group form a list, the latest first. Zero ends it: so nodes count from 1.
+        self._latest = array("I", [0]) * groups
+        self._next = array("I", [0])
+
+    def __len__(self) -> int:
+        """How many nodes are finished."""
+        return len(self._next) - 1
+
+    def add(self, key: bytes, cid: bytes, group: int) -> None:
+        """Add the next key."""
+        height = key_height(key)
+        while len(self._open) <= height:
+            self._open.append(_OpenNode())
+        for layer in range(height):
+            self._close(layer)
+        parent = self._open[height]
+        prefix = common_prefix(parent.key, key)
+        parent.entries.append((prefix, key[prefix:], cid, None))
+        parent.key = key
+        self._join(parent, group)
+
+    def finish(self) -> bytes:
+        """Finish the tree, and return the block of its root, which is in no group."""
+        for layer in range(len(self._open) - 1):
+            self._close(layer)
+        root = self._open[-1]
+        return node(root.left, root.entries)
+
+    def block(self, number: int) -> bytes:
+        """The block of a finished node, which count from 1."""
+        return bytes(self._data[self._ends[number - 1] : self._ends[number]])
+
+    def group(self, group: int) -> Iterator[bytes]:
+        """The blocks of a group, the latest finished first: so a node before those below it."""
+        number = self._latest[group]
+        while number:
+            yield self.block(number)
+            number = self._next[number]
+
+    def _close(self, layer: int) -> None:
+        closed = self._open[layer]
+        if not closed.entries and closed.left is None:
+            return
+        data = node(closed.left, closed.entries)
+        self._data += data
+        self._ends.append(len(self._data))
+        self._next.append(self._latest[closed.group])
+        self._latest[closed.group] = len(self._next) - 1
+
+        parent = self._open[layer + 1]
+        if parent.entries:
+            parent.entries[-1] = (*parent.entries[-1][:3], cid_of(data))
+        else:
+            parent.left = cid_of(data)
+        self._join(parent, closed.group)
+        self._open[layer] = _OpenNode()
+
+    def _join(self, parent: _OpenNode, group: int) -> None:
+        parent.group = group if parent.group < 0 else self._choose(parent.group, group)
+
+
+async def made_car(
+    count: int,
+    *,
+    did: str = DID,
+    rev: str | None = None,
+    sign: Callable[[bytes], bytes] | None = None,
+    order: Order = "shuffled",
+    seed: int = 0,
+    collections: Mapping[str, float] = COLLECTIONS,
+    piece_size: int = 1 << 16,
+) -> AsyncGenerator[bytes, None]:
+    """Stream a CAR of `made_records`, of which there may be millions.
+
+    It takes about 100 bytes of memory a record, and lets other tasks run now and then. The first
+    piece comes when all records have been made once. Whoever stops early should close it
+    (`contextlib.aclosing`), as any async generator.
+
+    Args:
+        count: How many records, the profile included.
+        did: The account.
+        rev: The revision; the TID of the moment after the last record, unless given.
+        sign: Given the bytes of the commit without its signature, returns the signature, 64
+            bytes. Without it the signature is 64 zero bytes.
+        order: How the blocks follow each other; see `Order`.
+        seed: What the records depend on, and the order if it is `"shuffled"`. The records are the
+            same in any order.
+        collections: The share of each collection, precise to a thousandth of the repo.
+        piece_size: The size of each piece in bytes; the last may be smaller.
+
+    Yields:
+        The pieces of the file.
+
+    Raises:
+        ValueError: If there is no such order, `count` is negative, `piece_size` is not positive,
+            or the shares are not positive numbers.
+    """
+    if order not in get_args(Order):
+        raise ValueError(f"no such order: {order!r}")
+    if piece_size < 1:
+        raise ValueError("a piece has at least one byte")
+    made = _Made(count, seed, collections)
+    forest = _Forest(count, max if order == "export" else min)
+    for place, number in enumerate(made.in_key_order()):
+        group = number if order == "export" else place
+        forest.add(made.key(number).encode(), cid_of(made.record(number)), group)
+        if place % _PAUSE == 0:
+            await anyio.lowlevel.checkpoint()
+
+    root = forest.finish()
+    head = commit(cid_of(root), did=did, rev=rev or made.tid(count), sign=sign)
+    if order == "shuffled":
+        blocks = _shuffled([head, root], made, forest, seed)
+    elif order == "stream":
+        blocks = _streamed([head, root], made, forest)
+    else:
+        blocks = _exported([head, root], made, forest)
+
+    pieces = bytearray(car_header([cid_of(head)]))
+    for place, data in enumerate(blocks):
+        pieces += section(cid_of(data), data)
+        while len(pieces) >= piece_size:
+            yield bytes(pieces[:piece_size])
+            del pieces[:piece_size]
+        if place % _PAUSE == 0:
+            await anyio.lowlevel.checkpoint()
+    if pieces:
+        yield bytes(pieces)
+
+
+def _shuffled(top: list[bytes], made: _Made, forest: _Forest, seed: int) -> Iterator[bytes]:
+    nodes = made.count + len(forest)
+    places = array("I", range(nodes + len(top)))
+    random.Random(seed).shuffle(places)  # noqa: S311 - no secret
+    for place in places:
+        if place < made.count:
+            yield made.record(place)
+        elif place < nodes:
+            yield forest.block(place - made.count + 1)
+        else:
+            yield top[place - nodes]
+
+
+def _streamed(top: list[bytes], made: _Made, forest: _Forest) -> Iterator[bytes]:
+    """The nodes of a group are those whose first key has that place: they come right before it."""
+    yield from top
+    for place, number in enumerate(made.in_key_order()):
+        yield from forest.group(place)
+        yield made.record(number)
+
+
+def _exported(top: list[bytes], made: _Made, forest: _Forest) -> Iterator[bytes]:
+    """The nodes of a group are those whose newest record has that number, as the top has too."""
+    batch = top
+    for number in reversed(range(made.count)):
+        batch = [*batch, *forest.group(number), made.record(number)]
+        yield from sorted(batch, key=_cid_text, reverse=True)
+        batch = []
+    yield from sorted(batch, key=_cid_text, reverse=True)  # the top, where there are no records
+
+
+def _cid_text(data: bytes) -> bytes:
+    return cid_text(cid_of(data))
+
+
+# --- Command line ----------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write a CAR of made records to a file, as the command line says.
+
+    Args:
+        arguments: The arguments; those of the process, unless given.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m repo_stream.testing", description="Write a CAR file of made records."
+    )
+    parser.add_argument("out", metavar="OUT.car")
+    parser.add_argument("--records", type=int, default=1000, metavar="N")
+    parser.add_argument("--order", choices=get_args(Order), default="shuffled")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--did", default=DID)
+    options = parser.parse_args(arguments)
+    pieces = made_car(options.records, did=options.did, order=options.order, seed=options.seed)
+    anyio.run(_write, options.out, pieces)
+
+
+async def _write(path: str, pieces: AsyncGenerator[bytes, None]) -> None:
+    async with await anyio.open_file(path, "wb") as file:
+        async for piece in pieces:
+            await file.write(piece)

@@ -1,0 +1,82 @@
+"""Fixtures for those who test programs that read repos; pytest finds them by itself.
+
+A test asks for what it needs, and nothing is imported before:
+
+    async def test_backup(car_server, made_repo):
+        url = car_server.serve(made_repo.to_car())
+        ...
+
+`car_builder` builds CARs of given records, `made_repo` is a repo of a hundred records, `disk_store`
+is an open `DiskStore`, and `car_server` serves `getRepo` on loopback, well or badly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from repo_stream import DiskStore
+    from repo_stream.testing import Repo
+    from repo_stream.testing.car_server import CarServer
+
+__all__ = ["car_builder", "car_server", "disk_store", "made_repo"]
+
+
+@pytest.fixture(scope="session")
+def car_builder() -> Callable[..., bytes]:
+    """`repo_stream.testing.build_car`: records in, the bytes of a CAR out.
+
+    Example::
+
+        async def test_lengths(car_builder):
+            car = car_builder({"app.bsky.feed.post/3k2": {"text": "hi"}})
+            async with open_car(car, block_processor=len) as repo:
+                assert await repo.next_chunk() == [("app.bsky.feed.post/3k2", 9)]
+    """
+    from repo_stream.testing import build_car  # noqa: PLC0415 - only for tests that use it
+
+    return build_car
+
+
+@pytest.fixture(scope="session")
+def made_repo() -> Repo:
+    """A repo of 100 records in four collections; `made_repo.to_car()` is its CAR.
+
+    `made_repo.records` gives the CID of each key. It is the same in every run.
+    """
+    from repo_stream.testing import build_repo  # noqa: PLC0415 - as above
+
+    names = ("feed.like", "feed.post", "feed.repost", "graph.follow")
+    return build_repo(
+        {
+            f"app.bsky.{names[n % 4]}/3k{n:011d}": {
+                "$type": f"app.bsky.{names[n % 4]}",
+                "text": f"record {n}",
+            }
+            for n in range(100)
+        }
+    )
+
+
+@pytest.fixture
+async def disk_store() -> AsyncGenerator[DiskStore]:
+    """An open `DiskStore` in a temporary file, closed at the end.
+
+    Being asynchronous it needs anyio's own plugin: mark the test with `pytest.mark.anyio`.
+    """
+    from repo_stream import DiskBuilder  # noqa: PLC0415 - as above
+
+    async with DiskBuilder().open() as store:
+        yield store
+
+
+@pytest.fixture
+def car_server() -> Iterator[CarServer]:
+    """A server of repos on loopback, a `repo_stream.testing.CarServer`, stopped at the end."""
+    from repo_stream.testing import CarServer  # noqa: PLC0415 - as above
+
+    with CarServer() as server:
+        yield server

@@ -1,0 +1,645 @@
+"""Repos with given records, built in memory: the oracle that readers are tested against.
+
+- `build_car` turns `{key: record}` into the bytes of a valid CAR;
+- `build_repo` does the same and keeps every part in reach, for tests that need to know them.
+
+Below them lie the pieces (`encode`, `node`, `section` and so on), which check nothing, so that
+they can build what no honest repo contains.
+
+It shares no code with the readers of this library, and is the plain recursive definition of the
+tree.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import random
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, cast
+
+__all__ = [
+    "DID",
+    "REV",
+    "Entry",
+    "Link",
+    "Order",
+    "RawRecord",
+    "Repo",
+    "build_car",
+    "build_repo",
+    "car_header",
+    "cid_of",
+    "commit",
+    "encode",
+    "key_height",
+    "node",
+    "section",
+    "tid",
+    "tree_of",
+    "varint",
+    "write_car",
+]
+
+
+Order: TypeAlias = Literal["shuffled", "stream", "export"]
+"""How the blocks of a CAR follow each other.
+
+- `"stream"`: as a walk needs them, each once: the commit, then each node before what is below it,
+  and each record where its key comes. A reader can then walk while it reads.
+- `"export"`: as the reference server exports them: newest revision first, and by descending CID
+  text within one. The commit is among the first, not always the first. The keys that are TIDs
+  tell the revisions; other keys count as the oldest.
+- `"shuffled"`: at random, the commit included, the same way for the same seed.
+"""
+
+DID = "did:plc:testrepotestrepotestrepo"
+"""The account of a built repo, unless another is given."""
+
+REV = "3zzzzzzzzzzzz"
+"""The revision of a built repo, unless another is given: a TID later than any of our time."""
+
+Entry: TypeAlias = tuple[int, bytes, bytes, bytes | None]
+"""An entry of a tree node, as it is written.
+
+How many bytes of the key are those of the key before, the rest of the key, the CID of the record,
+and the CID of the subtree after it or `None`.
+"""
+
+_DAG_CBOR = 0x71
+_UNSIGNED = bytes(64)
+
+
+# --- DAG-CBOR --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link to another block, for use inside a record.
+
+    Attributes:
+        cid: The binary CID, without the zero byte that CBOR puts before it.
+    """
+
+    cid: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RawRecord:
+    """A record given as the bytes of its block, which may be anything at all.
+
+    Attributes:
+        data: The block, taken as it is.
+    """
+
+    data: bytes
+
+
+def encode(value: object) -> bytes:
+    """Encode a value as canonical DAG-CBOR.
+
+    Args:
+        value: `None`, a `bool`, `int`, `float`, `str`, `bytes`, `bytearray` or `Link`, or a
+            sequence or a mapping of such values, as deep as Python's recursion limit allows.
+
+    Returns:
+        The one encoding that DAG-CBOR has for the value.
+
+    Raises:
+        TypeError: If the value, a map key or something within has no place in the data model.
+        ValueError: If an integer does not fit in 64 bits, a float is not finite, or a string is
+            not valid Unicode.
+    """
+    match value:
+        case None:
+            return b"\xf6"
+        case bool():
+            return b"\xf5" if value else b"\xf4"
+        case int():
+            return cbor_head(0, value) if value >= 0 else cbor_head(1, -1 - value)
+        case float():
+            if not math.isfinite(value):
+                raise ValueError(f"DAG-CBOR has no {value}")
+            return struct.pack(">Bd", 0xFB, value)
+        case str():
+            text = value.encode()
+            return cbor_head(3, len(text)) + text
+        case bytes() | bytearray():
+            return cbor_head(2, len(value)) + value
+        case Link():
+            return _link(value.cid)
+        case Mapping():
+            return _map(cast("Mapping[object, object]", value))
+        case Sequence():
+            items = cast("Sequence[object]", value)
+            return cbor_head(4, len(items)) + b"".join(map(encode, items))
+        case _:
+            raise TypeError(f"DAG-CBOR has no {type(value).__name__}")
+
+
+def _map(items: Mapping[object, object]) -> bytes:
+    for key in items:
+        if not isinstance(key, str):
+            raise TypeError(f"a DAG-CBOR map key must be a string, not {type(key).__name__}")
+    # The head of a key grows with its length: so this sorts by length first, as DAG-CBOR wants.
+    pairs = sorted((encode(key), encode(value)) for key, value in items.items())
+    return cbor_head(5, len(pairs)) + b"".join(key + value for key, value in pairs)
+
+
+def cbor_head(major: int, number: int) -> bytes:
+    """A CBOR head: three bits of type, and a number in as few bytes as it takes."""
+    kind = major << 5
+    if number < 24:
+        return bytes((kind | number,))
+    if number < 1 << 8:
+        return bytes((kind | 24, number))
+    if number < 1 << 16:
+        return struct.pack(">BH", kind | 25, number)
+    if number < 1 << 32:
+        return struct.pack(">BI", kind | 26, number)
+    if number < 1 << 64:
+        return struct.pack(">BQ", kind | 27, number)
+    raise ValueError("DAG-CBOR integers have at most 64 bits")
+
+
+def _link(cid: bytes) -> bytes:
+    return b"\xd8\x2a" + cbor_head(2, len(cid) + 1) + b"\0" + cid
+
+
+# --- CIDs and CAR ----------------------------------------------------------------------------
+
+
+def cid_of(data: bytes, codec: int = _DAG_CBOR) -> bytes:
+    """Name a block by its content.
+
+    Args:
+        data: The bytes of the block.
+        codec: The multicodec of the content: DAG-CBOR, unless given; raw blobs have 0x55.
+
+    Returns:
+        A binary CIDv1 with a SHA-256 digest: 36 bytes where the codec takes one.
+    """
+    return b"\x01" + varint(codec) + b"\x12\x20" + hashlib.sha256(data).digest()
+
+
+def varint(number: int) -> bytes:
+    """Encode a number as an unsigned varint (LEB128), seven bits a byte, low bits first.
+
+    Args:
+        number: Zero or more.
+
+    Returns:
+        The shortest encoding.
+
+    Raises:
+        ValueError: If the number is negative.
+    """
+    if number < 0:
+        raise ValueError("a varint cannot be negative")
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def car_header(roots: Iterable[bytes]) -> bytes:
+    """Encode the head of a CARv1 file, its length included.
+
+    Args:
+        roots: Binary CIDs. A repo has one root, the commit.
+
+    Returns:
+        The bytes a CAR file starts with.
+    """
+    header = encode({"roots": [Link(root) for root in roots], "version": 1})
+    return varint(len(header)) + header
+
+
+def section(cid: bytes, data: bytes) -> bytes:
+    """Encode one block as a CAR file holds it.
+
+    Args:
+        cid: The binary CID, which may be a lie.
+        data: The bytes of the block.
+
+    Returns:
+        A varint that counts both, the CID and the data.
+    """
+    return varint(len(cid) + len(data)) + cid + data
+
+
+def write_car(roots: Iterable[bytes], blocks: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Write a CARv1 file of exactly these blocks, with no checks.
+
+    Args:
+        roots: Binary CIDs for the header.
+        blocks: The `(cid, data)` of each block, in order.
+
+    Returns:
+        The whole file.
+    """
+    return car_header(roots) + b"".join(section(cid, data) for cid, data in blocks)
+
+
+# --- Repos -----------------------------------------------------------------------------------
+
+
+def tid(number: int) -> str:
+    """Write a number as a TID, the 13 characters that most record keys and all revisions are.
+
+    Args:
+        number: 63 bits: microseconds since 1970, times 1024, plus a clock identifier. The greater
+            number gives the greater TID.
+
+    Returns:
+        The TID.
+
+    Raises:
+        ValueError: If the number is negative or has more than 63 bits.
+    """
+    if not 0 <= number < 1 << 63:
+        raise ValueError("a TID has 63 bits")
+    pairs = [_TID_PAIRS[number >> shift & 1023] for shift in (50, 40, 30, 20, 10, 0)]
+    return TID_ALPHABET[number >> 60] + "".join(pairs)
+
+
+TID_ALPHABET = "234567abcdefghijklmnopqrstuvwxyz"
+_TID_PAIRS = [high + low for high in TID_ALPHABET for low in TID_ALPHABET]
+
+
+def key_height(key: str | bytes) -> int:
+    """Find the layer of the tree a key lives in.
+
+    Args:
+        key: The repo path, `collection/record-key`.
+
+    Returns:
+        How many pairs of zero bits the SHA-256 digest of the key starts with: 0 for three keys in
+        four.
+    """
+    digest = hashlib.sha256(key.encode() if isinstance(key, str) else key).digest()
+    return (256 - int.from_bytes(digest, "big").bit_length()) // 2
+
+
+def node(left: bytes | None, entries: Iterable[Entry] = ()) -> bytes:
+    """Encode a node of the Merkle search tree, with no checks.
+
+    Args:
+        left: The CID of the subtree before the first entry, or `None`.
+        entries: Its entries, in order; see `Entry`.
+
+    Returns:
+        The block of the node.
+    """
+    encoded = [
+        b"".join(
+            (
+                b"\xa4\x61k",
+                cbor_head(2, len(suffix)),
+                suffix,
+                b"\x61p",
+                encode(prefix),
+                b"\x61t",
+                b"\xf6" if tree is None else _link(tree),
+                b"\x61v",
+                _link(value),
+            )
+        )
+        for prefix, suffix, value, tree in entries
+    ]
+    start = b"\xa2\x61e" + cbor_head(4, len(encoded))
+    return start + b"".join(encoded) + b"\x61l" + (b"\xf6" if left is None else _link(left))
+
+
+def commit(
+    data: bytes,
+    *,
+    did: str = DID,
+    rev: str = REV,
+    sign: Callable[[bytes], bytes] | None = None,
+) -> bytes:
+    """Encode a commit of repo version 3.
+
+    Args:
+        data: The CID of the root node.
+        did: The account.
+        rev: The revision, a TID.
+        sign: Given the bytes of the commit without its signature, returns the signature, 64
+            bytes. Without it the signature is 64 zero bytes.
+
+    Returns:
+        The block of the commit.
+    """
+    unsigned = {"data": Link(data), "did": did, "prev": None, "rev": rev, "version": 3}
+    signature = sign(encode(unsigned)) if sign else _UNSIGNED
+    return encode({**unsigned, "sig": signature})
+
+
+def tree_of(records: Mapping[str, bytes]) -> tuple[bytes, dict[bytes, bytes]]:
+    """Build the Merkle search tree over records.
+
+    Args:
+        records: The CID of the record at each key, in any order.
+
+    Returns:
+        The CID of the root, and all nodes by CID, each before those below it.
+    """
+    tree = _tree(records)
+    return tree.cid, dict(tree.nodes())
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """A key, the CID of its record, and the layer it belongs to."""
+
+    key: bytes
+    value: bytes
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """A node with all that is below it: a subtree, then a leaf and a subtree for each entry."""
+
+    cid: bytes
+    data: bytes
+    left: _Tree | None
+    entries: list[tuple[_Leaf, _Tree | None]]
+
+    def nodes(self) -> Iterator[tuple[bytes, bytes]]:
+        """All nodes, each before those below it."""
+        yield self.cid, self.data
+        for tree in (self.left, *(tree for _, tree in self.entries)):
+            if tree:
+                yield from tree.nodes()
+
+    def walk(self) -> Iterator[bytes]:
+        """The CIDs of all nodes and records, as a walk in key order needs them."""
+        yield self.cid
+        if self.left:
+            yield from self.left.walk()
+        for leaf, tree in self.entries:
+            yield leaf.value
+            if tree:
+                yield from tree.walk()
+
+    def date(self, revisions: dict[bytes, str]) -> str:
+        """Note for each CID the newest revision at or below it, and return that of this tree."""
+        newest = self.left.date(revisions) if self.left else ""
+        for leaf, tree in self.entries:
+            revision = _revision(leaf.key.decode())
+            # The server keeps a block that it has already: so the oldest of its dates counts.
+            revisions[leaf.value] = min(revision, revisions.get(leaf.value, revision))
+            newest = max(newest, revision, tree.date(revisions) if tree else "")
+        revisions[self.cid] = min(newest, revisions.get(self.cid, newest))
+        return newest
+
+
+def _revision(key: str) -> str:
+    """When the record of a key was written: a TID tells, anything else was there at the start."""
+    name = key.rpartition("/")[2]
+    return name if len(name) == 13 and set(name) <= set(TID_ALPHABET) else ""
+
+
+def _tree(records: Mapping[str, bytes]) -> _Tree:
+    keys = sorted((key.encode(), value) for key, value in records.items())
+    leaves = [_Leaf(key, value, key_height(key)) for key, value in keys]
+    return _subtree(leaves, max((leaf.height for leaf in leaves), default=0))
+
+
+def _subtree(leaves: list[_Leaf], layer: int) -> _Tree:
+    """Build the tree of leaves in key order, none of them higher than the layer."""
+    own = [index for index, leaf in enumerate(leaves) if leaf.height == layer]
+    # What lies before, between and after this layer's own leaves, one layer down.
+    spans = [
+        leaves[start:stop]
+        for start, stop in zip([0, *(i + 1 for i in own)], [*own, len(leaves)], strict=True)
+    ]
+    left, *rights = [_subtree(span, layer - 1) if span else None for span in spans]
+    entries = list(zip((leaves[index] for index in own), rights, strict=True))
+    data = _node_of(left, entries)
+    return _Tree(cid_of(data), data, left, entries)
+
+
+def _node_of(left: _Tree | None, entries: list[tuple[_Leaf, _Tree | None]]) -> bytes:
+    before = b""
+    compressed: list[Entry] = []
+    for leaf, tree in entries:
+        prefix = common_prefix(before, leaf.key)
+        compressed.append((prefix, leaf.key[prefix:], leaf.value, tree.cid if tree else None))
+        before = leaf.key
+    return node(left.cid if left else None, compressed)
+
+
+def common_prefix(one: bytes, other: bytes) -> int:
+    for index, (left, right) in enumerate(zip(one, other, strict=False)):
+        if left != right:
+            return index
+    return min(len(one), len(other))
+
+
+@dataclass(frozen=True)
+class Repo:
+    """A repo with all its parts, made by `build_repo`.
+
+    A repo with wrong bytes under a right CID is one with other blocks:
+    `dataclasses.replace(repo, blocks={**repo.blocks, cid: b"wrong"})`.
+
+    Attributes:
+        commit_cid: The CID of the commit.
+        commit: The block of the commit.
+        root: The CID of the root node.
+        nodes: The CIDs of all nodes, each before those below it.
+        records: The CID of each record, in key order.
+        blocks: All blocks by CID, in `"stream"` order.
+        revisions: The TID that tells when each block was written, if the keys tell the history:
+            the newest among those of the records at and below it. Keys that are no TIDs count as
+            `""`, before all others.
+    """
+
+    commit_cid: bytes
+    commit: bytes
+    root: bytes
+    nodes: tuple[bytes, ...]
+    records: dict[str, bytes]
+    blocks: dict[bytes, bytes] = field(repr=False)
+    revisions: dict[bytes, str] = field(repr=False)
+
+    def ordered(self, order: Order, seed: int = 0) -> list[bytes]:
+        """List the CIDs of all blocks, each once, in an order.
+
+        Args:
+            order: Which order; see `Order`.
+            seed: What `"shuffled"` depends on.
+
+        Returns:
+            The CIDs.
+
+        Raises:
+            ValueError: If there is no such order.
+        """
+        cids = list(self.blocks)
+        match order:
+            case "stream":
+                pass
+            case "export":
+                cids.sort(
+                    key=lambda cid: (self.revisions.get(cid, ""), cid_text(cid)), reverse=True
+                )
+            case "shuffled":
+                random.Random(seed).shuffle(cids)  # noqa: S311 - no secret
+            case _:
+                raise ValueError(f"no such order: {order!r}")
+        return cids
+
+    def to_car(
+        self,
+        *,
+        order: Order = "shuffled",
+        seed: int = 0,
+        copies: int = 1,
+        extra_blocks: Iterable[tuple[bytes, bytes]] = (),
+        omit: Iterable[bytes] = (),
+        extra_roots: Iterable[bytes] = (),
+    ) -> bytes:
+        """Write the repo as a CAR file.
+
+        Args:
+            order: How the blocks follow each other; see `Order`.
+            seed: What `"shuffled"` depends on.
+            copies: How often each block of the repo is written: in a row, or if the order is
+                `"shuffled"` anywhere.
+            extra_blocks: More `(cid, data)` to write, once each: at the end, or if the order is
+                `"shuffled"` anywhere. Nothing is checked.
+            omit: CIDs of blocks of the repo to leave out.
+            extra_roots: CIDs for the header, after that of the commit.
+
+        Returns:
+            The whole file.
+
+        Raises:
+            ValueError: If there is no such order.
+        """
+        omitted = frozenset(omit)
+        blocks = [
+            (cid, self.blocks[cid])
+            for cid in self.ordered(order, seed)
+            if cid not in omitted
+            for _ in range(copies)
+        ]
+        extra = list(extra_blocks)
+        blocks += extra
+        if order == "shuffled" and (extra or copies > 1):
+            random.Random(seed).shuffle(blocks)  # noqa: S311 - no secret
+        return write_car([self.commit_cid, *extra_roots], blocks)
+
+
+def cid_text(cid: bytes) -> bytes:
+    """What the text of a CID sorts like."""
+    return base64.b32encode(cid)
+
+
+def build_repo(
+    records: Mapping[str, object],
+    *,
+    did: str = DID,
+    rev: str = REV,
+    sign: Callable[[bytes], bytes] | None = None,
+) -> Repo:
+    """Build a repo and keep all its parts.
+
+    Args:
+        records: The record at each key (`collection/record-key`), in any order: a value that
+            `encode` takes, or a `RawRecord`. Keys are not checked.
+        did: The account.
+        rev: The revision, a TID.
+        sign: Given the bytes of the commit without its signature, returns the signature, 64
+            bytes. Without it the signature is 64 zero bytes.
+
+    Returns:
+        The repo. Records that are equal share one block.
+
+    Raises:
+        TypeError: If a record has no encoding.
+        ValueError: If a record has no encoding.
+    """
+    encoded = {
+        key: value.data if isinstance(value, RawRecord) else encode(value)
+        for key, value in sorted(records.items())
+    }
+    cids = {key: cid_of(data) for key, data in encoded.items()}
+    tree = _tree(cids)
+    head = commit(tree.cid, did=did, rev=rev, sign=sign)
+    head_cid = cid_of(head)
+
+    nodes = dict(tree.nodes())
+    found = {head_cid: head, **nodes, **{cids[key]: data for key, data in encoded.items()}}
+    revisions: dict[bytes, str] = {}
+    revisions[head_cid] = tree.date(revisions)
+    return Repo(
+        commit_cid=head_cid,
+        commit=head,
+        root=tree.cid,
+        nodes=tuple(nodes),
+        records=cids,
+        blocks={cid: found[cid] for cid in (head_cid, *tree.walk())},
+        revisions=revisions,
+    )
+
+
+def build_car(
+    records: Mapping[str, object],
+    *,
+    did: str = DID,
+    rev: str = REV,
+    sign: Callable[[bytes], bytes] | None = None,
+    order: Order = "shuffled",
+    seed: int = 0,
+    copies: int = 1,
+    extra_blocks: Iterable[tuple[bytes, bytes]] = (),
+    omit: Iterable[bytes] = (),
+    extra_roots: Iterable[bytes] = (),
+) -> bytes:
+    """Build a repo and write it as a CAR file.
+
+    Args:
+        records: The record at each key (`collection/record-key`), in any order: a value that
+            `encode` takes, or a `RawRecord`. Keys are not checked.
+        did: The account.
+        rev: The revision, a TID.
+        sign: Given the bytes of the commit without its signature, returns the signature, 64
+            bytes. Without it the signature is 64 zero bytes.
+        order: How the blocks follow each other; see `Order`.
+        seed: What `"shuffled"` depends on.
+        copies: How often each block of the repo is written: in a row, or if the order is
+            `"shuffled"` anywhere.
+        extra_blocks: More `(cid, data)` to write, once each: at the end, or if the order is
+            `"shuffled"` anywhere. Nothing is checked.
+        omit: CIDs of blocks of the repo to leave out.
+        extra_roots: CIDs for the header, after that of the commit.
+
+    Returns:
+        The whole file.
+
+    Raises:
+        TypeError: If a record has no encoding.
+        ValueError: If a record has no encoding, or there is no such order.
+    """
+    return build_repo(records, did=did, rev=rev, sign=sign).to_car(
+        order=order,
+        seed=seed,
+        copies=copies,
+        extra_blocks=extra_blocks,
+        omit=omit,
+        extra_roots=extra_roots,
+    )
+
+
+# What bytes of noise become: base32, TID characters, and the first and the last character of a
+# digest in base32, which have fewer bits to spend.
+BASE32 = b"abcdefghijklmnopqrstuvwxyz234567" * 8
