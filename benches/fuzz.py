@@ -197,7 +197,7 @@ class Walks:
                         got += part
         except RepoStreamError as raised:
             error = f"{type(raised).__name__}: {raised}"
-        keys = [rkey.encode() for rkey, _, _ in got]
+        keys = [key.encode() for key, _, _ in got]
         assert keys == sorted(set(keys))
         return got, error
 

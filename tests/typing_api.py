@@ -51,8 +51,8 @@ async def example(reader: anyio.AsyncFile[bytes]) -> None:
             assert_type(commit, Commit)
             assert_type(driver, RepoDriver[int])
             while chunk := await driver.next_chunk(256):
-                for rkey, size in chunk:
-                    assert_type(rkey, str)
+                for key, size in chunk:
+                    assert_type(key, str)
                     assert_type(size, int)
         case Driver.Disk(paused):
             assert_type(paused, NeedDisk[int])
@@ -62,8 +62,8 @@ async def example(reader: anyio.AsyncFile[bytes]) -> None:
             assert_type(commit, Commit)
             assert_type(driver, DiskDriver[int])
             while chunk := await driver.next_chunk(256):
-                for rkey, size in chunk:
-                    assert_type(rkey, str)
+                for key, size in chunk:
+                    assert_type(key, str)
                     assert_type(size, int)
             assert_type(await driver.reset_store(), DiskStore)
 
@@ -71,12 +71,12 @@ async def example(reader: anyio.AsyncFile[bytes]) -> None:
 async def every_way_out(driver: RepoDriver[float]) -> None:
     assert_type(await driver.next_chunk(), list[tuple[str, float]] | None)
     assert_type(await driver.next_outputs(), list[Output[float]] | None)
-    async for rkey, value in driver:
-        assert_type(rkey, str)
+    async for key, value in driver:
+        assert_type(key, str)
         assert_type(value, float)
     async for output in driver.outputs():
         assert_type(output.cid, Cid)
-        assert_type(output.data, float)
+        assert_type(output.value, float)
 
 
 async def channel(driver: DiskDriver[str]) -> None:
@@ -120,8 +120,8 @@ async def one_line(source: Path) -> None:
         assert_type(repo.left_over, int | None)
         assert_type(await repo.read_all(), None)
         assert_type(await repo.next_chunk(10), list[tuple[str, bytes]] | None)
-        async for rkey, block in repo:
-            assert_type(rkey, str)
+        async for key, block in repo:
+            assert_type(key, str)
             assert_type(block, bytes)
     async with open_car(source, block_processor=len) as sizes:
         async for _, size in sizes:
@@ -158,7 +158,7 @@ async def slices(source: Path) -> None:
         assert_type(await driver.next_chunk(), list[tuple[str, int | Gap]] | None)
         async for _, value in driver:
             if isinstance(value, Gap):
-                assert_type(value.rkey, str | None)
+                assert_type(value.key, str | None)
                 assert_type(value.cid, Cid)
             else:
                 assert_type(value, int)

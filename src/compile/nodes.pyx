@@ -89,7 +89,7 @@ def open_ordinary(tuple subtree not None, bytes block not None, limits):
     cdef Py_ssize_t at = 3, count, row = 0, end, length, shared, key_length = 0, byte
     cdef int depth = -1
     cdef bytes lower = subtree[2], upper = subtree[3], first = None, pending = None, after = None
-    cdef list rkeys, values, frames
+    cdef list keys, values, frames
     cdef object below = None
 
     if size < 7 or memcmp(data, b"\xa2\x61e", 3) or limits.key_bytes < LONGEST_KEY:
@@ -99,7 +99,7 @@ def open_ordinary(tuple subtree not None, bytes block not None, limits):
         return None
     if subtree[1] is not None:
         depth = subtree[1]
-    rkeys, values, frames = [], [], []
+    keys, values, frames = [], [], []
     while at <= last:
         # The suffix
         if data[at] != 0xA4 or data[at + 1] != 0x61 or data[at + 2] != 0x6B:
@@ -160,20 +160,20 @@ def open_ordinary(tuple subtree not None, bytes block not None, limits):
                 (pending, below, after, PyBytes_FromStringAndSize(<const char *> key, key_length))
             )
             pending = None
-        rkeys.append(PyUnicode_DecodeASCII(<const char *> key, key_length, NULL))
+        keys.append(PyUnicode_DecodeASCII(<const char *> key, key_length, NULL))
         values.append(cid_of(record))
         row += 1
         if tree != NULL:
             pending = cid_of(tree)
             after = PyBytes_FromStringAndSize(<const char *> key, key_length)
-            frames.append((rkeys, values))
-            rkeys, values = [], []
+            frames.append((keys, values))
+            keys, values = [], []
     if row != count or (upper is not None and compare(key, key_length, upper) >= 0):
         return None
     if pending is not None:
         frames.append((pending, below, after, upper))
-    if rkeys:
-        frames.append((rkeys, values))
+    if keys:
+        frames.append((keys, values))
     frames.reverse()
     rest = data + at
     if size - at == 3:

@@ -539,18 +539,18 @@ class MissingBlock(RepoStreamError):
     Attributes:
         cid: the block.
         kind: `"node"` or `"record"`.
-        rkey: the record's key; `None` for a node.
+        key: the record's key; `None` for a node.
     """
 
-    def __init__(self, *, cid: Cid, kind: Literal["node", "record"], rkey: str | None) -> None:
-        what = f"record {rkey!r}" if rkey is not None else "MST node"
+    def __init__(self, *, cid: Cid, kind: Literal["node", "record"], key: str | None) -> None:
+        what = f"record {key!r}" if key is not None else "MST node"
         super().__init__(
             f"the block {cid} of {what} is not in the CAR; "
             "the download may be incomplete, or the file a slice of a repo"
         )
         self.cid = cid
         self.kind: Literal["node", "record"] = kind
-        self.rkey = rkey
+        self.key = key
 
 
 class IncompleteRange(MissingBlock):
@@ -572,7 +572,7 @@ class IncompleteRange(MissingBlock):
             what = f"what the repo has from {start!r} on"
         else:
             what = f"what the repo has from {start!r} to before {stop!r}"
-        super().__init__(cid=cid, kind="node", rkey=None)
+        super().__init__(cid=cid, kind="node", key=None)
         Exception.__init__(
             self,
             f"{what} cannot be told from this CAR: it lacks the MST node {cid}; "
@@ -589,17 +589,17 @@ class BlockReleased(RepoStreamError):
 
     Attributes:
         cid: the block.
-        rkey: the key of the record that it is; `None` for a node.
+        key: the key of the record that it is; `None` for a node.
     """
 
-    def __init__(self, *, cid: Cid, rkey: str | None) -> None:
-        what = f"record {rkey!r}" if rkey is not None else "MST node"
+    def __init__(self, *, cid: Cid, key: str | None) -> None:
+        what = f"record {key!r}" if key is not None else "MST node"
         super().__init__(
             f"the block {cid} of {what} is not at hand: if the CAR holds it, it came earlier and "
             "was given up when the memory limit was reached; raise mem_limit_mb, or let it spill"
         )
         self.cid = cid
-        self.rkey = rkey
+        self.key = key
 
 
 class MemLimitExceeded(RepoStreamError):
@@ -625,15 +625,15 @@ class ProcessError(RepoStreamError):
     The processor's own exception is the `__cause__`.
 
     Attributes:
-        rkey: the record's key; `None` where a result failed to be spilled, before the tree was
+        key: the record's key; `None` where a result failed to be spilled, before the tree was
             walked.
         cid: the record's block.
     """
 
-    def __init__(self, message: str, *, rkey: str | None, cid: Cid) -> None:
-        where = f"record {rkey!r} ({cid})" if rkey is not None else f"block {cid}"
+    def __init__(self, message: str, *, key: str | None, cid: Cid) -> None:
+        where = f"record {key!r} ({cid})" if key is not None else f"block {cid}"
         super().__init__(f"{where}: {message}")
-        self.rkey = rkey
+        self.key = key
         self.cid = cid
 
 

@@ -237,7 +237,7 @@ def open_car(
     Example:
         >>> async def total(path: str) -> int:
         ...     async with open_car(path, block_processor=len) as repo:
-        ...         return sum([size async for rkey, size in repo])
+        ...         return sum([size async for key, size in repo])
     """
     _refuse_text(collections=collections, key_range=key_range)
     builder: DriverBuilder[Any] = DriverBuilder(

@@ -22,7 +22,7 @@ from repo_stream.drivers.stream import StreamDriver, streamed
 from repo_stream.errors import LimitExceeded, RepoStreamError
 from repo_stream.limits import KIB, Limits
 from repo_stream.mst.commit import Commit
-from repo_stream.mst.results import TreeNode
+from repo_stream.mst.results import Gap, TreeNode
 
 __all__ = ["OrderedCar", "order_car"]
 
@@ -120,9 +120,9 @@ class OrderedCar:
         """Take what comes next in the tree; say whether there was anything."""
         items = await self._driver.next_items(_ITEMS)
         for item in items or ():
-            # The builder makes no gaps.
-            data = item.data if isinstance(item, TreeNode) else getattr(item, "data", b"")
-            self._waiting.append((item.cid, data))
+            if not isinstance(item, Gap):  # the builder makes none
+                data = item.data if isinstance(item, TreeNode) else item.value
+                self._waiting.append((item.cid, data))
         return items is not None
 
     def _write(self) -> None:

@@ -18,7 +18,7 @@ from support.cli import BOTH_WAYS, LIKE, RECORDS, Run, keys, lines
 def test_export_gives_every_record(run: Run, car: Path, limit: str) -> None:
     code, out, err = run("export", car, "--mem-limit-mb", limit)
     assert (code, err) == (0, "")
-    assert [(line["rkey"], line["value"]) for line in lines(out)] == sorted(RECORDS.items())
+    assert [(line["key"], line["value"]) for line in lines(out)] == sorted(RECORDS.items())
 
 
 # --- To a file ------------------------------------------------------------------------------------

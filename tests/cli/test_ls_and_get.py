@@ -19,7 +19,7 @@ def test_ls_gives_keys_and_cids_in_order(run: Run, car: Path) -> None:
     assert (code, err) == (0, "")
     assert [tuple(line.split("\t")) for line in out.splitlines()] == expected
     listed = lines(run("ls", car, "--json")[1])
-    assert [(line["rkey"], line["cid"]) for line in listed] == expected
+    assert [(line["key"], line["cid"]) for line in listed] == expected
 
 
 def test_ls_reads_no_records(run: Run, tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_keys_that_look_alike_are_told_apart_and_json_has_them_exact(
     assert all(line.replace("\t", "").isprintable() for line in shown)
     for command in (["ls", "--json"], ["export"]):
         out = run(*command, path)[1]
-        assert {json.loads(line)["rkey"] for line in out.split("\n")[:-1]} == set(unprintable)
+        assert {json.loads(line)["key"] for line in out.split("\n")[:-1]} == set(unprintable)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_bad_records_are_counted_and_the_first_20_named(run: Run, tmp_path: Path
     code, out, _ = run("verify", path, "--json")
     report = json.loads(out)
     assert (code, report["records"], report["bad_records"]) == (1, 34, 30)
-    assert [problem["rkey"] for problem in report["problems"]] == sorted(bad)[:20]
+    assert [problem["key"] for problem in report["problems"]] == sorted(bad)[:20]
     assert statuses(out)["tree"] == "ok"
     code, out, _ = run("verify", path)
     assert code == 1

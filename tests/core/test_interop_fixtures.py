@@ -116,7 +116,7 @@ def check_tree(keys: Iterable[str], leaf: Cid, root: Cid) -> dict[bytes, bytes]:
     assert found == root
     walker = Walker(root, bytes, LIMITS)
     taken = walker.take(Blocks(nodes | {leaf: b"leaf"}, {}), 1000)
-    assert taken.rkeys == sorted(keys)
+    assert taken.keys == sorted(keys)
     assert set(taken.cids) == {leaf}
     assert walker.done
     return nodes

@@ -103,7 +103,7 @@ def test_only_unusual_nodes_are_left_to_the_walk(found: tuple[int, bytes], roote
 
 
 def keys_of(frames: list[Frame]) -> list[str]:
-    return [rkey for frame in frames if len(frame) == 2 for rkey in frame[0]]
+    return [key for frame in frames if len(frame) == 2 for key in frame[0]]
 
 
 def test_every_node_with_keys_of_a_made_repo_is_ordinary() -> None:

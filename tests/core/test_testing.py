@@ -410,7 +410,7 @@ def test_made_records_refuse_a_negative_count_and_shares_that_are_not_positive()
 def test_the_builder_shares_no_code_with_the_readers() -> None:
     modules: set[str] = set()
     for builder in (repos, made):
-        for found in ast.walk(ast.parse(Path(builder.__file__).read_text("utf-8"))):
+        for found in ast.walk(ast.parse(Path(str(builder.__file__)).read_text("utf-8"))):
             if isinstance(found, ast.Import):
                 modules.update(name.name.partition(".")[0] for name in found.names)
             elif isinstance(found, ast.ImportFrom):

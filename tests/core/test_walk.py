@@ -134,9 +134,9 @@ class Hand:
 
     def take(self, n: int = 1_000_000) -> int:
         taken = self.walker.take(self.blocks, n)
-        assert len(taken.rkeys) <= n
-        self.given += zip(taken.rkeys, taken.cids, taken.values, strict=True)
-        return len(taken.rkeys)
+        assert len(taken.keys) <= n
+        self.given += zip(taken.keys, taken.cids, taken.values, strict=True)
+        return len(taken.keys)
 
     def take_all(self, n: int = 1_000_000) -> list[Triple]:
         while self.take(n):
@@ -268,7 +268,7 @@ def test_at_first_the_root_is_wanted(repo: Repo) -> None:
     assert not hand.done()
     missing = hand.walker.missing()
     assert isinstance(missing, MissingBlock)
-    assert (missing.cid, missing.kind, missing.rkey) == (repo.root, "node", None)
+    assert (missing.cid, missing.kind, missing.key) == (repo.root, "node", None)
 
 
 def test_with_all_nodes_at_hand_the_records_are_wanted_in_order() -> None:
@@ -282,9 +282,9 @@ def test_with_all_nodes_at_hand_the_records_are_wanted_in_order() -> None:
     assert hand.wanted(4) == [records[2], *records[6:9]]
     assert hand.take() == 2
     missing = hand.walker.missing()
-    rkey = list(repo.records)[2]
-    assert (missing.cid, missing.kind, missing.rkey) == (records[2], "record", rkey)
-    assert rkey in str(missing)
+    key = list(repo.records)[2]
+    assert (missing.cid, missing.kind, missing.key) == (records[2], "record", key)
+    assert key in str(missing)
 
 
 def test_records_that_keys_share_are_wanted_once() -> None:
@@ -364,7 +364,7 @@ def before_leaves(
         tree = cbor2.loads(repo.blocks[cid])
         if tree["l"] is not None or any(entry["t"] is not None for entry in tree["e"]):
             blocks.raw[cid] = repo.blocks[cid]
-    beside = [f"{rkey}." for rkey in repo.records]
+    beside = [f"{key}." for key in repo.records]
     walker = Walker(repo.root, process, LIMITS, KeyRanges.prefixes([*beside, *wanted]))
     assert len(walker.wanted(blocks, 1000)) > 20
     blocks.raw.update(repo.blocks)
@@ -375,7 +375,7 @@ def test_a_wanted_record_is_found_behind_many_leaves_that_hold_none() -> None:
     last = expected(plain_repo())[-1]
     walker, blocks = before_leaves([last[0]], bytes)
     assert [*zip(*walker.take(blocks, 1), strict=True)] == [last]
-    assert not walker.take(blocks, 1).rkeys
+    assert not walker.take(blocks, 1).keys
     assert walker.done
 
 
@@ -392,7 +392,7 @@ def test_an_interrupt_behind_many_leaves_that_hold_none_loses_no_record(interrup
 
     every = expected(plain_repo())
     two = [every[-30], every[-1]]
-    walker, blocks = before_leaves([rkey for rkey, _, _ in two], process)
+    walker, blocks = before_leaves([key for key, _, _ in two], process)
     given: Taken[bytes] = Taken([], [], [])
     for _ in range(5):
         try:
@@ -482,12 +482,12 @@ def test_skipping_to_a_key_passes_by_all_before_it(taken: int) -> None:
     walker.passing = {}
     assert hand.take(taken) == taken
     left_out = [walker.left_out]
-    rkeys = list(repo.records)
+    keys = list(repo.records)
     for place in (taken + 1, 50, 51, 200):
-        assert walker.has_ahead(rkeys[place].encode())
-        walker.skip_to(rkeys[place].encode())
+        assert walker.has_ahead(keys[place].encode())
+        walker.skip_to(keys[place].encode())
         left_out.append(walker.left_out)
-        assert not walker.has_ahead(rkeys[place - 1].encode())
+        assert not walker.has_ahead(keys[place - 1].encode())
         hand.take(1)
         assert hand.given[-1] == expected(repo)[place]
     assert left_out == [False, True, True, True, True]
@@ -496,7 +496,7 @@ def test_skipping_to_a_key_passes_by_all_before_it(taken: int) -> None:
     assert hand.given[taken:] == [expected(repo)[place] for place in given]
 
     places = (taken, *range(taken + 2, 50), *range(52, 200))
-    skipped = {repo.records[rkeys[place]] for place in places}
+    skipped = {repo.records[keys[place]] for place in places}
     by = [cid for cid in repo.ordered("stream") if walker.passes(cid, repo.blocks[cid])]
     assert skipped == set(by) - set(repo.nodes)
     assert not any(walker.passes(cid, repo.blocks[cid]) for cid in by)
@@ -544,23 +544,23 @@ def test_the_processor_is_called_for_records_only_and_its_failure_names_the_reco
     place = keys.index("com.example.c/other")
     walker = Walker(repo.root, process, LIMITS)
     blocks: Blocks[int] = Blocks(dict(repo.blocks), {})
-    assert walker.take(blocks, 1000).rkeys == keys[:place]
+    assert walker.take(blocks, 1000).keys == keys[:place]
     for _ in range(3):
         with pytest.raises(ProcessError) as caught:
             walker.take(blocks, 1000)
-        assert (caught.value.rkey, caught.value.cid) == (keys[place], failing)
+        assert (caught.value.key, caught.value.cid) == (keys[place], failing)
         assert isinstance(caught.value.__cause__, LookupError)
     assert seen == [repo.blocks[cid] for cid in list(repo.records.values())[: place + 1]]
 
 
 def test_a_missing_block_is_no_error_of_the_walker() -> None:
     hand = Hand(one_record_repo())
-    (rkey,), (record,) = hand.repo.records, hand.repo.records.values()
+    (key,), (record,) = hand.repo.records, hand.repo.records.values()
     hand.bring(hand.repo.root)
     for _ in range(3):
         assert hand.take() == 0
         missing = hand.walker.missing()
-        assert (missing.cid, missing.kind, missing.rkey) == (record, "record", rkey)
+        assert (missing.cid, missing.kind, missing.key) == (record, "record", key)
     hand.bring(record)
     assert hand.take() == 1
     assert hand.done()

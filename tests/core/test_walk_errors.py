@@ -31,10 +31,10 @@ def walk_to_the_error(
     """Walk a faulty tree in chunks; the error has to come after the records, and to stay."""
     blocks = Blocks(top.blocks, top.blocks)
     walker = Walker(top.cid, bytes, limits)
-    rkeys: list[str] = []
+    keys: list[str] = []
     try:
-        while taken := walker.take(blocks, n).rkeys:
-            rkeys += taken
+        while taken := walker.take(blocks, n).keys:
+            keys += taken
     except RepoStreamError as error:
         fault = error
     else:
@@ -44,7 +44,7 @@ def walk_to_the_error(
             walker.take(blocks, again)
         assert caught.value is fault
     assert not walker.done
-    return rkeys, fault
+    return keys, fault
 
 
 ONE, TWO = keys_of(1, 2)
@@ -145,8 +145,8 @@ def test_records_before_an_error_come_first_and_the_error_stays(
     top: Made, before: list[str], error: type[RepoStreamError], fields: dict[str, object]
 ) -> None:
     for n in (1, 2, 3, 1000):
-        rkeys, fault = walk_to_the_error(top, n)
-        assert rkeys == before
+        keys, fault = walk_to_the_error(top, n)
+        assert keys == before
         assert type(fault) is error
         assert {name: getattr(fault, name) for name in fields} == fields
 
@@ -154,7 +154,7 @@ def test_records_before_an_error_come_first_and_the_error_stays(
 def test_a_tree_of_the_same_pieces_without_a_fault_is_walked() -> None:
     top = made((ONE, leaf(*BETWEEN)), (TWO, leaf(*BEYOND)), left=leaf(*EARLY))
     taken = Walker(top.cid, bytes, LIMITS).take(Blocks(top.blocks, top.blocks), 100)
-    assert taken.rkeys == [*EARLY, ONE, *BETWEEN, TWO, *BEYOND]
+    assert taken.keys == [*EARLY, ONE, *BETWEEN, TWO, *BEYOND]
     assert set(taken.values) == {RECORD}
 
 
@@ -162,27 +162,27 @@ def test_keys_at_both_ends_of_their_range_are_taken() -> None:
     last = next(f"{ONE}~{n}" for n in range(100) if key_height(f"{ONE}~{n}") == 0)
     top = made((ONE, leaf(BETWEEN[0], last)), (TWO, None))
     taken = Walker(top.cid, bytes, LIMITS).take(Blocks(top.blocks, top.blocks), 100)
-    assert taken.rkeys == [ONE, BETWEEN[0], last, TWO]
+    assert taken.keys == [ONE, BETWEEN[0], last, TWO]
 
 
 def test_the_depth_of_the_root_has_a_limit() -> None:
-    rkeys, fault = walk_to_the_error(leaf(HIGH), 10, Limits(mst_depth=1))
-    assert rkeys == []
+    keys, fault = walk_to_the_error(leaf(HIGH), 10, Limits(mst_depth=1))
+    assert keys == []
     assert isinstance(fault, LimitExceeded)
     assert (fault.limit, fault.maximum, fault.actual) == ("mst_depth", 1, 2)
     top = leaf(HIGH)
     walker = Walker(top.cid, bytes, Limits(mst_depth=2))
-    assert walker.take(Blocks(top.blocks, top.blocks), 10).rkeys == [HIGH]
+    assert walker.take(Blocks(top.blocks, top.blocks), 10).keys == [HIGH]
 
 
 def test_looking_ahead_at_a_faulty_node_does_not_bring_its_error_forward() -> None:
     top = made((ONE, leaf(*BETWEEN)), (TWO, BROKEN), left=leaf(*EARLY))
     blocks = Blocks(top.blocks, top.blocks)
     walker = Walker(top.cid, bytes, LIMITS)
-    rkeys: list[str] = []
+    keys: list[str] = []
     for _ in range(8):
         assert walker.wanted(blocks, 100) == []
-        rkeys += walker.take(blocks, 1).rkeys
-    assert rkeys == [*EARLY, ONE, *BETWEEN, TWO]
+        keys += walker.take(blocks, 1).keys
+    assert keys == [*EARLY, ONE, *BETWEEN, TWO]
     with pytest.raises(NodeError):
         walker.take(blocks, 1)

@@ -14,7 +14,7 @@ from repo_stream.testing import build_repo
 from support.cancelling import every_stop, in_two_ways, leaving_nothing, rest_of
 from support.stores import CAR, EXPECTED, load
 
-KEYS = [rkey for rkey, _ in EXPECTED]
+KEYS = [key for key, _ in EXPECTED]
 
 
 @in_two_ways
@@ -29,8 +29,8 @@ async def test_cancelled_next_keys_loses_no_key(how: str, n: int) -> None:
                 return await driver.next_keys(n)
 
             for part in await stop.run(keys):
-                found += [rkey for rkey, _ in part or []]
-            found += [rkey for rkey, _ in await rest_of(driver)]
+                found += [key for key, _ in part or []]
+            found += [key for key, _ in await rest_of(driver)]
             assert found == KEYS
 
 
@@ -53,7 +53,7 @@ async def test_cancelled_lookup_leaves_the_walk_where_it_was(how: str, name: str
             assert found + await rest_of(driver) == EXPECTED
             output = await driver.get(KEYS[-1])
             assert output is not None
-            assert (output.rkey, output.data) == EXPECTED[-1]
+            assert (output.key, output.value) == EXPECTED[-1]
 
 
 @in_two_ways
@@ -61,7 +61,7 @@ async def test_cancelled_walk_reports_each_missing_record_once(how: str) -> None
     repo = build_repo({f"com.example.a/{n:04}": {"n": n} for n in range(60)})
     gone = [repo.records[f"com.example.a/{n:04}"] for n in range(0, 60, 7)]
     car = replace(repo, blocks={c: b for c, b in repo.blocks.items() if c not in gone}).to_car()
-    expected = [(rkey, repo.blocks[cid]) for rkey, cid in repo.records.items() if cid not in gone]
+    expected = [(key, repo.blocks[cid]) for key, cid in repo.records.items() if cid not in gone]
     async with leaving_nothing(), DiskBuilder().open() as store:
         for stop in every_stop(how, at_least=1):
             async with open_car(car, mem_limit_mb=0, spill=store, on_error="skip") as opened:

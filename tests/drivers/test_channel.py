@@ -122,13 +122,13 @@ async def test_ctrl_c_in_the_walk_of_a_channel_comes_out_as_it_is() -> None:
 
 async def test_channel_raises_after_the_records_before_an_error() -> None:
     for at, n in ((0, 1), (0, 1000), (1, 1), (255, 100), (300, 100), (699, 1), (699, 1000)):
-        car, rkey = damaged(REPO, at)
+        car, key = damaged(REPO, at)
         async with disk_driver(car) as driver:
             async with driver.to_channel(n) as channel:
                 chunks, error = await until_error(aiter(channel))
             assert joined(chunks) == pairs(REPO)[:at], (at, n)
             assert isinstance(error, MissingBlock)
-            assert error.rkey == rkey
+            assert error.key == key
             with pytest.raises(MissingBlock) as again:
                 await driver.next_chunk()
             assert again.value is error

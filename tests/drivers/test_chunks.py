@@ -92,8 +92,8 @@ async def test_outputs_are_the_records_with_their_cids(mem_limit_mb: float) -> N
     async with driving(REPO.to_car(), builder) as driver:
         first = await driver.next_outputs(3)
         assert first is not None
-        rkey, cid, data = first[0]
-        assert (rkey, cid, data) == (first[0].rkey, first[0].cid, first[0].data)
+        key, cid, data = first[0]
+        assert (key, cid, data) == (first[0].key, first[0].cid, first[0].value)
         assert isinstance(cid, Cid)
         assert str(cid).startswith("bafyrei")
         rest = await driver.next_outputs()
@@ -124,7 +124,7 @@ async def follow(script: str, driver: RepoDriver[bytes]) -> list[tuple[str, byte
                 got += await driver.next_chunk(most) or []
             case "o":
                 outputs = await driver.next_outputs(most) or []
-                got += [(rkey, data) for rkey, _, data in outputs]
+                got += [(key, data) for key, _, data in outputs]
             case "i":
                 async for pair in driver:
                     got.append(pair)
@@ -132,7 +132,7 @@ async def follow(script: str, driver: RepoDriver[bytes]) -> list[tuple[str, byte
                         break
             case _:
                 async for output in driver.outputs():
-                    got.append((output.rkey, output.data))
+                    got.append((output.key, output.value))
                     if len(got) == before + most:
                         break
         assert len(got) - before <= most
@@ -178,7 +178,7 @@ def refusing(block: bytes) -> int:
 async def test_processor_may_fail_on_a_block_that_is_never_reached(mem_limit_mb: float) -> None:
     car = REPO.to_car(extra_blocks=[(cid_of(REFUSED), REFUSED)] * 3)
     builder = DriverBuilder(mem_limit_mb=mem_limit_mb).with_block_processor(refusing)
-    assert [output.data for output in await walk(car, builder)] == [
+    assert [output.value for output in await walk(car, builder)] == [
         len(data) for _, data in pairs(REPO)
     ]
 
@@ -194,9 +194,9 @@ async def test_processor_may_fail_on_a_block_that_is_never_reached(mem_limit_mb:
 async def test_record_on_which_the_processor_fails_ends_the_walk(
     odd: object, mem_limit_mb: float
 ) -> None:
-    rkey = "com.example.b/00500+"
-    repo = build_repo(records(700) | {rkey: odd})
-    before = list(repo.records).index(rkey)
+    key = "com.example.b/00500+"
+    repo = build_repo(records(700) | {key: odd})
+    before = list(repo.records).index(key)
     assert 256 < before < 600
 
     builder = DriverBuilder(mem_limit_mb=mem_limit_mb).with_block_processor(refusing)
@@ -204,10 +204,10 @@ async def test_record_on_which_the_processor_fails_ends_the_walk(
         async with driving(repo.to_car(), builder) as driver:
             got, error = await until_error(each_of(driver, n))
             assert isinstance(error, ProcessError)
-            assert got == [(rkey, len(data)) for rkey, data in pairs(repo)[:before]]
-            assert (error.rkey, error.cid) == (rkey, repo.records[rkey])
+            assert got == [(key, len(data)) for key, data in pairs(repo)[:before]]
+            assert (error.key, error.cid) == (key, repo.records[key])
             assert isinstance(error.__cause__, Refused)
-            assert rkey in str(error)
+            assert key in str(error)
             assert "Refused" in str(error)
             for _ in range(3):
                 with pytest.raises(ProcessError) as again:
@@ -223,12 +223,12 @@ async def test_records_before_a_missing_one_come_first(mem_limit_mb: float) -> N
     # The first and the last record; and the ends of chunks, on both of their sides.
     places = [(0, 1), (0, 256), (1, 1), (1, 7), (255, 256), (256, 7), (256, 256), (300, 1000)]
     for at, n in [*places, (699, 1), (699, 256), (699, 1000)]:
-        car, rkey = damaged(REPO, at)
+        car, key = damaged(REPO, at)
         async with driving(car, DriverBuilder(mem_limit_mb=mem_limit_mb)) as driver:
             got, error = await until_error(each_of(driver, n))
             assert got == pairs(REPO)[:at], (at, n)
             assert isinstance(error, MissingBlock)
-            assert (error.kind, error.rkey, error.cid) == ("record", rkey, REPO.records[rkey])
+            assert (error.kind, error.key, error.cid) == ("record", key, REPO.records[key])
             with pytest.raises(MissingBlock) as again:
                 await driver.next_outputs(n)
             assert again.value is error
@@ -240,13 +240,13 @@ async def test_records_before_a_missing_one_come_first(mem_limit_mb: float) -> N
 
 @BOTH_WAYS
 async def test_loop_gives_what_comes_before_a_missing_record(mem_limit_mb: float) -> None:
-    car, rkey = damaged(REPO, 400)
+    car, key = damaged(REPO, 400)
     builder = DriverBuilder(mem_limit_mb=mem_limit_mb)
     async with driving(car, builder) as driver:
         got, error = await until_error(aiter(driver))
         assert got == pairs(REPO)[:400]
         assert isinstance(error, MissingBlock)
-        assert error.rkey == rkey
+        assert error.key == key
     async with driving(car, builder) as driver:
         outputs, error = await until_error(driver.outputs())
         assert outputs == expected(REPO)[:400]
@@ -258,7 +258,7 @@ async def test_missing_node_is_named(mem_limit_mb: float) -> None:
     for cid in (REPO.root, REPO.nodes[len(REPO.nodes) // 2], REPO.nodes[-1]):
         with pytest.raises(MissingBlock) as caught:
             await walk(REPO.to_car(omit=[cid]), DriverBuilder(mem_limit_mb=mem_limit_mb))
-        assert (caught.value.kind, caught.value.rkey, caught.value.cid) == ("node", None, cid)
+        assert (caught.value.kind, caught.value.key, caught.value.cid) == ("node", None, cid)
 
 
 # --- A subtree that breaks a rule -----------------------------------------------------------------
@@ -311,10 +311,10 @@ async def test_subtree_that_breaks_a_rule_gives_no_record(mem_limit_mb: float) -
 
     builder = DriverBuilder(mem_limit_mb=mem_limit_mb)
     whole = await walk(car(leaf(*between)), builder)
-    assert [output.rkey for output in whole] == [*first, high[0], *between, high[1]]
+    assert [output.key for output in whole] == [*first, high[0], *between, high[1]]
     for faulty, kind in faults:
         async with driving(car(faulty), builder) as driver:
             got, error = await until_error(aiter(driver))
         assert isinstance(error, kind)
         assert error.cid == cid_of(faulty)
-        assert [rkey for rkey, _ in got] == [*first, high[0]]
+        assert [key for key, _ in got] == [*first, high[0]]

@@ -143,7 +143,7 @@ async def test_every_way_in_gives_what_memory_gives(order: str, tmp_path: Path) 
             process = PROCESSORS[case.processor]
             memory: AnyBuilder = DriverBuilder(mem_limit_mb=10_000, block_processor=process)
             wanted = await walk(car, memory)
-            assert [(each.rkey, each.cid) for each in wanted] == [*REPO.records.items()]
+            assert [(each.key, each.cid) for each in wanted] == [*REPO.records.items()]
             async with source_of(case, car, tmp_path) as source:
                 assert await read(case, source, store) == wanted, case
             assert store.stored == 0

@@ -95,7 +95,7 @@ async def test_repo_in_its_file_gives_the_same_as_in_memory(
         assert outcome.fault == wanted.fault
         assert [each[:2] for each in outcome.outputs] == [each[:2] for each in wanted.outputs]
         for ours, theirs in zip(outcome.outputs, wanted.outputs, strict=True):
-            assert repr(ours.data) == repr(theirs.data)
+            assert repr(ours.value) == repr(theirs.value)
 
 
 @settings(
@@ -134,7 +134,7 @@ async def test_of_blocks_with_one_cid_the_last_counts_if_nothing_is_checked(
     builder = TO_DISK.with_cid_verification(verify_cids=False)
     for source in (path, pieces_of(car, 100)):
         outputs = await walk(source, builder)
-        assert {each.rkey: each.data for each in outputs}["app.test.a/007"] == false[1]
+        assert {each.key: each.value for each in outputs}["app.test.a/007"] == false[1]
 
 
 @pytest.mark.parametrize("case", FAMILIES, ids=lambda case: case.name)
@@ -175,7 +175,7 @@ async def test_channel_raises_what_reading_raises_and_the_walk_can_go_on(file: P
             async with driver.to_channel(300) as chunks:
                 await anext(chunks)
         async with driver.to_channel(300) as chunks:
-            keys = [rkey async for chunk in chunks for rkey, _ in chunk]
+            keys = [key async for chunk in chunks for key, _ in chunk]
     assert keys == list(REPO.records)
 
 
@@ -200,7 +200,7 @@ def descriptor_of(path: Path) -> int:
 
 async def test_key_range_of_a_repo_in_its_file(file: Path) -> None:
     outputs = await walk(file, TO_DISK.with_collections("app.test.twin"))
-    assert [each.rkey for each in outputs] == [key for key in REPO.records if "twin" in key]
+    assert [each.key for each in outputs] == [key for key in REPO.records if "twin" in key]
 
 
 async def test_record_that_is_not_in_the_file_is_missing(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ async def test_record_that_is_not_in_the_file_is_missing(tmp_path: Path) -> None
     async with DiskBuilder().open() as store:
         await walk_to_the_end(await opened(path, store), outcome, 256)
     assert isinstance(outcome.error, MissingBlock)
-    assert (outcome.error.rkey, outcome.error.cid) == ("app.test.thing/01200", gone)
+    assert (outcome.error.key, outcome.error.cid) == ("app.test.thing/01200", gone)
     assert len(outcome.outputs) == 1200
 
 
@@ -244,7 +244,7 @@ async def test_result_needs_no_form_on_disk(file: Path) -> None:
 
     builder = TO_DISK.with_block_processor(Processor(len, dumps=refuse, loads=refuse))
     outputs = await walk(file, builder)
-    assert [each.data for each in outputs] == [
+    assert [each.value for each in outputs] == [
         len(REPO.blocks[cid]) for cid in REPO.records.values()
     ]
 
@@ -256,7 +256,7 @@ async def test_error_of_the_processor_names_the_record(file: Path) -> None:
         with pytest.raises(ProcessError) as caught:
             outputs = await rest_of(driver)
     assert outputs == []
-    assert caught.value.rkey in REPO.records
+    assert caught.value.key in REPO.records
     assert isinstance(caught.value.__cause__, ValueError)
 
 
@@ -277,12 +277,12 @@ async def test_places_that_are_too_many_go_to_the_store(file: Path, tmp_path: Pa
     async with DiskBuilder().open(tmp_path / "store.db") as store:
         driver = await opened(file, store, TO_DISK.with_block_processor(len))
         assert 0 < store.stored < len(CAR) / 10
-        sizes = [(each.rkey, each.data) for each in await rest_of(driver)]
+        sizes = [(each.key, each.value) for each in await rest_of(driver)]
         await driver.reset_store()
         assert store.stored == 0
         # What another repo left behind is not taken for this one's.
         assert len(await rest_of(await opened(file, store))) == len(REPO.records)
-    assert sizes == [(rkey, len(REPO.blocks[cid])) for rkey, cid in REPO.records.items()]
+    assert sizes == [(key, len(REPO.blocks[cid])) for key, cid in REPO.records.items()]
 
 
 @pytest.mark.usefixtures("dear")
@@ -304,7 +304,7 @@ async def test_places_stay_in_memory_if_the_limit_has_room(tmp_path: Path) -> No
         assert store.stored > 0
         driver = await opened(path, store, DriverBuilder(mem_limit_mb=6))
         assert store.stored == 0
-        assert [each.rkey for each in await rest_of(driver)] == list(repo.records)
+        assert [each.key for each in await rest_of(driver)] == list(repo.records)
 
 
 @pytest.mark.usefixtures("dear")
@@ -312,13 +312,13 @@ async def test_of_copies_whose_places_are_stored_apart_the_last_counts(file: Pat
     """If nothing is checked: their places go to disk at different times."""
     some = [*REPO.records.items()][::75]
     with file.open("ab") as more:
-        for _rkey, cid in some:
+        for _key, cid in some:
             more.writelines(write_section(cid, b"\xa1anaa"))
     builder = TO_DISK.with_cid_verification(verify_cids=False)
     async with DiskBuilder().open() as store:
-        found = {each.rkey: each.data for each in await rest_of(await opened(file, store, builder))}
+        found = {each.key: each.value for each in await rest_of(await opened(file, store, builder))}
         assert store.stored > 0
-    assert {found[rkey] for rkey, _cid in some} == {b"\xa1anaa"}
+    assert {found[key] for key, _cid in some} == {b"\xa1anaa"}
     assert len(found) == len(REPO.records)
 
 
@@ -371,7 +371,7 @@ async def test_long_records_come_whole(tmp_path: Path, size: int, count: int) ->
     async with DiskBuilder().open() as store:
         with traced() as peak:
             driver = await opened(path, store, TO_DISK.with_block_processor(check_length(size + 4)))
-            keys = [each.rkey for each in await rest_of(driver, 50)]
+            keys = [each.key for each in await rest_of(driver, 50)]
             most = peak()
     assert keys == list(repo.records)
     assert most < 9 * MIB
@@ -427,20 +427,20 @@ async def test_cids_that_agree_in_all_that_is_kept_are_told_apart(
         driver = await opened(source, store, TO_DISK.with_on_error("skip"))
         assert (store.stored > len(car) * copied) == (cost == 1000)
         outputs = await rest_of(driver)
-    expected = [(rkey, cid) for rkey, cid in REPO.records.items() if cid != gone]
-    assert [(each.rkey, bytes(each.cid)) for each in outputs] == expected
-    assert [each.data for each in outputs] == [REPO.blocks[each.cid] for each in outputs]
+    expected = [(key, cid) for key, cid in REPO.records.items() if cid != gone]
+    assert [(each.key, bytes(each.cid)) for each in outputs] == expected
+    assert [each.value for each in outputs] == [REPO.blocks[each.cid] for each in outputs]
 
 
 @pytest.mark.usefixtures("hashes_alike")
 async def test_cid_that_agrees_with_that_of_a_damaged_block_is_found(file: Path) -> None:
-    by_hash = {alike(cid): rkey for rkey, cid in REPO.records.items()}
+    by_hash = {alike(cid): key for key, cid in REPO.records.items()}
     pair = next(
-        [rkey, by_hash[alike(cid)]]
-        for rkey, cid in REPO.records.items()
+        [key, by_hash[alike(cid)]]
+        for key, cid in REPO.records.items()
         if REPO.records[by_hash[alike(cid)]] != cid
     )
-    sought, damaged = sorted(pair, key=lambda rkey: at_in_file(REPO.records[rkey]))
+    sought, damaged = sorted(pair, key=lambda key: at_in_file(REPO.records[key]))
     async with DiskBuilder().open() as store:
         driver = await opened(file, store)
         with file.open("r+b") as changed:
@@ -449,7 +449,7 @@ async def test_cid_that_agrees_with_that_of_a_damaged_block_is_found(file: Path)
         os.utime(file, (0, 0))
         output = await driver.get(sought)
         assert output is not None
-        assert output.data == REPO.blocks[REPO.records[sought]]
+        assert output.value == REPO.blocks[REPO.records[sought]]
         with pytest.raises(CarError):
             await driver.get(damaged)
 

@@ -44,9 +44,9 @@ def file(tmp_path: Path) -> Path:
     return written(tmp_path, CAR)
 
 
-def section_of(rkey: str) -> tuple[bytes, int]:
+def section_of(key: str) -> tuple[bytes, int]:
     """The CID of a record, and where in the file its section starts."""
-    cid = REPO.records[rkey]
+    cid = REPO.records[key]
     return cid, CAR.index(b"".join(write_section(cid, REPO.blocks[cid])))
 
 
@@ -95,7 +95,7 @@ async def test_block_that_was_overwritten_is_an_error_once_it_is_reached(
         await walk_to_the_end(driver, outcome, 100)
     assert isinstance(outcome.error, CarChanged)
     assert (outcome.error.cid, outcome.error.offset) == (cid, start)
-    assert [each.rkey for each in outcome.outputs] == KEYS[:1300], "all before it"
+    assert [each.key for each in outcome.outputs] == KEYS[:1300], "all before it"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ async def test_length_that_was_overwritten_is_an_error_once_it_is_reached(
         await walk_to_the_end(driver, outcome, 100)
     assert isinstance(outcome.error, CarChanged)
     assert (outcome.error.cid, outcome.error.offset) == (cid, start)
-    assert [each.rkey for each in outcome.outputs] == KEYS[:300]
+    assert [each.key for each in outcome.outputs] == KEYS[:300]
 
 
 def change(path: Path, at: int) -> None:
@@ -159,9 +159,9 @@ async def test_byte_changed_anywhere_gives_no_wrong_record_and_none_is_missing(
             else:
                 await finish_after(partial(change, path, at), path, store, outcome)
             change(path, at)  # back again
-            assert [each.rkey for each in outcome.outputs] == keys[: len(outcome.outputs)], at
+            assert [each.key for each in outcome.outputs] == keys[: len(outcome.outputs)], at
             for each in outcome.outputs:
-                assert each.data == FEW.blocks[FEW.records[each.rkey]], at
+                assert each.value == FEW.blocks[FEW.records[each.key]], at
             if outcome.error is None:
                 assert len(outcome.outputs) == len(keys)
                 intact += 1
@@ -209,9 +209,9 @@ async def test_file_changed_while_it_streams_gives_no_wrong_record_and_none_is_m
                 change(path, at)
                 await walk_to_the_end(driver, outcome, 5)
             change(path, at)  # back again
-            assert [each.rkey for each in outcome.outputs] == keys[: len(outcome.outputs)]
+            assert [each.key for each in outcome.outputs] == keys[: len(outcome.outputs)]
             for each in outcome.outputs:
-                assert each.data == repo.blocks[repo.records[each.rkey]]
+                assert each.value == repo.blocks[repo.records[each.key]]
             if outcome.error is None:
                 assert len(outcome.outputs) == len(keys)
             else:
@@ -255,7 +255,7 @@ async def test_file_may_grow_while_it_is_read(tmp_path: Path) -> None:
                 more.write(car[len(car) - MIB // 2 :])
             async with DiskBuilder().open() as store:
                 _, driver = await paused.finish_loading(store)
-                assert [rkey async for rkey, _ in driver] == list(repo.records)
+                assert [key async for key, _ in driver] == list(repo.records)
         case Driver.Memory():
             pytest.fail("a limit of 0 sends every repo to disk")
 
@@ -375,4 +375,4 @@ async def test_cancelled_walk_goes_on_where_it_was(file: Path) -> None:
                     await checkpoint()
                 tasks.cancel_scope.cancel()
         outputs += await rest_of(driver)
-    assert [each.rkey for each in outputs] == KEYS
+    assert [each.key for each in outputs] == KEYS

@@ -64,7 +64,7 @@ async def test_commit_proofs_prove_what_the_commit_did(way: str) -> None:
             pairs = await chunks(driver)
             assert pairs == pairs_of(part)
         # The proof may be all of a small tree; else what it leaves out is a gap, and no more.
-        missing = {value.cid for _, value in pairs if isinstance(value, Gap) and value.rkey is None}
+        missing = {value.cid for _, value in pairs if isinstance(value, Gap) and value.key is None}
         assert missing.isdisjoint(proof)
         assert bool(missing) == (repo.blocks.keys() - {repo.commit_cid} != proof)
         # The repo before it is another one: nothing there is proven by these blocks.

@@ -33,8 +33,8 @@ async def test_example_keys_come_back_in_order(builder: DriverBuilder[bytes]) ->
     assert len(keys) > 150
     repo = build_repo({key: {"key": key} for key in reversed(keys)})
     outputs = await walk(repo.to_car(), builder)
-    assert [output.rkey for output in outputs] == sorted(keys)
-    assert [output.data for output in outputs] == [encode({"key": key}) for key in sorted(keys)]
+    assert [output.key for output in outputs] == sorted(keys)
+    assert [output.value for output in outputs] == [encode({"key": key}) for key in sorted(keys)]
 
 
 @BOTH_WAYS
@@ -49,8 +49,8 @@ async def test_trees_of_the_commit_proofs_are_walked(builder: DriverBuilder[byte
         head = commit(root)
         blocks = [(cid_of(head), head), *nodes.items(), (bytes(leaf), b"leaf")]
         outputs = await walk(write_car([cid_of(head)], blocks), unverified)
-        assert [output.rkey for output in outputs] == sorted(case["keys"])
-        assert {(output.cid, output.data) for output in outputs} == {(leaf, b"leaf")}
+        assert [output.key for output in outputs] == sorted(case["keys"])
+        assert {(output.cid, output.value) for output in outputs} == {(leaf, b"leaf")}
 
 
 def as_link(text: str) -> Link:
@@ -65,6 +65,6 @@ async def test_data_model_fixtures_are_read_as_records(builder: DriverBuilder[by
         {key: from_json(case["json"], link=as_link) for key, case in records.items()}
     ).to_car()
     outputs = await walk(car, builder)
-    assert [(output.rkey, str(output.cid), output.data) for output in outputs] == [
+    assert [(output.key, str(output.cid), output.value) for output in outputs] == [
         (key, case["cid"], from_base64(case["cbor_base64"])) for key, case in records.items()
     ]

@@ -80,7 +80,11 @@ async def test_commit_and_items_are_the_streamable_car(way: str) -> None:
         blocks = [commit]
         async with driver_of(way, car, BUILDER, piece=5000) as driver:
             while some := await driver.next_items(100):
-                blocks += [(item.cid, item.data) for item in some if not isinstance(item, Gap)]
+                blocks += [
+                    (item.cid, item.data if isinstance(item, TreeNode) else item.value)
+                    for item in some
+                    if not isinstance(item, Gap)
+                ]
         assert write_car([commit[0]], blocks) == streamable, order
 
 
@@ -89,12 +93,12 @@ async def test_records_are_processed_and_nodes_are_not(way: str) -> None:
     async with driver_of(way, REPO.to_car(), BUILDER.with_block_processor(len)) as driver:
         found = await items(driver, 50)
     assert [item for item in found if isinstance(item, TreeNode)] == NODES
-    assert records_of(found) == [item._replace(data=len(item.data)) for item in OUTPUTS]
+    assert records_of(found) == [item._replace(value=len(item.value)) for item in OUTPUTS]
 
 
 @EVERY_WAY
 async def test_key_range_gives_the_nodes_on_its_way(way: str) -> None:
-    start, stop = OUTPUTS[120].rkey, OUTPUTS[130].rkey
+    start, stop = OUTPUTS[120].key, OUTPUTS[130].key
     async with driver_of(way, REPO.to_car(), BUILDER.with_key_range(start, stop)) as driver:
         found = await items(driver, 50)
     assert records_of(found) == OUTPUTS[120:130]
@@ -126,7 +130,7 @@ async def test_items_can_be_mixed_with_other_calls(way: str) -> None:
                     break
                 got += some
         assert [(item[0], item[1]) for item in records_of(got)] == [
-            (output.rkey, output.cid) for output in OUTPUTS
+            (output.key, output.cid) for output in OUTPUTS
         ]
         nodes = [item for item in got if isinstance(item, TreeNode)]
         assert nodes == [node for node in NODES if node in nodes]
@@ -259,7 +263,7 @@ async def test_each_block_is_fetched_from_disk_about_once(monkeypatch: pytest.Mo
 async def test_cancelled_seek_back_in_a_stream_is_done_or_not(how: str) -> None:
     """It reads the file to its end first; where it is cancelled meanwhile the walk stays."""
     expected = [item for item in items_of(PART) if not isinstance(item, TreeNode)]
-    pairs = [(item.rkey or "", item if isinstance(item, Gap) else item.data) for item in expected]
+    pairs = [(item.key or "", item if isinstance(item, Gap) else item.value) for item in expected]
     for stop in every_stop(how, at_least=3):
         async with BUILDER.with_gaps().stream_car(Source(PART.car("stream"))) as (_, driver):
             found = [await anext(driver) for _ in range(3)]
@@ -289,8 +293,8 @@ async def check_rest(driver: RepoDriver[Any], found: list[Any], then: str) -> No
     wanted = records_of(expected)
     assert len(plain) == len(wanted)
     for got, item in zip(plain, wanted, strict=True):
-        value = item if isinstance(item, Gap) else item.data
-        assert got in (item, (item.rkey or "", value), (item.rkey or "", item.cid))
+        value = item if isinstance(item, Gap) else item.value
+        assert got in (item, (item.key or "", value), (item.key or "", item.cid))
 
 
 @in_every_way

@@ -84,8 +84,8 @@ async def test_sample_car_gives_its_500_records(mem_limit_mb: float) -> None:
     for source, chunk in ((SAMPLE, 7), (pieces_of(SAMPLE.read_bytes(), 1000), 256)):
         outputs = await walk(source, builder, chunk=chunk)
         assert len(outputs) == 500
-        assert sum(output.data for output in outputs) == 127_844
-        keys = [output.rkey for output in outputs]
+        assert sum(output.value for output in outputs) == 127_844
+        keys = [output.key for output in outputs]
         assert all(one.encode() < other.encode() for one, other in pairwise(keys))
         assert "app.bsky.actor.profile/self" in keys
 
@@ -111,8 +111,8 @@ async def test_block_that_comes_several_times_gives_its_record_once(mem_limit_mb
     car = REPO.to_car(copies=3)
     builder = DriverBuilder(mem_limit_mb=mem_limit_mb)
     assert await walk(car, builder) == expected(REPO)
-    assert [output.data for output in await walk(car, builder.with_block_processor(len))] == [
-        len(output.data) for output in expected(REPO)
+    assert [output.value for output in await walk(car, builder.with_block_processor(len))] == [
+        len(output.value) for output in expected(REPO)
     ]
 
 
@@ -146,8 +146,8 @@ async def test_record_that_looks_like_a_node_is_a_record(mem_limit_mb: float) ->
     repo = build_repo(LOOKS_LIKE_A_NODE | records(100))
     assert await walk(repo.to_car(), DriverBuilder(mem_limit_mb=mem_limit_mb)) == expected(repo)
     builder = DriverBuilder(mem_limit_mb=mem_limit_mb).with_block_processor(bytes.hex)
-    assert [(output.rkey, output.data) for output in await walk(repo.to_car(), builder)] == [
-        (rkey, data.hex()) for rkey, data in pairs(repo)
+    assert [(output.key, output.value) for output in await walk(repo.to_car(), builder)] == [
+        (key, data.hex()) for key, data in pairs(repo)
     ]
 
 
@@ -175,7 +175,7 @@ async def test_record_that_is_a_node_of_the_tree_is_both(mem_limit_mb: float) ->
         car = repo.to_car(copies=copies)
         assert await walk(car, builder, chunk=7) == expected(repo)
         outputs = await walk(car, builder.with_block_processor(len), chunk=7)
-        assert [output.data for output in outputs] == [len(data) for _, data in pairs(repo)]
+        assert [output.value for output in outputs] == [len(data) for _, data in pairs(repo)]
 
 
 OTHER_COMMIT = commit(cid_of(b"else"), did="did:web:else.example")
@@ -218,15 +218,15 @@ async def design_example(reader: Any, path: Path) -> tuple[str, Commit, dict[str
         case Driver.Memory(commit, driver):  # everything fit
             way = "memory"
             while chunk := await driver.next_chunk(256):
-                for rkey, size in chunk:
-                    seen[rkey] = size  # noqa: PERF403 - as the design has it
+                for key, size in chunk:
+                    seen[key] = size  # noqa: PERF403 - as the design has it
         case Driver.Disk(paused):  # too big: the caller decides where it goes
             way = "disk"
             store = await DiskBuilder().open(path)
             commit, driver = await paused.finish_loading(store)
             while chunk := await driver.next_chunk(256):
-                for rkey, size in chunk:
-                    seen[rkey] = size  # noqa: PERF403 - as the design has it
+                for key, size in chunk:
+                    seen[key] = size  # noqa: PERF403 - as the design has it
             await driver.reset_store()
             await store.aclose()
     return way, commit, seen
@@ -246,7 +246,7 @@ async def test_example_of_the_design_gives_every_record(
     async with await anyio.open_file(car, "rb") as reader:
         went, found, seen = await design_example(reader, tmp_path / "path.db")
     assert went == way
-    assert seen == {rkey: len(data) for rkey, data in pairs(REPO)}
+    assert seen == {key: len(data) for key, data in pairs(REPO)}
     assert list(seen) == list(REPO.records)
     assert (found.did, found.cid, found.data) == (DID, REPO.commit_cid, REPO.root)
 

@@ -21,7 +21,7 @@ REPO = build_repo(
     {f"app.test.a/{n:03}": RawRecord(b"%03d" % n + bytes(400)) for n in range(300)}
     | {f"app.test.b/{n:03}": RawRecord(b"%03d" % n + bytes(400)) for n in range(0, 300, 20)}
 )
-EXPECTED = [(rkey, REPO.blocks[cid]) for rkey, cid in REPO.records.items()]
+EXPECTED = [(key, REPO.blocks[cid]) for key, cid in REPO.records.items()]
 
 
 @pytest.fixture

@@ -284,8 +284,8 @@ async def test_log_overwritten_anywhere_gives_no_wrong_record_and_none_is_missin
     builder: DriverBuilder[Any] = TO_DISK if kind == "raw" else RESULTS
     car = REPO.to_car()
     expected = [
-        (rkey, REPO.blocks[cid] if kind == "raw" else dumped(REPO.blocks[cid]))
-        for rkey, cid in REPO.records.items()
+        (key, REPO.blocks[cid] if kind == "raw" else dumped(REPO.blocks[cid]))
+        for key, cid in REPO.records.items()
     ]
     at = LOG_START
     length = at + 1
@@ -324,7 +324,7 @@ async def test_log_cut_anywhere_gives_no_wrong_record_and_none_is_missing(
     way: str, path: Path
 ) -> None:
     car = REPO.to_car(order="stream")
-    expected = [(rkey, REPO.blocks[cid]) for rkey, cid in REPO.records.items()]
+    expected = [(key, REPO.blocks[cid]) for key, cid in REPO.records.items()]
     left = 0
     intact = 0
     async with DiskBuilder().open(path) as store:
@@ -361,7 +361,7 @@ async def test_log_overwritten_before_places_are_noted_is_corrupt(path: Path) ->
             log.write(b"????")
         await walk_to_the_end(driver, outcome, 100)
     assert isinstance(outcome.error, StoreCorrupt)
-    assert [each.rkey for each in outcome.outputs] == list(repo.records)[:4000]
+    assert [each.key for each in outcome.outputs] == list(repo.records)[:4000]
 
 
 # --- No room ------------------------------------------------------------------------------------
@@ -448,11 +448,11 @@ async def test_call_after_a_write_that_failed_misses_no_block(
             if outcome.error is not None:
                 assert type(outcome.error) is DiskFull
                 failed.add(at)
-            for rkey, key in [*repo.records.items()][::25]:
+            for key, cid in [*repo.records.items()][::25]:
                 try:
-                    output = await driver.get(rkey)
+                    output = await driver.get(key)
                     assert output is not None
-                    assert output.data == repo.blocks[key]
+                    assert output.value == repo.blocks[cid]
                 except DiskFull:
                     assert calls == at
                     failed.add(at)

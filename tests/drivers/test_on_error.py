@@ -65,19 +65,19 @@ async def test_skip_leaves_records_out_and_lists_them(mem_limit_mb: float) -> No
         ) as repo:
             found = await rest_of(repo, n)
             assert found == [(key, at) for at, key in enumerate(KEYS) if key not in BAD | GONE]
-            assert [problem.rkey for problem in repo.problems] == sorted(BAD | GONE)
+            assert [problem.key for problem in repo.problems] == sorted(BAD | GONE)
             assert repo.problem_count == len(repo.problems) == 12
             for problem in repo.problems:
                 assert isinstance(problem, Problem)
-                rkey, cid, error = problem
-                assert cid == REPO.records[rkey]
-                assert isinstance(error, ProcessError if rkey in BAD else MissingBlock)
-                assert error.rkey == rkey
+                key, cid, error = problem
+                assert cid == REPO.records[key]
+                assert isinstance(error, ProcessError if key in BAD else MissingBlock)
+                assert error.key == key
                 assert error.cid == cid
-                assert isinstance(error.__cause__, ValueError) == (rkey in BAD)
+                assert isinstance(error.__cause__, ValueError) == (key in BAD)
             # Keys alone need no record.
             await repo.seek("")
-            assert [rkey for rkey, _ in await repo.next_keys(1000) or []] == KEYS
+            assert [key for key, _ in await repo.next_keys(1000) or []] == KEYS
 
 
 @BOTH_WAYS
@@ -87,14 +87,14 @@ async def test_yield_gives_errors_in_the_place_of_values(mem_limit_mb: float) ->
     )
     async with opening as repo:
         found = [output async for output in repo.outputs()]
-        assert [(output.rkey, output.cid) for output in found] == list(REPO.records.items())
+        assert [(output.key, output.cid) for output in found] == list(REPO.records.items())
         for at, output in enumerate(found):
-            if output.rkey in BAD:
-                assert isinstance(output.data, ProcessError)
-            elif output.rkey in GONE:
-                assert isinstance(output.data, MissingBlock)
+            if output.key in BAD:
+                assert isinstance(output.value, ProcessError)
+            elif output.key in GONE:
+                assert isinstance(output.value, MissingBlock)
             else:
-                assert output.data == at
+                assert output.value == at
         assert repo.problem_count == 12
         await repo.seek(KEYS[398])
         chunk = await repo.next_chunk() or []
@@ -116,7 +116,7 @@ async def test_problems_are_listed_up_to_1000_and_counted_beyond(mem_limit_mb: f
             assert await repo.next_chunk() is None
             assert repo.problem_count == count
             assert len(repo.problems) == 1000
-            assert repo.problems[-1].rkey == "com.example.a/00999"
+            assert repo.problems[-1].key == "com.example.a/00999"
 
 
 @pytest.mark.parametrize("copied", [False, True], ids=["in place", "copied"])
@@ -179,7 +179,7 @@ async def test_result_that_cannot_be_stored_is_a_problem_of_its_record() -> None
         REPO.to_car(), mem_limit_mb=0, block_processor=processor, on_error="skip"
     ) as repo:
         assert [value async for _, value in repo] == [n for n in range(400) if n not in {5, 6}]
-        assert [problem.rkey for problem in repo.problems] == KEYS[5:7]
+        assert [problem.key for problem in repo.problems] == KEYS[5:7]
         causes = [type(problem.error.__cause__) for problem in repo.problems]
         assert causes == [OverflowError, ValueError]
 
@@ -197,7 +197,7 @@ async def test_bad_record_that_looks_like_a_node_is_left_out_like_others(
     ) as opened:
         assert await opened.next_chunk() == [("a.b/1", 7)]
         assert await opened.next_chunk() is None
-        assert [problem.rkey for problem in opened.problems] == ["a.b/2"]
+        assert [problem.key for problem in opened.problems] == ["a.b/2"]
 
 
 async def test_problems_hold_on_to_nothing_of_the_processor() -> None:

@@ -63,17 +63,17 @@ async def test_open_car_gives_the_commit_and_every_record(mem_limit_mb: float) -
 async def test_ways_of_asking_can_be_mixed(mem_limit_mb: float) -> None:
     async with open_car(REPO.to_car(), mem_limit_mb=mem_limit_mb, block_processor=len) as repo:
         found = await repo.next_chunk(10) or []
-        found += [(rkey, size) for rkey, _, size in await repo.next_outputs(10) or []]
+        found += [(key, size) for key, _, size in await repo.next_outputs(10) or []]
         async for output in repo.outputs():
-            found.append((output.rkey, output.data))
+            found.append((output.key, output.value))
             break
         keys = await repo.next_keys(5) or []
-        assert keys == [(output.rkey, output.cid) for output in OUTPUTS[21:26]]
+        assert keys == [(output.key, output.cid) for output in OUTPUTS[21:26]]
         found += [(key, len(REPO.blocks[cid])) for key, cid in keys]
         found += [pair async for pair in repo]
         assert await repo.next_chunk() is None
         assert await repo.next_keys() is None
-    assert found == [(rkey, len(block)) for rkey, block in EXPECTED]
+    assert found == [(key, len(block)) for key, block in EXPECTED]
 
 
 @BOTH_WAYS
@@ -117,14 +117,14 @@ async def test_only_some_collections_and_keys_come_and_are_processed(mem_limit_m
     assert wanted[:2] == [first, second]
     async with opening as repo:
         assert await repo.collections() == ["com.example.1"]
-        assert [rkey async for rkey, _ in repo] == wanted
+        assert [key async for key, _ in repo] == wanted
         assert len(set(seen)) == len(wanted)
         await repo.seek("")
-        assert [rkey for rkey, _ in await repo.next_keys(1) or []] == [first]
-        assert [rkey for rkey, _ in await repo.next_chunk(1) or []] == [second]
+        assert [key for key, _ in await repo.next_keys(1) or []] == [first]
+        assert [key for key, _ in await repo.next_chunk(1) or []] == [second]
         # One record can be had wherever it is.
         found = await repo.get(KEYS[0])
-        assert found == Output(KEYS[0], OUTPUTS[0].cid, len(OUTPUTS[0].data))
+        assert found == Output(KEYS[0], OUTPUTS[0].cid, len(OUTPUTS[0].value))
 
 
 def test_one_text_is_not_taken_for_a_list() -> None:

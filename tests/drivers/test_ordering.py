@@ -198,7 +198,7 @@ async def test_every_reader_reads_the_ordered_car(name: str, tmp_path: Path) -> 
     out, _ = await ordered(repo.to_car(copies=2, extra_blocks=JUNK))
     path = tmp_path / "out.car"
     path.write_bytes(out)
-    expected = [(rkey, repo.blocks[cid]) for rkey, cid in repo.records.items()]
+    expected = [(key, repo.blocks[cid]) for key, cid in repo.records.items()]
     assert (await load_commit(path)).block == repo.commit
     async with await CarReader.open(path) as reader:
         assert reader.header.roots == (repo.commit_cid,)
@@ -487,17 +487,17 @@ async def items_of(
 
 async def test_node_that_another_call_went_past_is_not_given_again() -> None:
     async with DriverBuilder(mem_limit_mb=0).stream_car(SMALL.to_car()) as (_, driver):
-        rkeys: list[str] = []
+        seen: list[str] = []
         nodes: list[bytes] = []
         while True:
             items = await driver.next_items(7)
             nodes += [item.cid for item in items or () if isinstance(item, TreeNode)]
-            rkeys += [item.rkey for item in items or () if isinstance(item, Output)]
+            seen += [item.key for item in items or () if isinstance(item, Output)]
             chunk = await driver.next_chunk(5)
-            rkeys += [rkey for rkey, _ in chunk or ()]
+            seen += [key for key, _ in chunk or ()]
             keys = await driver.next_keys(5)
-            rkeys += [rkey for rkey, _ in keys or ()]
+            seen += [key for key, _ in keys or ()]
             if items is None and chunk is None and keys is None:
                 break
-        assert rkeys == list(SMALL.records)
+        assert seen == list(SMALL.records)
         assert nodes == [cid for cid in SMALL.nodes if cid in set(nodes)]

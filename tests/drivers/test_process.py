@@ -35,7 +35,7 @@ from support.driving import BOTH_WAYS, driving, each_of, paused_at, rest_of, unt
 REPO = build_repo(
     {f"com.example.{'ab'[n % 2]}/{n:03}": {"n": n, "text": "x" * n} for n in range(120)}
 )
-BLOCKS = [(rkey, REPO.blocks[cid]) for rkey, cid in REPO.records.items()]
+BLOCKS = [(key, REPO.blocks[cid]) for key, cid in REPO.records.items()]
 CAR = REPO.to_car()
 
 
@@ -43,7 +43,7 @@ async def results(
     process: Callable[[bytes], Any] | Processor[Any], mem_limit_mb: float, car: bytes = CAR
 ) -> list[tuple[str, Any]]:
     builder = DriverBuilder(mem_limit_mb=mem_limit_mb, block_processor=process)
-    return [(output.rkey, output.data) for output in await walk(car, builder, chunk=7)]
+    return [(output.key, output.value) for output in await walk(car, builder, chunk=7)]
 
 
 # --- Functions ----------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ async def test_results_of_a_function_come_beside_their_keys(mem_limit_mb: float)
     wrong = [
         name
         for name, process in FUNCTIONS.items()
-        if await results(process, mem_limit_mb) != [(rkey, process(data)) for rkey, data in BLOCKS]
+        if await results(process, mem_limit_mb) != [(key, process(data)) for key, data in BLOCKS]
     ]
     assert wrong == []
 
@@ -116,7 +116,7 @@ def from_json(data: bytes) -> Size:
 async def test_results_go_through_dumps_and_loads_of_their_processor(mem_limit_mb: float) -> None:
     processor = Processor(size, dumps=as_json, loads=from_json)
     found = await results(processor, mem_limit_mb)
-    assert found == [(rkey, size(data)) for rkey, data in BLOCKS]
+    assert found == [(key, size(data)) for key, data in BLOCKS]
     assert {type(value) for _, value in found} == {Size}
 
 
@@ -321,13 +321,13 @@ UNSPILLABLE: dict[str, tuple[Any, str]] = {
 }
 
 
-def check_error(error: Any, rkey: str, cid: bytes, named: str) -> None:
+def check_error(error: Any, key: str, cid: bytes, named: str) -> None:
     assert isinstance(error, ProcessError)
     assert named in str(error)
     assert "dumps=" in str(error)
     assert "loads=" in str(error)
     assert len(str(error)) < 1000
-    assert (error.rkey, error.cid) == (rkey, cid)
+    assert (error.key, error.cid) == (key, cid)
     assert isinstance(error.__cause__, Exception)
 
 
@@ -336,15 +336,15 @@ async def test_values_that_cbor_cannot_carry_are_errors_on_disk_alone() -> None:
     values = {encode({"name": name}): value for name, (value, _) in UNSPILLABLE.items()}
     builder = DriverBuilder(block_processor=lambda data: values[data]).with_on_error("yield")
     for output in await walk(repo.to_car(), builder):
-        assert output.data is UNSPILLABLE[output.rkey.removeprefix("a/")][0]
+        assert output.value is UNSPILLABLE[output.key.removeprefix("a/")][0]
     on_disk = await walk(repo.to_car(), builder.with_mem_limit_mb(0))
-    assert [output.rkey for output in on_disk] == list(repo.records)
-    for rkey, cid, error in on_disk:
-        check_error(error, rkey, cid, UNSPILLABLE[rkey.removeprefix("a/")][1])
+    assert [output.key for output in on_disk] == list(repo.records)
+    for key, cid, error in on_disk:
+        check_error(error, key, cid, UNSPILLABLE[key.removeprefix("a/")][1])
 
 
 async def test_value_that_cbor_cannot_carry_ends_the_walk_at_its_record() -> None:
-    rkey, bad = BLOCKS[60]
+    key, bad = BLOCKS[60]
 
     def process(data: bytes) -> Any:
         return Plain() if data == bad else len(data)
@@ -355,13 +355,13 @@ async def test_value_that_cbor_cannot_carry_ends_the_walk_at_its_record() -> Non
         got: list[tuple[str, Any]] = []
         for _ in range(9):
             got += await driver.next_chunk(7) or []
-        assert got == [(rkey, len(data)) for rkey, data in BLOCKS[:60]]
+        assert got == [(key, len(data)) for key, data in BLOCKS[:60]]
         with pytest.raises(ProcessError) as caught:
             await driver.next_chunk(7)
-        check_error(caught.value, rkey, REPO.records[rkey], "Plain")
+        check_error(caught.value, key, REPO.records[key], "Plain")
         # The store is as good as new.
         outputs = await walk(CAR, DriverBuilder(mem_limit_mb=0), store=store)
-        assert [(output.rkey, output.data) for output in outputs] == BLOCKS
+        assert [(output.key, output.value) for output in outputs] == BLOCKS
 
 
 async def test_result_that_cannot_be_stored_does_no_harm_if_no_key_names_it() -> None:
@@ -373,8 +373,8 @@ async def test_result_that_cannot_be_stored_does_no_harm_if_no_key_names_it() ->
 
     for limit in (16, 0):
         outputs = await walk(car, DriverBuilder(mem_limit_mb=limit, block_processor=process))
-        assert [(output.rkey, output.data) for output in outputs] == [
-            (rkey, len(data)) for rkey, data in BLOCKS
+        assert [(output.key, output.value) for output in outputs] == [
+            (key, len(data)) for key, data in BLOCKS
         ]
 
 
@@ -385,10 +385,10 @@ async def test_processor_of_which_no_result_can_be_stored_fails_early() -> None:
         paused = await paused_at(car, builder)
         with pytest.raises(ProcessError, match="dumps=") as caught:
             await paused.finish_loading(store)
-        assert caught.value.rkey is None
+        assert caught.value.key is None
         # The store is as good as new.
         outputs = await walk(CAR, DriverBuilder(mem_limit_mb=0), store=store)
-        assert [(output.rkey, output.data) for output in outputs] == BLOCKS
+        assert [(output.key, output.value) for output in outputs] == BLOCKS
 
 
 async def test_error_of_dumps_is_the_cause_of_a_process_error() -> None:
@@ -428,7 +428,7 @@ async def test_error_of_loads_ends_the_walk_at_its_record() -> None:
         pass
 
     for at, chunk in ((0, 1), (0, 7), (1, 1), (6, 7), (7, 7), (60, 7), (60, 256), (119, 256)):
-        rkey, marked = BLOCKS[at]
+        key, marked = BLOCKS[at]
 
         def loads(data: bytes, marked: bytes = marked) -> bytes:
             if data == marked:
@@ -444,7 +444,7 @@ async def test_error_of_loads_ends_the_walk_at_its_record() -> None:
             assert again.value is error
         assert got == BLOCKS[:at], (at, chunk)
         assert isinstance(error, ProcessError)
-        assert (error.rkey, error.cid) == (rkey, REPO.records[rkey])
+        assert (error.key, error.cid) == (key, REPO.records[key])
         assert isinstance(error.__cause__, Unreadable)
 
 
@@ -469,7 +469,7 @@ async def test_function_that_always_raises_fails_on_the_first_record(mem_limit_m
 
     with pytest.raises(ProcessError, match="LookupError: nothing here") as caught:
         await results(process, mem_limit_mb)
-    assert caught.value.rkey == BLOCKS[0][0]
+    assert caught.value.key == BLOCKS[0][0]
     assert isinstance(caught.value.__cause__, LookupError)
     assert await results(process, mem_limit_mb, build_car({})) == []
 
@@ -491,7 +491,7 @@ async def test_whatever_a_function_raises_is_the_cause_of_a_process_error(
         with pytest.raises(ProcessError, match=kind.__name__) as caught:
             await results(failing_on(BLOCKS[60][1], kind), mem_limit_mb)
         assert isinstance(caught.value.__cause__, kind)
-        assert caught.value.rkey == BLOCKS[60][0]
+        assert caught.value.key == BLOCKS[60][0]
 
 
 async def test_records_of_a_stream_are_processed_once_up_to_the_one_that_fails() -> None:
@@ -512,8 +512,8 @@ async def test_records_of_a_stream_are_processed_once_up_to_the_one_that_fails()
             got, error = await until_error(each_of(driver, 20))
         assert isinstance(error, ProcessError)
         assert kind.__name__ in str(error)
-        assert error.rkey == f"app.test.a/{bad:02}"
-        assert [rkey for rkey, _ in got] == [f"app.test.a/{n:02}" for n in range(bad)]
+        assert error.key == f"app.test.a/{bad:02}"
+        assert [key for key, _ in got] == [f"app.test.a/{n:02}" for n in range(bad)]
         assert len(set(seen[:bad])) == bad
 
 
@@ -521,10 +521,10 @@ async def test_records_of_a_stream_are_processed_once_up_to_the_one_that_fails()
 async def test_function_that_raises_a_repo_stream_error_is_a_process_error_too(
     mem_limit_mb: float,
 ) -> None:
-    error = MissingBlock(cid=CID, kind="record", rkey="not/this")
+    error = MissingBlock(cid=CID, kind="record", key="not/this")
     with pytest.raises(ProcessError) as caught:
         await results(failing_on(BLOCKS[60][1], error), mem_limit_mb)
-    assert caught.value.rkey == BLOCKS[60][0]
+    assert caught.value.key == BLOCKS[60][0]
     assert caught.value.__cause__ is error
 
 
@@ -558,4 +558,4 @@ async def test_ctrl_c_during_the_walk_loses_no_record(mem_limit_mb: float) -> No
         with pytest.raises(KeyboardInterrupt):
             await driver.next_chunk(200)
         got += await rest_of(driver, 64)
-    assert [rkey for rkey, _ in got] == list(repo.records)
+    assert [key for key, _ in got] == list(repo.records)

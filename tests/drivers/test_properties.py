@@ -75,7 +75,7 @@ async def test_processed_values_are_the_same_in_memory_and_through_the_disk(
     for limit in (16, 0):
         builder = DriverBuilder(mem_limit_mb=limit, block_processor=process)
         outcomes.append(await walked(in_pieces(car, at), builder, chunk))
-    whole = [(rkey, cid, process(repo.blocks[cid])) for rkey, cid in repo.records.items()]
+    whole = [(key, cid, process(repo.blocks[cid])) for key, cid in repo.records.items()]
     assert outcomes == [(whole, None), (whole, None)]
 
 
@@ -159,8 +159,8 @@ async def test_mutated_block_under_its_old_cid_gives_the_same_in_memory_and_thro
     for limit in (16, 0):
         builder = DriverBuilder(mem_limit_mb=limit, verify_cids=False)
         got, error = await walked(car, builder, chunk)
-        rkeys = [output.rkey.encode() for output in got]
-        assert rkeys == sorted(set(rkeys))
+        keys = [output.key.encode() for output in got]
+        assert keys == sorted(set(keys))
         outcomes.append((got, type(error), str(error)))
     assert outcomes[0] == outcomes[1]
 

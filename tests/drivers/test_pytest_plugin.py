@@ -17,10 +17,10 @@ USES_ALL = """
         car = car_builder({"a.b.c/1": {"text": "hi"}})
         async with open_car(car, spill=disk_store, mem_limit_mb=0, check_first=True) as repo:
             assert repo.spilled
-            assert [rkey async for rkey, _ in repo] == ["a.b.c/1"]
+            assert [key async for key, _ in repo] == ["a.b.c/1"]
         with urlopen(car_server.serve(made_repo.to_car())) as answer:
             async with open_car(answer.read()) as repo:
-                assert [rkey async for rkey, _ in repo] == list(made_repo.records)
+                assert [key async for key, _ in repo] == list(made_repo.records)
 
     def test_without_async(made_repo, car_server):
         assert len(made_repo.records) == 100

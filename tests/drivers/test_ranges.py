@@ -28,8 +28,8 @@ LIMITS = Limits()
 NAMES = ["a.b.c.d", "a.b.c", "a.b.d", "zz.top.x"]
 REPO = build_repo({f"{NAMES[n % 4]}/{n:04}": {"n": n % 90} for n in range(600)})
 KEYS = list(REPO.records)
-LINKS = [(rkey, Cid(cid)) for rkey, cid in REPO.records.items()]
-ALL = [(rkey, REPO.blocks[cid]) for rkey, cid in REPO.records.items()]
+LINKS = [(key, Cid(cid)) for key, cid in REPO.records.items()]
+ALL = [(key, REPO.blocks[cid]) for key, cid in REPO.records.items()]
 
 
 def driver_of(
@@ -42,8 +42,8 @@ async def rest(driver: RepoDriver[bytes]) -> list[tuple[str, bytes]]:
     return await rest_of(driver, 50)
 
 
-def since(rkey: str) -> list[tuple[str, bytes]]:
-    return [pair for pair in ALL if pair[0] >= rkey]
+def since(key: str) -> list[tuple[str, bytes]]:
+    return [pair for pair in ALL if pair[0] >= key]
 
 
 # --- The ranges themselves ------------------------------------------------------------------------
@@ -117,11 +117,11 @@ ranges_of = st.lists(st.tuples(places, st.none() | places), min_size=1, max_size
 
 
 def taken(walker: Walker[bytes], blocks: Blocks[bytes], n: int) -> list[str]:
-    rkeys: list[str] = []
-    while part := walker.take(blocks, n).rkeys:
-        rkeys += part
+    keys: list[str] = []
+    while part := walker.take(blocks, n).keys:
+        keys += part
     assert walker.done
-    return rkeys
+    return keys
 
 
 @EXAMPLES
@@ -150,7 +150,7 @@ def test_keys_alone_come_as_records_do(
         left = [key for key in KEYS if inside(key, asked) and key >= place]
         assert walker.take_keys(blocks, n)[0] == left[:n]
         left = left[n:]
-        assert walker.take(blocks, n).rkeys == left[:n]
+        assert walker.take(blocks, n).keys == left[:n]
         left = left[n:]
 
 
@@ -187,10 +187,10 @@ def test_blocks_that_are_skipped_are_known_when_they_come() -> None:
 
 @EXAMPLES
 @given(places)
-def test_one_key_needs_only_the_nodes_above_it(rkey: str) -> None:
-    walker = Walker[bytes](REPO.root, bytes, LIMITS, KeyRanges.key(rkey.encode()))
+def test_one_key_needs_only_the_nodes_above_it(key: str) -> None:
+    walker = Walker[bytes](REPO.root, bytes, LIMITS, KeyRanges.key(key.encode()))
     blocks = Blocks[bytes].empty(alike=True)
-    while not walker.take(blocks, 1).rkeys and not walker.done:
+    while not walker.take(blocks, 1).keys and not walker.done:
         (cid,) = walker.wanted(blocks, 9)
         blocks.raw[cid] = REPO.blocks[cid]
     assert len(blocks.raw) <= 12
@@ -231,7 +231,7 @@ async def test_records_outside_a_range_are_not_processed(mem_limit_mb: float) ->
 
     builder = DriverBuilder(mem_limit_mb=mem_limit_mb, block_processor=process)
     outputs = await walk(REPO.to_car(), builder.with_prefix(KEYS[7]))
-    assert [(output.rkey, output.data) for output in outputs] == [(KEYS[7], len(ALL[7][1]))]
+    assert [(output.key, output.value) for output in outputs] == [(KEYS[7], len(ALL[7][1]))]
     assert seen == [ALL[7][1]]
 
 
@@ -242,7 +242,7 @@ async def test_subtrees_outside_a_range_need_not_be_there(mem_limit_mb: float) -
     walker = Walker[bytes](REPO.root, bytes, LIMITS, KeyRanges.prefixes([prefix]))
     needed = Blocks[bytes].empty(alike=True)
     while not walker.done:
-        if not walker.take(needed, 99).rkeys:
+        if not walker.take(needed, 99).keys:
             for cid in walker.wanted(needed, 99):
                 needed.raw[cid] = REPO.blocks[cid]
     part = replace(REPO, blocks={REPO.commit_cid: REPO.commit, **needed.raw})
@@ -254,9 +254,9 @@ async def test_subtrees_outside_a_range_need_not_be_there(mem_limit_mb: float) -
 @BOTH_WAYS
 async def test_after_a_seek_come_the_keys_from_there_on(mem_limit_mb: float) -> None:
     async with driver_of(mem_limit_mb) as driver:
-        for rkey in [KEYS[300], KEYS[20], KEYS[20] + "x", "", "zzzz", "b", KEYS[-1]]:
-            await driver.seek(rkey)
-            assert await driver.next_chunk(10) == (since(rkey)[:10] or None)
+        for key in [KEYS[300], KEYS[20], KEYS[20] + "x", "", "zzzz", "b", KEYS[-1]]:
+            await driver.seek(key)
+            assert await driver.next_chunk(10) == (since(key)[:10] or None)
             async for _ in driver:  # what it took ahead is gone with the next seek
                 break
         await driver.seek(KEYS[550])
@@ -326,7 +326,7 @@ async def test_get_raises_if_the_record_is_missing(mem_limit_mb: float) -> None:
     async with driver_of(mem_limit_mb, DriverBuilder().with_on_error("skip"), broken) as driver:
         with pytest.raises(MissingBlock) as caught:
             await driver.get(KEYS[50])
-        assert (caught.value.kind, caught.value.rkey) == ("record", KEYS[50])
+        assert (caught.value.kind, caught.value.key) == ("record", KEYS[50])
         assert await driver.get(KEYS[51]) is not None
 
 
@@ -390,15 +390,15 @@ async def test_keys_and_records_can_be_mixed(mem_limit_mb: float) -> None:
     async with driver_of(mem_limit_mb) as driver:
         keys: list[str] = []
         while True:
-            keys += [rkey for rkey, _ in await driver.next_chunk(3) or []]
-            keys += [rkey for rkey, _ in await driver.next_keys(5) or []]
-            async for rkey, _ in driver:
-                keys.append(rkey)
+            keys += [key for key, _ in await driver.next_chunk(3) or []]
+            keys += [key for key, _ in await driver.next_keys(5) or []]
+            async for key, _ in driver:
+                keys.append(key)
                 break
             else:
                 break
-            keys += [rkey for rkey, _ in await driver.next_keys(300) or []]
-            keys += [output.rkey for output in await driver.next_outputs(2) or []]
+            keys += [key for key, _ in await driver.next_keys(300) or []]
+            keys += [output.key for output in await driver.next_outputs(2) or []]
         assert keys == KEYS
 
 
@@ -422,9 +422,9 @@ async def test_cancelled_calls_lose_nothing(mem_limit_mb: float) -> None:
                     case 0 | 1:
                         part = await driver.next_keys(9)
                         done = part is None
-                        keys += [rkey for rkey, _ in part or []]
+                        keys += [key for key, _ in part or []]
                     case 2 | 3:
-                        keys += [rkey for rkey, _ in await driver.next_chunk(5) or []]
+                        keys += [key for key, _ in await driver.next_chunk(5) or []]
                     case 4 | 5:
                         await driver.get(KEYS[turn % 600])
                     case _:

@@ -402,7 +402,7 @@ async def in_every_store(car: bytes, folder: Path) -> list[list[tuple[str, Cid]]
     path.write_bytes(car)
     ways: list[tuple[bytes | Path, int]] = [(car, 16), (car, 0), (path, 0)]
     return [
-        [(output.rkey, output.cid) for output in await walk(source, DriverBuilder(mem_limit_mb=mb))]
+        [(output.key, output.cid) for output in await walk(source, DriverBuilder(mem_limit_mb=mb))]
         for source, mb in ways
     ]
 

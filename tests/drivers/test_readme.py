@@ -119,7 +119,7 @@ async def test_custom_processor_gives_what_it_says(here: Path) -> None:
     for way in WAYS:
         with going(way):
             outputs = await walk(str(here / "repo.car"), execute(block)["builder"])
-        assert [output.data.kind for output in outputs] == ["app.bsky.feed.post"] * len(RECORDS)
+        assert [output.value.kind for output in outputs] == ["app.bsky.feed.post"] * len(RECORDS)
 
 
 @pytest.mark.parametrize("library", ["msgspec", "pydantic"])
@@ -129,7 +129,7 @@ async def test_recipe_gives_what_it_says(here: Path, library: str) -> None:
     for way in WAYS:
         with going(way):
             outputs = await walk(str(here / "repo.car"), names["builder"])
-        assert [output.data for output in outputs] == [
+        assert [output.value for output in outputs] == [
             names["Post"](text=value["text"]) for value in RECORDS.values()
         ]
 

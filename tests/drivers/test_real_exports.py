@@ -39,9 +39,9 @@ async def test_export_gives_its_records_in_memory_and_through_the_disk(known: Kn
     path = CARS / known.name
     outputs = await walk(path, MEMORY)
     assert len(outputs) == known.records
-    assert sum(len(output.data) for output in outputs) == known.size
-    assert all(output.cid == Cid.of(output.data) for output in outputs)
-    keys = [output.rkey for output in outputs]
+    assert sum(len(output.value) for output in outputs) == known.size
+    assert all(output.cid == Cid.of(output.value) for output in outputs)
+    keys = [output.key for output in outputs]
     assert all(one.encode() < other.encode() for one, other in pairwise(keys))
     assert ("app.bsky.actor.profile/self" in keys) == (known.records > 0)
 

@@ -42,15 +42,15 @@ async def test_ready_processors_give_every_record(
     process: Callable[[bytes], object], mem_limit_mb: int
 ) -> None:
     builder = DriverBuilder(mem_limit_mb=mem_limit_mb, block_processor=process)
-    found = [(output.rkey, output.data) for output in await walk(CAR, builder, chunk=7)]
-    assert found == [(rkey, process(REPO.blocks[cid])) for rkey, cid in REPO.records.items()]
+    found = [(output.key, output.value) for output in await walk(CAR, builder, chunk=7)]
+    assert found == [(key, process(REPO.blocks[cid])) for key, cid in REPO.records.items()]
 
 
 async def test_without_libipld_every_record_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     values = [record(REPO.blocks[cid]) for cid in REPO.records.values()]
     monkeypatch.setattr(records, "find_libipld", lambda: None)
     assert [
-        output.data for output in await walk(CAR, DriverBuilder(block_processor=record))
+        output.value for output in await walk(CAR, DriverBuilder(block_processor=record))
     ] == values
 
 
@@ -104,7 +104,7 @@ async def test_records_with_a_float_are_skipped_on_request(mem_limit_mb: int) ->
         car, mem_limit_mb=mem_limit_mb, block_processor=record, on_error="skip"
     ) as repo:
         assert [pair async for pair in repo] == [("a/1", {"n": 1}), ("a/3", {"n": 3})]
-        assert [problem.rkey for problem in repo.problems] == ["a/2"]
+        assert [problem.key for problem in repo.problems] == ["a/2"]
 
 
 @pytest.mark.both_loops

@@ -44,7 +44,7 @@ async def test_store_can_be_taken_back_in_the_middle_of_a_walk() -> None:
             async with driver.to_channel() as channel:
                 await anext(channel)
         other = await on_disk(build_car({"a/b": {"other": True}}), store)
-        assert [rkey async for rkey, _ in other] == ["a/b"]
+        assert [key async for key, _ in other] == ["a/b"]
         with pytest.raises(StoreClosed):
             await driver.next_chunk()
 
@@ -55,7 +55,7 @@ async def test_driver_whose_store_went_to_another_repo_says_so() -> None:
         second = await on_disk(build_car({"a/b": {}}), store)
         with pytest.raises(StoreClosed):
             await first.next_chunk()
-        assert [rkey async for rkey, _ in second] == ["a/b"]
+        assert [key async for key, _ in second] == ["a/b"]
 
 
 async def test_driver_whose_store_was_closed_says_so() -> None:

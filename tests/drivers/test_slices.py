@@ -78,7 +78,7 @@ def test_slices_of_changes_are_true_parts() -> None:
     }
     assert len(records) == 5
     assert records <= SLICES["several ops"].blocks
-    assert len([gap for gap in gaps_of(SLICES["several ops"]) if gap.rkey is None]) > 1
+    assert len([gap for gap in gaps_of(SLICES["several ops"]) if gap.key is None]) > 1
 
 
 # --- Walking with gaps ----------------------------------------------------------------------------
@@ -97,16 +97,16 @@ def check_definition(part: Slice) -> None:
         if isinstance(item, TreeNode):
             continue
         if isinstance(item, Output):
-            assert part.repo.records[item.rkey] == item.cid
-            found.append(item.rkey)
+            assert part.repo.records[item.key] == item.cid
+            found.append(item.key)
             continue
         assert item.cid not in part.blocks
         assert item.after is None or (item.after in keys and (not found or item.after <= found[-1]))
         assert item.before is None or item.before in keys
-        if item.rkey is not None:
-            assert part.repo.records[item.rkey] == item.cid
-            assert (item.after or "") < item.rkey < (item.before or "\U0010ffff")
-            found.append(item.rkey)
+        if item.key is not None:
+            assert part.repo.records[item.key] == item.cid
+            assert (item.after or "") < item.key < (item.before or "\U0010ffff")
+            found.append(item.key)
         else:
             assert item.cid in part.repo.nodes
             found += [
@@ -158,7 +158,7 @@ async def test_keys_alone_have_gaps_for_nodes_only(way: str) -> None:
                 keys += chunk
             assert await driver.next_keys() is None
         assert keys == [
-            (item.rkey or "", item.cid) for item in items_of(part) if not isinstance(item, TreeNode)
+            (item.key or "", item.cid) for item in items_of(part) if not isinstance(item, TreeNode)
         ], name
 
 
@@ -175,7 +175,7 @@ async def test_ways_of_asking_can_be_mixed(way: str) -> None:
                 case 0:
                     more: Any = await driver.next_outputs(2)
                     more = more and [
-                        each.data if isinstance(each.data, Gap) else each for each in more
+                        each.value if isinstance(each.value, Gap) else each for each in more
                     ]
                 case 1:
                     more = await driver.next_items(3)
@@ -183,13 +183,13 @@ async def test_ways_of_asking_can_be_mixed(way: str) -> None:
                     more = await driver.next_keys(1)
                 case _:
                     output = await anext(driver.outputs(), None)
-                    more = output and [output.data if isinstance(output.data, Gap) else output]
+                    more = output and [output.value if isinstance(output.value, Gap) else output]
             if not more:
                 break
             got += [each for each in more if not isinstance(each, TreeNode)]
     assert len(got) == len(expected)
     for found, item in zip(got, expected, strict=True):
-        assert found in (item, (item.rkey or "", item.cid))
+        assert found in (item, (item.key or "", item.cid))
 
 
 @EVERY_WAY
@@ -210,7 +210,7 @@ async def test_key_ranges_give_the_gaps_that_they_may_hold(way: str) -> None:
                 plain(pair) for pair in pairs_of(part) if within(pair, start, stop)
             ]
             for key, value in pairs:
-                if isinstance(value, Gap) and value.rkey is not None:
+                if isinstance(value, Gap) and value.key is not None:
                     assert value.after is None or value.after in keys
                     assert value.before is None or (value.before in keys and value.before < stop)
                     assert (value.after or "") < key < (value.before or "\U0010ffff")
@@ -222,7 +222,7 @@ async def test_gaps_at_the_end_of_a_key_range_name_no_key_beyond_it(way: str) ->
     for stop in KEYS[1:]:
         async with driver_of(way, car, GAPS.with_key_range(None, stop)) as driver:
             gaps = [value for _, value in await chunks(driver) if isinstance(value, Gap)]
-        assert [gap.rkey for gap in gaps] == KEYS[: KEYS.index(stop)]
+        assert [gap.key for gap in gaps] == KEYS[: KEYS.index(stop)]
         assert all(gap.before is None or gap.before < stop for gap in gaps)
         assert gaps[-1].before is None
 
@@ -318,12 +318,12 @@ def test_walk_that_goes_back_forgets_the_keys_before_it() -> None:
     nodes = {cid: REPO.blocks[cid] for cid in REPO.nodes}
     blocks: Blocks[bytes] = Blocks(nodes, {})
     walker = Walker[bytes](REPO.root, bytes, LIMITS)
-    assert walker.take(blocks, 5).rkeys == []
+    assert walker.take(blocks, 5).keys == []
     before = walker.mark()
     assert walker.take_keys(blocks, 5)[0] == KEYS[:5]
     walker.go_back(before)
     gap = walker.gap()
-    assert (gap.rkey, gap.after) == (KEYS[0], None)
+    assert (gap.key, gap.after) == (KEYS[0], None)
 
 
 @EVERY_WAY
@@ -360,7 +360,7 @@ async def test_gaps_are_no_problems_and_bad_records_are(way: str) -> None:
         )
         async with driver_of(way, part.car(), builder) as driver:
             pairs = await chunks(driver)
-            assert [problem.rkey for problem in driver.problems] == bad
+            assert [problem.key for problem in driver.problems] == bad
             assert all(isinstance(problem.error, ProcessError) for problem in driver.problems)
         errors = [key for key, value in pairs if isinstance(value, ProcessError)]
         assert errors == (bad if on_error == "yield" else [])
@@ -386,7 +386,7 @@ async def test_missing_block_ends_a_walk_without_gaps(way: str) -> None:
         for call in (driver.next_chunk, driver.next_items):
             with pytest.raises(MissingBlock) as caught:
                 await gather(cast("Any", call), 7, [])
-            assert (caught.value.cid, caught.value.rkey) == (first.cid, first.rkey)
+            assert (caught.value.cid, caught.value.key) == (first.cid, first.key)
 
 
 async def test_order_and_pieces_of_a_stream_do_not_matter() -> None:
@@ -481,8 +481,8 @@ async def test_hostile_tree_is_a_hostile_slice(way: str) -> None:
                 error = caught.value
                 assert type(error) is case.error, case.name
                 assert {name: getattr(error, name) for name in case.fields} == case.fields
-            rkeys = tuple(item.rkey for item in found if isinstance(item, Output))
-            assert rkeys == case.before, case.name
+            keys = tuple(item.key for item in found if isinstance(item, Output))
+            assert keys == case.before, case.name
             if issubclass(case.error, NodeError):
                 with pytest.raises((NodeError, MissingBlock)):
                     await driver.prove_range()

@@ -51,7 +51,7 @@ def server() -> Iterator[CarServer]:
 
 async def keys_of(source: Source) -> list[str]:
     async with open_car(source, mem_limit_mb=0, block_processor=len) as repo:
-        return [rkey async for rkey, _ in repo]
+        return [key async for key, _ in repo]
 
 
 # --- HTTP ---------------------------------------------------------------------------------------

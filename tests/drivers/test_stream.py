@@ -120,8 +120,8 @@ FORMLESS: AnyBuilder = DriverBuilder(block_processor=lambda block: Size(len(bloc
 
 
 def same(got: Outcome, wanted: Outcome) -> None:
-    assert [(each.rkey, each.cid) for each in got.outputs] == [
-        (each.rkey, each.cid) for each in wanted.outputs
+    assert [(each.key, each.cid) for each in got.outputs] == [
+        (each.key, each.cid) for each in wanted.outputs
     ]
     for one, other in zip(got.outputs, wanted.outputs, strict=True):
         assert as_value(one) == as_value(other)
@@ -129,8 +129,8 @@ def same(got: Outcome, wanted: Outcome) -> None:
 
 
 def as_value(output: Output[Any]) -> object:
-    data = output.data
-    return (type(data), data.rkey, data.cid) if isinstance(data, ProcessError) else data
+    data = output.value
+    return (type(data), data.key, data.cid) if isinstance(data, ProcessError) else data
 
 
 # --- Any order ------------------------------------------------------------------------------------
@@ -203,15 +203,15 @@ async def test_result_that_cannot_be_read_back_is_an_error_once_it_is_needed(
     builder = DriverBuilder(block_processor=one_way).with_on_error("yield")
     got = await streamed(pieces_of(car_in(repo, order), 500), builder.with_mem_limit_mb(limit))
     assert got.error is None
-    assert [output.rkey for output in got.outputs] == list(repo.records)
-    failed = {bytes(each.cid) for each in got.outputs if isinstance(each.data, ProcessError)}
+    assert [output.key for output in got.outputs] == list(repo.records)
+    failed = {bytes(each.cid) for each in got.outputs if isinstance(each.value, ProcessError)}
     for output in got.outputs:
-        if isinstance(output.data, ProcessError):
-            assert "read back: no way back" in str(output.data)
-            assert (output.data.rkey, output.data.cid) == (output.rkey, output.cid)
-            assert isinstance(output.data.__cause__, LookupError)
+        if isinstance(output.value, ProcessError):
+            assert "read back: no way back" in str(output.value)
+            assert (output.value.key, output.value.cid) == (output.key, output.cid)
+            assert isinstance(output.value.__cause__, LookupError)
         else:
-            assert output.data == (output.cid, len(repo.blocks[output.cid]))
+            assert output.value == (output.cid, len(repo.blocks[output.cid]))
     # In streamable order all are given before they are let go of, and processed anew from the log.
     assert failed == (set() if order == "stream" else dumped)
     assert len(failed) < len(repo.records) / 2
@@ -233,18 +233,18 @@ async def test_result_that_cannot_be_dumped_is_an_error_only_if_it_is_needed(ord
     blocks = [(cid, repo.blocks[cid]) for cid in ordered(repo, order)]
     first = [(odd, repo.blocks[odd]), (cid_of(spare), spare)]
     car = write_car([repo.commit_cid], [*first, *[each for each in blocks if each[0] != odd]])
-    rest = [rkey for rkey in repo.records if rkey != key]
+    rest = [each for each in repo.records if each != key]
     for limit in (0, 0.03):
         limited = builder.with_mem_limit_mb(limit)
         got = await streamed(pieces_of(car, 500), limited)
-        assert [output.rkey for output in got.outputs] == rest[:300]
+        assert [output.key for output in got.outputs] == rest[:300]
         assert isinstance(got.error, ProcessError)
-        assert (got.error.rkey, got.error.cid) == (key, odd)
+        assert (got.error.key, got.error.cid) == (key, odd)
         assert "a object, cannot be stored on disk" in str(got.error)
         got = await streamed(pieces_of(car, 500), limited.with_on_error("skip"))
-        assert ([output.rkey for output in got.outputs], got.error) == (rest, None)
+        assert ([output.key for output in got.outputs], got.error) == (rest, None)
         got = await streamed(pieces_of(car, 500), limited.with_key_range(None, key))
-        assert ([output.rkey for output in got.outputs], got.error) == (rest[:300], None)
+        assert ([output.key for output in got.outputs], got.error) == (rest[:300], None)
 
 
 @pytest.mark.parametrize("processor", ["noop", "len", "shapes"])
@@ -287,7 +287,7 @@ async def test_large_records_take_little_more_than_the_limit(order: str, process
     seen = 0
     with traced() as peak:
         async with builder.stream_car(pieces_of(car, 1 << 18)) as (_, driver):
-            async for _rkey, value in driver:
+            async for _key, value in driver:
                 assert value == wanted[seen]
                 seen += 1
         assert peak() < 32 << 20
@@ -320,7 +320,7 @@ async def test_walk_goes_on_after_an_interrupt_in_the_processor(order: str, *, l
     """If records are processed as the walk gets to them."""
     repo = SHARED["many"]
     car = car_in(repo, order)
-    expected = [(rkey, len(repo.blocks[cid])) for rkey, cid in repo.records.items()]
+    expected = [(key, len(repo.blocks[cid])) for key, cid in repo.records.items()]
     interrupted = 0
     for at in range(1, 500, 83):
         for limit in (0, 0.2, 16):
@@ -363,8 +363,8 @@ async def test_hostile_car_gives_its_error_while_it_comes_in(
         error = outcome.error
         assert type(error) is case.error
         assert {name: getattr(error, name) for name in case.fields} == case.fields
-        rkeys = tuple(output.rkey for output in outcome.outputs)
-        assert rkeys[: len(case.before)] == case.before
+        keys = tuple(output.key for output in outcome.outputs)
+        assert keys[: len(case.before)] == case.before
         assert lent.stored == 0
 
 
@@ -484,7 +484,7 @@ async def test_copies_of_a_record_on_disk_are_not_all_read_back() -> None:
     car = build_repo(records).to_car(order="stream")
     async with DriverBuilder(mem_limit_mb=0).stream_car(pieces_of(car, 65_536)) as (_, driver):
         with traced() as peak:
-            found = {rkey: len(value) async for rkey, value in driver}
+            found = {key: len(value) async for key, value in driver}
             assert peak() < 8 << 20
         assert not driver.spilled
     assert len(found) == len(records)
@@ -509,7 +509,7 @@ async def test_with_nowhere_to_spill_records_are_right_until_an_error_says_why(o
                 assert len(got.outputs) == len(wanted)
             elif isinstance(error, BlockReleased):
                 following = wanted[len(got.outputs)]
-                assert (error.rkey, error.cid) == (following.rkey, following.cid)
+                assert (error.key, error.cid) == (following.key, following.cid)
             else:
                 assert isinstance(error, MemLimitExceeded)
                 assert error.mem_limit_mb == limit
@@ -520,9 +520,9 @@ async def test_block_that_was_given_up_is_named() -> None:
     repo = SHARED["far apart"]
     builder = DriverBuilder(mem_limit_mb=0)
     got = await streamed(pieces_of(repo.to_car(order="stream"), 500), builder, spill=False)
-    assert [output.rkey for output in got.outputs] == list(repo.records)[:599]
+    assert [output.key for output in got.outputs] == list(repo.records)[:599]
     assert isinstance(got.error, BlockReleased)
-    assert (got.error.rkey, got.error.cid) == ("a/00599", repo.records["a/00599"])
+    assert (got.error.key, got.error.cid) == ("a/00599", repo.records["a/00599"])
     assert "a/00599" in str(got.error)
 
 

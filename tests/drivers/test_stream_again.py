@@ -74,18 +74,18 @@ async def half_way(driver: StreamDriver[Any]) -> None:
 async def test_whole_repo_can_be_asked_for_after_half_a_walk(car: Path, limit: float) -> None:
     async with DriverBuilder(mem_limit_mb=limit).stream_car(car) as (_, driver):
         await half_way(driver)
-        for rkey in (FIRST, "app.test.a/0400", "app.test.b/0990"):
-            found = await driver.get(rkey)
+        for key in (FIRST, "app.test.a/0400", "app.test.b/0990"):
+            found = await driver.get(key)
             assert found is not None
-            assert found.cid == REPO.records[rkey]
+            assert found.cid == REPO.records[key]
         assert await driver.collections() == ["app.test.a", "app.test.b"]
         rest = await driver.next_chunk(5000)
         assert rest is not None
-        assert [rkey for rkey, _ in rest] == list(REPO.records)[500:]
+        assert [key for key, _ in rest] == list(REPO.records)[500:]
         await driver.seek("")
         again = await driver.next_chunk(5000)
         assert again is not None
-        assert [rkey for rkey, _ in again] == list(REPO.records)
+        assert [key for key, _ in again] == list(REPO.records)
 
 
 async def test_file_stays_open_after_the_walk_and_is_closed_with_the_driver(
@@ -200,7 +200,7 @@ async def test_move_to_disk_that_was_cancelled_early_loses_nothing(
         await driver.seek("app.test.a/0223")
         rest = await driver.next_chunk(5000)
         assert rest is not None
-        assert [rkey for rkey, _ in rest] == [f"app.test.a/{n:04}" for n in range(223, 400)]
+        assert [key for key, _ in rest] == [f"app.test.a/{n:04}" for n in range(223, 400)]
 
 
 @pytest.mark.both_loops
@@ -212,7 +212,7 @@ async def test_blocks_of_a_pipe_are_kept_on_disk_as_it_cannot_be_read_again(tmp_
         tasks.start_soon(anyio.to_thread.run_sync, pipe.write_bytes, STREAM)
         with anyio.fail_after(20):
             got = await streamed(pipe, DriverBuilder(mem_limit_mb=0.3))
-            assert [output.rkey for output in got.outputs] == list(REPO.records)
+            assert [output.key for output in got.outputs] == list(REPO.records)
 
 
 # Two pairs of records, one after the other, whose CIDs end in the same four bytes.
@@ -307,7 +307,7 @@ async def test_streamable_file_needs_no_store_for_records_that_keys_share(
     async with builder.stream_car(car, spill=store) as (_, driver):
         walked: list[str] = []
         while chunk := await driver.next_chunk(1000):
-            walked += [rkey for rkey, _ in chunk]
+            walked += [key for key, _ in chunk]
         assert walked == list(repo.records)
         assert driver.order.streamable
         assert driver.left_over == 0
@@ -350,7 +350,7 @@ async def test_missing_blocks_are_looked_for_in_a_bounded_number_of_bytes(
     async with builder.stream_car(car) as (_, driver):
         walked = await driver.next_chunk(1000)
         assert walked is not None
-        assert [rkey for rkey, _ in walked] == list(repo.records)
+        assert [key for key, _ in walked] == list(repo.records)
     assert 0 < read < 4 * car.stat().st_size
 
 

@@ -27,8 +27,8 @@ from support.streams import budgeted, car_in
 REPO = build_repo(
     {f"app.test.thing/{n:04}": {"n": n % 100, "text": "x" * (n % 90)} for n in range(120)}
 )
-EXPECTED = [(rkey, REPO.blocks[cid]) for rkey, cid in REPO.records.items()]
-KEYS = [rkey for rkey, _ in EXPECTED]
+EXPECTED = [(key, REPO.blocks[cid]) for key, cid in REPO.records.items()]
+KEYS = [key for key, _ in EXPECTED]
 CARS = {order: car_in(REPO, order) for order in ("stream", "swapped", "shuffled")}
 
 Driver = StreamDriver[bytes]
@@ -128,7 +128,7 @@ async def test_cancelled_call_loses_no_record(how: str, order: str, limit: float
                 seen: list[str] = []
                 asking = asks(driver, ask, seen)
                 await stop.run(asking)
-                seen += [rkey for rkey, _ in await rest_of(driver)]
+                seen += [key for key, _ in await rest_of(driver)]
                 assert seen == KEYS
 
 
@@ -145,7 +145,7 @@ def asks(driver: Driver, ask: str, seen: list[str]) -> Callable[[], Awaitable[No
     async def all_of_them() -> None:
         while (found := await one()) is not None:
             if ask == "next_items":
-                found = [(item.rkey, item) for item in found if isinstance(item, Output)]
+                found = [(item.key, item) for item in found if isinstance(item, Output)]
             seen.extend(each[0] for each in found)
 
     return all_of_them
@@ -185,7 +185,7 @@ async def test_cancelled_look_elsewhere_leaves_the_walk(
                 assert found + await rest_of(driver) == EXPECTED
                 output = await driver.get(KEYS[-1])
                 assert output is not None
-                assert (output.rkey, output.data) == EXPECTED[-1]
+                assert (output.key, output.value) == EXPECTED[-1]
             assert store.stored == 0
 
 
@@ -242,7 +242,7 @@ async def test_cancelled_walk_of_a_path_goes_on(how: str, limit: float, tmp_path
     path = tmp_path / "repo.car"
     repo = build_repo({f"a/{n:04}": {"n": n, "text": "x" * 9000} for n in range(120)})
     path.write_bytes(repo.to_car(order="export"))
-    expected = [(rkey, repo.blocks[cid]) for rkey, cid in repo.records.items()]
+    expected = [(key, repo.blocks[cid]) for key, cid in repo.records.items()]
     async with leaving_nothing():
         for stop in every_stop(how, at_least=1):
             async with builder(limit).stream_car(path) as (_, driver):
@@ -261,7 +261,7 @@ async def test_blocks_that_are_let_go_of_meanwhile_are_not_lost(
 ) -> None:
     """More is used than memory holds, and put aside on the way; the last ask for it again."""
     repo = build_repo({f"a/{n:04}": {"n": n % 60, "text": "x" * 4000} for n in range(66)})
-    expected = [(rkey, repo.blocks[cid]) for rkey, cid in repo.records.items()]
+    expected = [(key, repo.blocks[cid]) for key, cid in repo.records.items()]
     car = car_in(repo, order)
     aside = False
     # Once the log is begun its places take memory as well.
@@ -279,7 +279,7 @@ async def test_blocks_that_are_let_go_of_meanwhile_are_not_lost(
                     assert SEEN + await rest_of(driver) == expected
                     found = await driver.get("a/0003")
                     assert found is not None
-                    assert found.data == expected[3][1]
+                    assert found.value == expected[3][1]
                 assert store.stored == 0
     assert aside or order != "swapped"
 

@@ -51,7 +51,7 @@ REPO = build_repo(
     }
 )
 KEYS = list(REPO.records)
-EXPECTED = [(rkey, REPO.blocks[cid]) for rkey, cid in REPO.records.items()]
+EXPECTED = [(key, REPO.blocks[cid]) for key, cid in REPO.records.items()]
 CAR = REPO.to_car(order="stream")
 BUILDER = DriverBuilder()
 IN_ORDER = BlockOrder(streamable=True, early=0, most_early=0)
@@ -223,7 +223,7 @@ async def test_record_that_comes_back_from_disk_counts_once() -> None:
         records[f"app.test.a/{n:03}"] = {"shared": n % 100}
     car = build_repo(records).to_car(order="stream")
     async with BUILDER.with_mem_limit_mb(0).stream_car(pieces_of(car, 999)) as (_, driver):
-        assert [rkey for rkey, _ in await driver.next_keys(1) or ()] == ["app.test.a/000"]
+        assert [key for key, _ in await driver.next_keys(1) or ()] == ["app.test.a/000"]
         assert len(await rest_of(driver)) == 299
         assert driver.left_over == 0
 
@@ -287,7 +287,7 @@ async def test_record_outside_the_ranges_can_be_asked_for_after_draining() -> No
             assert await rest_of(driver) == EXPECTED[:400]
             found = await driver.get(KEYS[-1])
             assert found is not None
-            assert found.data == EXPECTED[-1][1]
+            assert found.value == EXPECTED[-1][1]
         keys_first = car_in(REPO, "nodes first")
         async with builder.stream_car(pieces_of(keys_first, 1000)) as (_, driver):
             while await driver.next_keys(100):
@@ -504,7 +504,7 @@ async def test_storing_more_than_allowed_is_an_error(order: str) -> None:
         builder = BUILDER.with_mem_limit_mb(0)
         outcome = await streamed(pieces_of(car_in(repo, order), 9000), builder, spill=store)
         assert isinstance(outcome.error, MaxSizeExceeded)
-        assert [each.rkey for each in outcome.outputs] == list(repo.records)[: len(outcome.outputs)]
+        assert [each.key for each in outcome.outputs] == list(repo.records)[: len(outcome.outputs)]
         assert store.stored == 0
         assert await usable(store)
 
@@ -524,7 +524,7 @@ async def test_full_disk_is_an_error(order: str, size: int, tmp_path: Path) -> N
             source = pieces_of(car_in(repo, order), 9000)
             outcome = await streamed(source, builder, spill=store)
         assert isinstance(outcome.error, (DiskFull, DiskIOError))
-        assert [each.rkey for each in outcome.outputs] == keys[: len(outcome.outputs)]
+        assert [each.key for each in outcome.outputs] == keys[: len(outcome.outputs)]
         assert await usable(store)
 
 
@@ -646,8 +646,8 @@ async def test_download_is_closed_if_the_walk_ends_early(server: CarServer, how:
             body_of(server.serve(car)) as body,
             BUILDER.stream_car(body) as (_, driver),
         ):
-            async for rkey, _record in driver:
-                if rkey == "a/00100":
+            async for key, _record in driver:
+                if key == "a/00100":
                     reached.set()
                     if how == "left":
                         return

@@ -50,7 +50,7 @@ async def test_hostile_car_gives_its_error(case: Hostile, store: DiskStore) -> N
     # The next repo finds the store as it should be.
     following = await read(GOOD_CAR, WAYS["disk"], store)
     assert following.error is None
-    assert following.rkeys == tuple(GOOD.records)
+    assert following.keys == tuple(GOOD.records)
 
 
 @pytest.mark.parametrize("case", FAMILIES, ids=lambda case: case.name)

@@ -104,7 +104,7 @@ async def peak_of_a_walk(car: bytes, *, chunk: int | None) -> tuple[int, int]:
                 records = 0
                 with traced() as peak:
                     if chunk is None:
-                        async for _rkey, _value in driver:
+                        async for _key, _value in driver:
                             records += 1
                     else:
                         while part := await driver.next_chunk(chunk):

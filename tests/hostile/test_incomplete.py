@@ -45,11 +45,11 @@ async def check_truncated(at: int, builder: AnyBuilder, store: DiskStore | None 
         assert isinstance(outcome.error, MissingCommit)
     elif at < ENDS[-1]:
         assert isinstance(outcome.error, MissingBlock)
-        assert outcome.rkeys == KEYS[: len(outcome.outputs)]
+        assert outcome.keys == KEYS[: len(outcome.outputs)]
         assert "incomplete" in str(outcome.error)
     else:
         assert outcome.error is None
-        assert outcome.rkeys == KEYS
+        assert outcome.keys == KEYS
 
 
 async def test_truncated_car_is_refused_at_every_offset() -> None:
@@ -81,8 +81,8 @@ async def test_missing_block_is_named(kind: str, builder: AnyBuilder, process: A
     assert isinstance(error, MissingBlock)
     assert error.cid == lost
     assert error.kind == kind
-    assert error.rkey == (keys[300] if kind == "record" else None)
-    assert list(outcome.rkeys) == keys[: len(outcome.outputs)]
+    assert error.key == (keys[300] if kind == "record" else None)
+    assert list(outcome.keys) == keys[: len(outcome.outputs)]
     assert [output.cid for output in outcome.outputs] == list(repo.records.values())[
         : len(outcome.outputs)
     ]

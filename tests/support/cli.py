@@ -55,4 +55,4 @@ def lines(text: str) -> list[dict[str, Any]]:
 
 def keys(text: str) -> list[str]:
     """The keys of JSON lines."""
-    return [line["rkey"] for line in lines(text)]
+    return [line["key"] for line in lines(text)]

@@ -43,17 +43,17 @@ REPO = build_repo(records(700))
 
 
 def expected(repo: Repo) -> list[Output[bytes]]:
-    return [Output(rkey, Cid(cid), repo.blocks[cid]) for rkey, cid in repo.records.items()]
+    return [Output(key, Cid(cid), repo.blocks[cid]) for key, cid in repo.records.items()]
 
 
 def pairs(repo: Repo) -> list[tuple[str, bytes]]:
-    return [(rkey, repo.blocks[cid]) for rkey, cid in repo.records.items()]
+    return [(key, repo.blocks[cid]) for key, cid in repo.records.items()]
 
 
 def damaged(repo: Repo, at: int) -> tuple[bytes, str]:
     """The repo without one of its records, and that record's key."""
-    rkey = list(repo.records)[at]
-    return repo.to_car(omit=[repo.records[rkey]]), rkey
+    key = list(repo.records)[at]
+    return repo.to_car(omit=[repo.records[key]]), key
 
 
 @asynccontextmanager

@@ -441,7 +441,7 @@ case(
     car_of(commit(cid_of(made(A, B)[0])), made(A, B)[0]),
     MissingBlock,
     kind="record",
-    rkey=A.decode(),
+    key=A.decode(),
     cid=RECORD_CID,
 )
 case(
@@ -450,7 +450,7 @@ case(
     MissingBlock,
     before=text([A]),
     kind="record",
-    rkey=B.decode(),
+    key=B.decode(),
     cid=OTHER_CID,
 )
 case(
@@ -459,7 +459,7 @@ case(
     MissingBlock,
     before=text([TOP]),
     kind="node",
-    rkey=None,
+    key=None,
     cid=cid_of(made(A)[0]),
 )
 case("missing: a subtree on the left", tree(made(TOP, left=made(A))[:1]), MissingBlock, kind="node")
@@ -1017,7 +1017,7 @@ case(
     MissingBlock,
     before=_order[:1100],
     kind="record",
-    rkey=_order[1100],
+    key=_order[1100],
 )
 
 # --- Families -------------------------------------------------------------------------------------

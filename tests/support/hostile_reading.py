@@ -37,8 +37,8 @@ class Outcome:
     error: RepoStreamError | None = None
 
     @property
-    def rkeys(self) -> tuple[str, ...]:
-        return tuple(output.rkey for output in self.outputs)
+    def keys(self) -> tuple[str, ...]:
+        return tuple(output.key for output in self.outputs)
 
 
 @contextmanager
@@ -99,9 +99,9 @@ def check(outcome: Outcome, case: Hostile, way: str) -> None:
     error = outcome.error
     assert type(error) is case.error, way
     assert {name: getattr(error, name) for name in case.fields} == case.fields, way
-    assert outcome.rkeys == case.before, way
+    assert outcome.keys == case.before, way
     for output in outcome.outputs:
-        if isinstance(output.data, bytes):
-            assert cid_of(output.data) == output.cid, way
+        if isinstance(output.value, bytes):
+            assert cid_of(output.value) == output.cid, way
         else:
-            assert output.data == LENGTHS[output.cid], way
+            assert output.value == LENGTHS[output.cid], way

@@ -85,10 +85,10 @@ def commit_slice(before: Records, after: Records) -> Slice:
     return slice_of(new, new.blocks.keys() - old.blocks.keys())
 
 
-def record_slice(repo: Repo, rkey: str, *, record: bool) -> Slice:
+def record_slice(repo: Repo, key: str, *, record: bool) -> Slice:
     """The nodes on the way to a key, and its record, as `getRecord` gives them."""
-    cids = {cid for cid, _, _ in path_to(repo, rkey)}
-    return slice_of(repo, cids | ({repo.records[rkey]} if record else set()))
+    cids = {cid for cid, _, _ in path_to(repo, key)}
+    return slice_of(repo, cids | ({repo.records[key]} if record else set()))
 
 
 def since_slice(repo: Repo, rev: str) -> Slice:
@@ -104,7 +104,7 @@ def dated_records(count: int) -> dict[str, object]:
 # --- What there is to know ------------------------------------------------------------------------
 
 
-def path_to(repo: Repo, rkey: str) -> list[tuple[bytes, str | None, str | None]]:
+def path_to(repo: Repo, wanted: str) -> list[tuple[bytes, str | None, str | None]]:
     """The nodes on the way to a key, or to its place, each with the keys that it hangs between."""
     path: list[tuple[bytes, str | None, str | None]] = []
     cid: bytes | None = repo.root
@@ -114,9 +114,9 @@ def path_to(repo: Repo, rkey: str) -> list[tuple[bytes, str | None, str | None]]
         path.append((cid, lower, upper))
         left, raw_keys, _, trees = decode_node_plainly(repo.blocks[cid], cid, LIMITS)
         keys = [key.decode() for key in raw_keys]
-        if rkey in keys:
+        if wanted in keys:
             break
-        at = sum(key < rkey for key in keys)
+        at = sum(key < wanted for key in keys)
         cid = trees.get(at - 1) if at else left
         lower = keys[at - 1] if at else lower
         upper = keys[at] if at < len(keys) else upper
@@ -131,21 +131,21 @@ def neighbours(repo: Repo, start: str, stop: str) -> tuple[str | None, str | Non
     )
 
 
-def proof_of(part: Slice, rkey: str) -> Present | Absent | Gap:
+def proof_of(part: Slice, key: str) -> Present | Absent | Gap:
     """What must be said about a key; a gap where it cannot be known."""
-    for cid, lower, upper in path_to(part.repo, rkey):
+    for cid, lower, upper in path_to(part.repo, key):
         if cid not in part.blocks:
             return Gap(Cid(cid), None, lower, upper)
-    if rkey in part.repo.records:
-        return Present(rkey, Cid(part.repo.records[rkey]))
-    return Absent(rkey, *neighbours(part.repo, rkey, rkey))
+    if key in part.repo.records:
+        return Present(key, Cid(part.repo.records[key]))
+    return Absent(key, *neighbours(part.repo, key, key))
 
 
 def missing_in(part: Slice, start: str, stop: str | None) -> list[Gap]:
     """The subtrees that could hold keys of a range, and whose top nodes are missing."""
     if stop == start:
         return []
-    return [gap for gap in gaps_of(part) if gap.rkey is None and overlaps(gap, start, stop)]
+    return [gap for gap in gaps_of(part) if gap.key is None and overlaps(gap, start, stop)]
 
 
 def overlaps(gap: Gap, start: str, stop: str | None) -> bool:
@@ -163,10 +163,10 @@ def items_of(part: Slice) -> list[Item]:
     items: list[Item] = []
     last: str | None = None
     for item in _items(part, part.repo.root, None, None):
-        if isinstance(item, Gap) and item.rkey is not None:
+        if isinstance(item, Gap) and item.key is not None:
             item = item._replace(after=last)  # noqa: PLW2901 - the walk knows the key before it
-        if not isinstance(item, TreeNode) and item.rkey is not None:
-            last = item.rkey
+        if not isinstance(item, TreeNode) and item.key is not None:
+            last = item.key
         items.append(item)
     return items
 
@@ -253,14 +253,14 @@ def places(repo: Repo) -> list[str]:
 def plain(pair: tuple[str, Any]) -> tuple[str, Any]:
     """A pair without what a gap of a record says of keys that the walk may not have come by."""
     key, value = pair
-    if isinstance(value, Gap) and value.rkey is not None:
+    if isinstance(value, Gap) and value.key is not None:
         return key, value._replace(after=None, before=None)
     return pair
 
 
 def within(pair: tuple[str, Any], start: str, stop: str | None) -> bool:
     key, value = pair
-    if isinstance(value, Gap) and value.rkey is None:
+    if isinstance(value, Gap) and value.key is None:
         return overlaps(value, start, stop)
     return start <= key and (stop is None or key < stop)
 
@@ -271,7 +271,7 @@ def within(pair: tuple[str, Any], start: str, stop: str | None) -> bool:
 def pairs_of(part: Slice) -> list[tuple[str, bytes | Gap]]:
     """What `next_chunk` must give of a slice with gaps."""
     return [
-        (item.rkey or "", item if isinstance(item, Gap) else item.data)
+        (item.key or "", item if isinstance(item, Gap) else item.value)
         for item in items_of(part)
         if not isinstance(item, TreeNode)
     ]
@@ -315,7 +315,7 @@ async def check_key(driver: RepoDriver[bytes], part: Slice, key: str) -> None:
                 expected.after,
                 expected.before,
             )
-            assert (error.start, error.stop, error.kind, error.rkey) == (
+            assert (error.start, error.stop, error.kind, error.key) == (
                 key,
                 key + "\0",
                 "node",
@@ -338,7 +338,7 @@ async def check_key(driver: RepoDriver[bytes], part: Slice, key: str) -> None:
         with pytest.raises(MissingBlock) as missing:
             await driver.get(key)
         assert not isinstance(missing.value, IncompleteRange)
-        assert (missing.value.cid, missing.value.kind, missing.value.rkey) == (cid, "record", key)
+        assert (missing.value.cid, missing.value.kind, missing.value.key) == (cid, "record", key)
 
 
 async def check_range(driver: RepoDriver[bytes], part: Slice, start: str, stop: str | None) -> None:

@@ -90,7 +90,7 @@ REPOS = st.dictionaries(KEYS, RECORDS, max_size=60).map(build_repo)
 
 
 def expected(repo: Repo) -> list[Output[bytes]]:
-    return [Output(rkey, Cid(cid), repo.blocks[cid]) for rkey, cid in repo.records.items()]
+    return [Output(key, Cid(cid), repo.blocks[cid]) for key, cid in repo.records.items()]
 
 
 def in_pieces(car: bytes, cuts: list[int]) -> Pieces:

@@ -118,7 +118,7 @@ class Outcome:
         error = self.error
         if error is None:
             return None
-        return type(error), getattr(error, "rkey", None), getattr(error, "cid", None)
+        return type(error), getattr(error, "key", None), getattr(error, "cid", None)
 
 
 async def walk_on(driver: RepoDriver[Any], outcome: Outcome, chunk: int) -> None:

@@ -183,13 +183,13 @@ async def main():
     while True:
         if sys.argv[2] == "stream":
             async with builder.stream_car(Pieces(), spill=sys.argv[1]) as (_, driver):
-                assert len([rkey async for rkey, _ in driver]) == 200
+                assert len([key async for key, _ in driver]) == 200
             continue
         match await builder.load_car(Pieces()):
             case Driver.Disk(paused):
                 async with DiskBuilder().open(sys.argv[1]) as store:
                     _, driver = await paused.finish_loading(store)
-                    assert len([rkey async for rkey, _ in driver]) == 200
+                    assert len([key async for key, _ in driver]) == 200
 anyio.run(main)
 """
 

@@ -23,11 +23,11 @@ async def test_places_go_to_the_store_at_the_lowest_limit_alone(tmp_path: Path) 
     async with DiskBuilder().open(tmp_path / "store.db") as store:
         driver = await opened(path, store)
         assert 0 < store.stored < path.stat().st_size / 10
-        found = [(each.rkey, each.data) for each in await rest_of(driver)]
+        found = [(each.key, each.value) for each in await rest_of(driver)]
         assert found == [*made_records(COUNT)]
     async with DiskBuilder(max_stored_mb=0).open() as store:
         with pytest.raises(MaxSizeExceeded):
             await opened(path, store)
         driver = await opened(path, store, DriverBuilder(mem_limit_mb=8))
         assert store.stored == 0
-        assert [each.data for each in await rest_of(driver)] == [data for _, data in found]
+        assert [each.value for each in await rest_of(driver)] == [data for _, data in found]

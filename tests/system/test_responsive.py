@@ -98,11 +98,11 @@ async def proof(driver: RepoDriver[Any]) -> Kept:
 
 async def lookups(driver: RepoDriver[Any]) -> Kept:
     """Calls that are short, again and again; among them, too, others get their turn."""
-    keys = [rkey for rkey, _ in await driver.next_keys(256) or []]
-    for rkey in keys:
-        await driver.get(rkey)
-    for rkey in 10 * keys:
-        await driver.seek(rkey)
+    keys = [key for key, _ in await driver.next_keys(256) or []]
+    for key in keys:
+        await driver.get(key)
+    for key in 10 * keys:
+        await driver.seek(key)
     for _ in range(10):
         await driver.collections()
     return []

@@ -84,7 +84,7 @@ async def _run(options: argparse.Namespace) -> int:
 
 def _can_skip(options: argparse.Namespace, error: RepoStreamError) -> bool:
     """Whether the command could have gone past this error, had it been told to."""
-    of_a_record = isinstance(error, (MissingBlock, ProcessError)) and error.rkey is not None
+    of_a_record = isinstance(error, (MissingBlock, ProcessError)) and error.key is not None
     return of_a_record and "skip_bad" in options
 
 

@@ -80,8 +80,8 @@ def _shown(output: Output[str]) -> str:
 
 
 def _line(output: Output[str]) -> str:
-    rkey = json.dumps(output.rkey, ensure_ascii=False)
-    return f'{{"rkey":{rkey},"cid":"{output.cid}","value":{output.data}}}'
+    key = json.dumps(output.key, ensure_ascii=False)
+    return f'{{"key":{key},"cid":"{output.cid}","value":{output.value}}}'
 
 
 # --- JSON lines ---------------------------------------------------------------------------------

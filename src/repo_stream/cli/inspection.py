@@ -29,8 +29,8 @@ async def inspect(options: argparse.Namespace) -> int:
         repo = car.repo
         findings = Findings(repo.commit, repo.order)
         async for chunk in car.chunks():
-            for rkey, _, size in chunk:
-                findings.add(rkey, size)
+            for key, _, size in chunk:
+                findings.add(key, size)
         findings.collections.close()
         findings.car_size, findings.way = repo.bytes_read, car.way
         findings.order, findings.order_exact = repo.order, not repo.spilled
@@ -84,9 +84,9 @@ class Collections:
         self._name = ""
         self._tally = self._nameless
 
-    def add(self, rkey: str, size: int) -> None:
+    def add(self, key: str, size: int) -> None:
         """Count a record."""
-        name = rkey.partition("/")[0] if "/" in rkey else ""
+        name = key.partition("/")[0] if "/" in key else ""
         if not name:  # such keys do not stand together
             self._nameless.add(size)
             return
@@ -140,9 +140,9 @@ class Shape:
 
     layers: list[Layer] = field(default_factory=list[Layer])
 
-    def add(self, rkey: str) -> None:
+    def add(self, key: str) -> None:
         """Take the next key."""
-        depth = key_depth(rkey.encode())
+        depth = key_depth(key.encode())
         # All that came before hangs below the first node of each new layer.
         below = bool(self.layers)
         while len(self.layers) <= depth:
@@ -177,11 +177,11 @@ class Findings:
     total: Tally = field(default_factory=Tally)
     shape: Shape = field(default_factory=Shape)
 
-    def add(self, rkey: str, size: int) -> None:
+    def add(self, key: str, size: int) -> None:
         """Take the next record."""
-        self.collections.add(rkey, size)
+        self.collections.add(key, size)
         self.total.add(size)
-        self.shape.add(rkey)
+        self.shape.add(key)
 
 
 # --- How it is shown ----------------------------------------------------------------------------

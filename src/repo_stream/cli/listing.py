@@ -20,13 +20,13 @@ async def ls(options: argparse.Namespace) -> int:
         async for keys in car.keys():
             if is_terminal():
                 car.meter.close()
-            write("".join([line(rkey, cid) for rkey, cid in keys]))
+            write("".join([line(key, cid) for key, cid in keys]))
     return 0
 
 
-def _plain_line(rkey: str, cid: Cid) -> str:
-    return f"{shown_key(rkey)}\t{cid}\n"
+def _plain_line(key: str, cid: Cid) -> str:
+    return f"{shown_key(key)}\t{cid}\n"
 
 
-def _json_line(rkey: str, cid: Cid) -> str:
-    return json.dumps({"rkey": rkey, "cid": str(cid)}) + "\n"
+def _json_line(key: str, cid: Cid) -> str:
+    return json.dumps({"key": key, "cid": str(cid)}) + "\n"

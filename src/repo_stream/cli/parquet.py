@@ -42,7 +42,7 @@ class Parquet:
         """Take the next records."""
         for output in chunk:
             self._rows.append(output)
-            self._characters += len(output.data)
+            self._characters += len(output.value)
             if len(self._rows) == _GROUP_ROWS or self._characters >= _GROUP_CHARACTERS:
                 self.flush()
 
@@ -51,9 +51,9 @@ class Parquet:
         if not self._rows:
             return
         columns = {
-            "rkey": [output.rkey for output in self._rows],
+            "key": [output.key for output in self._rows],
             "cid": [str(output.cid) for output in self._rows],
-            "value": [output.data for output in self._rows],
+            "value": [output.value for output in self._rows],
         }
         with writing_to(self._path):
             self._writer.write_table(self._pyarrow.table(columns, schema=self._writer.schema))
@@ -100,13 +100,13 @@ def pyarrow_and_parquet() -> tuple[Any, Any]:  # Any: pyarrow has no types
 
 @contextmanager
 def parquet(file: IO[bytes], path: str | None) -> Generator[Parquet]:
-    """Write a Parquet file of three columns of text: `rkey`, `cid`, and `value` as DAG-JSON.
+    """Write a Parquet file of three columns of text: `key`, `cid`, and `value` as DAG-JSON.
 
     Raises:
         MissingExtra: where `pyarrow` is not installed.
     """
     pyarrow, pyarrow_parquet = pyarrow_and_parquet()
-    schema = pyarrow.schema([(name, pyarrow.string()) for name in ("rkey", "cid", "value")])
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in ("key", "cid", "value")])
     output = _UntilGivenUp(file)
     with writing_to(path):
         writer = pyarrow_parquet.ParquetWriter(output, schema, compression="zstd")

@@ -42,9 +42,9 @@ def explained(error: RepoStreamError) -> str:
                 f"{where}: {actual:,} is over the limit {limit}={maximum}; "
                 f"if you trust the source, raise it: --limit {limit}=N"
             )
-        case ProcessError(rkey=str(rkey), cid=cid) if error.__cause__ is not None:
+        case ProcessError(key=str(key), cid=cid) if error.__cause__ is not None:
             return (
-                f"record {rkey!r} ({cid}): {error.__cause__}"  # nobody at a shell gave a processor
+                f"record {key!r} ({cid}): {error.__cause__}"  # nobody at a shell gave a processor
             )
         case MaxSizeExceeded(max_stored_mb=limit):
             return f"the repo needs more than the {limit:,} MiB that this command puts on disk"

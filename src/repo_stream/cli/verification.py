@@ -139,7 +139,7 @@ async def _check_records(report: Report, car: Opened[None]) -> None:
         return
     report.bad = car.repo.problem_count
     report.records += report.bad
-    report.problems = [(problem.rkey, problem.error) for problem in problems[:_MOST_SHOWN]]
+    report.problems = [(problem.key, problem.error) for problem in problems[:_MOST_SHOWN]]
     note = f"{report.bad:,} of {report.records:,} are bad"
     report.checks["records"] = Check("FAILED", note, problems[0].error)
 
@@ -198,8 +198,8 @@ def _as_json(report: Report) -> dict[str, object]:
         "records": report.records,
         "bad_records": report.bad,
         "problems": [
-            {"rkey": rkey, "error": type(error).__name__, "message": explained(error)}
-            for rkey, error in report.problems
+            {"key": key, "error": type(error).__name__, "message": explained(error)}
+            for key, error in report.problems
         ],
         "checks": [
             {

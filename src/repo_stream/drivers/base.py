@@ -49,13 +49,13 @@ class Problem(NamedTuple):
     """A record that could not be had, where the builder was told to go on.
 
     Attributes:
-        rkey: its key.
+        key: its key.
         cid: the CID of its block.
         error: why: `ProcessError` where the processor failed on it, `MissingBlock` where the file
             does not hold it.
     """
 
-    rkey: str
+    key: str
     cid: Cid
     error: ProcessError | MissingBlock
 
@@ -112,7 +112,7 @@ class RepoDriver(Generic[T]):
             n: the most to give. Fewer come only at the end, and before an error.
 
         Returns:
-            Pairs `(rkey, value)`; `None` at the end, and ever after. Two keys that name one record
+            Pairs `(key, value)`; `None` at the end, and ever after. Two keys that name one record
             share one result, unless it is made during the walk.
 
         Raises:
@@ -155,10 +155,10 @@ class RepoDriver(Generic[T]):
             self._take_items_back()
             # What has been taken already comes first. It is given once nothing is awaited any more.
             ahead = self._ahead.cut(self._given, self._given + n)
-            keys = _keys(ahead.rkeys, ahead.cids)
+            keys = _keys(ahead.keys, ahead.cids)
             if len(keys) < n:
                 keys += await self._next_keys(n - len(keys), first=not keys)
-            self._given += len(ahead.rkeys)
+            self._given += len(ahead.keys)
             return keys or None
 
     async def _next_keys(self, n: int, *, first: bool) -> list[tuple[str, Cid]]:
@@ -166,36 +166,36 @@ class RepoDriver(Generic[T]):
         walker = self._walker
         if isinstance(self._error, (ProcessError, MissingBlock)):
             self._error = None  # it may have been a record's; a node's comes again
-        rkeys: list[str] = []
+        keys: list[str] = []
         cids: list[bytes] = []
         before = walker.mark()
         try:
-            while self._error is None and len(rkeys) < n and not walker.done:
-                more, their_cids = self._take_keys(min(n - len(rkeys), _SLICE))
-                rkeys += more
+            while self._error is None and len(keys) < n and not walker.done:
+                more, their_cids = self._take_keys(min(n - len(keys), _SLICE))
+                keys += more
                 cids += their_cids
                 if not more and not walker.done:
-                    await self._supply_keys(rkeys, cids)
+                    await self._supply_keys(keys, cids)
                 await self._turn.pause_if_over()
-            if not rkeys and walker.done:
+            if not keys and walker.done:
                 await self._end()
         except RepoStreamError as error:
             self._error, self._trace = error, error.__traceback__
         except BaseException:
             walker.go_back(before)
             raise
-        if self._error is not None and first and not rkeys:
+        if self._error is not None and first and not keys:
             raise self._error.with_traceback(self._trace)
-        return _keys(rkeys, cids)
+        return _keys(keys, cids)
 
-    async def _supply_keys(self, rkeys: list[str], cids: list[bytes]) -> None:
+    async def _supply_keys(self, keys: list[str], cids: list[bytes]) -> None:
         """Have the next node at hand, or go past it where gaps are asked for."""
         try:
             await self._supply(self._walker, self._blocks, FETCH, records=False)
         except MissingBlock:
             if not self._options.gaps:
                 raise
-            rkeys.append("")
+            keys.append("")
             cids.append(self._walker.gap().cid)
 
     async def next_items(self, n: int = DEFAULT_CHUNK) -> list[TreeNode | Output[T] | Gap] | None:
@@ -249,33 +249,33 @@ class RepoDriver(Generic[T]):
             self._items += items
         return True
 
-    async def seek(self, rkey: str) -> None:
+    async def seek(self, key: str) -> None:
         """Go on from a key, before or behind: the first with it or after it comes next.
 
         It brings back a walk that has ended, and goes past an error, which comes again where it is
         still in the way. Outside the builder's key ranges there is still nothing.
 
         Args:
-            rkey: a full key, `collection/record-key`, or the beginning of one; it need not be
+            key: a full key, `collection/rkey`, or the beginning of one; it need not be
                 there.
 
         Raises:
             DiskError: where the store had failed or was handed on.
 
         Example:
-            >>> async def after(driver: RepoDriver[bytes], rkey: str) -> list[tuple[str, bytes]]:
-            ...     await driver.seek(rkey + chr(0))
+            >>> async def after(driver: RepoDriver[bytes], key: str) -> list[tuple[str, bytes]]:
+            ...     await driver.seek(key + chr(0))
             ...     return await driver.next_chunk() or []
         """
-        key = rkey.encode()
+        start = key.encode()
         with self._guard:
             await self._turn.pause_if_over()
             if isinstance(self._error, DiskError):
                 raise self._error.with_traceback(self._trace)
-            await self._go_to(key)
+            await self._go_to(start)
             self._error = self._trace = None
 
-    async def get(self, rkey: str) -> Output[T] | None:
+    async def get(self, key: str) -> Output[T] | None:
         """Give one record, wherever the walk stands and whatever its key ranges are.
 
         An error is raised, whatever `with_on_error` says.
@@ -292,17 +292,17 @@ class RepoDriver(Generic[T]):
         """
         with self._guard:
             await self._gather()
-            walker = self._new_walker(KeyRanges.key(rkey.encode()))
+            walker = self._new_walker(KeyRanges.key(key.encode()))
             blocks = self._own_blocks()
-            while not (taken := walker.take(blocks, 1)).rkeys and not walker.done:
+            while not (taken := walker.take(blocks, 1)).keys and not walker.done:
                 try:
                     await self._supply(walker, blocks, 1)
                 except MissingBlock as error:
-                    raise _unproven(error, walker, rkey, rkey + "\0") from None
+                    raise _unproven(error, walker, key, key + "\0") from None
             await self._turn.pause_if_over()
-        return taken.outputs()[0] if taken.rkeys else None
+        return taken.outputs()[0] if taken.keys else None
 
-    async def prove(self, rkey: str) -> Present | Absent:
+    async def prove(self, key: str) -> Present | Absent:
         """Say whether the repo has a record with a key, by the nodes that lead there.
 
         The records themselves are not needed. Together with the commit's signature
@@ -314,8 +314,8 @@ class RepoDriver(Generic[T]):
             NodeError, LimitExceeded: where a node on the way breaks a rule.
             DiskError: where the store fails.
         """
-        keys, after, before = await self._proven(rkey, rkey + "\0")
-        return Present(*keys[0]) if keys else Absent(rkey, after, before)
+        keys, after, before = await self._proven(key, key + "\0")
+        return Present(*keys[0]) if keys else Absent(key, after, before)
 
     async def prove_range(self, start: str = "", stop: str | None = None) -> RangeProof:
         """List the keys from `start` to before `stop`, sure that there are no others.
@@ -339,9 +339,9 @@ class RepoDriver(Generic[T]):
             blocks = self._own_blocks()
             keys: list[tuple[str, Cid]] = []
             while not walker.done:
-                rkeys, cids = walker.take_keys(blocks, _SLICE)
-                keys += _keys(rkeys, cids)
-                if not rkeys and not walker.done:
+                found, cids = walker.take_keys(blocks, _SLICE)
+                keys += _keys(found, cids)
+                if not found and not walker.done:
                     try:
                         await self._supply(walker, blocks, FETCH, records=False)
                     except MissingBlock as error:
@@ -363,13 +363,13 @@ class RepoDriver(Generic[T]):
             walker = self._new_walker(self._options.key_ranges)
             blocks = self._own_blocks()
             while not walker.done:
-                rkeys, _cids = walker.take_keys(blocks, 1)
-                if rkeys:
-                    name, slash, _ = rkeys[0].partition("/")
+                keys, _cids = walker.take_keys(blocks, 1)
+                if keys:
+                    name, slash, _ = keys[0].partition("/")
                     if slash:
                         names.append(name)
                     # After the slash comes "0", and after a key without one, itself with a zero.
-                    walker.skip_to(f"{name}0".encode() if slash else rkeys[0].encode() + b"\0")
+                    walker.skip_to(f"{name}0".encode() if slash else keys[0].encode() + b"\0")
                 elif not walker.done:
                     await self._supply(walker, blocks, 1, records=False)
                 await self._turn.pause_if_over()
@@ -381,7 +381,7 @@ class RepoDriver(Generic[T]):
     async def __anext__(self) -> tuple[str, T]:
         """Give the next record as a pair of key and result."""
         at = await self._next_index()
-        return self._ahead.rkeys[at], self._ahead.values[at]
+        return self._ahead.keys[at], self._ahead.values[at]
 
     def outputs(self) -> AsyncIterator[Output[T]]:
         """Iterate over what is left, as `Output`."""
@@ -389,13 +389,13 @@ class RepoDriver(Generic[T]):
 
     async def _next_output(self) -> Output[T]:
         at = await self._next_index()
-        rkeys, cids, values = self._ahead
-        return Output(rkeys[at], Cid(cids[at]), values[at])
+        keys, cids, values = self._ahead
+        return Output(keys[at], Cid(cids[at]), values[at])
 
     async def _next_index(self) -> int:
         """Say which record of `_ahead` comes next, filling it where it is used up."""
         at = self._given
-        if at == len(self._ahead.rkeys):
+        if at == len(self._ahead.keys):
             with self._guard:
                 taken = await self._next_unguarded(DEFAULT_CHUNK, fewer=True)
             if taken is None:
@@ -419,7 +419,7 @@ class RepoDriver(Generic[T]):
                 return None
             shaped: list[R] = []
             try:
-                for at in range(0, len(taken.rkeys), _SLICE):
+                for at in range(0, len(taken.keys), _SLICE):
                     shaped += shape(taken.cut(at, at + _SLICE))
                     await self._turn.pause_if_over()
             except BaseException:
@@ -436,10 +436,10 @@ class RepoDriver(Generic[T]):
     async def _next_unguarded(self, n: int, *, fewer: bool = False) -> Taken[T] | None:
         await self._turn.pause_if_over()
         self._take_items_back()
-        if self._given == len(self._ahead.rkeys):
+        if self._given == len(self._ahead.keys):
             self._ahead, self._given = Taken([], [], []), 0
         ahead = self._ahead
-        while (left := n - (len(ahead.rkeys) - self._given)) > 0:
+        while (left := n - (len(ahead.keys) - self._given)) > 0:
             # Of records as large as they may be, a chunk takes 500 MB. Who asks for one at a time
             # gets what is at hand.
             if fewer and left < n:
@@ -459,7 +459,7 @@ class RepoDriver(Generic[T]):
                 await self._end()
                 return False
             taken = self._take(n)
-            if not taken.rkeys and not self._walker.done:
+            if not taken.keys and not self._walker.done:
                 await self._supply(self._walker, self._blocks, FETCH)
         except RepoStreamError as error:
             if self._put_up_with(error, ahead):
@@ -474,36 +474,36 @@ class RepoDriver(Generic[T]):
         """Go past a record that cannot be had, where that is asked for; say whether it was."""
         if self._options.gaps and isinstance(error, MissingBlock):
             gap = self._walker.gap()
-            ahead.extend(Taken([gap.rkey or ""], [gap.cid], [cast("T", gap)]))
+            ahead.extend(Taken([gap.key or ""], [gap.cid], [cast("T", gap)]))
             return True
         on_error = self._options.on_error
         if on_error == "raise" or not isinstance(error, (ProcessError, MissingBlock)):
             return False
-        if error.rkey is None:
+        if error.key is None:
             return False  # a node
-        rkey, cid = self._walker.skip_record()
+        key, cid = self._walker.skip_record()
         self._problem_count += 1
         # Their tracebacks would hold on to what was at hand when they were raised.
         for raised in (error, error.__cause__):
             if raised is not None:
                 raised.__traceback__ = None
         if len(self._problems) < _LISTED_PROBLEMS:
-            self._problems.append(Problem(rkey, Cid(cid), error))
+            self._problems.append(Problem(key, Cid(cid), error))
         if on_error == "yield":
-            ahead.extend(Taken([rkey], [cid], [cast("T", error)]))
+            ahead.extend(Taken([key], [cid], [cast("T", error)]))
         return True
 
     def _give(self, n: int) -> Taken[T] | None:
         ahead, at = self._ahead, self._given
-        if at == len(ahead.rkeys):
+        if at == len(ahead.keys):
             if self._error is not None:
                 # Without what earlier calls have added, or it would grow with each.
                 raise self._error.with_traceback(self._trace)
             return None
-        if at == 0 and len(ahead.rkeys) <= n:
+        if at == 0 and len(ahead.keys) <= n:
             self._ahead = Taken([], [], [])
             return ahead
-        self._given = min(at + n, len(ahead.rkeys))
+        self._given = min(at + n, len(ahead.keys))
         return ahead.cut(at, at + n)
 
     def _take_back(self, chunks: Sequence[Taken[T]]) -> None:
@@ -549,9 +549,9 @@ class RepoDriver(Generic[T]):
         taken: Taken[T] = Taken([], [], [])
         for item in self._items:
             if isinstance(item, Output):
-                taken.extend(Taken([item.rkey], [item.cid], [item.data]))
+                taken.extend(Taken([item.key], [item.cid], [item.value]))
             elif isinstance(item, Gap):
-                taken.extend(Taken([item.rkey or ""], [item.cid], [cast("T", item)]))
+                taken.extend(Taken([item.key or ""], [item.cid], [cast("T", item)]))
         self._items = []
         self._take_back([taken])
 
@@ -571,7 +571,7 @@ class RepoDriver(Generic[T]):
 
 def _unproven(error: MissingBlock, walker: Walker[T], start: str, stop: str | None) -> MissingBlock:
     """Give the error for a node that a proof needs; that of a record stays as it is."""
-    if error.rkey is not None:
+    if error.key is not None:
         return error
     gap = walker.gap()
     return IncompleteRange(
@@ -580,11 +580,11 @@ def _unproven(error: MissingBlock, walker: Walker[T], start: str, stop: str | No
 
 
 def _items(taken: Taken[T]) -> list[TreeNode | Output[T] | Gap]:
-    return [each.data if isinstance(each.data, Gap) else each for each in taken.outputs()]
+    return [each.value if isinstance(each.value, Gap) else each for each in taken.outputs()]
 
 
-def _keys(rkeys: Sequence[str], cids: Sequence[bytes]) -> list[tuple[str, Cid]]:
-    return list(zip(rkeys, map(Cid, cids), strict=True))
+def _keys(keys: Sequence[str], cids: Sequence[bytes]) -> list[tuple[str, Cid]]:
+    return list(zip(keys, map(Cid, cids), strict=True))
 
 
 class _Outputs(Generic[T]):

@@ -60,11 +60,11 @@ class DriverBuilder(Options[T]):
         >>> async def total(source: Source) -> int:
         ...     match await builder.load_car(source):
         ...         case Driver.Memory(commit, driver):
-        ...             return sum([size async for rkey, size in driver])
+        ...             return sum([size async for key, size in driver])
         ...         case Driver.Disk(paused):
         ...             async with DiskBuilder().open() as store:
         ...                 commit, driver = await paused.finish_loading(store)
-        ...                 return sum([size async for rkey, size in driver])
+        ...                 return sum([size async for key, size in driver])
     """
 
     @overload
@@ -215,7 +215,7 @@ class DriverBuilder(Options[T]):
             >>> async def changed(slice_of_repo: bytes) -> list[str]:
             ...     builder = DriverBuilder().with_gaps()
             ...     async with builder.stream_car(slice_of_repo) as (commit, driver):
-            ...         return [rkey async for rkey, value in driver if not isinstance(value, Gap)]
+            ...         return [key async for key, value in driver if not isinstance(value, Gap)]
         """
         return cast("DriverBuilder[T | Gap]", replace(self, gaps=True))
 
@@ -300,7 +300,7 @@ class DriverBuilder(Options[T]):
             >>> async def total(source: Source) -> int:
             ...     builder = DriverBuilder().with_block_processor(len)
             ...     async with builder.stream_car(source) as (commit, driver):
-            ...         return sum([size async for rkey, size in driver])
+            ...         return sum([size async for key, size in driver])
         """
         return _with_commit(streamed(self, source, spill, drain=drain, kind=StreamDriver[T]))
 

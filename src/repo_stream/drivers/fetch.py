@@ -82,7 +82,7 @@ class Shelf(Generic[T]):
             if failure is None:
                 raise missing
             message, cause = failure
-            raise ProcessError(message, rkey=missing.rkey, cid=Cid(nearest)) from cause
+            raise ProcessError(message, key=missing.key, cid=Cid(nearest)) from cause
 
     def _keep(self, blocks: Blocks[T], fetched: Fetched) -> None:
         blocks.brought += sum(fetched.sizes)

@@ -506,11 +506,11 @@ class Incoming(Generic[T]):
         """Return the error for a block that the walk stands before, and that nobody has."""
         missing = walker.missing()
         if (unstored := self._loading.unstored.get(missing.cid)) is not None:
-            error = ProcessError(unstored.message, rkey=missing.rkey, cid=missing.cid)
+            error = ProcessError(unstored.message, key=missing.key, cid=missing.cid)
             error.__cause__ = unstored.cause
             return error
         if self._lost:
-            return BlockReleased(cid=missing.cid, rkey=missing.rkey)
+            return BlockReleased(cid=missing.cid, key=missing.key)
         return missing
 
     # --- Room -----------------------------------------------------------------------------------
@@ -717,4 +717,4 @@ def _starts_of(blocks: Sequence[Block], at: int) -> list[int]:
 
 def _unreadable(missing: MissingBlock, failure: Exception) -> ProcessError:
     message = f"its stored result cannot be read back: {failure}"
-    return ProcessError(message, rkey=missing.rkey, cid=missing.cid)
+    return ProcessError(message, key=missing.key, cid=missing.cid)

@@ -84,8 +84,8 @@ class DiskDriver(RepoDriver[T]):
             >>> async def example(driver: DiskDriver[int]) -> None:
             ...     async with driver.to_channel(512) as chunks:
             ...         async for chunk in chunks:
-            ...             for rkey, size in chunk:
-            ...                 print(rkey, size)
+            ...             for key, size in chunk:
+            ...                 print(key, size)
         """
         if n < 1:
             raise ValueError(f"a chunk has at least 1 record, not {n}")

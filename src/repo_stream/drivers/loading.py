@@ -226,7 +226,7 @@ async def add_results(loading: Loading[T], log: RepoLog, results: list[tuple[byt
         except Exception as error:
             message = _cannot_spill(value, error)
             if len(loading.unstored) == _MOST_UNSTORED and cid not in loading.unstored:
-                raise ProcessError(message, rkey=None, cid=Cid(cid)) from error
+                raise ProcessError(message, key=None, cid=Cid(cid)) from error
             # Its traceback would hold on to all that is on its way to disk.
             loading.unstored[cid] = Unstored(message, error.with_traceback(None))
         else:

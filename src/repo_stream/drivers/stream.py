@@ -131,9 +131,9 @@ class StreamDriver(RepoDriver[T]):
             items = self._walker.take_items(self._blocks, n, incoming.arrivals)
             outputs = [item for item in items if isinstance(item, Output)]
             records = Taken(
-                [output.rkey for output in outputs],
+                [output.key for output in outputs],
                 [bytes(output.cid) for output in outputs],
-                [output.data for output in outputs],
+                [output.value for output in outputs],
             )
         finally:
             incoming.used_arrivals(at, records)
@@ -143,12 +143,12 @@ class StreamDriver(RepoDriver[T]):
         incoming = self._incoming
         at = incoming.arrivals.at
         try:
-            rkeys, cids = self._walker.take_keys(self._blocks, n, incoming.arrivals)
+            keys, cids = self._walker.take_keys(self._blocks, n, incoming.arrivals)
         finally:
             incoming.used_arrivals(at, Taken([], [], []))
         incoming.used_kept([cid for cid in cids if cid in self._blocks])
         self._walker.pass_by([cid for cid in cids if cid not in self._blocks])
-        return rkeys, cids
+        return keys, cids
 
     async def _supply(
         self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
@@ -191,7 +191,7 @@ class StreamDriver(RepoDriver[T]):
             await self._incoming.drain(keep=not everything)
 
     async def _go_to(self, key: bytes) -> None:
-        ahead = self._ahead.rkeys
+        ahead = self._ahead.keys
         reached = ahead[self._given - 1] if self._given else None
         gaps = self._options.gaps and any(isinstance(value, Gap) for value in self._ahead.values)
         if (
@@ -203,7 +203,7 @@ class StreamDriver(RepoDriver[T]):
             self._given = bisect_left(ahead, key, self._given, key=str.encode)
             return
         error = self._error
-        of_record = isinstance(error, ProcessError) and error.rkey is not None
+        of_record = isinstance(error, ProcessError) and error.key is not None
         if (error is None or of_record) and self._walker.has_ahead(key):
             self._walker.skip_to(key)
         else:

@@ -23,29 +23,29 @@ Frame: TypeAlias = Run | Subtree
 
 
 def frames_of(
-    node: Node, rkeys: list[str], depth: int, lower: bytes, upper: bytes | None
+    node: Node, keys: list[str], depth: int, lower: bytes, upper: bytes | None
 ) -> list[Frame]:
     """Give the frames of what is in a node, the first of them last.
 
     Args:
         node: the node; it has keys.
-        rkeys: those as text.
+        keys: those as text.
         depth: the depth that it hangs at.
         lower: the key on its left, `b""` where there is none.
         upper: the key on its right.
     """
-    left, keys, values, trees = node
+    left, raw_keys, values, trees = node
     if left is None and not trees:
-        return [(rkeys, values)]
+        return [(keys, values)]
     frames: list[Frame] = []
-    end = len(keys)
+    end = len(raw_keys)
     for at in reversed(trees):
-        following = keys[at + 1] if at + 1 < len(keys) else upper
+        following = raw_keys[at + 1] if at + 1 < len(raw_keys) else upper
         if at + 1 < end:
-            frames.append((rkeys[at + 1 : end], values[at + 1 : end]))
-        frames.append((trees[at], depth - 1, keys[at], following))
+            frames.append((keys[at + 1 : end], values[at + 1 : end]))
+        frames.append((trees[at], depth - 1, raw_keys[at], following))
         end = at + 1
-    frames.append((rkeys[:end], values[:end]))
+    frames.append((keys[:end], values[:end]))
     if left is not None:
-        frames.append((left, depth - 1, lower, keys[0]))
+        frames.append((left, depth - 1, lower, raw_keys[0]))
     return frames

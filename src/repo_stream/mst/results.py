@@ -15,32 +15,32 @@ class Taken(NamedTuple, Generic[T]):
     """Records in key order, in columns.
 
     Attributes:
-        rkeys: their keys.
+        keys: their keys.
         cids: their CIDs, raw.
         values: what the processor made of them.
     """
 
-    rkeys: list[str]
+    keys: list[str]
     cids: list[bytes]
     values: list[T]
 
     def extend(self, more: Taken[T]) -> None:
         """Add records that come after these."""
-        self.rkeys.extend(more.rkeys)
+        self.keys.extend(more.keys)
         self.cids.extend(more.cids)
         self.values.extend(more.values)
 
     def cut(self, start: int, end: int | None = None) -> Taken[T]:
         """Give the records from index `start` to before `end`."""
-        return Taken(self.rkeys[start:end], self.cids[start:end], self.values[start:end])
+        return Taken(self.keys[start:end], self.cids[start:end], self.values[start:end])
 
     def pairs(self) -> list[tuple[str, T]]:
         """Return each record as a pair of key and value."""
-        return list(zip(self.rkeys, self.values, strict=True))
+        return list(zip(self.keys, self.values, strict=True))
 
     def outputs(self) -> list[Output[T]]:
         """Return each record with its CID."""
-        return [Output(rkey, Cid(cid), value) for rkey, cid, value in zip(*self, strict=True)]
+        return [Output(key, Cid(cid), value) for key, cid, value in zip(*self, strict=True)]
 
 
 class Gap(NamedTuple):
@@ -48,7 +48,7 @@ class Gap(NamedTuple):
 
     Attributes:
         cid: the block that is missing.
-        rkey: the key of the record that it is; `None` where it is a node, and with it a subtree of
+        key: the key of the record that it is; `None` where it is a node, and with it a subtree of
             keys that nobody here knows.
         after: a key before the gap: of a subtree the key that it hangs to the right of, of a record
             the one that the walk came by last. `None` where there is none.
@@ -58,7 +58,7 @@ class Gap(NamedTuple):
     """
 
     cid: Cid
-    rkey: str | None
+    key: str | None
     after: str | None
     before: str | None
 
@@ -67,14 +67,24 @@ class Output(NamedTuple, Generic[T]):
     """One record of a repo.
 
     Attributes:
-        rkey: its full path in the repo, `collection/record-key`.
+        key: its full path in the repo, `collection/rkey`.
         cid: the CID of its block.
-        data: what the processor made of it.
+        value: what the processor made of it.
     """
 
-    rkey: str
+    key: str
     cid: Cid
-    data: T
+    value: T
+
+    @property
+    def collection(self) -> str:
+        """The NSID of its collection, the part of the key before the slash."""
+        return self.key.partition("/")[0]
+
+    @property
+    def rkey(self) -> str:
+        """Its record key, the part of the key after the slash."""
+        return self.key.partition("/")[2]
 
 
 class TreeNode(NamedTuple):
@@ -95,11 +105,11 @@ class Present(NamedTuple):
     """The repo has a record with this key. Its block need not be here.
 
     Attributes:
-        rkey: the key.
+        key: the key.
         cid: the record's CID.
     """
 
-    rkey: str
+    key: str
     cid: Cid
 
 
@@ -107,12 +117,12 @@ class Absent(NamedTuple):
     """The repo has no record with this key: two others are neighbours, with nothing in between.
 
     Attributes:
-        rkey: the key that is not there.
+        key: the key that is not there.
         after: the key before the place where it would be; `None` at the beginning of the repo.
         before: the key after it; `None` at the end.
     """
 
-    rkey: str
+    key: str
     after: str | None
     before: str | None
 

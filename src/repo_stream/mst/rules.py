@@ -64,23 +64,23 @@ def open_carefully(subtree: Subtree, block: bytes, limits: Limits) -> list[Frame
     """Do what `open_node` does, whatever the node, and name the first fault."""
     cid, depth, lower, upper = subtree
     node = decode_node(block, cid, limits)
-    left, keys, _values, trees = node
-    if not keys:
+    left, raw_keys, _values, trees = node
+    if not raw_keys:
         return _open_without_keys(subtree, left)
     if depth is None:
-        depth = _root_depth(cid, keys[0], limits)
+        depth = _root_depth(cid, raw_keys[0], limits)
     lowest, beyond = DEPTH_BOUNDS[depth]
-    if (key := first_outside(keys, lowest, beyond)) is not None:
-        raise WrongDepth(cid=Cid(cid), key=key, depth=key_depth(key), expected=depth)
-    if keys[0] <= lower or (upper is not None and keys[-1] >= upper):
-        raise _out_of_range(cid, keys, lower, upper)
+    if (raw_key := first_outside(raw_keys, lowest, beyond)) is not None:
+        raise WrongDepth(cid=Cid(cid), key=raw_key, depth=key_depth(raw_key), expected=depth)
+    if raw_keys[0] <= lower or (upper is not None and raw_keys[-1] >= upper):
+        raise _out_of_range(cid, raw_keys, lower, upper)
     try:
-        rkeys = [*map(bytes.decode, keys)]
+        keys = [*map(bytes.decode, raw_keys)]
     except UnicodeDecodeError as error:
         raise InvalidKey(cid=Cid(cid), key=bytes(error.object), reason="is not UTF-8") from error
     if depth == 0 and (left is not None or trees):
         raise ChildBelowLeaf(cid=Cid(cid))
-    return frames_of(node, rkeys, depth, lower, upper)
+    return frames_of(node, keys, depth, lower, upper)
 
 
 def _root_depth(cid: bytes, key: bytes, limits: Limits) -> int:
@@ -130,22 +130,22 @@ def open_ordinary(subtree: Subtree, block: bytes, limits: Limits) -> list[Frame]
     node = decode_node_fast(block, limits)
     if node is None:
         return None
-    left, keys, _values, trees = node
-    if not keys:
+    left, raw_keys, _values, trees = node
+    if not raw_keys:
         return None
     _cid, depth, lower, upper = subtree
     if depth is None:
-        depth = key_depth(keys[0])
+        depth = key_depth(raw_keys[0])
         if depth > limits.mst_depth:
             return None
     if depth == 0 and (left is not None or trees):
         return None
-    if first_outside(keys, *DEPTH_BOUNDS[depth]) is not None:
+    if first_outside(raw_keys, *DEPTH_BOUNDS[depth]) is not None:
         return None
-    if keys[0] <= lower or (upper is not None and keys[-1] >= upper):
+    if raw_keys[0] <= lower or (upper is not None and raw_keys[-1] >= upper):
         return None
     try:
-        rkeys = [*map(bytes.decode, keys)]
+        keys = [*map(bytes.decode, raw_keys)]
     except UnicodeDecodeError:
         return None
-    return frames_of(node, rkeys, depth, lower, upper)
+    return frames_of(node, keys, depth, lower, upper)

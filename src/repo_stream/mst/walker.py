@@ -136,11 +136,11 @@ class Walker(Generic[T]):
         while stack:
             frame = stack[-1]
             if len(frame) == 2:
-                rkeys, cids = frame
-                if at := bisect_left(rkeys, key, key=str.encode):
-                    stack[-1:] = [(rkeys[at:], cids[at:])] if at < len(rkeys) else []
+                keys, cids = frame
+                if at := bisect_left(keys, key, key=str.encode):
+                    stack[-1:] = [(keys[at:], cids[at:])] if at < len(keys) else []
                     self.pass_by(cids[:at])
-                if at < len(rkeys):
+                if at < len(keys):
                     return
             elif frame[1] is None or self._ranges.may_hold(frame[2], frame[3]):
                 return  # the root is opened whatever is wanted, as when the walk began
@@ -150,12 +150,12 @@ class Walker(Generic[T]):
 
     def skip_record(self) -> tuple[str, bytes]:
         """Leave out the record that the walk stands before; give its key and CID."""
-        rkeys, cids = cast("Run", self._stack[-1])
-        self._stack[-1:] = [(rkeys[1:], cids[1:])] if len(rkeys) > 1 else []
+        keys, cids = cast("Run", self._stack[-1])
+        self._stack[-1:] = [(keys[1:], cids[1:])] if len(keys) > 1 else []
         self.error = None
-        self._last = rkeys[0]
+        self._last = keys[0]
         self.pass_by(cids[:1])
-        return rkeys[0], cids[0]
+        return keys[0], cids[0]
 
     def take_keys(
         self, blocks: Blocks[T], n: int, arrivals: Arrivals | None = None
@@ -170,30 +170,30 @@ class Walker(Generic[T]):
         stack, raw = self._stack, blocks.raw
         if arrivals is None:
             arrivals = Arrivals()
-        rkeys_out: list[str] = []
+        keys_out: list[str] = []
         cids_out: list[bytes] = []
-        with _Taking(self, rkeys_out, arrivals):
-            while stack and (room := n - len(rkeys_out)):
+        with _Taking(self, keys_out, arrivals):
+            while stack and (room := n - len(keys_out)):
                 frame = stack[-1]
                 if len(frame) == 2:
-                    rkeys, cids = frame
-                    rkeys_out += rkeys[:room]
+                    keys, cids = frame
+                    keys_out += keys[:room]
                     cids_out += cids[:room]
-                    stack[-1:] = [(rkeys[room:], cids[room:])] if len(rkeys) > room else []
+                    stack[-1:] = [(keys[room:], cids[room:])] if len(keys) > room else []
                 elif arrivals.next == frame[0]:
                     stack[-1:] = self._opened(frame, arrivals.data[arrivals.at])
                     arrivals.nodes.append(arrivals.at)
                     arrivals.at += 1
                 elif (block := raw.get(frame[0])) is not None:
                     stack[-1:] = self._opened(frame, block)
-                    self._note(frame[0], len(rkeys_out))
+                    self._note(frame[0], len(keys_out))
                 elif frame[0] in blocks.processed:
                     raise _no_node(frame[0])
                 else:
                     break
-        if rkeys_out:
-            self._last = rkeys_out[-1]
-        return rkeys_out, cids_out
+        if keys_out:
+            self._last = keys_out[-1]
+        return keys_out, cids_out
 
     def take(self, blocks: Blocks[T], n: int) -> Taken[T]:
         """Walk on as far as `blocks` allow and take up to `n` records.
@@ -209,12 +209,12 @@ class Walker(Generic[T]):
             # In so many frames are as many records, unless nodes have none that are wanted. To
             # remember all of a long stack takes 1.05 of the whole time of a walk in place.
             under = max(len(self._stack) - max(n, 1), 0)
-            with _Taking(self, taken.rkeys, under=under):
+            with _Taking(self, taken.keys, under=under):
                 self._take(blocks, n, taken, under)
-            if taken.rkeys or not under or len(self._stack) > under:
+            if taken.keys or not under or len(self._stack) > under:
                 break
-        if taken.rkeys:
-            self._last = taken.rkeys[-1]
+        if taken.keys:
+            self._last = taken.keys[-1]
         return taken
 
     def _take(self, blocks: Blocks[T], n: int, taken: Taken[T], under: int) -> None:
@@ -229,15 +229,15 @@ class Walker(Generic[T]):
         find, find_raw = finder(processed), finder(raw)
         any_processed = len(processed) > 0  # none are in place, where looking for each is in vain
         limits, ranges, opened = self._limits, self._ranges, self.opened
-        rkeys_out, cids_out, values_out = taken
+        keys_out, cids_out, values_out = taken
         room = n
         while room and len(stack) > under:
             frame = stack[-1]
             if len(frame) == 2:
-                rkeys, cids = frame
-                if len(rkeys) > room:
-                    stack[-1] = (rkeys[room:], cids[room:])
-                    stack.append((rkeys[:room], cids[:room]))
+                keys, cids = frame
+                if len(keys) > room:
+                    stack[-1] = (keys[room:], cids[room:])
+                    stack.append((keys[:room], cids[:room]))
                     continue
                 if any_processed:
                     try:
@@ -245,16 +245,16 @@ class Walker(Generic[T]):
                     except KeyError:
                         del values_out[n - room :]
                     else:
-                        rkeys_out += rkeys
+                        keys_out += keys
                         cids_out += cids
-                        room -= len(rkeys)
+                        room -= len(keys)
                         stack.pop()
                         continue
                 if not self._process_run(frame, find_raw, taken):
                     run = cast("Run", stack[-1])
                     if not self._take_singly(run, blocks, taken):
                         return
-                room = n - len(rkeys_out)
+                room = n - len(keys_out)
             else:
                 block = raw.get(frame[0])
                 if block is None:
@@ -276,12 +276,12 @@ class Walker(Generic[T]):
 
         Its records are processed in C, which takes 0.9 of the time of a walk that does so singly.
         """
-        rkeys, cids = run
+        keys, cids = run
         try:
             blocks = [*find(cids)]
         except KeyError:
             return False
-        rkeys_out, cids_out, values = taken
+        keys_out, cids_out, values = taken
         known = len(values)
         failure: Exception | None = None
         try:
@@ -289,32 +289,32 @@ class Walker(Generic[T]):
         except Exception as error:  # noqa: BLE001 - raised below, with its key
             failure = error
         done = len(values) - known
-        if done == len(rkeys):
-            rkeys_out += rkeys
+        if done == len(keys):
+            keys_out += keys
             cids_out += cids
             self._stack.pop()
             return True
         # Those before a failure are there.
-        rkeys_out += rkeys[:done]
+        keys_out += keys[:done]
         cids_out += cids[:done]
-        self._stack[-1] = rkeys[done:], cids[done:]
+        self._stack[-1] = keys[done:], cids[done:]
         if failure is not None:
-            raise _failed(failure, rkeys[done], cids[done]) from failure
+            raise _failed(failure, keys[done], cids[done]) from failure
         return False  # by `StopIteration` a processor ends it early, and nothing is raised
 
     def _take_singly(self, run: Run, blocks: Blocks[T], taken: Taken[T]) -> bool:
         """Take the run on top record by record; say whether all of it was there."""
-        rkeys, cids = run
-        for at, (rkey, cid) in enumerate(zip(rkeys, cids, strict=True)):
+        keys, cids = run
+        for at, (key, cid) in enumerate(zip(keys, cids, strict=True)):
             try:
-                value = self._value(blocks, rkey, cid)
+                value = self._value(blocks, key, cid)
             except KeyError:
-                self._stack[-1] = (rkeys[at:], cids[at:])
+                self._stack[-1] = (keys[at:], cids[at:])
                 return False
             except RepoStreamError:
-                self._stack[-1] = (rkeys[at:], cids[at:])
+                self._stack[-1] = (keys[at:], cids[at:])
                 raise
-            taken.rkeys.append(rkey)
+            taken.keys.append(key)
             taken.cids.append(cid)
             taken.values.append(value)
         self._stack.pop()
@@ -330,10 +330,10 @@ class Walker(Generic[T]):
             NodeError, LimitExceeded, ProcessError: when the walk stands before the fault.
         """
         taken: Taken[T] = Taken([], [], [])
-        with _Taking(self, taken.rkeys, arrivals):
+        with _Taking(self, taken.keys, arrivals):
             self._take_along(arrivals, blocks, n, taken)
-        if taken.rkeys:
-            self._last = taken.rkeys[-1]
+        if taken.keys:
+            self._last = taken.keys[-1]
         return taken
 
     def _take_along(self, arrivals: Arrivals, blocks: Blocks[T], n: int, taken: Taken[T]) -> None:
@@ -345,22 +345,22 @@ class Walker(Generic[T]):
         stack = self._stack
         cids_in, data_in = arrivals.cids, arrivals.data
         process, limits, ranges = self._process, self._limits, self._ranges
-        rkeys_out, cids_out, values_out = taken
+        keys_out, cids_out, values_out = taken
         room = n
         at, end = arrivals.at, len(cids_in)
         try:
             while stack and room:
                 frame = stack[-1]
                 if len(frame) == 2:
-                    rkeys, cids = frame
+                    keys, cids = frame
                     count = len(cids)
                     after = at + count
                     if count > room or after > end:
                         count = min(room, end - at)
                         after = at + count
                         if count and cids_in[at:after] == cids[:count]:
-                            stack[-1] = (rkeys[count:], cids[count:])
-                            stack.append((rkeys[:count], cids[:count]))
+                            stack[-1] = (keys[count:], cids[count:])
+                            stack.append((keys[:count], cids[:count]))
                             continue
                     elif cids_in[at:after] == cids:
                         try:  # noqa: SIM105 - `suppress` takes 1.06 of the whole time of a stream
@@ -368,21 +368,21 @@ class Walker(Generic[T]):
                         except Exception:  # noqa: BLE001, S110 - it comes again, with its key
                             pass
                         # By `StopIteration` a processor ends it early, and nothing is raised.
-                        if len(values_out) == len(rkeys_out) + count:
-                            rkeys_out += rkeys
+                        if len(values_out) == len(keys_out) + count:
+                            keys_out += keys
                             cids_out += cids
                             room -= count
                             at = after
                             stack.pop()
                             continue
-                        del values_out[len(rkeys_out) :]
+                        del values_out[len(keys_out) :]
                     arrivals.at = at
                     try:
                         if not self._take_either(frame, arrivals, blocks, room, taken):
                             return
                     finally:
                         at = arrivals.at
-                    room = n - len(rkeys_out)
+                    room = n - len(keys_out)
                 elif at < end and cids_in[at] == frame[0]:
                     frames = open_node(frame, data_in[at], limits)
                     stack[-1:] = frames if ranges is None else self._within(ranges, frames)
@@ -390,7 +390,7 @@ class Walker(Generic[T]):
                     at += 1
                 elif (block := blocks.raw.get(frame[0])) is not None:
                     stack[-1:] = self._opened(frame, block)
-                    self._note(frame[0], len(rkeys_out))
+                    self._note(frame[0], len(keys_out))
                 elif frame[0] in blocks.processed:
                     raise _no_node(frame[0])
                 else:
@@ -402,23 +402,23 @@ class Walker(Generic[T]):
         self, run: Run, arrivals: Arrivals, blocks: Blocks[T], room: int, taken: Taken[T]
     ) -> bool:
         """Take records of the run on top one by one, from either side; say whether any was."""
-        rkeys, cids = run
+        keys, cids = run
         done = 0
         try:
-            for rkey, cid in zip(rkeys[:room], cids[:room], strict=True):
+            for key, cid in zip(keys[:room], cids[:room], strict=True):
                 if arrivals.next == cid:
-                    value = self._processed(arrivals.data[arrivals.at], rkey, cid)
+                    value = self._processed(arrivals.data[arrivals.at], key, cid)
                     arrivals.at += 1
                 elif cid in blocks:
-                    value = self._value(blocks, rkey, cid)
+                    value = self._value(blocks, key, cid)
                 else:
                     break
-                taken.rkeys.append(rkey)
+                taken.keys.append(key)
                 taken.cids.append(cid)
                 taken.values.append(value)
                 done += 1
         finally:
-            self._stack[-1:] = [(rkeys[done:], cids[done:])] if done < len(rkeys) else []
+            self._stack[-1:] = [(keys[done:], cids[done:])] if done < len(keys) else []
         return done > 0
 
     def take_items(
@@ -454,11 +454,11 @@ class Walker(Generic[T]):
         try:
             self._take_either(run, arrivals, blocks, room, taken)
         except RepoStreamError:
-            if not taken.rkeys:
+            if not taken.keys:
                 raise  # else it is raised when the walk stands before it, which is next
-        if taken.rkeys:
-            self._last = taken.rkeys[-1]
-        return [Output(rkey, Cid(cid), value) for rkey, cid, value in zip(*taken, strict=True)]
+        if taken.keys:
+            self._last = taken.keys[-1]
+        return [Output(key, Cid(cid), value) for key, cid, value in zip(*taken, strict=True)]
 
     def _node_items(
         self, subtree: Subtree, arrivals: Arrivals, blocks: Blocks[T], records: int
@@ -488,16 +488,16 @@ class Walker(Generic[T]):
         if self.opened is not None:
             self.opened.append((node, records))
 
-    def _value(self, blocks: Blocks[T], rkey: str, cid: bytes) -> T:
+    def _value(self, blocks: Blocks[T], key: str, cid: bytes) -> T:
         if cid in blocks.processed:
             return blocks.processed[cid]
-        return self._processed(blocks.raw[cid], rkey, cid)
+        return self._processed(blocks.raw[cid], key, cid)
 
-    def _processed(self, block: bytes, rkey: str, cid: bytes) -> T:
+    def _processed(self, block: bytes, key: str, cid: bytes) -> T:
         try:
             return self._process(block)
         except Exception as error:
-            raise _failed(error, rkey, cid) from error
+            raise _failed(error, key, cid) from error
 
     def wanted(self, blocks: Blocks[T], n: int, *, records: bool = True) -> list[bytes]:
         """Name up to `n` blocks that are not at hand, in the order in which the walk needs them.
@@ -574,16 +574,16 @@ class Walker(Generic[T]):
         """Give the error that says which block the walk stands before."""
         frame = self._stack[-1]
         if len(frame) == 2:
-            return MissingBlock(cid=Cid(frame[1][0]), kind="record", rkey=frame[0][0])
-        return MissingBlock(cid=Cid(frame[0]), kind="node", rkey=None)
+            return MissingBlock(cid=Cid(frame[1][0]), kind="record", key=frame[0][0])
+        return MissingBlock(cid=Cid(frame[0]), kind="node", key=None)
 
     def gap(self) -> Gap:
         """Leave out the record or the subtree that the walk stands before, as it is missing."""
         frame = self._stack[-1]
         if len(frame) == 2:
             after = self._last
-            rkey, cid = self.skip_record()
-            return Gap(Cid(cid), rkey, after, self._following(rkey))
+            key, cid = self.skip_record()
+            return Gap(Cid(cid), key, after, self._following(key))
         self._stack.pop()
         self.error = None
         cid, _depth, lower, upper = frame
@@ -592,20 +592,20 @@ class Walker(Generic[T]):
             Cid(cid), None, lower.decode() or None, None if upper is None else upper.decode()
         )
 
-    def _following(self, rkey: str) -> str | None:
+    def _following(self, key: str) -> str | None:
         """Give the key that comes after another in its node, or after that node.
 
         How far nodes ahead have been opened, for their blocks to be fetched, does not matter: what
         lies between two such keys is of less depth.
         """
-        depth = key_depth(rkey.encode())
-        stop = self._wanted_ranges.stop_after(rkey.encode())
+        depth = key_depth(key.encode())
+        stop = self._wanted_ranges.stop_after(key.encode())
         for frame in reversed(self._stack):
-            key = frame[0][0].encode() if len(frame) == 2 else frame[3]
-            if key is None or (stop is not None and key >= stop):
+            next_key = frame[0][0].encode() if len(frame) == 2 else frame[3]
+            if next_key is None or (stop is not None and next_key >= stop):
                 return None
-            if key_depth(key) >= depth:
-                return key.decode()
+            if key_depth(next_key) >= depth:
+                return next_key.decode()
         return None
 
     @property
@@ -657,34 +657,34 @@ class Walker(Generic[T]):
         wanted: list[Frame] = []
         for frame in frames:
             if len(frame) == 2:
-                rkeys, cids = frame
-                spans = [*ranges.spans(rkeys)]
-                wanted.extend([(rkeys[span], cids[span]) for span in reversed(spans)])
-                self._leave_out(rkeys, cids, spans)
+                keys, cids = frame
+                spans = [*ranges.spans(keys)]
+                wanted.extend([(keys[span], cids[span]) for span in reversed(spans)])
+                self._leave_out(keys, cids, spans)
             elif ranges.may_hold(frame[2], frame[3]):
                 wanted.append(frame)
             else:
                 self._pass_subtree(frame)
         return wanted
 
-    def _leave_out(self, rkeys: list[str], cids: list[bytes], spans: list[slice]) -> None:
+    def _leave_out(self, keys: list[str], cids: list[bytes], spans: list[slice]) -> None:
         """Remember the keys beside the ranges, and what is named between and around them."""
         ranges = cast("KeyRanges", self._ranges).ranges
         if not ranges:
             return
         first, beyond = ranges[0][0], ranges[-1][1]
         after, before = self._outer
-        below = bisect_left(rkeys, first, key=str.encode)
-        if below and (after is None or after < rkeys[below - 1]):
-            after = rkeys[below - 1]
+        below = bisect_left(keys, first, key=str.encode)
+        if below and (after is None or after < keys[below - 1]):
+            after = keys[below - 1]
         if beyond is not None:
-            above = bisect_left(rkeys, beyond, key=str.encode)
-            if above < len(rkeys) and (before is None or before > rkeys[above]):
-                before = rkeys[above]
+            above = bisect_left(keys, beyond, key=str.encode)
+            if above < len(keys) and (before is None or before > keys[above]):
+                before = keys[above]
         self._outer = after, before
         if self.passing is not None:
             end = 0
-            for span in (*spans, slice(len(rkeys), None)):
+            for span in (*spans, slice(len(keys), None)):
                 self.pass_by(cids[end : span.start])
                 end = span.stop
 
@@ -744,9 +744,9 @@ def _keep_only(table: Table[Any], cids: Iterable[bytes]) -> None:
     table.update(kept)
 
 
-def _failed(error: Exception, rkey: str, cid: bytes) -> ProcessError:
+def _failed(error: Exception, key: str, cid: bytes) -> ProcessError:
     message = f"the block processor raised {type(error).__name__}: {error}"
-    return ProcessError(message, rkey=rkey, cid=Cid(cid))
+    return ProcessError(message, key=key, cid=Cid(cid))
 
 
 def _no_node(cid: bytes) -> MalformedNode:

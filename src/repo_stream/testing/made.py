@@ -302,7 +302,7 @@ def made_records(
         collections: The share of each collection, precise to a thousandth of the repo.
 
     Yields:
-        The key (`collection/record-key`) and the block of each record.
+        The key (`collection/rkey`) and the block of each record.
 
     Raises:
         ValueError: If `count` is negative, or if the shares are not positive numbers.

@@ -276,7 +276,7 @@ def key_height(key: str | bytes) -> int:
     """Find the layer of the tree a key lives in.
 
     Args:
-        key: The repo path, `collection/record-key`.
+        key: The repo path, `collection/rkey`.
 
     Returns:
         How many pairs of zero bits the SHA-256 digest of the key starts with: 0 for three keys in
@@ -554,7 +554,7 @@ def build_repo(
     """Build a repo and keep all its parts.
 
     Args:
-        records: The record at each key (`collection/record-key`), in any order: a value that
+        records: The record at each key (`collection/rkey`), in any order: a value that
             `encode` takes, or a `RawRecord`. Keys are not checked.
         did: The account.
         rev: The revision, a TID.
@@ -608,7 +608,7 @@ def build_car(
     """Build a repo and write it as a CAR file.
 
     Args:
-        records: The record at each key (`collection/record-key`), in any order: a value that
+        records: The record at each key (`collection/rkey`), in any order: a value that
             `encode` takes, or a `RawRecord`. Keys are not checked.
         did: The account.
         rev: The revision, a TID.
