@@ -18,6 +18,7 @@ from repo_stream import (
     DriverBuilder,
     Gap,
     Output,
+    ProcessError,
     RepoDriver,
     StoreClosed,
     TreeNode,
@@ -317,3 +318,22 @@ async def test_items_that_a_cancelled_call_had_taken_go_with_the_stream(how: str
             await stop.run(lambda: driver.next_items(3))
         with pytest.raises(StoreClosed):
             await driver.next_items(5)
+
+
+@EVERY_WAY
+async def test_items_before_a_record_that_fails_come_first(way: str) -> None:
+    bad = OUTPUTS[-2]
+
+    def process(block: bytes) -> bytes:
+        if block == bad.value:
+            raise ValueError("made to fail")
+        return block
+
+    expected = ITEMS[: ITEMS.index(next(one for one in OUTPUTS if one.value == bad.value))]
+    async with driver_of(way, REPO.to_car(), BUILDER.with_block_processor(process)) as driver:
+        found: list[Any] = []
+        with pytest.raises(ProcessError) as raised:
+            while some := await driver.next_items(7):
+                found += some
+    assert found == expected
+    assert isinstance(raised.value.__cause__, ValueError)
