@@ -1,4 +1,50 @@
-"""How much of a stranger's file is too much: the bounds, their defaults, and the reasons."""
+"""What is checked of a file from strangers, and `Limits`, which bounds how much it may take.
+
+Each check below raises one of the errors that stand behind it. If a limit belongs to it, the limit
+is given with its default: a field of `Limits`, unless it says otherwise.
+
+The CAR file (https://ipld.io/specs/transport/car/carv1/):
+
+- The file is a CARv1 with a canonical header: `NotACar`, `UnsupportedCarVersion`, `BadCarHeader`;
+  and the header is not too long: `LimitExceeded`, `header_bytes=65536`.
+- The header names a root that can be a commit: `MissingRoot`, `BadRoot`.
+- Length prefixes are minimal, and sections contain a CID: `BadVarint`, `EmptySection`,
+  `BadSectionCid`.
+- The file ends where a section ends: `TruncatedCar`, and for `CarDecoder` also `CarTrailingData`.
+- Every block has the hash that its CID claims: `CidMismatch`. `verify_cids=False` turns this off.
+- No block is too large: `LimitExceeded`, `block_bytes=2097152`.
+- The file is not too large, in bytes and in blocks: `LimitExceeded`, `car_bytes=None`,
+  `blocks=None`. Both are off by default.
+- A file that is read again has not changed: `CarChanged`.
+
+The commit (https://atproto.com/specs/repository#commit-objects):
+
+- It is in the file, of version 3, complete and canonical: `MissingCommit`, `BadCommit`. It has
+  8,192 bytes at most, always.
+- The account's key signed it: `BadSignature`, `UnsupportedKey`. This is checked only if you call
+  `Commit.verify_signature`. Until then a repo is consistent, but anyone could have made it.
+
+The tree (https://atproto.com/specs/repository#mst-structure):
+
+- Nodes are canonical DAG-CBOR with exactly their fields: `MalformedNode`, `BadNodeLink`.
+- A node does not have too many entries: `LimitExceeded`, `node_entries=8192`.
+- Shared prefixes exist and are minimal: `NodePrefixTooLong`, `NodePrefixNotMinimal`.
+- Keys are text: `InvalidKey`; and not too long: `LimitExceeded`, `key_bytes=1024`.
+- Keys are in order, in a node and across nodes: `KeyOutOfOrder`, `KeyOutOfRange`.
+- Keys are at the depth that their hash demands: `WrongDepth`, `ChildBelowLeaf`; and the tree is not
+  too deep: `LimitExceeded`, `mst_depth=40`.
+- No node is needlessly empty: `EmptyNode`, `BareRoot`.
+- Every block that the tree names is in the file: `MissingBlock`.
+
+What is written:
+
+- A store does not take too much of the disk: `MaxSizeExceeded`, `max_stored_mb=10240` of
+  `DiskBuilder`.
+- `order_car` writes little more than it reads: `LimitExceeded`, `repeated_bytes=67108864`.
+
+Not checked: whether records follow their lexicons, and whether the two parts of a key have the
+characters that the specification allows.
+"""
 
 from __future__ import annotations
 
@@ -13,34 +59,37 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds on untrusted input; whatever is over one raises `LimitExceeded` and names it.
+    """Limits on untrusted input. Anything larger is a `LimitExceeded`, which names the limit.
 
-    All of them are checked before memory is taken, so that a length that a file merely claims
-    costs nothing. `None` turns a bound off, where the type allows it.
+    All limits are checked before memory is taken, so a length that a file merely claims costs
+    nothing. `None` turns a limit off, if its type allows that.
 
     Attributes:
-        header_bytes: the CAR header. A header with its one root has 58 bytes; 64 KiB leave room
-            for some 1,500 roots.
-        block_bytes: one block, its CID included. 2 MiB is the bound of other CAR readers; records
-            and nodes of real repos stay under 1 MiB.
-        car_bytes: the whole CAR, off by default. Set it where accounts are strangers: it is what
-            one repo can cost in transfer and hashing.
-        blocks: blocks in the CAR, off by default. Blocks of a few bytes cost far more memory than
-            they have bytes.
-        mst_depth: the depth of the tree's root. Depth 40 takes a key with 80 leading zero bits,
-            more than anybody can search for; a repo of a billion records has a depth of 15.
-        node_entries: entries in one MST node. Four are usual; 8,192 take keys made to collide.
-        key_bytes: one record key, checked before a shared prefix is expanded: a node of 1 MB can
-            otherwise spell out 4 GiB of keys. Collection and record key together stay under 830.
-        repeated_bytes: how far `order_car` may write more than it has read. It writes a record at
-            each key that names it, and a million keys can name one record of 2 MiB.
+        header_bytes: bytes of the CAR header. A header with its one root has 58 bytes; 64 KiB have
+            room for some 1,500 roots.
+        block_bytes: bytes of one block, its CID included. Other CAR readers allow 2 MiB, too;
+            records and nodes of real repos are smaller than 1 MiB.
+        car_bytes: bytes of the whole CAR, off by default. Set it if accounts are strangers: it
+            limits what one repo can cost in transfer and hashing.
+        blocks: blocks in the CAR, off by default. Blocks of a few bytes each take far more memory
+            than they have bytes.
+        mst_depth: the depth of the tree's root. A depth of 40 needs a key whose hash starts with 80
+            zero bits, more than anyone can search for; a repo of a billion records has a depth of
+            15.
+        node_entries: entries in one MST node. Four are usual; 8,192 need keys that were made to
+            collide.
+        key_bytes: bytes of one key, checked before a shared prefix is expanded: otherwise a node of
+            1 MB could spell out 4 GiB of keys. A valid collection and rkey together have fewer than
+            830.
+        repeated_bytes: how many bytes more `order_car` may write than it has read. It writes a
+            record at each key that names it, and a million keys can name one record of 2 MiB.
+
+    Raises:
+        ValueError: if a limit is negative.
 
     Example:
         >>> Limits(car_bytes=256 * 1024 * 1024).car_bytes
         268435456
-
-    Raises:
-        ValueError: where a bound is negative.
     """
 
     header_bytes: int = 64 * KIB

@@ -1,31 +1,32 @@
-"""The README: its Python runs, its commands are one each, its tables leave nothing out."""
+"""The README: its programs run, its commands exist, and it is short."""
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import re
-from collections.abc import Callable, Generator, Iterator
+import tomllib
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
 from typing import Any
 
+import cbor2
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
-import repo_stream
-from repo_stream import DiskBuilder, Limits, RepoStreamError
-from repo_stream._face import public_names
+from repo_stream import BadSignature
 from repo_stream.cli import main
 from repo_stream.store.budget import Budget
-from repo_stream.testing import build_car
-from repo_stream.testing.car_server import CarServer
-from support import ROOT, walk
+from repo_stream.testing import CarServer, RawRecord, build_car, made_records
+from support import ROOT, SAMPLE, walk
+from support.keys import did_key, signer
 from support.readme import PYTHON, README, blocks, section
 
-RECORDS = {
-    f"app.bsky.feed.post/3jzfcijpj2z2{end}": {"$type": "app.bsky.feed.post", "text": end * 10}
-    for end in "abcdefg"
-}
+# The records of the sample repo, as tests/cars/README.md says that they were made.
+BLOCKS = dict(made_records(500))
+RECORDS: dict[str, dict[str, Any]] = {key: cbor2.loads(block) for key, block in BLOCKS.items()}
+FEW = sorted(RECORDS)[:7]
+ACCOUNT = "did:plc:ewvi7nxzyoun6zhxrhs64oiz"
 
 
 def execute(block: str) -> dict[str, Any]:
@@ -34,24 +35,53 @@ def execute(block: str) -> dict[str, Any]:
     return names
 
 
-def table(title: str) -> str:
-    return "\n".join(line for line in section(title).splitlines() if line.startswith("|"))
-
-
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty directory to run in, with the repo that the README speaks of."""
+    """A directory to run in, with the sample repo where the README has it and copies it."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "repo.car").write_bytes(build_car(RECORDS))
+    sample = SAMPLE.read_bytes()
+    for name in "tests/cars/sample.car", "repo.car":
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sample)
     return tmp_path
 
 
+class Network(CarServer):
+    """A server that stands in for the network: PLC directory and PDS in one.
+
+    Attributes:
+        key: the account's signing key, a `did:key`, which its DID document names.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.private = ec.generate_private_key(ec.SECP256K1())
+        self.key = did_key(self.private)
+
+    def _document(self, did: str) -> object:
+        method = {"id": f"{did}#atproto", "publicKeyMultibase": self.key.removeprefix("did:key:")}
+        document: Any = super()._document(did)
+        return document | {"verificationMethod": [method]}
+
+    def serve_repo_of(self, did: str) -> None:
+        """Serve a repo under the account of the README, whichever account it is of."""
+        car = build_car(
+            {key: RawRecord(BLOCKS[key]) for key in FEW}, did=did, sign=signer(self.private)
+        )
+        self.serve(car, did=ACCOUNT, chunked=True)
+
+
 @pytest.fixture
-def network() -> Iterator[str]:
-    """The URL of a server that stands in for the network: PLC directory and PDS in one."""
-    with CarServer() as server:
-        server.serve(build_car(RECORDS), did="did:plc:ewvi7nxzyoun6zhxrhs64oiz", chunked=True)
-        yield server.url
+def network() -> Iterator[Network]:
+    with Network() as server:
+        server.serve_repo_of(ACCOUNT)
+        yield server
+
+
+def account_example(network: Network) -> str:
+    (block,) = blocks(section("From an account"), "python")
+    return block.replace("https://plc.directory", network.url)
 
 
 WAYS = ["in memory", "through the disk"]
@@ -71,6 +101,9 @@ def going(way: str) -> Generator[None]:
         yield
 
 
+# --- Programs -----------------------------------------------------------------------------------
+
+
 def test_every_python_block_is_found() -> None:
     assert len(PYTHON) == README.count("```python")
     assert len(PYTHON) >= 5
@@ -78,23 +111,46 @@ def test_every_python_block_is_found() -> None:
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("block", PYTHON)
-def test_python_block_runs(block: str, network: str) -> None:
+def test_python_block_runs(block: str, network: Network) -> None:
     for way in WAYS:
         with going(way):
-            execute(block.replace("https://plc.directory", network))
+            execute(block.replace("https://plc.directory", network.url))
 
 
-@pytest.mark.parametrize(
-    "example", blocks(section("From an account to its records"), "python"), ids=["httpx", "aiohttp"]
-)
-def test_account_leads_to_its_records(
-    example: str, network: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("here")
+def test_first_example_prints_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,), (shown,) = (blocks(section("Use it"), kind) for kind in ("python", "text"))
     for way in WAYS:
         with going(way):
-            execute(example.replace("https://plc.directory", network))
+            execute(example)
         printed = capsys.readouterr().out.splitlines()
-        assert [line.split()[0] for line in printed] == sorted(RECORDS), way
+        assert [line.split()[0] for line in printed[1:]] == sorted(RECORDS), way
+        for line, whole in zip(shown.splitlines(), printed, strict=False):
+            start, cut, _ = line.partition("...")
+            assert whole.startswith(start) if cut else whole == start, way
+
+
+def test_account_leads_to_its_records(network: Network, capsys: pytest.CaptureFixture[str]) -> None:
+    for way in WAYS:
+        with going(way):
+            execute(account_example(network))
+        printed = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in printed] == FEW, way
+
+
+def test_account_example_refuses_the_repo_of_another_account(network: Network) -> None:
+    network.serve_repo_of("did:plc:another")
+    with pytest.raises(ValueError, match="the server sent the repo of did:plc:another"):
+        execute(account_example(network))
+
+
+def test_account_example_refuses_the_signature_of_another_key(
+    network: Network, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network.key = did_key(ec.generate_private_key(ec.SECP256K1()))
+    with pytest.raises(BadSignature):
+        execute(account_example(network))
+    assert capsys.readouterr().out == ""
 
 
 async def test_example_of_a_test_passes() -> None:
@@ -102,36 +158,31 @@ async def test_example_of_a_test_passes() -> None:
     await execute(block)["test_lengths"](build_car)
 
 
-@pytest.mark.usefixtures("here")
-def test_example_gives_every_record_in_order(capsys: pytest.CaptureFixture[str]) -> None:
-    examples = blocks(section("Use it"), "python")
-    assert len(examples) == 2
-    for example, way in product(examples, WAYS):
-        with going(way):
-            execute(example)
-        commit, *records = capsys.readouterr().out.splitlines()
-        assert commit.startswith("did:plc:")
-        assert [line.split()[0] for line in records] == sorted(RECORDS), way
-
-
-async def test_custom_processor_gives_what_it_says(here: Path) -> None:
-    (block,) = blocks(section("Your own processors"), "python")
-    for way in WAYS:
-        with going(way):
-            outputs = await walk(str(here / "repo.car"), execute(block)["builder"])
-        assert [output.value.kind for output in outputs] == ["app.bsky.feed.post"] * len(RECORDS)
-
-
-@pytest.mark.parametrize("library", ["msgspec", "pydantic"])
-async def test_recipe_gives_what_it_says(here: Path, library: str) -> None:
-    (block,) = (it for it in blocks(section("Ready processors"), "python") if library in it)
+async def test_lazy_processor_makes_what_it_says(here: Path) -> None:
+    block, _ = blocks(section("Your own types"), "python")
     names = execute(block)
     for way in WAYS:
         with going(way):
             outputs = await walk(str(here / "repo.car"), names["builder"])
         assert [output.value for output in outputs] == [
-            names["Post"](text=value["text"]) for value in RECORDS.values()
-        ]
+            names["Post"](value["text"], value.get("langs", []))
+            if value["$type"] == "app.bsky.feed.post"
+            else None
+            for value in RECORDS.values()
+        ], way
+
+
+async def test_custom_processor_makes_what_it_says(here: Path) -> None:
+    _, block = blocks(section("Your own types"), "python")
+    for way in WAYS:
+        with going(way):
+            outputs = await walk(str(here / "repo.car"), execute(block)["builder"])
+        assert [output.value.kind for output in outputs] == [
+            value["$type"] for value in RECORDS.values()
+        ], way
+
+
+# --- Commands -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("title", ["Try it", "Test it"])
@@ -140,6 +191,16 @@ def test_section_has_one_command(title: str) -> None:
     assert len(block.splitlines()) == 1
     assert block.startswith("python3.11 -m venv ")
     assert ";" not in block, "a command that fails must not be passed over"
+
+
+def test_install_names_extras_that_exist() -> None:
+    (block,) = blocks(section("Install"), "sh")
+    extras = re.fullmatch(r'pip install "\.\[([a-z,]+)\]"\n', block)
+    assert extras is not None
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    known = project["optional-dependencies"].keys()
+    assert set(extras[1].split(",")) <= known
+    assert [name for name in known if f"`{name}`" not in section("Install")] == []
 
 
 def test_try_it_shows_what_it_prints(
@@ -152,50 +213,56 @@ def test_try_it_shows_what_it_prints(
     assert capsys.readouterr().out == shown
 
 
-def errors(accept: Callable[[type[RepoStreamError]], bool]) -> set[str]:
-    public = (getattr(repo_stream, name) for name in public_names("repo_stream"))
-    return {
-        kind.__name__
-        for kind in public
-        if isinstance(kind, type) and issubclass(kind, RepoStreamError) and accept(kind)
-    }
+def help_of(*command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    return capsys.readouterr().out
 
 
-def named(text: str) -> set[str]:
-    return set(re.findall(r"`(\w+)`", text))
+def test_table_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = re.findall(r"^\| `repo-stream (\w+)", section("The command"), re.MULTILINE)
+    known = re.findall(r"^    (\w+)", help_of(capsys=capsys), re.MULTILINE)
+    assert listed == known
 
 
-def test_every_error_is_explained() -> None:
-    explained = named(section("Errors")) | named(section("What is checked"))
-    assert errors(lambda _: True) <= explained
+def test_options_that_are_named_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    text = section("The command")
+    commands = set(re.findall(r"`repo-stream (\w+) CAR", text))
+    known = "".join(help_of(command, capsys=capsys) for command in commands)
+    named = set(re.findall(r"(?<=`)--[a-z-]+", text))
+    assert named
+    assert [option for option in sorted(named) if option not in known] == []
 
 
-def test_error_table_names_every_family() -> None:
-    families = errors(lambda kind: kind.__base__ is RepoStreamError or bool(kind.__subclasses__()))
-    assert families <= named(section("Errors"))
+# --- The text -----------------------------------------------------------------------------------
 
 
-def test_tables_name_no_error_that_is_not_there() -> None:
-    first_column = re.findall(r"^\| (`\w+`.*?) \|", table("Errors"), re.MULTILINE)
-    second_column = re.findall(r"^\|[^|]*\|([^|]*)\|", table("What is checked"), re.MULTILINE)
-    assert first_column
-    assert second_column
-    assert named(" ".join(first_column + second_column)) <= errors(lambda _: True)
+@pytest.mark.parametrize(
+    "path", ["README.md", "benches/README.md", "tests/README.md", "tests/cars/README.md"]
+)
+def test_linked_files_and_headings_exist(path: str) -> None:
+    page = ROOT / path
+    for link in re.findall(r"\]\(([^):]+)\)", page.read_text("utf-8")):
+        file, _, heading = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), link
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE)
+            assert heading in {title.lower().replace(" ", "-") for title in headings}, link
 
 
-def test_every_limit_is_listed_with_its_default() -> None:
-    defaults = [f"{field.name}={field.default}" for field in dataclasses.fields(Limits)]
-    defaults.append(f"max_stored_mb={DiskBuilder().max_stored_mb}")
-    listed = table("What is checked")
-    assert [default for default in defaults if default not in listed] == []
+def test_readme_is_two_screens_and_a_reference() -> None:
+    assert len(README.split()) <= 2_500
 
 
-def test_linked_files_exist() -> None:
-    links = re.findall(r"\]\(([^):]+)\)", README)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+def test_readme_shows_records_before_it_speaks_of_trees() -> None:
+    words = ("Merkle", "MST", "node", "proof")
+    start, found, _ = README.partition("## Use it")
+    assert found
+    shown = re.sub(r"^```.*?^```$", "", start, flags=re.MULTILINE | re.DOTALL)
+    assert [word for word in words if word in shown] == []
 
 
-def test_prose_takes_ten_minutes_to_read() -> None:
-    prose = re.sub(r"^```.*?^```$|^\|.*?$", "", README, flags=re.MULTILINE | re.DOTALL)
-    assert len(prose.split()) <= 2_400
+def test_readme_uses_no_heading_twice() -> None:
+    headings = re.findall(r"^## (.*)$", README, re.MULTILINE)
+    assert [one for one, other in itertools.pairwise(sorted(headings)) if one == other] == []
