@@ -23,6 +23,7 @@ from repo_stream.errors import (
     RepoStreamError,
 )
 from repo_stream.ipld.cid import Cid
+from repo_stream.keys import parse_key, parse_start
 from repo_stream.mst.blocks import Blocks
 from repo_stream.mst.commit import Commit
 from repo_stream.mst.ranges import KeyRanges
@@ -249,25 +250,28 @@ class RepoDriver(Generic[T]):
             self._items += items
         return True
 
-    async def seek(self, key: str) -> None:
-        """Go on from a key, before or behind: the first with it or after it comes next.
+    async def seek(self, key: str | bytes) -> None:
+        r"""Go on from a key, forward or back: the first key that is equal or greater comes next.
 
-        It brings back a walk that has ended, and goes past an error, which comes again where it is
-        still in the way. Outside the builder's key ranges there is still nothing.
+        This restarts a walk that has ended, and goes past an error, which is raised again if it is
+        still in the way. Keys outside the builder's key ranges are still left out.
 
         Args:
-            key: a full key, `collection/rkey`, or the beginning of one; it need not be
-                there.
+            key: a key or the beginning of one, such as `app.bsky.feed.post/3k`, `app.bsky.feed.`
+                or `""`; no record has to have it. It can also be the `at://` URI of a record, a
+                collection or the account. Bytes can be any key or beginning at all.
 
         Raises:
-            DiskError: where the store had failed or was handed on.
+            ValueError: if `key` is text that no key begins with, such as an rkey without its
+                collection, or a URI of another account; see `get`.
+            DiskError: if the store has failed or was handed on.
 
         Example:
             >>> async def after(driver: RepoDriver[bytes], key: str) -> list[tuple[str, bytes]]:
-            ...     await driver.seek(key + chr(0))
+            ...     await driver.seek(key.encode() + b"\0")
             ...     return await driver.next_chunk() or []
         """
-        start = key.encode()
+        start = parse_start(key, self.commit.did).encode()
         with self._guard:
             await self._turn.pause_if_over()
             if isinstance(self._error, DiskError):
@@ -275,21 +279,29 @@ class RepoDriver(Generic[T]):
             await self._go_to(start)
             self._error = self._trace = None
 
-    async def get(self, key: str) -> Output[T] | None:
-        """Give one record, wherever the walk stands and whatever its key ranges are.
+    async def get(self, key: str | bytes) -> Output[T] | None:
+        """Return one record, whatever the position of the walk and the builder's key ranges.
 
-        An error is raised, whatever `with_on_error` says.
+        Errors are raised, whatever `with_on_error` says.
+
+        Args:
+            key: the key of the record, `collection/rkey`, or its URI, `at://DID/collection/rkey`.
+                Bytes can be any key at all: some repos have keys that break the rules.
 
         Returns:
-            The record, or `None` where the tree proves that the repo has none with that key.
+            The record, or `None` if the tree proves that the repo has none with that key.
 
         Raises:
-            NodeError, LimitExceeded: where a node on the way breaks a rule.
-            IncompleteRange: where the file does not hold a node on the way, as in a slice.
-            MissingBlock: where it does not hold the record.
-            ProcessError: where the processor failed on the record.
-            DiskError: where the store fails.
+            ValueError: if `key` is text that is not a key, such as an rkey without its collection,
+                or if it is a URI that does not name the DID of this repo: that of another account,
+                or one with a handle.
+            NodeError, LimitExceeded: if a node on the way breaks a rule.
+            IncompleteRange: if a node on the way is not in the CAR, as in a slice.
+            MissingBlock: if the record is not in the CAR.
+            ProcessError: if the processor failed on the record.
+            DiskError: if the store fails.
         """
+        key = parse_key(key, self.commit.did)
         with self._guard:
             await self._gather()
             walker = self._new_walker(KeyRanges.key(key.encode()))
@@ -302,35 +314,44 @@ class RepoDriver(Generic[T]):
             await self._turn.pause_if_over()
         return taken.outputs()[0] if taken.keys else None
 
-    async def prove(self, key: str) -> Present | Absent:
-        """Say whether the repo has a record with a key, by the nodes that lead there.
+    async def prove(self, key: str | bytes) -> Present | Absent:
+        """Return whether the repo has a record with a key, proven by the nodes that lead there.
 
         The records themselves are not needed. Together with the commit's signature
-        (`Commit.verify_signature`) it proves the account's own word, whoever gave you the CAR.
+        (`Commit.verify_signature`), this proves what the account has published, whoever made the
+        CAR.
+
+        Args:
+            key: a key, or the URI of a record; see `get`.
 
         Raises:
-            IncompleteRange: where a node on the way is not in the CAR, as in a slice; it names the
-                node that would be needed.
-            NodeError, LimitExceeded: where a node on the way breaks a rule.
-            DiskError: where the store fails.
+            ValueError: if `key` is not a key, or a URI of another account; see `get`.
+            IncompleteRange: if a node on the way is not in the CAR, as in a slice. The error has
+                the CID of that node.
+            NodeError, LimitExceeded: if a node on the way breaks a rule.
+            DiskError: if the store fails.
         """
-        keys, after, before = await self._proven(key, key + "\0")
+        key = parse_key(key, self.commit.did)
+        keys, after, before = await self._proven(KeyRanges.key(key.encode()), key, key + "\0")
         return Present(*keys[0]) if keys else Absent(key, after, before)
 
     async def prove_range(self, start: str = "", stop: str | None = None) -> RangeProof:
-        """List the keys from `start` to before `stop`, sure that there are no others.
+        """List the keys from `start` to before `stop`, with the proof that there are no others.
 
-        All of them are held at once; the builder's key ranges do not matter. A range that ends
-        where it starts is proven by no node, and names no key.
+        All of them are held in memory at once. The builder's key ranges do not matter. No node is
+        needed for an empty range, and the proof of one names no key.
+
+        Args:
+            start: the first key, or the beginning of one, or any other text, but no URI.
+            stop: the first key beyond the range; `None` for the end of the repo.
 
         Raises:
-            ValueError: where `stop` comes before `start`.
+            ValueError: if `stop` is less than `start`, or if one of them is an `at://` URI.
             IncompleteRange, NodeError, LimitExceeded, DiskError: as in `prove`.
         """
-        return await self._proven(start, stop)
+        return await self._proven(KeyRanges.of(start, stop), start, stop)
 
-    async def _proven(self, start: str, stop: str | None) -> RangeProof:
-        ranges = KeyRanges.of(start, stop)
+    async def _proven(self, ranges: KeyRanges, start: str, stop: str | None) -> RangeProof:
         if not ranges.ranges:
             return RangeProof([], None, None)
         with self._guard:
@@ -349,10 +370,14 @@ class RepoDriver(Generic[T]):
                 await self._turn.pause_if_over()
             return RangeProof(keys, *walker.outer)
 
-    async def collections(self) -> list[str]:
-        """List the collections that have records within the key ranges, in the order of their keys.
+    async def collections(self, *, whole_repo: bool = False) -> list[str]:
+        """List the collections that have records, in the order of their keys.
 
-        It looks for the first key of each and never walks through one.
+        This looks up the first key of each collection and skips the rest.
+
+        Args:
+            whole_repo: list all collections of the repo, not only those within the builder's key
+                ranges.
 
         Raises:
             NodeError, MissingBlock, LimitExceeded, DiskError: as in `next_chunk`, for nodes alone.
@@ -360,7 +385,8 @@ class RepoDriver(Generic[T]):
         names: list[str] = []
         with self._guard:
             await self._gather()
-            walker = self._new_walker(self._options.key_ranges)
+            ranges = KeyRanges() if whole_repo else self._options.key_ranges
+            walker = self._new_walker(ranges)
             blocks = self._own_blocks()
             while not walker.done:
                 keys, _cids = walker.take_keys(blocks, 1)

@@ -1,7 +1,7 @@
-"""Which keys of a repo are wanted: ranges of keys, and what of a tree lies within them.
+"""Which keys of a repo are wanted: ranges of keys, and which parts of a tree lie within them.
 
-Keys are compared as bytes, which is the order of the tree; of text that is its order by code
-points.
+Keys are compared as bytes, which is the order of the tree. Text is in the same order by its code
+points, since a key is UTF-8.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+from repo_stream.keys import parse_bound, parse_collection
 
 __all__ = ["KeyRanges"]
 
@@ -18,56 +20,63 @@ _Range = tuple[bytes, bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class KeyRanges:
-    """Half-open ranges `(start, stop)` of keys, in order and apart; a stop of `None` is the end.
+    """Half-open ranges `(start, stop)` of keys; a stop of `None` is the end of all keys.
 
-    `KeyRanges.of` and its siblings make them; the constructor takes what is in that form already.
+    They are in order and do not touch. `KeyRanges.of` and its siblings see to that; the constructor
+    relies on it.
     """
 
     ranges: tuple[_Range, ...] = ((b"", None),)
 
     @classmethod
     def of(cls, start: str | None, stop: str | None) -> KeyRanges:
-        """Take the keys from `start` to before `stop`; `None` leaves that side open.
+        """Return the range from `start` to before `stop`; `None` leaves that side open.
 
         Raises:
-            ValueError: where `stop` comes before `start`.
+            ValueError: if `stop` is less than `start`, or if one of them is an `at://` URI.
         """
-        first = (start or "").encode()
-        beyond = None if stop is None else stop.encode()
+        first = parse_bound(start or "").encode()
+        beyond = None if stop is None else parse_bound(stop).encode()
         if beyond is not None and beyond < first:
-            raise ValueError(f"a range ends where it starts or after it, not {stop!r} < {start!r}")
+            raise ValueError(f"a range cannot end before it starts: {stop!r} < {start!r}")
         return cls.joined([(first, beyond)])
 
     @classmethod
     def prefixes(cls, prefixes: Iterable[str]) -> KeyRanges:
-        """Take the keys that start with any of some texts."""
-        return cls.joined((start := prefix.encode(), _after(start)) for prefix in prefixes)
+        """Return the ranges of the keys that start with any of `prefixes`.
+
+        Raises:
+            ValueError: if a prefix is an `at://` URI.
+        """
+        starts = [parse_bound(prefix).encode() for prefix in prefixes]
+        return cls.joined((start, _after(start)) for start in starts)
 
     @classmethod
     def collections(cls, names: Iterable[object]) -> KeyRanges:
-        """Take the keys of some collections.
+        """Return the ranges of the keys of some collections.
+
+        Args:
+            names: NSIDs such as `app.bsky.feed.post`, and wildcards such as `app.bsky.feed.*`.
 
         Raises:
-            TypeError: where a name is no text.
-            ValueError: where a name is empty or has a slash.
+            TypeError: if a name is not a string.
+            ValueError: if a name is neither an NSID nor a wildcard.
         """
         prefixes: list[str] = []
         for name in names:
             if not isinstance(name, str):
-                raise TypeError(f"collections are named one by one, each by text, not {name!r}")
-            if not name or "/" in name:
-                raise ValueError(f"a collection is named by its NSID, not {name!r}")
-            prefixes.append(name + "/")
+                raise TypeError(f"the name of a collection is a string, not {name!r}")
+            prefixes.append(parse_collection(name))
         return cls.prefixes(prefixes)
 
     @classmethod
     def key(cls, key: bytes) -> KeyRanges:
-        """Take one key."""
+        """Return the range that holds one key."""
         return cls(((key, key + b"\0"),))
 
     @classmethod
     def joined(cls, ranges: Iterable[_Range]) -> KeyRanges:
-        """Put ranges in order, and those that touch together; empty ones fall away."""
+        """Sort ranges, join those that touch or overlap, and drop empty ones."""
         joined: list[_Range] = []
         for start, stop in sorted(ranges, key=lambda each: each[0]):
             if stop is not None and stop <= start:
@@ -81,11 +90,11 @@ class KeyRanges:
 
     @property
     def everything(self) -> bool:
-        """Whether no key is left out."""
+        """Whether all keys are within the ranges."""
         return self.ranges == ((b"", None),)
 
     def __and__(self, other: KeyRanges) -> KeyRanges:
-        """Take the keys that are in both."""
+        """Return the ranges of the keys that are in both."""
         return KeyRanges.joined(
             (max(start, other_start), _sooner(stop, other_stop))
             for start, stop in self.ranges
@@ -93,13 +102,16 @@ class KeyRanges:
         )
 
     def starting_at(self, key: bytes) -> KeyRanges:
-        """Take those from `key` on."""
+        """Return what is left of the ranges from `key` on."""
         return self & KeyRanges(((key, None),))
 
     def may_hold(self, lower: bytes, upper: bytes | None) -> bool:
-        """Say whether a key between two others can be wanted; `None` is the end of all keys.
+        """Return whether a key between two others can be wanted.
 
-        No key is empty, but whoever asks for the empty one wants to know what comes after it.
+        Args:
+            lower: a key that is not asked about itself; empty for the beginning of all keys, which
+                is asked about (no key is empty, but a proof may be wanted for the empty one).
+            upper: the first key beyond; `None` for the end of all keys.
         """
         if lower:
             lower += b"\0"  # the first key after it
@@ -109,13 +121,13 @@ class KeyRanges:
         return at < len(self.ranges) and (upper is None or self.ranges[at][0] < upper)
 
     def stop_after(self, key: bytes) -> bytes | None:
-        """Give the first key beyond the range that holds `key`; `None` where it has no end."""
+        """Return the end of the range that holds `key`; `None` if it has no end."""
         at = bisect_right(self.ranges, key, key=lambda each: each[0])
         return self.ranges[at - 1][1]
 
     def spans(self, keys: Sequence[str]) -> Iterator[slice]:
-        """Give the parts of `keys`, which are in order, that are wanted."""
-        # Of a thousand ranges few meet the keys of one node.
+        """Yield the slices of `keys`, which are sorted, that are wanted."""
+        # There may be a thousand ranges, few of which overlap the keys of one node.
         at = bisect_right(self.ranges, keys[0].encode(), key=lambda each: each[0])
         last = keys[-1].encode()
         for start, stop in self.ranges[max(at - 1, 0) :]:
@@ -128,7 +140,8 @@ class KeyRanges:
 
 
 def _after(prefix: bytes) -> bytes | None:
-    """Give the first key after all that start with a prefix, which is UTF-8 and so has no 0xff."""
+    """Return the first key after all that start with `prefix`; `None` if there is no such key."""
+    # No byte of UTF-8 is 0xff, so the last one can be increased.
     return prefix[:-1] + bytes([prefix[-1] + 1]) if prefix else None
 
 
