@@ -1,0 +1,235 @@
+"""Keys of records, and how a caller writes them.
+
+A key is the full path of a record in its repo, `collection/rkey`:
+https://atproto.com/specs/repository. The collection is an NSID, and the rkey a record key. What a
+caller passes is text, which may be a key, its `at://` URI, or a mistake, such as an rkey without
+its collection. These functions return the key that is meant, or raise a `ValueError` that says what
+is wrong and what the right form is.
+
+Two decisions follow from what can be in a repo:
+
+- A server may accept keys that break the rules for NSIDs and rkeys; in a tree, a key is any UTF-8
+  that is not empty. So the two parts of a key are not checked, only that there are two. A key of
+  any other form can be passed as bytes, which are not checked at all. URIs are, since only NSIDs
+  and rkeys can be written in them.
+- Keys are compared byte by byte, and nothing is normalized: no case of an NSID's authority is
+  changed, and no percent-encoding of a URI is decoded. (In their normalized form, neither is
+  needed.)
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+__all__ = [
+    "is_nsid",
+    "is_rkey",
+    "parse_bound",
+    "parse_collection",
+    "parse_key",
+    "parse_start",
+]
+
+_SCHEME: Final = "at://"
+
+_AUTHORITY_LENGTH: Final = 253  # with a name of 63, an NSID has 317 at most
+_SEGMENT: Final = "[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+_TOP: Final = rf"(?![0-9]){_SEGMENT}"
+_NSID: Final = re.compile(rf"({_TOP}(?:\.{_SEGMENT})+)\.[a-zA-Z][a-zA-Z0-9]{{0,62}}")
+# The part before `.*`: one segment of an authority, or more.
+_GROUP: Final = re.compile(rf"{_TOP}(?:\.{_SEGMENT})*")
+_RKEY: Final = re.compile(r"[a-zA-Z0-9._:~-]{1,512}")
+# Less than an NSID, but more than its first segment, which an rkey could be.
+_BEGINNING_OF_NSID: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*(?:\.[a-zA-Z0-9-]*)+")
+
+
+def is_nsid(text: str) -> bool:
+    """Return whether a text is an NSID, as collections have: https://atproto.com/specs/nsid.
+
+    Example:
+        >>> is_nsid("app.bsky.feed.post")
+        True
+        >>> is_nsid("bsky.app")
+        False
+    """
+    match = _NSID.fullmatch(text)
+    return match is not None and len(match[1]) <= _AUTHORITY_LENGTH
+
+
+def is_rkey(text: str) -> bool:
+    """Return whether a text is a valid record key: https://atproto.com/specs/record-key.
+
+    Example:
+        >>> is_rkey("3jzfcijpj2z2a"), is_rkey("self"), is_rkey("..")
+        (True, True, False)
+    """
+    return bool(_RKEY.fullmatch(text)) and text not in {".", ".."}
+
+
+def parse_key(text: str | bytes, did: str | None = None) -> str:
+    """Return the key that a caller means.
+
+    Args:
+        text: a key, `collection/rkey`; or the URI of a record, `at://DID/collection/rkey`
+            (https://atproto.com/specs/at-uri-scheme); or as bytes, any key as it is in the tree.
+        did: the account of the repo, which a URI has to name; `None` to allow any.
+
+    Raises:
+        ValueError: if `text` is none of that, or if it is a URI that names another account, or its
+            account by a handle, which cannot be compared with a DID.
+
+    Example:
+        >>> parse_key("app.bsky.actor.profile/self")
+        'app.bsky.actor.profile/self'
+        >>> parse_key("at://did:web:example.com/app.bsky.actor.profile/self", "did:web:example.com")
+        'app.bsky.actor.profile/self'
+    """
+    if isinstance(text, bytes):
+        return text.decode()
+    if text.startswith(_SCHEME):
+        collection, rkey = _parse_uri(text, did)
+        if not rkey:
+            named = "a collection" if collection else "an account"
+            raise ValueError(f"{text!r} is not the URI of a record but of {named}; {_URI_FORM}")
+        return f"{collection}/{rkey}"
+    if reason := _why_not_key(text):
+        raise ValueError(f"{text!r} is not a key: {reason}; {_KEY_FORM}")
+    return text
+
+
+def parse_start(text: str | bytes, did: str | None = None) -> str:
+    """Return the text from which a walk has to start: the first key that is not less comes next.
+
+    Args:
+        text: a key, or the beginning of one, such as `app.bsky.feed.post/3k` or `app.bsky.feed.`;
+            empty for the beginning of the repo. Without a slash, it has to be the beginning of an
+            NSID and have a period, or it could be an rkey whose collection was forgotten. Or the
+            URI of a record, a collection or an account; or as bytes, anything.
+        did: see `parse_key`.
+
+    Raises:
+        ValueError: if `text` is none of that, or a URI that `parse_key` would refuse.
+
+    Example:
+        >>> parse_start("at://did:web:example.com/app.bsky.feed.post")
+        'app.bsky.feed.post/'
+    """
+    if isinstance(text, bytes):
+        return text.decode()
+    if text.startswith(_SCHEME):
+        collection, rkey = _parse_uri(text, did)
+        return f"{collection}/{rkey}" if collection else ""
+    if text and "/" not in text and not _BEGINNING_OF_NSID.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is not the beginning of a key: without a slash, it has to be the beginning "
+            f"of a collection, such as app.bsky.; {_KEY_FORM}"
+        )
+    return text
+
+
+def parse_bound(text: str) -> str:
+    """Return a bound of a range of keys, or a prefix, which can be any text but a URI.
+
+    Raises:
+        ValueError: if `text` is an `at://` URI: keys do not begin with one.
+    """
+    if text.startswith(_SCHEME):
+        raise ValueError(
+            f"{text!r} is a URI; a bound or a prefix is a key or the beginning of one, such as "
+            f"{_EXAMPLE_COLLECTION}/3jzf"
+        )
+    return text
+
+
+def parse_collection(text: str) -> str:
+    """Return what the keys of some collections begin with.
+
+    Args:
+        text: the NSID of a collection; or the beginning of NSIDs with a `*` for the rest, which
+            follows a period or stands alone. It matches at any depth: `app.bsky.*` matches
+            `app.bsky.feed.post`.
+
+    Raises:
+        ValueError: if `text` is neither.
+
+    Example:
+        >>> parse_collection("app.bsky.feed.post"), parse_collection("app.bsky.*")
+        ('app.bsky.feed.post/', 'app.bsky.')
+    """
+    if is_nsid(text):
+        return f"{text}/"
+    if text == "*" or (text.endswith(".*") and _GROUP.fullmatch(text[:-2])):
+        return text[:-1]
+    raise ValueError(
+        f"{text!r} does not name a collection: {_why_not_collection(text)}; name one by its NSID, "
+        f"such as {_EXAMPLE_COLLECTION}, or several as in app.bsky.feed.*"
+    )
+
+
+# --- What is wrong --------------------------------------------------------------------------------
+
+_EXAMPLE_COLLECTION: Final = "app.bsky.feed.post"
+_KEY_FORM: Final = (
+    f"a key is collection/rkey, such as {_EXAMPLE_COLLECTION}/3jzfcijpj2z2a, or an at:// URI"
+)
+_URI_FORM: Final = "the URI of a record is at://DID/collection/rkey"
+
+
+def _parse_uri(uri: str, did: str | None) -> tuple[str, str]:
+    """Return the collection and the rkey in a URI; what is not there is empty."""
+    authority, *path = uri.removeprefix(_SCHEME).split("/")
+    if reason := _why_not_uri(authority, path):
+        raise ValueError(f"{uri!r} is not a valid at:// URI: {reason}; {_URI_FORM}")
+    if did is not None and authority != did:
+        if authority.startswith("did:"):
+            raise ValueError(f"{uri!r} names the account {authority}; this repo is of {did}")
+        raise ValueError(
+            f"{uri!r} names its account by the handle {authority}, which this repo, of {did}, does "
+            f"not know; use the DID instead"
+        )
+    collection, rkey, *_ = *path, "", ""
+    return collection, rkey
+
+
+def _why_not_uri(authority: str, path: list[str]) -> str | None:
+    if not authority:
+        return "it names no account"
+    if len(path) > 2 or "" in path:
+        return "it has a slash too many"
+    if path and not is_nsid(path[0]):
+        return f"{path[0]!r} is not an NSID"
+    if len(path) == 2 and not is_rkey(path[1]):
+        return f"{path[1]!r} is not an rkey"
+    return None
+
+
+def _why_not_key(text: str) -> str | None:
+    collection, slash, rkey = text.partition("/")
+    if not text:
+        return "it is empty"
+    if not slash:
+        return (
+            "it has no rkey" if is_nsid(text) else f"it has no collection, as in collection/{text}"
+        )
+    if "/" in rkey:
+        return "it has more than one slash"
+    if not collection:
+        return "its collection is empty"
+    if not rkey:
+        return "its rkey is empty"
+    return None
+
+
+def _why_not_collection(text: str) -> str:
+    if not text:
+        return "it is empty"
+    if "/" in text:
+        return "it has a slash"
+    if "*" in text.removesuffix("*"):
+        return "a * is allowed only at the end"
+    if text.endswith("*") and not text.endswith(".*"):
+        return "a * is allowed only after a period"
+    if text.count(".") < 2 and not text.endswith("*"):
+        return "an NSID has at least three parts"
+    return "it breaks the rules for NSIDs (https://atproto.com/specs/nsid)"
