@@ -59,7 +59,7 @@ def test_with_methods_add_up_to_the_constructor() -> None:
 
 
 def test_builder_keeps_error_handling_and_ranges_when_something_else_is_set() -> None:
-    builder = DriverBuilder().with_on_error("skip").with_prefix("a/")
+    builder = DriverBuilder().with_on_error("skip").with_prefix("a.b.c/")
     for changed in (
         builder.with_limits(Limits()),
         builder.with_mem_limit_mb(3),
@@ -67,7 +67,7 @@ def test_builder_keeps_error_handling_and_ranges_when_something_else_is_set() ->
         builder.with_block_processor(len),
     ):
         assert changed.on_error == "skip"
-        assert changed.key_ranges == DriverBuilder().with_collections("a").key_ranges
+        assert changed.key_ranges == DriverBuilder().with_collections("a.b.c").key_ranges
 
 
 def test_memory_limit_that_is_negative_is_refused() -> None:
@@ -102,15 +102,15 @@ def test_async_processor_is_refused() -> None:
             DriverBuilder(block_processor=processor)
 
 
-def test_collection_that_is_no_nsid_is_refused() -> None:
-    for name in ("", "a.b/c"):
-        with pytest.raises(ValueError, match="named by its NSID"):
-            DriverBuilder().with_collections(name)
+def test_collection_that_is_neither_an_nsid_nor_a_wildcard_is_refused() -> None:
+    for name in ("", "a.b/c", "app.bsky", "app.bsky.feed*"):
+        with pytest.raises(ValueError, match=r"app\.bsky\.feed\.post.*app\.bsky\.feed\.\*"):
+            DriverBuilder().with_collections("app.bsky.feed.like", name)
 
 
 def test_list_of_collections_is_refused() -> None:
     wrong: Any = ["com.example.a", "com.example.b"]
-    with pytest.raises(TypeError, match="one by one"):
+    with pytest.raises(TypeError, match="the name of a collection is a string, not \\["):
         DriverBuilder().with_collections(wrong)
 
 

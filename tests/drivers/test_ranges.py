@@ -14,12 +14,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repo_stream import Cid, DriverBuilder, Limits, MissingBlock, Output, RepoDriver
+from repo_stream import (
+    Absent,
+    Cid,
+    Commit,
+    DriverBuilder,
+    Limits,
+    MissingBlock,
+    Output,
+    Present,
+    RepoDriver,
+)
 from repo_stream.mst.blocks import Blocks
 from repo_stream.mst.ranges import KeyRanges
 from repo_stream.mst.walker import Walker
 from repo_stream.testing import Repo, build_repo
-from support import walk
+from support import pieces_of, walk
 from support.driving import BOTH_WAYS, driving, rest_of
 from support.slices import items_of, slice_of
 from support.strategies import EXAMPLES
@@ -30,6 +40,7 @@ REPO = build_repo({f"{NAMES[n % 4]}/{n:04}": {"n": n % 90} for n in range(600)})
 KEYS = list(REPO.records)
 LINKS = [(key, Cid(cid)) for key, cid in REPO.records.items()]
 ALL = [(key, REPO.blocks[cid]) for key, cid in REPO.records.items()]
+DID = Commit.decode(REPO.commit, Cid(REPO.commit_cid)).did
 
 
 def driver_of(
@@ -212,8 +223,16 @@ async def test_driver_gives_only_the_keys_of_its_ranges(mem_limit_mb: float) -> 
         (plain.with_prefix("no.such"), []),
         (plain.with_collections("a.b.c"), [p for p in ALL if p[0].startswith("a.b.c/")]),
         (
-            plain.with_collections("zz.top.x", "a.b.c", "no.such"),
+            plain.with_collections("zz.top.x", "a.b.c", "no.such.name"),
             [p for p in ALL if p[0].startswith(("a.b.c/", "zz.top.x/"))],
+        ),
+        (plain.with_collections("a.b.c.*"), [p for p in ALL if p[0].startswith("a.b.c.d/")]),
+        (plain.with_collections("a.*", "a.b.c"), [p for p in ALL if p[0].startswith("a.")]),
+        (plain.with_collections("zz.*", "no.*"), [p for p in ALL if p[0].startswith("zz.top.x/")]),
+        (plain.with_collections("*"), ALL),
+        (
+            plain.with_collections("*").with_collections("a.b.*").with_prefix("a.b.d"),
+            [p for p in ALL if p[0].startswith("a.b.d/")],
         ),
     ]:
         async with driver_of(mem_limit_mb, builder) as driver:
@@ -254,7 +273,7 @@ async def test_subtrees_outside_a_range_need_not_be_there(mem_limit_mb: float) -
 @BOTH_WAYS
 async def test_after_a_seek_come_the_keys_from_there_on(mem_limit_mb: float) -> None:
     async with driver_of(mem_limit_mb) as driver:
-        for key in [KEYS[300], KEYS[20], KEYS[20] + "x", "", "zzzz", "b", KEYS[-1]]:
+        for key in [KEYS[300], KEYS[20], KEYS[20] + "x", "", "zzz.", "b.", KEYS[-1]]:
             await driver.seek(key)
             assert await driver.next_chunk(10) == (since(key)[:10] or None)
             async for _ in driver:  # what it took ahead is gone with the next seek
@@ -313,7 +332,7 @@ async def test_get_gives_any_record_and_leaves_the_walk_alone(mem_limit_mb: floa
         for at in (0, 39, 40, 41, 599):
             output = await driver.get(KEYS[at])
             assert output == Output(KEYS[at], LINKS[at][1], ALL[at][1])
-        for absent in ("", "a", KEYS[3] + "0", "zzz/z"):
+        for absent in (b"", b"a", "a/b", KEYS[3] + "0", "zzz/z"):
             assert await driver.get(absent) is None
         assert found + await rest(driver) == ALL
         assert await driver.get(KEYS[7]) == Output(KEYS[7], LINKS[7][1], ALL[7][1])
@@ -341,12 +360,96 @@ async def test_collections_are_listed_without_reading_records(mem_limit_mb: floa
     async with driver_of(mem_limit_mb, builder, empty) as driver:
         expected = {key.split("/")[0]: None for key in KEYS if "a.b.c.d/" <= key < "z"}
         assert await driver.collections() == list(expected)
-    builder = DriverBuilder().with_collections("zz.top.x", "a.b.c", "no.such")
+    builder = DriverBuilder().with_collections("zz.top.x", "a.b.c", "no.such.name")
     async with driver_of(mem_limit_mb, builder, empty) as driver:
         assert await driver.collections() == ["a.b.c", "zz.top.x"]
-    odd = build_repo({"alone": {}, "a/b/c": {}, "alone.0/x": {}, "alone/x": {}, "/": {}})
-    async with driver_of(mem_limit_mb, repo=odd) as driver:
-        assert await driver.collections() == ["", "a", "alone.0", "alone"]
+        assert await driver.collections(whole_repo=True) == NAMES
+    async with driver_of(mem_limit_mb, repo=ODD) as driver:
+        assert await driver.collections() == ["", "a", "alone.0", "alone", "at:", "y"]
+
+
+# --- Keys, as a caller writes them ----------------------------------------------------------------
+
+
+# A tree takes keys that are not `collection/rkey`.
+ODD = build_repo(
+    {key: {} for key in ["alone", "a/b/c", "alone.0/x", "alone/x", "/", "at://x", "y/"]}
+)
+
+
+@BOTH_WAYS
+async def test_every_key_of_an_odd_repo_can_be_asked_for_as_bytes(mem_limit_mb: float) -> None:
+    keys = sorted(ODD.records)
+    async with driver_of(mem_limit_mb, repo=ODD) as driver:
+        for at, key in enumerate(keys):
+            cid = Cid(ODD.records[key])
+            assert await driver.get(key.encode()) == Output(key, cid, ODD.blocks[cid])
+            assert await driver.prove(key.encode()) == Present(key, cid)
+            await driver.seek(key.encode() + b"\0")
+            assert [k for k, _ in await driver.next_keys() or []] == keys[at + 1 :]
+        assert await driver.get(b"alon") is None
+        assert await driver.prove(b"at://y") == Absent("at://y", "at://x", "y/")
+
+
+@BOTH_WAYS
+async def test_uri_of_a_record_is_its_key(mem_limit_mb: float) -> None:
+    uri = f"at://{DID}/{KEYS[7]}"
+    async with driver_of(mem_limit_mb) as driver:
+        assert await driver.get(uri) == Output(KEYS[7], LINKS[7][1], ALL[7][1])
+        assert await driver.prove(uri) == Present(*LINKS[7])
+        assert await driver.get(uri + "0") is None
+        await driver.seek(uri)
+        assert await driver.next_chunk(5) == ALL[7:12]
+        await driver.seek(f"at://{DID}/a.b.d")
+        assert await driver.next_chunk(5) == since("a.b.d/")[:5]
+        await driver.seek(f"at://{DID}")
+        assert await driver.next_chunk(5) == ALL[:5]
+
+
+@BOTH_WAYS
+async def test_wrong_keys_are_errors_and_leave_the_walk_alone(mem_limit_mb: float) -> None:
+    other, handle = f"at://did:plc:other/{KEYS[7]}", f"at://alice.example.com/{KEYS[7]}"
+    async with driver_of(mem_limit_mb) as driver:
+        assert await driver.next_chunk(3) == ALL[:3]
+        for ask in (driver.get, driver.prove, driver.seek):
+            with pytest.raises(ValueError, match="a key is collection/rkey"):
+                await ask("0007")
+            with pytest.raises(ValueError, match=f"did:plc:other; this repo is of {DID}"):
+                await ask(other)
+            with pytest.raises(ValueError, match="use the DID"):
+                await ask(handle)
+        for look_up in (driver.get, driver.prove):
+            for wrong in ("", "a.b.c", "a.b.c/", "/0007", "a.b.c/d/e", f"at://{DID}/a.b.c"):
+                with pytest.raises(ValueError, match=r"collection/rkey"):
+                    await look_up(wrong)
+        assert await driver.next_chunk(3) == ALL[3:6]
+
+
+async def test_wrong_key_is_an_error_before_the_file_is_read_on() -> None:
+    async with DriverBuilder().stream_car(pieces_of(REPO.to_car(), 500)) as (_, driver):
+        read = driver.bytes_read
+        for ask in (driver.get, driver.prove, driver.seek):
+            with pytest.raises(ValueError, match="a key is collection/rkey"):
+                await ask("0007")
+        assert driver.bytes_read == read
+
+
+async def test_uri_is_no_bound_of_a_range() -> None:
+    uri = f"at://{DID}/{KEYS[7]}"
+    for bound in (
+        lambda: DriverBuilder().with_prefix(uri),
+        lambda: DriverBuilder().with_key_range(uri, None),
+        lambda: DriverBuilder().with_key_range(None, uri),
+    ):
+        with pytest.raises(ValueError, match="is a URI; a bound or a prefix"):
+            bound()
+    async with driver_of(16) as driver:
+        for start, stop in ((uri, None), ("", uri)):
+            with pytest.raises(ValueError, match="is a URI; a bound or a prefix"):
+                await driver.prove_range(start, stop)
+
+
+# --- Keys alone -----------------------------------------------------------------------------------
 
 
 @BOTH_WAYS

@@ -241,8 +241,8 @@ async def check_seeks(way: str, part: Slice) -> None:
         for turn, place in enumerate(places(part.repo)[::3] * 2):
             for _ in range(turn % 4):
                 await anext(driver, None)
-            await driver.seek(place)
-            await reference.seek(place)
+            await driver.seek(place.encode())
+            await reference.seek(place.encode())
             rest = await chunks(driver) if turn % 5 == 0 else await driver.next_chunk(5)
             wanted = await chunks(reference) if turn % 5 == 0 else await reference.next_chunk(5)
             assert rest == wanted

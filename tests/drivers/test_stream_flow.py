@@ -329,7 +329,7 @@ async def test_record_that_keys_inside_and_outside_the_ranges_share_is_given() -
     repo = build_repo(records)
     for order in ("stream", "export", "shuffled"):
         car = car_in(repo, order)
-        for builder in (BUILDER.with_collections("b"), BUILDER.with_collections("c")):
+        for builder in (BUILDER.with_prefix("b/"), BUILDER.with_prefix("c/")):
             wanted = (await in_memory(car, builder)).outputs
             assert len(wanted) == 90
             for limit, piece in ((0, 100), (16, 100), (16, 100_000)):
@@ -389,7 +389,7 @@ async def test_seeking_behind_the_walk_and_beyond_the_last_key() -> None:
                 for at in (102, 104, 103):
                     await driver.seek(KEYS[at])
                     assert await anext(driver) == EXPECTED[at]
-                await driver.seek("zzz")
+                await driver.seek("zzz.")
                 assert await driver.next_chunk() is None
                 await driver.seek("")
                 assert await rest_of(driver) == EXPECTED
@@ -442,9 +442,9 @@ def calls_of(driver: RepoDriver[Any]) -> list[Callable[[], Awaitable[object]]]:
         driver.__anext__,
         driver.collections,
         driver.prove_range,
-        lambda: driver.get("a"),
-        lambda: driver.prove("a"),
-        lambda: driver.seek("a"),
+        lambda: driver.get("a/b"),
+        lambda: driver.prove("a/b"),
+        lambda: driver.seek("a/"),
     ]
 
 

@@ -82,6 +82,8 @@ async def answer(driver: RepoDriver[Any], call: Call) -> object:
                 return comparable(await anext(driver, None))
             case "collections" | "prove_range":
                 return comparable(await getattr(driver, name)())
+            case "get" | "prove" | "seek":
+                return comparable(await getattr(driver, name)(argument.encode()))
             case _:
                 return comparable(await getattr(driver, name)(argument))
     except RepoStreamError as error:
@@ -128,7 +130,7 @@ def builders(draw: st.DrawFn) -> AnyBuilder:
         case "prefix":
             return builder.with_prefix(draw(KEYS)[:3])
         case "collections":
-            return builder.with_collections("app.bsky.feed.post", "a")
+            return builder.with_collections("app.bsky.feed.post", "a.*")
         case _:
             return builder
 

@@ -306,7 +306,7 @@ async def check_key(driver: RepoDriver[bytes], part: Slice, key: str) -> None:
     """What is proven of a key, and what `get` says, against the whole repo."""
     expected = proof_of(part, key)
     if isinstance(expected, Gap):
-        for asking in (driver.prove(key), driver.get(key)):
+        for asking in (driver.prove(key.encode()), driver.get(key.encode())):
             with pytest.raises(IncompleteRange) as caught:
                 await asking
             error = caught.value
@@ -324,19 +324,19 @@ async def check_key(driver: RepoDriver[bytes], part: Slice, key: str) -> None:
             assert (error.after or "") < key or error.after is None
             assert error.before is None or key < error.before
         return
-    proof = await driver.prove(key)
+    proof = await driver.prove(key.encode())
     assert proof == expected
     assert type(proof) is type(expected)
     cid = part.repo.records.get(key)
     if cid is None:
         assert isinstance(proof, Absent)
-        assert await driver.get(key) is None
+        assert await driver.get(key.encode()) is None
     elif cid in part.blocks:
         assert isinstance(proof, Present)
-        assert await driver.get(key) == Output(key, Cid(cid), part.repo.blocks[cid])
+        assert await driver.get(key.encode()) == Output(key, Cid(cid), part.repo.blocks[cid])
     else:
         with pytest.raises(MissingBlock) as missing:
-            await driver.get(key)
+            await driver.get(key.encode())
         assert not isinstance(missing.value, IncompleteRange)
         assert (missing.value.cid, missing.value.kind, missing.value.key) == (cid, "record", key)
 
