@@ -36,7 +36,7 @@ from repo_stream import (
     StoreUnavailable,
 )
 from repo_stream.car.decoder import write_section
-from repo_stream.store import database, places
+from repo_stream.store import places, sql
 from repo_stream.store.disk import Lease
 from repo_stream.store.log import LOG_START
 from repo_stream.testing import RawRecord, build_car, build_repo, write_car
@@ -405,10 +405,10 @@ async def test_store_is_usable_after_any_write_that_found_no_room(
 @pytest.mark.parametrize(
     ("operation", "order"),
     [
-        pytest.param("_put_places", "shuffled", id="put-places"),
-        pytest.param("_commit", "shuffled", id="commit"),
-        pytest.param("_places", "stream", id="places"),
-        pytest.param("_record", "stream", id="record-an-extent"),
+        pytest.param("put_places", "shuffled", id="put-places"),
+        pytest.param("commit", "shuffled", id="commit"),
+        pytest.param("places", "stream", id="places"),
+        pytest.param("record", "stream", id="record-an-extent"),
     ],
 )
 async def test_call_after_a_write_that_failed_misses_no_block(
@@ -416,7 +416,7 @@ async def test_call_after_a_write_that_failed_misses_no_block(
 ) -> None:
     """Of which SQLite may undo all that was put there before."""
     monkeypatch.setattr(places, "_ENTRY_COST", 1000)
-    real: Any = getattr(database, operation)
+    real: Any = getattr(sql, operation)
     repo = build_repo(
         {f"a/{n:04}": {"n": n} for n in range(3000)} | {f"b/{n:03}": {"n": n} for n in range(300)}
     )
@@ -433,7 +433,7 @@ async def test_call_after_a_write_that_failed_misses_no_block(
             calls += 1
             if calls != at:  # noqa: B023 - run at once
                 return await real(connection, *arguments)
-            if operation == "_put_places":
+            if operation == "put_places":
                 for _ in islice(cast("Iterator[object]", arguments[0]), 100):
                     pass
             await connection.rollback()
@@ -441,7 +441,7 @@ async def test_call_after_a_write_that_failed_misses_no_block(
             error.sqlite_errorcode = sqlite3.SQLITE_FULL
             raise error
 
-        monkeypatch.setattr(database, operation, fail)
+        monkeypatch.setattr(sql, operation, fail)
         async with TO_DISK.stream_car(pieces_of(car, 20_000)) as (_, driver):
             outcome = Outcome()
             await walk_to_the_end(driver, outcome, 100)

@@ -1,4 +1,4 @@
-"""How a memory limit is shared out."""
+"""How a memory limit is shared out, and so how full memory gets before blocks go to disk."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["Budget"]
 
 
 class Budget(NamedTuple):
-    """How a memory limit is shared out, in bytes.
+    """The shares of a memory limit, in bytes.
 
     Attributes:
-        piece: what is read from the source at a time.
-        cache: what SQLite may keep in memory.
-        released: what blocks may cost that a walk has let go of, before they go to disk.
-        places: what the places of blocks in a file may cost, before they go to disk.
-        write: what is written to the log at a time.
-        store: what the blocks in memory may cost. At the moment when that is reached, a piece is at
-            hand three times (as it was read, joined to what was left, and cut into blocks), and a
-            cache and a write are about to be needed, and what is written next to it; the limit has
-            to hold for all of them.
+        piece: how much is read from the source at a time.
+        cache: the size of SQLite's page cache.
+        released: what released blocks may cost before they go to disk: those that a walk has used.
+        places: what the places of blocks may cost before they go to disk.
+        write: how much is written to the log at a time.
+        store: what the blocks in memory may cost before they go to disk. When that is reached,
+            there are three copies of a piece (as it was read, joined to what was left over, and cut
+            into blocks), and memory is about to be needed for the cache and for two writes (the
+            blocks, and their bytes joined). All of them have to fit within the limit.
     """
 
     piece: int
@@ -36,7 +36,7 @@ class Budget(NamedTuple):
     store: int
 
     @classmethod
-    @lru_cache(maxsize=8)  # whoever reads many small repos has them all within one limit
+    @lru_cache(maxsize=8)  # a program that reads many small repos has one limit for all of them
     def of(cls, mem_limit_mb: float) -> Budget:
         """Share out a limit given in MiB."""
         limit = int(min(mem_limit_mb * MIB, sys.maxsize))
@@ -45,7 +45,7 @@ class Budget(NamedTuple):
         released = min(max(limit // 16, MIB // 16), MIB // 2)
         write = min(max(limit // 32, MIB // 4), WRITE_BYTES)
         store = max(limit - 3 * piece - cache - 2 * write, limit // 2)
-        # What the store leaves behind is in pieces: with half of it for places, a million records
-        # grew by 19 MiB at a limit of 16. Empty, they take one.
+        # The memory that the store returns is fragmented: with half of it for places, a million
+        # records took 19 MiB at a limit of 16. An empty index takes 1 MiB.
         places = max(store * 2 // 5, MIB * 5 // 4)
         return cls(piece, cache, released, places, write, store)

@@ -1,10 +1,10 @@
 """The log of a disk store: a file of sections, one after the other, beside its database.
 
-Blocks are appended to it in large writes, and read again at whatever offset their places say. It
-has the database's name with `-log` behind it, as SQLite's own journal has `-journal`; that of a
-temporary store has no name. The database is the authority: what it has not recorded is not in the
-log, and the log is removed when the store is emptied or closed. A log that a crash has left says
-in its first bytes whose it is.
+Blocks are appended to it in large writes, and read again at the offsets that their places state. It
+has the database's name and `-log`, as SQLite's own journal has `-journal`; the log of a temporary
+store has no name. The database is the authority: what it has not recorded is not in the log, and
+the log is deleted when the store is emptied or closed. Its first bytes are a mark, so that a log
+which a crash left behind is known for a store's own.
 """
 
 from __future__ import annotations
@@ -18,24 +18,17 @@ from pathlib import Path
 from typing import Final
 
 from repo_stream.car.files import SharedFile
-from repo_stream.errors import (
-    DiskError,
-    DiskFull,
-    DiskIOError,
-    ForeignFile,
-    StoreGone,
-    StoreReadOnly,
-    StoreUnavailable,
-)
+from repo_stream.errors import ForeignFile, StoreGone
+from repo_stream.store.disk_errors import from_os_error
 
-__all__ = ["LOG_START", "Log", "identity", "log_path", "named_os_error", "refuse_foreign_log"]
+__all__ = ["LOG_START", "Log", "delete_log", "identity", "refuse_foreign_log"]
 
 
 _MARK: Final = b"repo-stream log\n"
 #: Where the first section of a log starts, in bytes.
 LOG_START: Final = len(_MARK)
 
-# As SQLite does, so that both files of a temporary store are on one disk.
+# As SQLite chooses, so that both files of a temporary store are on one disk.
 _TEMPORARY_NAMES: Final = ("SQLITE_TMPDIR", "TMPDIR")
 _TEMPORARY_FOLDERS: Final = ("/var/tmp", "/usr/tmp", "/tmp")  # noqa: S108 - names are not made here
 
@@ -66,25 +59,7 @@ class Log(SharedFile):
             ForeignFile: if the log's path holds a file that no store made. It is not touched.
             OSError: if it cannot be opened or written.
         """
-        if store is None:
-            import tempfile  # noqa: PLC0415 - most repos stay in memory
-
-            folder = _temporary_folder()
-            made = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115 - the store does
-            log = cls(made, None, None)
-        else:
-            path = log_path(store)
-            refuse_foreign_log(store)
-            flags = os.O_RDWR | os.O_CREAT
-            flags |= getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-            file = io.FileIO(os.open(path, flags, 0o600), "r+")
-            try:
-                _refuse_start(file, path, store)
-                file.truncate(0)
-            except BaseException:
-                file.close()
-                raise
-            log = cls(file, path, store)
+        log = cls._open_temporary() if store is None else cls._open_beside(store)
         try:
             log.write(0, [_MARK])
         except BaseException:
@@ -92,15 +67,38 @@ class Log(SharedFile):
             raise
         return log
 
+    @classmethod
+    def _open_temporary(cls) -> Log:
+        import tempfile  # noqa: PLC0415 - most repos stay in memory
+
+        folder = _temporary_folder()
+        file = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115 - the store closes it
+        return cls(file, None, None)
+
+    @classmethod
+    def _open_beside(cls, store: Path) -> Log:
+        path = _log_path(store)
+        refuse_foreign_log(store)
+        flags = os.O_RDWR | os.O_CREAT
+        flags |= getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+        file = io.FileIO(os.open(path, flags, 0o600), "r+")
+        try:
+            _refuse_other_start(file, path, store)
+            file.truncate(0)
+        except BaseException:
+            file.close()
+            raise
+        return cls(file, path, store)
+
     def write(self, at: int, parts: Sequence[bytes]) -> None:
-        """Write bytes at an offset, in this thread; what lies behind them does not matter then.
+        """Write bytes at an offset, in this thread. What is behind them no longer counts.
 
         Raises:
             OSError: if not all of them could be written.
         """
         with self._lock:
             if self._file is None:
-                raise OSError(errno.EBADF, "the log has been closed")
+                raise OSError(errno.EBADF, "the log is closed")
             for part in parts:
                 left = memoryview(part)
                 while left:
@@ -113,49 +111,58 @@ class Log(SharedFile):
                     left = left[written:]
 
     def check(self) -> None:
-        """Raise `StoreGone` if the file was deleted or replaced: nobody would ever see it."""
+        """Raise `StoreGone` if the file was deleted or replaced: writes to it would be lost."""
         if self._path is not None and identity(self._path, self._store) != self._identity:
             raise StoreGone("its log was replaced; open a new store", path=self._store)
 
     def remove(self) -> None:
-        """Close the file and delete it, unless another one has its name by now."""
+        """Close the file and delete it, unless another file has its name by now."""
         self.close()
         if self._path is not None:
             try:
                 if _identity_of(self._path.stat()) == self._identity:
                     self._path.unlink()
             except OSError:
-                pass  # It is gone, or is left for the next store of that name, which knows it.
+                pass  # it is gone, or the next store with this path finds the mark and deletes it
 
 
-def log_path(store: Path) -> Path:
-    """Return the path of a store's log."""
+def _log_path(store: Path) -> Path:
     real = store.resolve()
     return real.with_name(real.name + "-log")
 
 
 def refuse_foreign_log(store: Path) -> bool:
-    """Return whether there is a log of the store, which may be deleted once the store is locked.
+    """Return whether a store has a log, which may be deleted once the store is locked.
 
     Raises:
-        ForeignFile: if its path holds anything else.
-        StoreUnavailable, StoreReadOnly: if that cannot be told.
+        ForeignFile: if the log's path holds anything else.
+        StoreUnavailable, StoreReadOnly: if the path cannot be read.
     """
-    path = log_path(store)
+    path = _log_path(store)
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise _foreign(path, store)
         with path.open("rb", buffering=0) as file:
-            _refuse_start(file, path, store)
+            _refuse_other_start(file, path, store)
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise named_os_error(error, store) from error
+        raise from_os_error(error, store) from error
     return True
 
 
-def _refuse_start(file: io.FileIO, path: Path, store: Path) -> None:
-    # A crash may have come before the whole mark was there.
+def delete_log(store: Path) -> None:
+    """Delete the log of a store that is locked, if there is one.
+
+    Raises:
+        ForeignFile: if the log's path holds anything else by now.
+    """
+    if refuse_foreign_log(store):
+        _log_path(store).unlink(missing_ok=True)
+
+
+def _refuse_other_start(file: io.FileIO, path: Path, store: Path) -> None:
+    # A crash may have come before the whole mark was written.
     file.seek(0)
     if not _MARK.startswith(file.read(len(_MARK)) or b""):
         raise _foreign(path, store)
@@ -163,17 +170,21 @@ def _refuse_start(file: io.FileIO, path: Path, store: Path) -> None:
 
 def _foreign(path: Path, store: Path) -> ForeignFile:
     return ForeignFile(
-        f"{path.name}, where its log would be, was not made by a disk store, and has not been "
-        "touched; choose another path",
+        f"the file {path.name} is where its log would be, was not made by a disk store, and has "
+        "not been touched; choose another path",
         path=store,
     )
 
 
 def identity(path: Path, store: Path | None) -> tuple[int, int]:
-    """Return which file has a path now.
+    """Return what identifies the file at a path: it changes if the file is replaced.
+
+    Args:
+        path: the path.
+        store: the path of the store, for the error.
 
     Raises:
-        StoreGone: if there is none.
+        StoreGone: if there is no file.
     """
     try:
         return _identity_of(path.stat())
@@ -191,26 +202,3 @@ def _temporary_folder() -> str | None:
         if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):  # noqa: PTH112 - in a thread
             return folder
     return None
-
-
-_FULL: Final = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_READ_ONLY: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
-_UNAVAILABLE: Final = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
-_NO_DESCRIPTOR: Final = {errno.EMFILE, errno.ENFILE}
-
-
-def named_os_error(error: OSError, store: Path | None) -> DiskError:
-    """Return the error of the store for one of the system's."""
-    if error.errno in _FULL:
-        return DiskFull(f"no room is left on its disk ({error.strerror})", path=store)
-    if error.errno in _READ_ONLY:
-        return StoreReadOnly(f"it may not be written ({error.strerror})", path=store)
-    if error.errno in _NO_DESCRIPTOR:
-        return StoreUnavailable(
-            f"no file descriptor is left to open it with ({error.strerror}); "
-            "close files, or raise the limit (ulimit -n)",
-            path=store,
-        )
-    if error.errno in _UNAVAILABLE:
-        return StoreUnavailable(f"it cannot be opened ({error.strerror})", path=store)
-    return DiskIOError(f"the system failed to read or write it ({error.strerror})", path=store)

@@ -1,6 +1,8 @@
-"""Runs what speaks asyncio on whatever event loop there is, each time to its end.
+"""Run asyncio code from any event loop, each operation to its end.
 
-`aiosqlite` knows asyncio only, so under trio it runs in an asyncio loop on a thread of its own.
+`aiosqlite` supports asyncio only. Under asyncio an operation is a task that no cancellation stops:
+the caller waits until it has ended, and is cancelled then. Under trio, operations run in an asyncio
+loop in a thread of its own.
 """
 
 from __future__ import annotations
@@ -18,60 +20,60 @@ import anyio
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal
 
-__all__ = ["Loop", "open_loop", "start_quietly"]
+__all__ = ["Loop", "open_loop"]
 
 R = TypeVar("R")
 
-# A selector, and two ends of what wakes it.
-_OF_A_LOOP: Final = 3
+# What an asyncio loop opens: a selector, and both ends of the socket that wakes it.
+_LOOP_DESCRIPTORS: Final = 3
 
 
 class _Operation(asyncio.Task[R]):
-    """A task that runs to its end. `asyncio.run` cancels all there are when it ends."""
+    """A task that runs to its end, even when `asyncio.run` cancels all tasks at its own end."""
 
     def cancel(self, msg: object = None) -> bool:
         return False
 
 
 class Loop:
-    """The running event loop, where it is asyncio's."""
+    """Runs operations on the running event loop, which is asyncio's."""
 
     async def run(
         self,
         operation: Callable[..., Coroutine[Any, Any, R]],
         *arguments: Any,  # noqa: ANN401 - passed on
     ) -> R:
-        """Run `operation`; a cancellation waits until it is over."""
+        """Run `operation`; a cancellation waits until it has ended."""
         task = _Operation(operation(*arguments), loop=asyncio.get_running_loop())
         with anyio.CancelScope(shield=True):
             try:
                 await asyncio.shield(task)
             except asyncio.CancelledError:
-                # Not one of anyio's, which the scope holds off: somebody cancelled the task itself.
+                # Not by anyio, from which the scope shields: somebody cancelled the asyncio task.
                 while not task.done():
                     with suppress(asyncio.CancelledError):
                         await asyncio.wait([task])
-                task.exception()  # It has been seen, and the cancellation goes before it.
+                task.exception()  # marks it as retrieved: the cancellation is raised instead
                 raise
         return task.result()
 
     async def aclose(self) -> None:
-        """Release what it holds."""
+        """Stop the loop, if it was started here."""
 
     def forget(self, release: Callable[[], object]) -> None:
-        """Release what a store holds that nobody closed, without waiting, and then the loop."""
-        # In a new thread, where nothing finds a running loop.
-        start_quietly(release)
+        """Call `release` for a store that nobody closed, without waiting, and stop the loop."""
+        # In a new thread, in which no event loop is running.
+        _start_daemon(release)
 
 
 class _PortalLoop(Loop):
-    """An asyncio loop on a thread of its own, for trio."""
+    """Runs operations in an asyncio loop in a thread of its own, for trio."""
 
     def __init__(self) -> None:
-        _require_descriptors(_OF_A_LOOP)
+        _require_descriptors(_LOOP_DESCRIPTORS)
         started: Future[BlockingPortal] = Future()
-        # Not `start_blocking_portal`: when it is forgotten, it waits for its thread as the
-        # interpreter exits, by when daemon threads have stopped.
+        # Not `start_blocking_portal`: one that is never stopped waits for its thread when the
+        # interpreter exits, and by then daemon threads have stopped.
         self._thread = Thread(target=_serve, args=[started], daemon=True)
         self._thread.start()
         self._portal = started.result()
@@ -96,11 +98,11 @@ class _PortalLoop(Loop):
             release()
             self._stop()
 
-        start_quietly(release_both)
+        _start_daemon(release_both)
 
 
 def _require_descriptors(number: int) -> None:
-    """Raise `OSError` if there are fewer: a loop that lacks one complains when it is freed."""
+    """Raise `OSError` if fewer are left: a loop that lacks one warns when it is freed."""
     opened: list[int] = []
     try:
         for _ in range(number):
@@ -121,14 +123,14 @@ def _serve(started: Future[BlockingPortal]) -> None:
     except BaseException as error:
         if started.done():
             raise
-        started.set_exception(error)  # or whoever waits for it would do so for ever
+        started.set_exception(error)  # or the thread that waits for it would wait for ever
 
 
 async def open_loop() -> Loop:
-    """Give what runs operations on the running event loop.
+    """Return what runs operations from the running event loop.
 
     Raises:
-        OSError: if an asyncio loop beside trio's cannot be started, as without file descriptors.
+        OSError: if an asyncio loop cannot be started beside trio's, for lack of file descriptors.
     """
     return await anyio.to_thread.run_sync(_PortalLoop) if _in_trio() else Loop()
 
@@ -138,9 +140,9 @@ def _in_trio() -> bool:
     return trio is not None and bool(trio.lowlevel.in_trio_task())
 
 
-def start_quietly(work: Callable[[], object]) -> None:
-    """Have work done in a thread that nobody waits for, if one can be started."""
-    # An interpreter that goes down takes the threads with it, and starts no new ones.
+def _start_daemon(work: Callable[[], object]) -> None:
+    """Call `work` in a thread that nobody waits for, if one can be started."""
+    # An interpreter that is shutting down starts no new threads.
     if not sys.is_finalizing():
         with suppress(RuntimeError):
             Thread(target=work, daemon=True).start()
