@@ -36,6 +36,8 @@ from typing import Any, TypeAlias
 
 import anyio
 
+from drawing import DPI, End, Style, label_ends, plain
+
 BENCHES = Path(__file__).resolve().parent
 SOURCES = BENCHES.parent / "src"
 COMPILED = BENCHES / "target" / "compiled"
@@ -180,7 +182,7 @@ def compiled(build: bool) -> list[str]:
         if built.returncode != 0:
             raise UnavailableError("REPO_STREAM_COMPILE=1 pip install -v . fails, and says why")
     # What was built for another Python has other names.
-    if not (COMPILED / "repo_stream" / f"car{EXTENSION_SUFFIXES[0]}").exists():
+    if not any(COMPILED.rglob(f"*{EXTENSION_SUFFIXES[0]}")):
         raise UnavailableError("not built")
     return script("ours.py", needs="repo_stream")(build)
 
@@ -441,21 +443,15 @@ def skipped(reasons: dict[str, str], width: int) -> Iterator[str]:
         )
 
 
-# Contender -> its colour and line in the plot: blue is ours, dashes go through disk.
+# Contender -> its name and its line in the plot. Their figures are in the table, and so are others.
 LINES = {
-    "ours memory": ("#1257b8", "-"),
-    "ours memory, compiled": ("#5aa9ff", "-"),
-    "ours disk processed": ("#1257b8", "--"),
-    "ours disk processed, compiled": ("#5aa9ff", "--"),
-    "libipld + walk": ("#2a9d5c", "-"),
-    "atproto SDK's CAR + walk": ("#8bbf56", "-"),
-    "atmst": ("#0f7173", "-"),
-    "Rust 0.2.2 memory 8K": ("#f0a03c", "-"),
-    "Rust 0.2.2 memory 1M": ("#c8553d", "-"),
-    "Rust 0.2.2 disk processed 1M": ("#c8553d", "--"),
-    "Rust 0.5.0-alpha.10 memory 1M": ("#8c2f39", "-"),
-    "Rust 0.5.0-alpha.10 disk processed 1M": ("#8c2f39", "--"),
-    "indigo (Go)": ("#777777", "-"),
+    "ours memory, compiled": ("this library", Style("#1257b8")),
+    "ours disk processed, compiled": ("this library in 16 MiB", Style("#1257b8", marker="s")),
+    "ours memory": ("this library, not compiled", Style("#4a86cc", marker="D")),
+    "Rust 0.5.0-alpha.10 memory 1M": ("Rust repo-stream", Style("#a4452c", strong=False)),
+    "indigo (Go)": ("Go indigo", Style("#5f5f5f", strong=False, marker="^")),
+    "libipld + walk": ("libipld, unverified", Style("#2c7a4b", strong=False, marker="v")),
+    "atmst": ("atmst", Style("#8a5a9e", strong=False, marker="X")),
 }
 
 
@@ -463,37 +459,44 @@ def plot(report: dict[str, Any], path: Path) -> None:
     """Draw time and memory growth against the size of the repo, from the shuffled made ones."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - only for whoever plots
 
-    jobs = [job for job in report["jobs"] if job["job"].startswith("shuffled:")]
-    jobs.sort(key=lambda job: job["bytes"])
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
     time, memory = figure.subplots(1, 2)
-    for name, (colour, line) in LINES.items():
-        points = [
-            (job["bytes"] / 1e6, result["median"], max(result["growth_kib"] / 1024, 0.1))
-            for job in jobs
-            for result in job["results"]
-            if result["contender"] == name and "median" in result
-        ]
-        if points:
-            sizes, seconds, growths = zip(*points, strict=True)
-            style = {"color": colour, "linestyle": line, "marker": "s" if line == "--" else "o"}
-            style["markersize"] = 4
-            style["linewidth"] = 2.6 if name.startswith("ours") else 1.3
-            time.loglog(sizes, seconds, label=name, **style)
-            memory.loglog(sizes, growths, **style)
-    for axes, label in (time, "seconds"), (memory, "peak memory growth, MiB"):
-        axes.set_xlabel("CAR file, MB")
-        axes.set_title(label, loc="left")
-        axes.grid(which="major", alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        for axis in axes.xaxis, axes.yaxis:
-            axis.set_major_formatter("{x:g}")
-    figure.legend(loc="outside right center", frameon=False)
-    figure.suptitle("Every record of one repo in key order", x=0.01, ha="left", weight="bold")
+    draw(report, time, "seconds", lambda result: result["median"])
+    draw(report, memory, "growth in memory, MiB", lambda result: result["growth_kib"] / 1024)
+    figure.suptitle("Every record of a repo, in key order", x=0.01, ha="left", weight="bold")
     figure.supxlabel(
         "{cpu}, {cores} cores, {system}, {python}".format(**report["machine"]), fontsize=8
     )
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=DPI)
+
+
+def draw(
+    report: dict[str, Any],
+    axes: Any,  # noqa: ANN401 - matplotlib is not installed for the type checkers
+    title: str,
+    figure_of: Callable[[dict[str, Any]], float],
+) -> None:
+    jobs = [job for job in report["jobs"] if job["job"].startswith("shuffled:")]
+    jobs.sort(key=lambda job: job["bytes"])
+    ends: list[End] = []
+    for contender, (name, style) in LINES.items():
+        points = [
+            (job["bytes"] / 1e6, max(figure_of(result), SMALLEST))
+            for job in jobs
+            for result in job["results"]
+            if result["contender"] == contender and "median" in result
+        ]
+        if points:
+            axes.loglog(*zip(*points, strict=True), **style.options())
+            ends.append(End(name, *points[-1], style))
+    plain(axes, title, "MB of the CAR")
+    for axis in axes.xaxis, axes.yaxis:
+        axis.set_major_formatter("{x:g}")
+    label_ends(axes, ends)
+
+
+# What cannot be seen on an axis that has no zero.
+SMALLEST = 0.001
 
 
 # --- Command line ----------------------------------------------------------------------------
