@@ -141,7 +141,7 @@ async def parts(repo: Repo[int]) -> None:
         assert_type(problem, Problem)
     builder = DriverBuilder().with_block_processor(len)
     assert_type(builder.with_prefix("app.bsky.feed.post/"), DriverBuilder[int])
-    assert_type(builder.with_key_range("a", None).with_collections("b"), DriverBuilder[int])
+    assert_type(builder.with_key_range("a", None).with_collections("a.b.c"), DriverBuilder[int])
     assert_type(builder.with_on_error("skip"), DriverBuilder[int])
     assert_type(builder.with_on_error("yield"), DriverBuilder[int | ProcessError | MissingBlock])
 

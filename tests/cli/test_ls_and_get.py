@@ -9,7 +9,7 @@ import pytest
 
 from repo_stream import Cid
 from repo_stream.testing import build_car, build_repo
-from support.cli import LIKE, POST, RECORDS, Run, keys, lines
+from support.cli import BOTH_WAYS, DID, LIKE, POST, RECORDS, Run, keys, lines
 
 
 def test_ls_gives_keys_and_cids_in_order(run: Run, car: Path) -> None:
@@ -52,7 +52,10 @@ def test_keys_that_look_alike_are_told_apart_and_json_has_them_exact(
         pytest.param(
             ["--collection", LIKE, "--collection", POST], sorted(RECORDS), id="two collections"
         ),
-        pytest.param(["--collection", "app.bsky.feed"], [], id="beginning of a collection's name"),
+        pytest.param(["--collection", "app.bsky.feed.*"], sorted(RECORDS), id="wildcard"),
+        pytest.param(
+            ["--collection", "app.bsky.feed.*", "--range", "", POST], [f"{LIKE}/1"], id="both"
+        ),
         pytest.param(
             ["--range", POST, ""],
             [key for key in sorted(RECORDS) if key.startswith(POST)],
@@ -77,10 +80,139 @@ def test_ls_and_export_give_what_is_asked_for(
         assert keys(out) == expected
 
 
-def test_get_gives_one_record(run: Run, car: Path) -> None:
-    code, out, err = run("get", car, f"{LIKE}/1")
+# --- Filters that match nothing -------------------------------------------------------------------
+
+
+THERE_ARE = f"collections in the repo: {LIKE}, {POST}"
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize(
+    ("flags", "nothing", "expected"),
+    [
+        pytest.param(
+            ["--collection", "app.bsky.feed"], "--collection app.bsky.feed", [], id="collection"
+        ),
+        pytest.param(["--collection", f"{POST}.*"], f"--collection '{POST}.*'", [], id="wildcard"),
+        pytest.param(
+            ["--collection", "a.b.c", "--collection", "d.e.f"],
+            "--collection a.b.c --collection d.e.f",
+            [],
+            id="two collections",
+        ),
+        pytest.param(
+            ["--collection", "a.b.c", "--collection", LIKE],
+            "--collection a.b.c",
+            [f"{LIKE}/1"],
+            id="one of two collections",
+        ),
+        pytest.param(["--range", "b", ""], "--range b ''", [], id="range"),
+        pytest.param(["--range", "b", "b"], "--range b b", [], id="empty range"),
+        pytest.param(
+            ["--collection", LIKE, "--range", POST, ""],
+            f"--collection {LIKE} --range {POST} ''",
+            [],
+            id="collection outside of a range",
+        ),
+        pytest.param(
+            ["--collection", LIKE, "--collection", POST, "--range", POST, ""],
+            f"--collection {LIKE} --range {POST} ''",
+            [key for key in sorted(RECORDS) if key.startswith(POST)],
+            id="one of two collections outside of a range",
+        ),
+    ],
+)
+def test_filter_that_matched_nothing_is_said_with_the_collections(
+    *, run: Run, car: Path, limit: str, flags: list[str], nothing: str, expected: list[str]
+) -> None:
+    for command in (["ls", "--json"], ["ls"], ["export"], ["export", "--skip-bad"], ["ls", "-q"]):
+        code, out, err = run(*command, car, *flags, "--mem-limit-mb", limit)
+        assert err == f"repo-stream: {car}: no record matches {nothing}; {THERE_ARE}\n"
+        assert code == 0
+        assert len(out.splitlines()) == len(expected)
+        assert "--json" not in command or keys(out) == expected
+
+
+def test_nothing_is_said_of_filters_that_matched_bad_records(run: Run, tmp_path: Path) -> None:
+    repo = build_repo(RECORDS)
+    path = tmp_path / "bad.car"
+    path.write_bytes(repo.to_car(omit=repo.records.values()))
+    for flags in (["--collection", LIKE], ["--range", "app.", "b"]):
+        code, out, err = run("export", path, "--skip-bad", *flags)
+        assert (code, out) == (1, "")
+        assert "no record matches" not in err
+        assert "left out" in err
+
+
+def test_nothing_is_said_of_an_empty_repo_without_filters(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "empty.car"
+    path.write_bytes(build_car({}))
+    for command in ("ls", "export"):
+        assert run(command, path) == (0, "", "")
+        code, out, err = run(command, path, "--collection", LIKE)
+        assert (code, out) == (0, "")
+        assert err.endswith(
+            f"no record matches --collection {LIKE}; there are no collections in the repo\n"
+        )
+
+
+def test_collections_are_shown_as_far_as_a_person_reads(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "many.car"
+    path.write_bytes(build_car({f"a.b.{name}/1": {} for name in "cdefghijklmnopqrstuvwxyz"}))
+    err = run("ls", path, "--collection", LIKE)[2]
+    assert err.endswith("a.b.t, a.b.u, a.b.v and 4 others\n")
+    path.write_bytes(build_car({"\x1b[2J\u202e/1": {}, "odd": {}, f"{'a' * 200}/1": {}}))
+    err = run("ls", path, "--collection", LIKE)[2]
+    assert err.count("\n") == 1
+    assert err[:-1].isprintable()
+    assert "\\x1b[2J\\u202e" in err
+    assert len(err) < 300
+
+
+def test_slice_whose_collections_nobody_knows_says_only_what_did_not_match(
+    run: Run, tmp_path: Path
+) -> None:
+    repo = build_repo({f"a.b.c/{n:03}": {"n": n} for n in range(200)})
+    path = tmp_path / "slice.car"
+    path.write_bytes(repo.to_car(omit=[repo.nodes[1]]))  # on the way to the first key
+    code, out, err = run("ls", path, "--range", "b", "")
+    assert (code, out) == (0, "")
+    assert err == f"repo-stream: {path}: no record matches --range b ''\n"
+
+
+# --- One record -----------------------------------------------------------------------------------
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("key", [f"{LIKE}/1", f"at://{DID}/{LIKE}/1"], ids=["key", "URI"])
+def test_get_gives_one_record(run: Run, car: Path, key: str, limit: str) -> None:
+    code, out, err = run("get", car, key, "--mem-limit-mb", limit)
     assert (code, err) == (0, "")
-    assert json.loads(out)["value"] == {"n": 1}
+    assert json.loads(out) == {
+        "key": f"{LIKE}/1",
+        "cid": str(Cid(build_repo(RECORDS).records[f"{LIKE}/1"])),
+        "value": {"n": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        pytest.param(
+            f"at://did:plc:other/{LIKE}/1",
+            f"names the account did:plc:other; this repo is of {DID}",
+            id="another account",
+        ),
+        pytest.param(f"at://alice.example.com/{LIKE}/1", "use the DID instead", id="handle"),
+    ],
+)
+def test_uri_that_does_not_name_the_account_is_wrong_usage(
+    run: Run, car: Path, uri: str, reason: str
+) -> None:
+    code, out, err = run("get", car, uri)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"repo-stream: {car}: ")
+    assert reason in err
 
 
 def test_get_of_a_key_that_is_not_there_says_so(run: Run, car: Path) -> None:

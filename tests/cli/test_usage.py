@@ -23,7 +23,7 @@ from support.cli import Run
         pytest.param(["export", "a.car", "--format", "xml"], id="unknown format"),
         pytest.param(["ls", "a.car", "--range", "b", "a"], id="range that ends before it starts"),
         pytest.param(["ls", "a.car", "--collection", "a/b"], id="key as a collection"),
-        pytest.param(["get", "a.car", "\udcff"], id="key that is no text"),
+        pytest.param(["get", "a.car", "a/\udcff"], id="key that is no text"),
         pytest.param(["ls", "a.car", "--collection", "\udcff"], id="collection that is no text"),
         *(
             pytest.param(["inspect", "a.car", "--mem-limit-mb", limit], id=f"memory limit {limit}")
@@ -39,6 +39,59 @@ def test_wrong_usage_shows_the_usage(run: Run, arguments: list[str]) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith("usage: repo-stream")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        pytest.param(
+            ["get", "a.car", "3jzfcijpj2z2a"],
+            "it has no collection, as in collection/3jzfcijpj2z2a; a key is collection/rkey, such "
+            "as app.bsky.feed.post/3jzfcijpj2z2a, or an at:// URI",
+            id="bare rkey",
+        ),
+        pytest.param(["get", "a.car", "a.b.c/d/e"], "it has more than one slash", id="two slashes"),
+        pytest.param(["get", "a.car", "app.bsky.feed.post"], "it has no rkey", id="collection"),
+        pytest.param(["get", "a.car", "at://did:plc:a/b/c"], "'b' is not an NSID", id="bad URI"),
+        pytest.param(
+            ["ls", "a.car", "--collection", "app.bsky"],
+            "name one by its NSID, such as app.bsky.feed.post, or several as in app.bsky.feed.*",
+            id="beginning of an NSID",
+        ),
+        pytest.param(
+            ["export", "a.car", "--collection", "app.bsky.feed*"],
+            "a * is allowed only after a period",
+            id="bad wildcard",
+        ),
+        pytest.param(
+            ["ls", "a.car", "--range", "at://did:plc:a/a.b.c/d", ""],
+            "is a URI",
+            id="URI as a bound",
+        ),
+        pytest.param(
+            ["ls", "a.car", "--range", "b", "a"], "a range cannot end before it starts", id="range"
+        ),
+    ],
+)
+def test_wrong_keys_and_filters_are_explained_before_a_file_is_read(
+    run: Run, arguments: list[str], reason: str
+) -> None:
+    code, out, err = run(*arguments)  # there is no such file
+    assert (code, out) == (2, "")
+    assert reason in err
+
+
+def test_help_says_what_a_key_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, shown, _ = run("get", "--help")
+    assert "collection/rkey" in shown
+    assert "at://" in shown
+    _, shown, _ = run("ls", "--help")
+    assert "app.bsky.feed.post" in shown
+    assert "app.bsky.feed.*" in shown
+    for command in ("ls", "get", "export"):
+        _, shown, _ = run(command, "--help")
+        assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_help_fits_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,68 +10,82 @@ from contextlib import contextmanager
 from typing import IO, Final, Literal, Protocol
 
 from repo_stream import Output
+from repo_stream.cli.filters import say_unmatched
 from repo_stream.cli.input import is_input
 from repo_stream.cli.opened import opened
 from repo_stream.cli.output import destination, is_terminal, put_json, writing_to
 from repo_stream.cli.parquet import parquet, pyarrow_and_parquet
 from repo_stream.cli.screen import explained, harmless_json, one_line
+from repo_stream.keys import parse_key
 from repo_stream.process import dag_json
 
 __all__ = ["export", "get"]
 
 
 _STANDARD_OUTPUT: Final = "-"
+_WRONG_USAGE: Final = 2
 
 
 class _Sink(Protocol):
-    """Takes records, in whatever form."""
+    """Writes records in some format."""
 
     def write(self, chunk: Sequence[Output[str]]) -> None:
-        """Take the next records."""
+        """Write the next records."""
         ...
 
 
 async def export(options: argparse.Namespace) -> int:
-    """Write the records as they are walked; give 0 only where none was left out."""
+    """Write the records in key order; return 1 if bad ones were left out."""
     kind = _KINDS[options.format]
     path: str | None = None if options.output == _STANDARD_OUTPUT else options.output
     if path is not None and is_input(options.car, path):
-        options.usage(f"-o names the CAR itself, which would be gone: {path}")
+        options.usage(f"-o names the CAR itself, which would be overwritten: {path}")
     if kind is parquet:
-        pyarrow_and_parquet()  # where it is not installed, nothing needs to be read
+        pyarrow_and_parquet()  # if it is not installed, fail before the CAR is read
         if path is None and is_terminal():
-            options.usage("Parquet is not for a terminal: give a file with -o, or a pipe")
+            options.usage(
+                "Parquet cannot be shown on a terminal: name a file with -o, or use a pipe"
+            )
     on_error: Literal["raise", "skip"] = "skip" if options.skip_bad else "raise"
+    found = 0
     async with opened(options, dag_json, on_error=on_error) as car:
         if path is None and is_terminal():
             car.meter.close()
         with destination(path) as file, kind(file, path) as sink:
             async for chunk in car.chunks():
                 sink.write(chunk)
-    bad = car.repo.problem_count
+                found += len(chunk)
+        bad = car.repo.problem_count
+        await say_unmatched(options, car, found + bad)
     if not bad:
         return 0
     left_out = f"{bad:,} {'record was' if bad == 1 else 'records were'} left out"
     first = explained(car.repo.problems[0].error)
-    message = f"{options.car}: {left_out}; the first: {first}"
-    print(f"repo-stream: {one_line(message)}", file=sys.stderr)
-    return 1
+    return _complain(f"{options.car}: {left_out}; the first: {first}")
 
 
 async def get(options: argparse.Namespace) -> int:
-    """Write one record, or say that the tree has none of that key."""
-    async with opened(options, dag_json) as car:
-        output = await car.repo.get(options.key)
-    if output is not None:
-        put_json(_shown(output))
-        return 0
-    absent = f"{options.car}: the repo has no record {options.key!r}"
-    print(f"repo-stream: {one_line(absent)}", file=sys.stderr)
-    return 1
+    """Write one record; return 1 if there is none, 2 if the key is a URI of another account."""
+    # Whose repo it is is known before the whole file has been read, which `Repo.get` does.
+    async with opened(options, dag_json, check_first=False) as car:
+        try:
+            key = parse_key(options.key, car.repo.commit.did)
+        except ValueError as error:
+            return _complain(f"{options.car}: {error}", _WRONG_USAGE)
+        output = await car.repo.get(key)
+    if output is None:
+        return _complain(f"{options.car}: the repo has no record {options.key!r}")
+    put_json(_shown(output))
+    return 0
+
+
+def _complain(message: str, code: int = 1) -> int:
+    print(f"repo-stream: {one_line(message)}", file=sys.stderr)
+    return code
 
 
 def _shown(output: Output[str]) -> str:
-    """Give a record as a program wants it, or spread out where a person looks at it."""
+    """Return a record as one line of JSON, or indented if a person looks at it."""
     line = _line(output)
     if not is_terminal():
         return f"{line}\n"

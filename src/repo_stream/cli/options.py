@@ -1,4 +1,4 @@
-"""The command line: its commands, their options, and what they mean."""
+"""The command line: its commands, their options, and how their values are read."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from repo_stream.cli.listing import ls
 from repo_stream.cli.ordering import order
 from repo_stream.cli.screen import one_line
 from repo_stream.cli.verification import verify
+from repo_stream.keys import parse_key
 
 __all__ = ["PROGRAM", "parse"]
 
 PROGRAM: Final = "repo-stream"
 
-_MOST_MEBIBYTES: Final = 2**44  # all that 64 bits can address
+_MOST_MEBIBYTES: Final = 2**44  # as much as 64 bits can address
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; end the program where it is wrong."""
+    """Parse the command line; exit with the usage if it is wrong."""
     options = _parser().parse_args(arguments)
     try:
-        # None of it has been used yet, so that what is wrong is the usage.
+        # Check the filters before the CAR is opened.
         builder = DriverBuilder().with_key_range(*(options.key_range or ()))
-        builder.with_collections(*(options.collections or ["any"]))
+        builder.with_collections(*(options.collections or ()))
     except ValueError as error:
         options.usage(one_line(str(error)))
     return options
@@ -37,8 +38,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Read AT Protocol repos from CAR files, and check all that is read.",
-        epilog="Exit codes: 0, 1 (the repo cannot be read or does not hold), 2 (wrong usage).",
+        description="Read AT Protocol repos from CAR files, and verify what is read.",
+        epilog="Exit codes: 0, 1 (the repo cannot be read or is not valid), 2 (wrong usage).",
     )
     whole.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -51,22 +52,26 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(usage=command.error, collections=None, key_range=None)
         return command
 
-    command = add("inspect", "show whose repo it is, what is in it, and the shape of its tree")
-    command.add_argument("--json", action="store_true", help="as JSON")
+    command = add("inspect", "show whose repo it is, its collections, and the shape of its tree")
+    command.add_argument("--json", action="store_true", help="write JSON")
     command.set_defaults(command=inspect)
 
-    command = add("ls", "list keys and CIDs, a line for each record")
-    command.add_argument("--json", action="store_true", help="as JSON lines, keys exact")
+    command = add("ls", "list the keys of records and their CIDs, one record per line")
+    command.add_argument("--json", action="store_true", help="write JSON lines, with exact keys")
     _add_selection(command)
     command.set_defaults(command=ls)
 
     command = add("get", "show one record")
     command.add_argument(
-        "key", type=_key, metavar="KEY", help="such as app.bsky.actor.profile/self"
+        "key",
+        type=_key,
+        metavar="KEY",
+        help="key of the record, collection/rkey, such as app.bsky.actor.profile/self; or its "
+        "URI, at://DID/collection/rkey",
     )
     command.set_defaults(command=get)
 
-    command = add("export", "write records as DAG-JSON, one a line, or as Parquet")
+    command = add("export", "write records as DAG-JSON, one per line, or as Parquet")
     command.add_argument(
         "-o", "--output", metavar="PATH", help='file to write (default: "-", standard output)'
     )
@@ -74,30 +79,30 @@ def _parser() -> argparse.ArgumentParser:
         "--format",
         choices=("jsonl", "parquet"),
         default="jsonl",
-        help="what to write (default: jsonl)",
+        help="format of the output (default: jsonl)",
     )
     command.add_argument(
         "--skip-bad",
         action="store_true",
-        help="leave out records that are missing or broken, say how many, and exit with 1",
+        help="leave out records that are missing or not valid, report how many, and exit with 1",
     )
     _add_selection(command)
     command.set_defaults(command=export)
 
-    command = add("order", "write the CAR anew in streamable order, for readers with little memory")
+    command = add("order", "write the CAR in streamable order, for readers with little memory")
     command.add_argument(
         "output",
         metavar="OUT",
-        help='the CAR to write, there once it is whole; "-" for standard output',
+        help='CAR file to write, which appears once it is complete; "-" for standard output',
     )
     command.set_defaults(command=order)
 
-    command = add("verify", "make every check there is, and report on all of them")
-    command.add_argument("--json", action="store_true", help="as JSON")
+    command = add("verify", "check everything in the CAR, and report on every check")
+    command.add_argument("--json", action="store_true", help="write JSON")
     command.add_argument(
         "--key",
         metavar="DID_KEY",
-        help="the account's signing key, did:key:..., to check the signature with",
+        help="signing key of the account, did:key:..., to check the signature with",
     )
     command.set_defaults(command=verify)
     return whole
@@ -106,20 +111,19 @@ def _parser() -> argparse.ArgumentParser:
 def _common() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "car", metavar="CAR", help='the file, a CARv1 export of one repo; "-" for standard input'
+        "car", metavar="CAR", help='CAR file to read, with one repo; "-" for standard input'
     )
     common.add_argument(
         "--mem-limit-mb",
         type=_mebibytes,
         default=16,
         metavar="N",
-        help="memory that the repo may take, in MiB; what is over it goes through the disk "
-        "(default: 16)",
+        help="memory that the repo may take, in MiB; a larger repo goes to disk (default: 16)",
     )
     common.add_argument(
         "--disk",
         metavar="PATH",
-        help="file to use for that, which stays, emptied (default: a temporary one)",
+        help="database file for that, which is left empty (default: a temporary file)",
     )
     common.add_argument(
         "--limit",
@@ -127,8 +131,8 @@ def _common() -> argparse.ArgumentParser:
         type=_limit,
         action="append",
         metavar="NAME=N",
-        help="change a limit on what strangers may send, such as block_bytes=4194304; "
-        "can be given again",
+        help="change a limit on what the CAR may contain, such as block_bytes=4194304; may be "
+        "repeated",
     )
     common.add_argument("-q", "--quiet", action="store_true", help="show no progress")
     return common
@@ -140,7 +144,8 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
         dest="collections",
         action="append",
         metavar="NSID",
-        help="only this collection, such as app.bsky.feed.post; can be given again",
+        help="only this collection, such as app.bsky.feed.post, or these, as in "
+        "app.bsky.feed.*; may be repeated",
     )
     command.add_argument(
         "--range",
@@ -148,26 +153,29 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
         nargs=2,
         type=_bound,
         metavar=("START", "STOP"),
-        help='only keys from START to before STOP; "" leaves a side open',
+        help='only keys from START up to, but not including, STOP; "" leaves a side open; both '
+        "are keys or beginnings of keys",
     )
 
 
 class _ShowVersion(argparse.Action):
-    """Look the version up only when it is asked for: that takes longer than the rest of this."""
+    """Show the version, looked up only then: that takes longer than the rest of this module."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version  # noqa: PLC0415 - the point
+        from importlib.metadata import version  # noqa: PLC0415 - slow, see above
 
         print(PROGRAM, version("atproto-repo-stream"))
         parser.exit()
 
 
 def _key(text: str) -> str:
-    text.encode()  # what the shell gave may be no text
+    try:
+        parse_key(text).encode()  # an argument of the shell may not be UTF-8
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(f"not UTF-8: {text!r}") from error
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(one_line(str(error))) from error
     return text
-
-
-_key.__name__ = "key"  # argparse says "invalid key value: 'x'"
 
 
 def _bound(text: str) -> str | None:

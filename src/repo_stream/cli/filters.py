@@ -1,0 +1,73 @@
+"""Filters that match nothing: reported on standard error, with the collections that there are.
+
+Such a filter is often misspelled, which an empty output does not show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from typing import Any, Final
+
+from repo_stream import RepoStreamError
+from repo_stream.cli.opened import Opened
+from repo_stream.cli.screen import name_of, one_line
+from repo_stream.keys import parse_collection
+
+__all__ = ["say_unmatched"]
+
+# Collections that are listed; the others are counted.
+_MOST_LISTED: Final = 20
+
+
+# Any: what the processor makes of records does not matter here.
+async def say_unmatched(options: argparse.Namespace, car: Opened[Any], found: int) -> None:
+    """Report the filters of the command line that no record matches, and the collections there are.
+
+    The file is not read again for this: a few nodes are looked up for each collection, in memory or
+    on disk.
+
+    Args:
+        options: the command line.
+        car: the repo, walked to its end.
+        found: how many records matched, bad ones included.
+    """
+    unmatched = await _unmatched_collections(options, car, found)
+    if found and not unmatched:
+        return
+    filters = [("--collection", name) for name in unmatched]
+    if options.key_range:
+        filters.append(("--range", *(bound or "" for bound in options.key_range)))
+    if not filters:
+        return
+    shown = " ".join(shlex.join(each) for each in filters)
+    message = f"{options.car}: no record matches {shown}{await _what_there_is(car)}"
+    print(f"repo-stream: {one_line(message)}", file=sys.stderr)
+
+
+async def _unmatched_collections(
+    options: argparse.Namespace, car: Opened[Any], found: int
+) -> list[str]:
+    names: list[str] = options.collections or []
+    if not found or not names:
+        return names
+    if len(names) == 1:
+        return []
+    there = [f"{name}/" for name in await car.repo.collections()]
+    return [
+        name for name in names if not any(each.startswith(parse_collection(name)) for each in there)
+    ]
+
+
+async def _what_there_is(car: Opened[Any]) -> str:
+    try:
+        there = await car.repo.collections(whole_repo=True)
+    except RepoStreamError:  # a slice may lack the rest of the tree
+        return ""
+    if not there:
+        return "; there are no collections in the repo"
+    listed = ", ".join(map(name_of, there[:_MOST_LISTED]))
+    others = len(there) - _MOST_LISTED
+    more = f" and {others:,} {'other' if others == 1 else 'others'}" if others > 0 else ""
+    return f"; collections in the repo: {listed}{more}"
