@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -118,6 +119,33 @@ def test_wheel_says_what_it_is(wheel: Path) -> None:
     names = {re.split(r"[^\w-]", line)[0] for line in required}
     assert names == {"anyio", "cbor2", "multiformats", "aiosqlite"}
     assert "## Try it" in str(metadata.get_payload())
+
+
+def test_metadata_is_what_an_index_accepts(wheel: Path, sdist: Path) -> None:
+    """What `twine check` and an index look at; the README has to be Markdown that they can show."""
+    needs("packaging", "trove_classifiers")
+    from packaging.metadata import Metadata  # noqa: PLC0415 - it may not be installed
+    from trove_classifiers import classifiers  # noqa: PLC0415 - as above
+
+    with zipfile.ZipFile(wheel) as zipped, tarfile.open(sdist) as archive:
+        (name,) = (name for name in zipped.namelist() if name.endswith(".dist-info/METADATA"))
+        (member,) = (it for it in archive.getmembers() if it.name.endswith("/PKG-INFO"))
+        file = archive.extractfile(member)
+        assert file is not None
+        for data in zipped.read(name), file.read():
+            metadata = Metadata.from_email(data, validate=True)
+            assert metadata.description == README
+            assert metadata.description_content_type == "text/markdown"
+            assert set(metadata.classifiers or ()) <= classifiers
+            assert metadata.project_urls
+
+
+def test_wheels_are_built_for_each_python_in_the_classifiers() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    versions = re.findall(r":: (3)\.(\d+)", "\n".join(project["project"]["classifiers"]))
+    assert versions
+    built = project["tool"]["cibuildwheel"]["build"]
+    assert built == [f"cp{major}{minor}-*" for major, minor in versions]
 
 
 def test_sdist_is_enough_to_work_with(sdist: Path) -> None:
