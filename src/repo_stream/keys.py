@@ -1,20 +1,17 @@
 """Keys of records, and how a caller writes them.
 
-A key is the full path of a record in its repo, `collection/rkey`:
-https://atproto.com/specs/repository. The collection is an NSID, and the rkey a record key. What a
-caller passes is text, which may be a key, its `at://` URI, or a mistake, such as an rkey without
-its collection. These functions return the key that is meant, or raise a `ValueError` that says what
-is wrong and what the right form is.
+A key is the full path of a record in its repo, `collection/rkey`, where the collection is an NSID
+and the rkey a record key (https://atproto.com/specs/repository). What a caller passes may be a key,
+its `at://` URI, or a mistake, such as an rkey without its collection. The `parse_` functions return
+what is meant, or raise a `ValueError` that says what is wrong and what the right form is.
 
-Two decisions follow from what can be in a repo:
+Two decisions:
 
-- A server may accept keys that break the rules for NSIDs and rkeys; in a tree, a key is any UTF-8
-  that is not empty. So the two parts of a key are not checked, only that there are two. A key of
-  any other form can be passed as bytes, which are not checked at all. URIs are, since only NSIDs
-  and rkeys can be written in them.
-- Keys are compared byte by byte, and nothing is normalized: no case of an NSID's authority is
-  changed, and no percent-encoding of a URI is decoded. (In their normalized form, neither is
-  needed.)
+- The tree of a repo may have keys that break the rules for NSIDs and rkeys, or have any other form:
+  it only demands UTF-8 that is not empty. So a key has to have two parts, but the parts are not
+  checked, and bytes are not checked at all. URIs are, since they can have only NSIDs and rkeys.
+- Keys are compared byte by byte, and nothing is normalized: the authority of an NSID keeps its
+  case, and percent-encoding in a URI is not decoded. Normalized URIs need neither.
 """
 
 from __future__ import annotations
@@ -33,19 +30,19 @@ __all__ = [
 
 _SCHEME: Final = "at://"
 
-_AUTHORITY_LENGTH: Final = 253  # with a name of 63, an NSID has 317 at most
+_NSID_LENGTH: Final = 317
 _SEGMENT: Final = "[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 _TOP: Final = rf"(?![0-9]){_SEGMENT}"
-_NSID: Final = re.compile(rf"({_TOP}(?:\.{_SEGMENT})+)\.[a-zA-Z][a-zA-Z0-9]{{0,62}}")
+_NSID: Final = re.compile(rf"{_TOP}(?:\.{_SEGMENT})+\.[a-zA-Z][a-zA-Z0-9]{{0,62}}")
 # The part before `.*`: one segment of an authority, or more.
 _GROUP: Final = re.compile(rf"{_TOP}(?:\.{_SEGMENT})*")
 _RKEY: Final = re.compile(r"[a-zA-Z0-9._:~-]{1,512}")
-# Less than an NSID, but more than its first segment, which an rkey could be.
+# The beginning of an NSID, as far as its first period at least: without one, it could be an rkey.
 _BEGINNING_OF_NSID: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*(?:\.[a-zA-Z0-9-]*)+")
 
 
 def is_nsid(text: str) -> bool:
-    """Return whether a text is an NSID, as collections have: https://atproto.com/specs/nsid.
+    """Return whether a text is an NSID, the name of a collection: https://atproto.com/specs/nsid.
 
     Example:
         >>> is_nsid("app.bsky.feed.post")
@@ -53,8 +50,7 @@ def is_nsid(text: str) -> bool:
         >>> is_nsid("bsky.app")
         False
     """
-    match = _NSID.fullmatch(text)
-    return match is not None and len(match[1]) <= _AUTHORITY_LENGTH
+    return len(text) <= _NSID_LENGTH and bool(_NSID.fullmatch(text))
 
 
 def is_rkey(text: str) -> bool:
@@ -71,8 +67,8 @@ def parse_key(text: str | bytes, did: str | None = None) -> str:
     """Return the key that a caller means.
 
     Args:
-        text: a key, `collection/rkey`; or the URI of a record, `at://DID/collection/rkey`
-            (https://atproto.com/specs/at-uri-scheme); or as bytes, any key as it is in the tree.
+        text: a key, `collection/rkey`, or the URI of a record, `at://DID/collection/rkey`
+            (https://atproto.com/specs/at-uri-scheme). Bytes can be any key.
         did: the account of the repo, which a URI has to name; `None` to allow any.
 
     Raises:
@@ -104,8 +100,8 @@ def parse_start(text: str | bytes, did: str | None = None) -> str:
     Args:
         text: a key, or the beginning of one, such as `app.bsky.feed.post/3k` or `app.bsky.feed.`;
             empty for the beginning of the repo. Without a slash, it has to be the beginning of an
-            NSID and have a period, or it could be an rkey whose collection was forgotten. Or the
-            URI of a record, a collection or an account; or as bytes, anything.
+            NSID and have a period: else it could be an rkey whose collection was forgotten. It
+            can also be the URI of a record, a collection or an account. Bytes can be anything.
         did: see `parse_key`.
 
     Raises:
@@ -120,11 +116,8 @@ def parse_start(text: str | bytes, did: str | None = None) -> str:
     if text.startswith(_SCHEME):
         collection, rkey = _parse_uri(text, did)
         return f"{collection}/{rkey}" if collection else ""
-    if text and "/" not in text and not _BEGINNING_OF_NSID.fullmatch(text):
-        raise ValueError(
-            f"{text!r} is not the beginning of a key: without a slash, it has to be the beginning "
-            f"of a collection, such as app.bsky.; {_KEY_FORM}"
-        )
+    if reason := _why_not_start(text):
+        raise ValueError(f"{text!r} is not the beginning of a key: {reason}; {_KEY_FORM}")
     return text
 
 
@@ -146,9 +139,9 @@ def parse_collection(text: str) -> str:
     """Return what the keys of some collections begin with.
 
     Args:
-        text: the NSID of a collection; or the beginning of NSIDs with a `*` for the rest, which
-            follows a period or stands alone. It matches at any depth: `app.bsky.*` matches
-            `app.bsky.feed.post`.
+        text: the NSID of a collection; or a wildcard, which is the beginning of NSIDs up to a
+            period, or nothing, and a `*` for the rest. It matches at any depth: `app.bsky.*`
+            matches `app.bsky.feed.post`. See https://atproto.com/specs/nsid#nsid-syntax-variations.
 
     Raises:
         ValueError: if `text` is neither.
@@ -173,6 +166,7 @@ _EXAMPLE_COLLECTION: Final = "app.bsky.feed.post"
 _KEY_FORM: Final = (
     f"a key is collection/rkey, such as {_EXAMPLE_COLLECTION}/3jzfcijpj2z2a, or an at:// URI"
 )
+_BAD_SCHEME: Final = "an at:// URI begins with at://"
 _URI_FORM: Final = "the URI of a record is at://DID/collection/rkey"
 
 
@@ -208,6 +202,8 @@ def _why_not_key(text: str) -> str | None:
     collection, slash, rkey = text.partition("/")
     if not text:
         return "it is empty"
+    if _is_almost_uri(text):
+        return _BAD_SCHEME
     if not slash:
         return (
             "it has no rkey" if is_nsid(text) else f"it has no collection, as in collection/{text}"
@@ -219,6 +215,18 @@ def _why_not_key(text: str) -> str | None:
     if not rkey:
         return "its rkey is empty"
     return None
+
+
+def _why_not_start(text: str) -> str | None:
+    if _is_almost_uri(text):
+        return _BAD_SCHEME
+    if text and "/" not in text and not _BEGINNING_OF_NSID.fullmatch(text):
+        return "without a slash, it has to be the beginning of a collection, such as app.bsky."
+    return None
+
+
+def _is_almost_uri(text: str) -> bool:
+    return text[:3].lower() == "at:"
 
 
 def _why_not_collection(text: str) -> str:

@@ -34,7 +34,7 @@ nsids = st.builds(
     first_segments,
     st.lists(segments, min_size=1, max_size=3),
     names,
-).filter(lambda text: len(text) <= 253)
+).filter(lambda text: len(text) <= 317)
 rkeys = st.text(letters + digits + "._:~-", min_size=1, max_size=512).filter(
     lambda text: text not in {".", ".."}
 )
@@ -57,7 +57,10 @@ def test_valid_key_and_its_uri_mean_the_key(collection: str, rkey: str, did: str
 
 
 @EXAMPLES
-@given(st.text(min_size=1).filter(lambda text: "/" not in text), st.text(min_size=1))
+@given(
+    st.text(min_size=1).filter(lambda text: "/" not in text and text[:3].lower() != "at:"),
+    st.text(min_size=1),
+)
 def test_parts_of_a_key_can_be_any_text(collection: str, rkey: str) -> None:
     """Nobody checks them when they are written to a repo."""
     key = f"{collection}/{rkey.replace('/', '|')}"
@@ -86,7 +89,10 @@ def test_bytes_mean_any_key_at_all(key: str) -> None:
         pytest.param(f"/{KEY}", "it has more than one slash", id="slash before"),
         pytest.param(f"{KEY}/", "it has more than one slash", id="slash after"),
         pytest.param(f"{DID}/{KEY}", "it has more than one slash", id="DID before"),
-        pytest.param(f"AT://{DID}/{KEY}", "it has more than one slash", id="scheme in capitals"),
+        pytest.param(
+            f"AT://{DID}/{KEY}", "an at:// URI begins with at://", id="scheme in capitals"
+        ),
+        pytest.param(f"at:/{DID}", "an at:// URI begins with at://", id="one slash after at:"),
         pytest.param("https://example.com", "it has more than one slash", id="URL"),
     ],
 )
@@ -178,7 +184,10 @@ def test_uri_of_an_account_is_the_beginning_of_its_repo() -> None:
     assert parse_start(f"at://{DID}", DID) == ""
 
 
-@pytest.mark.parametrize("text", ["3jzfcijpj2z2a", "self", "app", "_", "3.b", "a.b.c\0", "a b.c"])
+@pytest.mark.parametrize(
+    "text",
+    ["3jzfcijpj2z2a", "self", "app", "_", "3.b", "a.b.c\0", "a b.c", f"AT://{DID}", "at:/a.b/1"],
+)
 def test_walk_does_not_start_at_an_rkey(text: str) -> None:
     with pytest.raises(ValueError, match="not the beginning of a key") as caught:
         parse_start(text, DID)
@@ -266,10 +275,10 @@ def test_what_names_no_collection_is_refused_with_both_forms(text: str, reason: 
 
 
 def test_lengths_of_nsids_are_bounded() -> None:
-    parts = [*["a" * 63] * 3, "a" * 61]  # an authority of 253 characters
-    assert is_nsid(".".join([*parts, "n" * 63]))
+    parts = ["a" * 63, "a" * 63, "a" * 63, "a" * 61]
+    assert is_nsid(".".join([*parts, "n" * 63]))  # 317 characters
     assert not is_nsid(".".join([*parts, "n" * 64]))
-    assert not is_nsid(".".join([*parts[:-1], "a" * 62, "n" * 62]))
+    assert not is_nsid(".".join([*parts[:-1], "a" * 62, "n" * 63]))
     assert not is_nsid(f"{'a' * 64}.b.c")
 
 
