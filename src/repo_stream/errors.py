@@ -1,21 +1,68 @@
-"""Every way in which reading a repo can fail, in one tree.
+"""All errors of the library in one tree: when each is raised, and what to do.
 
-    RepoStreamError
-    ├── CarError             the CAR file itself: header, sections, lengths, hashes
-    ├── CommitError          the signed commit, and its signature
-    ├── NodeError            a node of the Merkle Search Tree
-    ├── LimitExceeded        something is larger than `Limits` allows
-    ├── MissingBlock         the tree names a block that the CAR does not hold
-    │   └── IncompleteRange  so that nobody can tell what a range of keys holds
-    ├── BlockReleased        a block was let go of, and is asked for again
-    ├── MemLimitExceeded     what comes early does not fit in memory, and may not go to disk
-    ├── ProcessError         the caller's own processor failed on a record
-    ├── DiskError            the disk store
-    └── MissingExtra         an optional dependency is not installed
+The message of an error says what happened, where, and what to do about it. The same facts are
+attributes, so that a program can act on them without parsing the message.
 
-Each leaf carries its facts as attributes, so that a program can act on them without reading the
-message, and says in its message what happened, where, and what to do about it. All of them can be
-pickled, so that they survive the way back from a worker process.
+    Error                       When                                     What to do
+    RepoStreamError             a repo or a store cannot be used
+    ├─ CarError                 the file is not a CAR that can be read   fetch it again
+    │  ├─ NotACar               it is something else: HTML, JSON, gzip   check the server's response
+    │  ├─ UnsupportedCarVersion it is a CAR of another version           export the repo as CARv1
+    │  ├─ BadCarHeader          its header is not valid
+    │  ├─ MissingRoot           its header has no root
+    │  ├─ BadRoot               its first root cannot be a commit
+    │  ├─ TruncatedCar          it ends inside its header or a section
+    │  ├─ BadVarint             a length is not a valid varint
+    │  ├─ EmptySection          a section has length zero
+    │  ├─ BadSectionCid         a section has no valid CID
+    │  ├─ CidMismatch           a block does not match its CID
+    │  ├─ CarChanged            it was changed while it was read         leave it alone; read again
+    │  └─ CarTrailingData       bytes were fed to it after `finish()`    call finish() last
+    ├─ CommitError              the commit cannot be used                fetch the CAR again
+    │  ├─ MissingCommit         it is not in the CAR
+    │  ├─ BadCommit             it is not a valid commit of version 3
+    │  ├─ BadSignature          the given key did not sign it            check the key
+    │  └─ UnsupportedKey        the given key cannot be used             pass a k256 or p256 did:key
+    ├─ NodeError                an MST node breaks a rule                do not trust the repo
+    │  ├─ MalformedNode         it is not a node in canonical DAG-CBOR
+    │  ├─ BadNodeLink           a link in it is of the wrong kind
+    │  ├─ NodePrefixTooLong     it shares more of a key than there is
+    │  ├─ NodePrefixNotMinimal  it shares less of a key than it could
+    │  ├─ InvalidKey            a key is empty or not UTF-8
+    │  ├─ KeyOutOfOrder         a key does not sort after the one before
+    │  ├─ KeyOutOfRange         a key is outside the range of its node
+    │  ├─ WrongDepth            a key is at the wrong depth
+    │  ├─ ChildBelowLeaf        it is at depth 0 and has a subtree
+    │  ├─ EmptyNode             it is empty
+    │  └─ BareRoot              the root has a subtree and no key
+    ├─ LimitExceeded            something is larger than `Limits` allows raise it if you trust it
+    ├─ MissingBlock             a block of the tree is not in the CAR    fetch it again, or use gaps
+    │  └─ IncompleteRange       a slice does not prove a range of keys   fetch a slice that has it
+    ├─ BlockReleased            a block is needed again, but was dropped raise mem_limit_mb or spill
+    ├─ MemLimitExceeded         blocks do not fit in memory              raise mem_limit_mb or spill
+    ├─ ProcessError             the block processor failed               fix it; pass dumps, loads
+    ├─ DiskError                a disk store failed
+    │  ├─ MaxSizeExceeded       the repo is larger than the store may be raise max_stored_mb
+    │  ├─ DiskFull              no space is left on the disk             free some; reuse the store
+    │  ├─ ForeignFile           a path has a file that no store made     choose another path
+    │  ├─ StoreLocked           another store has the file open          use one path for each store
+    │  ├─ StoreReadOnly         the file cannot be written               fix its permissions
+    │  ├─ StoreUnavailable      the file cannot be opened                fix the path
+    │  ├─ StoreCorrupt          the file is damaged                      delete it and load again
+    │  ├─ StoreGone             the file was deleted or replaced         open a new store
+    │  ├─ DiskIOError           the system could not read or write it    open a new store
+    │  └─ StoreClosed           the store was closed, reset or reused    load the repo again
+    ├─ MissingExtra             an optional package is not installed     install it (see message)
+    ├─ InvalidCid               bytes or text are not a CID              fix the input
+    └─ InvalidDagCbor           bytes are not canonical DAG-CBOR         fix the input
+
+If nothing is to be done about an error in particular, it is what its branch says. `InvalidCid`,
+`InvalidDagCbor` and `RepoStreamError` are defined in `ipld.errors`.
+
+Records before an error are returned first; from then on every call raises it again. Wrong use of
+the library is reported with Python's own `TypeError`, `ValueError` and `RuntimeError`. A path that
+cannot be opened is an `OSError`, and whatever a source raises is passed on as it is. All errors can
+be pickled, so that worker processes can return them.
 """
 
 from __future__ import annotations
@@ -88,10 +135,10 @@ __all__ = [
 
 
 class CarError(RepoStreamError):
-    """The bytes are not a CAR file that can be read.
+    """The file is not a CAR that can be read.
 
     Attributes:
-        offset: where in the file the trouble starts, in bytes from its beginning.
+        offset: where in the file the fault is, in bytes.
     """
 
     def __init__(self, message: str, *, offset: int) -> None:
@@ -100,23 +147,23 @@ class CarError(RepoStreamError):
 
 
 class TruncatedCar(CarError):
-    """The file ends in the middle of its header or of a section.
+    """The file ends inside its header or inside a section.
 
     Attributes:
-        offset: where the unfinished header or section starts, in bytes.
-        have: how many of its bytes are there.
-        need: how many it announces, its length prefix included; `None` where the file ends within
-            that prefix.
+        offset: where the header or section starts, in bytes.
+        have: how many of its bytes are in the file, its length prefix included.
+        need: how many bytes it has by its length prefix, that prefix included; `None` if the file
+            ends inside the prefix.
     """
 
     def __init__(self, *, offset: int, have: int, need: int | None) -> None:
         what = "its header" if offset == 0 else "a section"
         if need is not None:
-            where = f"ends inside {what}: {have} bytes of {need} are there"
+            where = f"ends inside {what}, after {have} of {need} bytes"
         elif have:
             where = f"ends inside the length of {what}"
         else:
-            where = f"is empty, without {what}"
+            where = "is empty"
         super().__init__(
             f"the CAR {where}; the download is probably incomplete, fetch it again",
             offset=offset,
@@ -129,71 +176,76 @@ class UnsupportedCarVersion(CarError):
     """The file is a CAR of a version other than 1, such as CARv2.
 
     Attributes:
-        version: what the header says.
+        version: the version in the header, usually an `int`.
     """
 
     def __init__(self, *, version: object) -> None:
         shown = f"CARv{version}" if isinstance(version, int) else f"version {version!r}"
         super().__init__(
-            f"this is a {shown} file, and only CARv1 is read; export the repo as CARv1", offset=0
+            f"this is a {shown} file, but only CARv1 can be read; export the repo as CARv1",
+            offset=0,
         )
         self.version = version
 
 
 class BadCarHeader(CarError):
-    """The header is not the canonical DAG-CBOR map of `roots` and `version` that CARv1 defines."""
+    """The header is not a canonical DAG-CBOR map of `roots` and `version`, as CARv1 requires.
+
+    Attributes:
+        reason: what is wrong with it.
+    """
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"the CAR header is not valid: {reason}", offset=0)
+        super().__init__(f"the CAR header is not valid: {reason}; fetch the file again", offset=0)
         self.reason = reason
 
 
 class NotACar(CarError):
-    """The file is something else altogether, often what a server said instead of sending a repo.
+    """The file is something else, often a server's error page instead of a repo.
 
     Attributes:
-        start: its first bytes, 160 at most.
+        start: its first bytes, at most 160.
         looks_like: what it seems to be, in words.
     """
 
     def __init__(self, *, start: bytes) -> None:
         looks_like, advice = _look_at(start)
-        super().__init__(f"this is no CAR file but {looks_like}; {advice}", offset=0)
+        super().__init__(f"this is not a CAR file; it looks like {looks_like}; {advice}", offset=0)
         self.start = start
         self.looks_like = looks_like
 
 
 def _look_at(start: bytes) -> tuple[str, str]:
-    """Say what a file seems to be, and what to do about it."""
-    fetch = "look at what the server answered, its status too, and fetch it again"
+    """Return what a file seems to be, and what to do about it."""
+    fetch = "check the server's response and its status, and fetch it again"
     if start.startswith(b"\x1f\x8b"):
-        return "compressed by gzip", "decompress it first"
-    # Where it was cut, a character may lack its end.
+        return "gzip data", "decompress it first"
+    # The last character may be cut short.
     text = start.decode("utf-8-sig", "ignore")
     if len(text.encode()) < len(start) - 6 or any(char in _NOT_IN_TEXT for char in text):
-        return "something else", fetch
+        return "binary data", fetch
     excerpt = " ".join(text.split())
     shown = excerpt if excerpt.isprintable() else ascii(excerpt)[1:-1]
     if excerpt.lower().startswith(("<!doctype html", "<html")):
         kind = "an HTML page"
     else:
         kind = "JSON" if excerpt.startswith(("{", "[")) else "text"
-    return f"{kind}, which starts: {shown}", fetch
+    return f"{kind} that starts with: {shown}", fetch
 
 
-# Control characters, but for those that text has, colours of terminals included.
+# Control characters, except those in text and in the colours of terminals.
 _NOT_IN_TEXT = frozenset(map(chr, range(32))) - frozenset("\t\n\f\r\x1b")
 
 
 class MissingRoot(CarError):
-    """The header names no root, so there is no commit to start from."""
+    """The header has no root, so the commit cannot be found."""
 
     def __init__(self) -> None:
-        super().__init__("the CAR header names no root, so no commit can be found", offset=0)
+        super().__init__("the CAR header has no root, so the commit cannot be found", offset=0)
 
 
 class BadRoot(CarError):
-    """The header's first root cannot be a commit: not a DAG-CBOR CIDv1 with SHA-256.
+    """The header's first root cannot be a commit: its CID is not a DAG-CBOR CIDv1 with SHA-256.
 
     Attributes:
         cid: the root.
@@ -201,7 +253,7 @@ class BadRoot(CarError):
 
     def __init__(self, *, cid: Cid) -> None:
         super().__init__(
-            f"the first root, {cid}, is not a DAG-CBOR CID with SHA-256, which a commit's CID is",
+            f"the first root, {cid}, cannot be a commit: it is not a DAG-CBOR CIDv1 with SHA-256",
             offset=0,
         )
         self.cid = cid
@@ -212,33 +264,33 @@ class BadVarint(CarError):
 
 
 class EmptySection(CarError):
-    """A section announces a length of zero, so it holds not even a CID."""
+    """A section has length zero, so it has not even a CID."""
 
     def __init__(self, *, offset: int) -> None:
         super().__init__(
-            "a section has length zero; the file is padded or damaged here", offset=offset
+            "a section has length zero; the file is padded or damaged at this offset", offset=offset
         )
 
 
 class BadSectionCid(CarError):
-    """A section does not start with a readable CID, or its length ends inside the CID."""
+    """A section does not start with a valid CID, or ends inside it."""
 
 
 class CarTrailingData(CarError):
-    """More bytes were fed to a decoder that had been told that the file was over."""
+    """`CarDecoder.feed` was called with more bytes after `CarDecoder.finish`."""
 
 
 class CidMismatch(CarError):
-    """A block's bytes do not have the hash that its CID claims.
+    """A block does not have the hash in its CID.
 
     Attributes:
-        cid: what the block claims to be.
-        offset: where its section starts, in bytes.
+        cid: the CID in its section.
+        offset: where the section starts, in bytes.
     """
 
     def __init__(self, *, cid: Cid, offset: int) -> None:
         super().__init__(
-            f"the block that claims to be {cid} has other bytes; "
+            f"a block does not have the hash in its CID {cid}; "
             "the file is damaged or forged, fetch it again from the account's own server",
             offset=offset,
         )
@@ -246,18 +298,18 @@ class CidMismatch(CarError):
 
 
 class CarChanged(CarError):
-    """The file that is read was changed: it does not hold any more what was checked in it before.
+    """The file was changed while it was read: what has been checked in it is no longer there.
 
     Attributes:
-        cid: the block that was there; `None` if it is not known which.
+        cid: the block that was there; `None` if it is not known which one it was.
         offset: where its section started, in bytes.
     """
 
     def __init__(self, *, cid: Cid | None, offset: int) -> None:
         block = "what was read there before" if cid is None else f"the block {cid}"
         super().__init__(
-            f"the file was changed while it was read, and no longer holds {block}; "
-            "do not write to it meanwhile, and read it again",
+            f"the file was changed while it was read, and no longer has {block}; "
+            "do not write to it while it is read, and read it again",
             offset=offset,
         )
         self.cid = cid
@@ -271,7 +323,7 @@ class CommitError(RepoStreamError):
 
 
 class MissingCommit(CommitError):
-    """The CAR ended without the block that its header names as root.
+    """The commit, the root in the CAR header, is not in the file.
 
     Attributes:
         cid: the root.
@@ -279,8 +331,8 @@ class MissingCommit(CommitError):
 
     def __init__(self, *, cid: Cid) -> None:
         super().__init__(
-            f"the commit {cid}, which the CAR header names as root, is not in the file; "
-            "the download may be incomplete"
+            f"the commit {cid}, the root in the CAR header, is not in the file; "
+            "the download may be incomplete, fetch it again"
         )
         self.cid = cid
 
@@ -293,7 +345,7 @@ class BadCommit(CommitError):
 
     Attributes:
         cid: the commit's CID.
-        field: the field at fault, or `None` where the block as a whole is.
+        field: the field that is not valid; `None` if it is the block as a whole.
         reason: what is wrong with it.
     """
 
@@ -306,26 +358,27 @@ class BadCommit(CommitError):
 
 
 class BadSignature(CommitError):
-    """The commit's signature is not one that the given key made.
+    """The commit was not signed with the given key.
 
     Attributes:
         cid: the commit's CID.
-        did_key: the key that it was checked with.
-        reason: what is wrong with it.
+        did_key: the key that the signature was checked with.
+        reason: what is wrong with the signature.
     """
 
     def __init__(self, *, cid: Cid, did_key: str, reason: str) -> None:
-        super().__init__(f"the signature of commit {cid} does not hold for {did_key}: {reason}")
+        super().__init__(f"the signature of commit {cid} is not valid for {did_key}: {reason}")
         self.cid = cid
         self.did_key = did_key
         self.reason = reason
 
 
 class UnsupportedKey(CommitError):
-    """The text given as a key is not a `did:key` of a curve that atproto allows (k256, p256).
+    """The given key is not a `did:key` for one of the curves of atproto, k256 and p256.
 
     Attributes:
-        did_key: the text.
+        did_key: the given key.
+        reason: what is wrong with it.
     """
 
     def __init__(self, *, did_key: str, reason: str) -> None:
@@ -338,10 +391,10 @@ class UnsupportedKey(CommitError):
 
 
 class NodeError(RepoStreamError):
-    """A node of the Merkle Search Tree breaks a rule of the repository specification.
+    """A node of the Merkle Search Tree (MST) breaks a rule of the repository specification.
 
     See https://atproto.com/specs/repository#mst-structure. A tree that breaks one rule cannot be
-    trusted in the others, so the walk ends there.
+    trusted to keep the others, so the walk ends there.
 
     Attributes:
         cid: the node.
@@ -353,7 +406,7 @@ class NodeError(RepoStreamError):
 
 
 class MalformedNode(NodeError):
-    """The block is not a node in canonical DAG-CBOR with exactly the specified fields.
+    """The block is not a node in canonical DAG-CBOR with exactly the fields of the specification.
 
     Attributes:
         reason: what was expected.
@@ -367,7 +420,7 @@ class MalformedNode(NodeError):
 
 
 class BadNodeLink(NodeError):
-    """A link is not a DAG-CBOR CIDv1 with SHA-256, the only kind that a tree may contain.
+    """A link is not a DAG-CBOR CIDv1 with SHA-256, the only kind that a tree may have.
 
     Attributes:
         offset: where in the block, in bytes.
@@ -384,14 +437,14 @@ class NodePrefixTooLong(NodeError):
     """An entry shares more bytes with the key before it than that key has.
 
     Attributes:
-        prefix_len: the bytes shared, as the entry says.
-        previous: the key before it in the node, empty for the first.
+        prefix_len: how many bytes the entry shares.
+        previous: the key before it in the node; empty if the entry is the first.
     """
 
     def __init__(self, *, cid: Cid, prefix_len: int, previous: bytes) -> None:
         super().__init__(
             f"an entry shares {prefix_len} bytes with the key before it, {previous!r}, "
-            f"which has {len(previous)}",
+            f"which has only {len(previous)}",
             cid=cid,
         )
         self.prefix_len = prefix_len
@@ -399,18 +452,18 @@ class NodePrefixTooLong(NodeError):
 
 
 class NodePrefixNotMinimal(NodeError):
-    """An entry repeats bytes that it should have shared with the key before it.
+    """An entry shares fewer bytes with the key before it than it could.
 
     Attributes:
         key: the entry's key.
-        prefix_len: the bytes shared, as the entry says.
-        expected: the bytes that it has in common with the key before it.
+        prefix_len: how many bytes the entry shares.
+        expected: how many bytes the two keys have in common.
     """
 
     def __init__(self, *, cid: Cid, key: bytes, prefix_len: int, expected: int) -> None:
         super().__init__(
-            f"key {key!r} is written with a shared prefix of {prefix_len} bytes "
-            f"where {expected} are shared",
+            f"the entry of key {key!r} shares {prefix_len} bytes with the key before it "
+            f"instead of {expected}",
             cid=cid,
         )
         self.key = key
@@ -433,17 +486,19 @@ class KeyOutOfOrder(NodeError):
 
 
 class KeyOutOfRange(NodeError):
-    """A key lies outside the gap between the two keys above which its node hangs.
+    """A key is not between the keys of the nodes above that enclose its node.
 
     Attributes:
         key: the key.
-        lower: the key on the left above, or `None` where there is none.
-        upper: the key on the right above, or `None` where there is none.
+        lower: the key before the node; `None` if there is none.
+        upper: the key after the node; `None` if there is none.
     """
 
     def __init__(self, *, cid: Cid, key: bytes, lower: bytes | None, upper: bytes | None) -> None:
+        bounds = [f"after {lower!r}"] * (lower is not None)
+        bounds += [f"before {upper!r}"] * (upper is not None)
         super().__init__(
-            f"key {key!r} does not lie between {lower!r} and {upper!r}, where its node hangs",
+            f"key {key!r} is out of the range of its node, which is {' and '.join(bounds)}",
             cid=cid,
         )
         self.key = key
@@ -456,6 +511,7 @@ class InvalidKey(NodeError):
 
     Attributes:
         key: the key.
+        reason: what is wrong with it.
     """
 
     def __init__(self, *, cid: Cid, key: bytes, reason: str) -> None:
@@ -465,17 +521,17 @@ class InvalidKey(NodeError):
 
 
 class WrongDepth(NodeError):
-    """A key hangs at another depth than its hash demands.
+    """A key is not at the depth that its hash determines.
 
     Attributes:
         key: the key.
-        depth: the depth that its SHA-256 gives it.
-        expected: the depth of the node that holds it.
+        depth: the depth of the key by its SHA-256.
+        expected: the depth of the node that it is in.
     """
 
     def __init__(self, *, cid: Cid, key: bytes, depth: int, expected: int) -> None:
         super().__init__(
-            f"key {key!r} belongs at depth {depth} but hangs at depth {expected}", cid=cid
+            f"key {key!r} belongs at depth {depth} but is at depth {expected}", cid=cid
         )
         self.key = key
         self.depth = depth
@@ -483,30 +539,34 @@ class WrongDepth(NodeError):
 
 
 class ChildBelowLeaf(NodeError):
-    """A node at depth 0 has a subtree, but nothing can hang below depth 0."""
+    """A node at depth 0 has a subtree, but there is no depth below 0.
+
+    Attributes:
+        depth: 0.
+    """
 
     def __init__(self, *, cid: Cid) -> None:
-        super().__init__("it is at depth 0 and still has a subtree", cid=cid)
+        super().__init__("it is at depth 0 but has a subtree", cid=cid)
         self.depth = 0
 
 
 class EmptyNode(NodeError):
-    """A node has neither entries nor a subtree, which only the root of an empty repo may.
+    """A node has neither entries nor a subtree. Only the root of an empty repo may be like that.
 
     Attributes:
-        depth: the depth at which it hangs.
+        depth: the depth that it is at.
     """
 
     def __init__(self, *, cid: Cid, depth: int) -> None:
-        super().__init__(f"it is empty, at depth {depth} below the root", cid=cid)
+        super().__init__(f"it is at depth {depth} below the root but empty", cid=cid)
         self.depth = depth
 
 
 class BareRoot(NodeError):
-    """The root has no entries but a subtree: it should have been trimmed away."""
+    """The root has a subtree but no entries: that subtree should be the root."""
 
     def __init__(self, *, cid: Cid) -> None:
-        super().__init__("the root of the tree holds no key, only a subtree", cid=cid)
+        super().__init__("the root of the tree has no key, only a subtree", cid=cid)
 
 
 # --- Limits, missing blocks, processing ---------------------------------------------------------
@@ -516,16 +576,17 @@ class LimitExceeded(RepoStreamError):
     """Something in the file is larger than `Limits` allows.
 
     Attributes:
-        limit: the name of the field of `Limits`, such as `"block_bytes"`.
-        maximum: its value.
-        actual: what the file has or claims.
-        where: the place, in words.
+        limit: the field of `Limits`, such as `"block_bytes"`.
+        maximum: the value of the limit.
+        actual: the value in the file.
+        where: what is too large, in words.
     """
 
     def __init__(self, *, limit: str, maximum: int, actual: int, where: str) -> None:
         super().__init__(
             f"{where}: {actual} is over the limit {limit}={maximum}; "
-            f"if you trust the source, raise it: DriverBuilder().with_limits(Limits({limit}=...))"
+            "if you trust the source, raise it: "
+            f"DriverBuilder().with_limits(Limits({limit}=...))"
         )
         self.limit = limit
         self.maximum = maximum
@@ -534,7 +595,7 @@ class LimitExceeded(RepoStreamError):
 
 
 class MissingBlock(RepoStreamError):
-    """The tree names a block that the CAR does not hold.
+    """A block that the tree refers to is not in the CAR.
 
     Attributes:
         cid: the block.
@@ -543,10 +604,10 @@ class MissingBlock(RepoStreamError):
     """
 
     def __init__(self, *, cid: Cid, kind: Literal["node", "record"], key: str | None) -> None:
-        what = f"record {key!r}" if key is not None else "MST node"
+        what = f"record {key!r}" if key is not None else "an MST node"
         super().__init__(
             f"the block {cid} of {what} is not in the CAR; "
-            "the download may be incomplete, or the file a slice of a repo"
+            "the download may be incomplete, or the file is a slice of a repo"
         )
         self.cid = cid
         self.kind: Literal["node", "record"] = kind
@@ -554,13 +615,13 @@ class MissingBlock(RepoStreamError):
 
 
 class IncompleteRange(MissingBlock):
-    """What a repo has in a range of keys cannot be proven, as a node on the way is not in the CAR.
+    """The CAR does not prove what the repo has in a range of keys, as it lacks an MST node.
 
     Attributes:
         start: the first key of the range.
-        stop: the first key beyond it; `None` for all that follow.
-        after: the nearest key before the subtree that is missing; `None` where there is none.
-        before: the nearest key beyond it; `None` where there is none.
+        stop: the first key after the range; `None` if it has no end.
+        after: the nearest key before the missing subtree; `None` if there is none.
+        before: the nearest key after it; `None` if there is none.
     """
 
     def __init__(
@@ -575,7 +636,7 @@ class IncompleteRange(MissingBlock):
         super().__init__(cid=cid, kind="node", key=None)
         Exception.__init__(
             self,
-            f"{what} cannot be told from this CAR: it lacks the MST node {cid}; "
+            f"this CAR does not prove {what}: it lacks the MST node {cid}; "
             "fetch a slice that has it, or the whole repo",
         )
         self.start = start
@@ -585,35 +646,38 @@ class IncompleteRange(MissingBlock):
 
 
 class BlockReleased(RepoStreamError):
-    """A block is asked for again after it was used, let go of, and given up for want of memory.
+    """A block is needed again after it was dropped to stay within the memory limit.
+
+    A stream drops blocks that the walk has used if they may not spill to disk. Whether a block was
+    dropped or is not in the CAR is then not known.
 
     Attributes:
         cid: the block.
-        key: the key of the record that it is; `None` for a node.
+        key: the record's key; `None` for a node.
     """
 
     def __init__(self, *, cid: Cid, key: str | None) -> None:
-        what = f"record {key!r}" if key is not None else "MST node"
+        what = f"record {key!r}" if key is not None else "an MST node"
         super().__init__(
-            f"the block {cid} of {what} is not at hand: if the CAR holds it, it came earlier and "
-            "was given up when the memory limit was reached; raise mem_limit_mb, or let it spill"
+            f"the block {cid} of {what} was dropped when the memory limit was reached, or is not "
+            "in the CAR; raise mem_limit_mb, or let blocks spill to disk"
         )
         self.cid = cid
         self.key = key
 
 
 class MemLimitExceeded(RepoStreamError):
-    """Blocks that come before they are needed fill the memory, and `spill=False` forbids the disk.
+    """Blocks that come before they are needed do not fit in memory, and may not spill to disk.
 
     Attributes:
-        mem_limit_mb: the limit, in MiB.
-        early: how many blocks have to be kept.
+        mem_limit_mb: the memory limit, in MiB.
+        early: how many blocks would have to be kept.
     """
 
     def __init__(self, *, mem_limit_mb: float, early: int) -> None:
         super().__init__(
-            f"{early} blocks came before the walk needs them and do not fit in {mem_limit_mb:g} "
-            "MiB; raise mem_limit_mb, or let them spill to disk"
+            f"{early} blocks came before the walk needed them and do not fit in {mem_limit_mb:g} "
+            "MiB; raise mem_limit_mb, or let blocks spill to disk"
         )
         self.mem_limit_mb = mem_limit_mb
         self.early = early
@@ -622,11 +686,10 @@ class MemLimitExceeded(RepoStreamError):
 class ProcessError(RepoStreamError):
     """The block processor failed on a record, or its result cannot be spilled to disk.
 
-    The processor's own exception is the `__cause__`.
+    The exception that it raised is the `__cause__`.
 
     Attributes:
-        key: the record's key; `None` where a result failed to be spilled, before the tree was
-            walked.
+        key: the record's key; `None` if a result could not be spilled before the walk.
         cid: the record's block.
     """
 
@@ -641,10 +704,10 @@ class ProcessError(RepoStreamError):
 
 
 class DiskError(RepoStreamError):
-    """The disk store cannot do its work. SQLite's or the system's own error is the `__cause__`.
+    """A disk store failed. The error of SQLite or of the system, if any, is the `__cause__`.
 
     Attributes:
-        path: the store's file; `None` for a temporary one.
+        path: the path of the store; `None` for a temporary one.
     """
 
     def __init__(self, message: str, *, path: Path | None) -> None:
@@ -653,7 +716,7 @@ class DiskError(RepoStreamError):
 
 
 class MaxSizeExceeded(DiskError):
-    """The repo takes more on disk than `max_stored_mb`: its sections in the log, and places.
+    """The repo needs more disk space than `max_stored_mb`, for its log and places.
 
     Attributes:
         max_stored_mb: the limit, in MiB.
@@ -662,30 +725,30 @@ class MaxSizeExceeded(DiskError):
     def __init__(self, *, path: Path | None, max_stored_mb: int) -> None:
         super().__init__(
             f"the repo needs more than the {max_stored_mb} MiB allowed; "
-            "raise it with DiskBuilder().with_max_stored_mb(...)",
+            "raise the limit with DiskBuilder().with_max_stored_mb(...)",
             path=path,
         )
         self.max_stored_mb = max_stored_mb
 
 
 class ForeignFile(DiskError):
-    """The path holds a file that no disk store made. It has not been touched."""
+    """The path has a file that no disk store made. The file has not been touched."""
 
 
 class StoreLocked(DiskError):
-    """Another store, perhaps of another process, has the file in use."""
+    """Another store has the file open, in this process or in another one."""
 
 
 class StoreReadOnly(DiskError):
-    """The file or its directory may not be written."""
+    """The file or its directory cannot be written."""
 
 
 class StoreUnavailable(DiskError):
-    """The path cannot be opened: no such directory, a directory itself, no permission."""
+    """The path cannot be opened: its directory does not exist, or it is not a regular file."""
 
 
 class StoreCorrupt(DiskError):
-    """The store's file is damaged. It holds nothing but a copy; delete it and load again."""
+    """The store's file is damaged. It has only a copy of the repo: delete it and load again."""
 
 
 class StoreGone(DiskError):
@@ -693,15 +756,15 @@ class StoreGone(DiskError):
 
 
 class DiskFull(DiskError):
-    """No room is left on the disk."""
+    """No space is left on the disk. The store can be used again once there is some."""
 
 
 class DiskIOError(DiskError):
-    """The system failed to read or write the store's file, or stopped it at a size limit."""
+    """The system could not read or write the store's file, or the file reached a size limit."""
 
 
 class StoreClosed(DiskError):
-    """The store has been closed, or its driver has handed it on."""
+    """The store has been closed or reset, or has another repo by now."""
 
 
 # --- Extras -------------------------------------------------------------------------------------
@@ -711,12 +774,12 @@ class MissingExtra(RepoStreamError, ImportError):
     """A feature needs an optional dependency that is not installed.
 
     Attributes:
-        extra: the extra to install, as in `pip install "atproto-repo-stream[crypto]"`.
+        extra: the extra of `atproto-repo-stream` that has the dependency, such as `"crypto"`.
     """
 
     def __init__(self, *, extra: str, package: str, feature: str) -> None:
         super().__init__(
-            f"{feature} needs the package {package!r}; "
-            f'install it with: pip install "atproto-repo-stream[{extra}]"'
+            f"{feature} needs the package {package!r} of the extra atproto-repo-stream[{extra}]; "
+            f"install it with: pip install {package}"
         )
         self.extra = extra

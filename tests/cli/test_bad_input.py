@@ -23,7 +23,7 @@ def bad_cars() -> list[object]:
         pytest.param(
             repo.to_car(omit=[record]), "3jzfcijpj2z2b' is not in the CAR", id="missing record"
         ),
-        pytest.param(forged, "has other bytes", id="forged record"),
+        pytest.param(forged, "does not have the hash in its CID", id="forged record"),
         pytest.param(repo.to_car(omit=[repo.commit_cid]), "the commit", id="missing commit"),
     ]
 
@@ -57,7 +57,7 @@ def test_error_of_a_server_is_quoted_and_escaped(run: Run, tmp_path: Path) -> No
     path.write_bytes(b'{"error":"RepoNotFound","message":"\x1b[2J\xc2\x9b2J"}')
     code, out, err = run("ls", path)
     assert (code, out) == (1, "")
-    assert "no CAR file but JSON" in err
+    assert "is not a CAR file; it looks like JSON" in err
     assert "RepoNotFound" in err
     assert err.replace("\n", "").isprintable()
 

@@ -283,17 +283,19 @@ PAGE = b"<!DOCTYPE html>\n<title>502 \x1b[2JBad\xc2\x9b Gateway</title>" + b"x" 
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        pytest.param(PAGE, "an HTML page, which starts: <!DOCTYPE html> <title>502", id="page"),
+        pytest.param(PAGE, "an HTML page that starts with: <!DOCTYPE html> <title>502", id="page"),
         pytest.param(PAGE[:40], "an HTML page", id="short-page"),
-        pytest.param(b'{"error":"RepoNotFound"}', 'JSON, which starts: {"error":"Rep', id="json"),
+        pytest.param(
+            b'{"error":"RepoNotFound"}', 'JSON that starts with: {"error":"Rep', id="json"
+        ),
         pytest.param(
             b'\xef\xbb\xbf{"error":1}',
-            'JSON, which starts: {"error":1}',
+            'JSON that starts with: {"error":1}',
             id="json-after-a-byte-order-mark",
         ),
-        pytest.param("Not f\u00f6und".encode(), "text, which starts: Not f", id="text"),
-        pytest.param(b"\x1f\x8b\x08\0" + bytes(99), "compressed by gzip", id="gzip"),
-        pytest.param(b"\x89PNG\r\n\x1a\n" + bytes(99), "something else", id="image"),
+        pytest.param("Not f\u00f6und".encode(), "text that starts with: Not f", id="text"),
+        pytest.param(b"\x1f\x8b\x08\0" + bytes(99), "gzip data", id="gzip"),
+        pytest.param(b"\x89PNG\r\n\x1a\n" + bytes(99), "binary data", id="image"),
     ],
 )
 def test_the_error_says_what_a_file_looks_like_that_is_no_car(data: bytes, said: str) -> None:

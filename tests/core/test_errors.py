@@ -75,13 +75,16 @@ DID_KEY = "did:key:zQ3shqwJEJyMBsBXCWyCBpUBMqxcon9oHB7mCvx4sSpMdLJwc"
 EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
     (InvalidCid("no CID"), ["no CID"]),
     (InvalidDagCbor("no DAG-CBOR"), ["no DAG-CBOR"]),
-    (TruncatedCar(offset=96, have=7, need=240), [96, 7, 240]),
+    (TruncatedCar(offset=96, have=7, need=240), ["a section", 96, 7, 240]),
     (TruncatedCar(offset=96, have=1, need=None), [96, "length of a section"]),
     (TruncatedCar(offset=0, have=1, need=None), ["length of its header"]),
     (TruncatedCar(offset=0, have=0, need=None), ["is empty"]),
     (UnsupportedCarVersion(version=2), ["CARv2", "CARv1"]),
     (BadCarHeader("it is not a map"), ["it is not a map"]),
-    (NotACar(start=b"<html>Bad Gateway"), ["an HTML page", "Bad Gateway", "fetch it again"]),
+    (
+        NotACar(start=b"<html>Bad Gateway"),
+        ["is not a CAR file", "an HTML page", "Bad Gateway", "fetch it again"],
+    ),
     (MissingRoot(), ["root", "commit"]),
     (BadRoot(cid=CID), [CID]),
     (BadVarint("a length prefix is not minimal", offset=96), [96, "not minimal"]),
@@ -117,7 +120,7 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
     (MissingBlock(cid=CID, kind="node", key=None), [CID, "node", "incomplete"]),
     (
         IncompleteRange(cid=CID, start="a/b", stop="a/b\0", after="a/a", before=None),
-        [CID, "whether", "'a/b'", "whole repo"],
+        [CID, "does not prove whether", "'a/b'", "whole repo"],
     ),
     (
         IncompleteRange(cid=CID, start="a/b", stop="a/c", after=None, before="a/d"),
@@ -129,7 +132,7 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
     ),
     (CarChanged(cid=CID, offset=5), [CID, 5, "was changed", "do not write to it"]),
     (CarChanged(cid=None, offset=5), ["what was read there", 5, "was changed"]),
-    (BlockReleased(cid=CID, key="a/b"), [CID, "'a/b'", "mem_limit_mb", "spill"]),
+    (BlockReleased(cid=CID, key="a/b"), [CID, "'a/b'", "was dropped", "mem_limit_mb", "spill"]),
     (BlockReleased(cid=CID, key=None), [CID, "MST node", "spill"]),
     (MemLimitExceeded(mem_limit_mb=16, early=4321), ["4321", "16 MiB", "spill"]),
     (ProcessError("KeyError: 'text'", key="a/b", cid=CID), [CID, "'a/b'", "KeyError: 'text'"]),
@@ -148,7 +151,7 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
     (StoreClosed("what happened", path=PATH), ["what happened", PATH]),
     (
         MissingExtra(extra="crypto", package="cryptography", feature="verify_signature"),
-        ['pip install "atproto-repo-stream[crypto]"', "cryptography", "verify_signature"],
+        ["pip install cryptography", "atproto-repo-stream[crypto]", "verify_signature"],
     ),
 ]
 ERRORS = [error for error, _ in EXAMPLES]
@@ -192,6 +195,12 @@ def test_public_names_are_unique_and_in_order() -> None:
     names = public_names("repo_stream")
     assert names == sorted(set(names))
     assert all(hasattr(repo_stream, name) for name in names)
+
+
+def test_every_error_is_in_the_table() -> None:
+    assert errors.__doc__
+    words = set(errors.__doc__.split())
+    assert {kind.__name__ for kind in tree(RepoStreamError)} - words == set()
 
 
 def test_every_error_is_documented() -> None:

@@ -1,4 +1,4 @@
-"""The base of every error, and the two that CIDs and CBOR raise."""
+"""The base of all errors, and the errors of CIDs and DAG-CBOR. All others are in `errors`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ __all__ = ["InvalidCid", "InvalidDagCbor", "RepoStreamError"]
 
 
 class RepoStreamError(Exception):
-    """The base of every error that this library raises about a repo or a store.
+    """The base of all errors of a repo or a store.
 
-    Misuse by the caller is reported with Python's own exceptions instead: `TypeError` and
-    `ValueError` for arguments, `anyio.BusyResourceError` for two tasks in one driver or store.
+    Wrong use of the library is reported with Python's own exceptions instead: `TypeError` and
+    `ValueError` for arguments, `anyio.BusyResourceError` if two tasks use one driver or store at
+    the same time.
     """
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle by state: the constructors take keywords, which the default would not pass."""
+        """Pickle by state: by default, a constructor with keywords would be called without them."""
         return (_restore, (type(self), self.args), self.__dict__)
 
 
@@ -22,11 +23,8 @@ def _restore(kind: type[RepoStreamError], args: tuple[object, ...]) -> RepoStrea
 
 
 class InvalidCid(RepoStreamError, ValueError):
-    """Bytes or a text that do not form a CID."""
+    """Bytes or text that are not a CID."""
 
 
 class InvalidDagCbor(RepoStreamError, ValueError):
-    """Bytes that are not canonical DAG-CBOR.
-
-    See https://ipld.io/specs/codecs/dag-cbor/spec/ for what that is.
-    """
+    """Bytes that are not canonical DAG-CBOR; see https://ipld.io/specs/codecs/dag-cbor/spec/."""
