@@ -1,14 +1,14 @@
-"""The compiled wheel: a build compiles the hot modules, where it can.
+"""The build hook: compiles the hot modules into the wheel, if that is possible.
 
-That is where a C compiler and Python's headers are at hand. Elsewhere the wheel is of plain Python,
-which behaves alike and takes up to four times as long. `REPO_STREAM_COMPILE=0` asks for a plain
-wheel, and `REPO_STREAM_COMPILE=1` for a compiled one or an error. An editable install runs from the
-sources. Why something was not compiled is a warning, which pip shows with `-v`.
+It needs a C compiler and Python's headers. Without them the wheel is plain Python, which behaves
+alike and takes up to four times as long, and a file in the wheel says why: pip hides what a build
+prints, so `repo-stream --version` shows it, and so does the command once it takes long.
+`REPO_STREAM_COMPILE=0` asks for a plain wheel, `REPO_STREAM_COMPILE=1` for a compiled one or an
+error. An editable install runs from the sources.
 
-Cython compiles the very sources of the package. For each module that it takes there lies a `.pxd`
-file here, which says what types the variables of the hot loops have: the sources know nothing of
-it, and an interpreter runs them as they are. Five modules, all about bytes, lie here in another
-form instead, as `.pyx` files. The wheel holds both; Python prefers what is compiled.
+What is compiled lies beside its module: `ipld/_digest.pyx` beside `ipld/digest.py`. Which of the
+two runs is decided at run time (`repo_stream/_compiled.py`), so the wheel holds both. It also holds
+the `.pyx` files, so that tracebacks can show their lines.
 """
 
 from __future__ import annotations
@@ -26,116 +26,150 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-HERE = Path(__file__).resolve().parent
 VARIABLE = "REPO_STREAM_COMPILE"
-PACKAGE = HERE.parent / "repo_stream"
-FORMS = sorted(HERE.glob("*.pyx"))
-TYPED = {types.stem for types in HERE.glob("*.pxd")} - {form.stem for form in FORMS}
-FILES = [*sorted(PACKAGE / f"{name}.py" for name in TYPED), *FORMS]
+SOURCES = Path(__file__).resolve().parents[1]
+PACKAGE = SOURCES / "repo_stream"
+FORMS = sorted(PACKAGE.rglob("_*.pyx"))
+# See `_compiled.why_not_compiled`.
+REASON = "repo_stream/_not_compiled.txt"
 
 
 class CompileHook(BuildHookInterface[Any]):
-    """Adds extension modules to the wheel."""
+    """Adds extension modules to the wheel, or the reason why there are none."""
 
     PLUGIN_NAME = "custom"
     _scratch: TemporaryDirectory[str] | None = None
 
     def dependencies(self) -> list[str]:
-        """Name what the build needs."""
-        return ["cython>=3.1", "setuptools>=77"] if _wanted() else []
+        """Return what the build needs."""
+        return ["cython>=3.1", "setuptools>=77"] if _obstacle() is None else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile the modules and have them put into the wheel.
 
         Raises:
-            ValueError: where the variable is neither 0 nor 1, or is 1 and the install is editable.
-            Exception: whatever compiling raises, where the variable is 1.
+            ValueError: if the variable is neither 0 nor 1, or is 1 and the install is editable.
+            Exception: whatever compiling raises, if the variable is 1.
         """
         asked = _asked()
         if version == "editable":
             if asked:
                 raise ValueError(f"{VARIABLE}=1 makes a wheel; an editable install has none")
             return
-        if not _wanted():
-            return
         self._scratch = TemporaryDirectory(prefix="repo-stream-")
-        try:
-            files = _compiled(Path(self._scratch.name))
-        except Exception as error:
-            self._scratch.cleanup()
-            if asked:
-                raise
-            self.app.display_warning(f"The wheel is of plain Python, as compiling failed: {error}")
-            return
-        for built in files:
-            build_data["force_include"][str(built)] = f"{PACKAGE.name}/{built.name}"
+        scratch = Path(self._scratch.name)
+        obstacle = _obstacle()
+        if obstacle is None:
+            try:
+                self._add(_compiled(scratch), build_data)
+            except Exception as error:
+                if asked:
+                    self._scratch.cleanup()
+                    raise
+                obstacle = _failure(
+                    f"compiling failed: {error}",
+                    f"{VARIABLE}=1 pip install -v shows how it failed",
+                )
+            else:
+                return
+        self.app.display_warning(f"The wheel is plain Python: {obstacle}")
+        reason = scratch / "reason.txt"
+        reason.write_text(obstacle, encoding="utf-8")
+        build_data["force_include"][str(reason)] = REASON
+
+    def _add(self, built: list[tuple[Path, str]], build_data: dict[str, Any]) -> None:
+        for file, name in built:
+            build_data["force_include"][str(file)] = name
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Clear up, once the wheel is written."""
+        """Remove what is no longer needed, once the wheel is written."""
         del version, build_data, artifact_path
         if self._scratch is not None:
             self._scratch.cleanup()
 
 
 def _asked() -> bool | None:
-    """Say what the variable asks for; `None` where it is not set."""
+    """Return what the variable asks for; `None` if it is not set."""
     value = os.environ.get(VARIABLE, "")
     if value not in {"", "0", "1"}:
         raise ValueError(f"{VARIABLE} is 0 (never) or 1 (or fail), not {value!r}")
     return value == "1" if value else None
 
 
-def _wanted() -> bool:
-    asked = _asked()
-    return _can_be_tried() if asked is None else asked
+def _obstacle() -> str | None:
+    """Return why nothing is compiled, and in a second line what to do; `None` if it can be tried.
 
-
-def _can_be_tried() -> bool:
-    """Say whether compiling is likely to work: else no build needs Cython.
-
-    What is built Hatch says later, so an editable install fetches it for nothing.
+    A build that compiles nothing needs no Cython. Hatch tells only later what is built, so an
+    editable install fetches it for nothing.
     """
+    asked = _asked()
+    if asked is not None:
+        return None if asked else f"{VARIABLE} was 0 when it was installed"
     # Cython has other Pythons run its modules slower than they run plain ones, or one at a time.
-    if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
-        return False
+    if sys.implementation.name != "cpython":
+        return f"{sys.implementation.name} runs it faster like this"
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return "a free-threaded Python runs it like this"
     command = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    if not _is_there(command):
+        return _failure(
+            f"no C compiler was found ({command.strip() or 'CC is blank'})",
+            "install a C compiler, then this package again, with pip's --no-cache-dir",
+        )
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    if not headers.is_file():
+        return _failure(
+            f"there is no {headers}",
+            "install Python's headers (python3-dev or python3-devel), then this package again, "
+            "with pip's --no-cache-dir",
+        )
+    return None
+
+
+def _failure(what: str, remedy: str) -> str:
+    one_line = " ".join(what.split())
+    return f"it could not be compiled when it was installed: {one_line}\n{remedy}"
+
+
+def _is_there(command: str) -> bool:
     try:
-        compiler = shlex.split(command, posix=os.name == "posix")
+        words = shlex.split(command, posix=os.name == "posix")
     except ValueError:  # no command
         return False
-    headers = Path(sysconfig.get_path("include"), "Python.h")
-    return bool(compiler) and shutil.which(compiler[0]) is not None and headers.is_file()
+    return bool(words) and shutil.which(words[0]) is not None
 
 
-def _compiled(scratch: Path) -> list[Path]:
-    """Compile the modules below a scratch directory; give the files that they became."""
+def _compiled(scratch: Path) -> list[tuple[Path, str]]:
+    """Compile the modules in a scratch directory; return the files, with their names in a wheel."""
     # Only a build that compiles has these two.
     cythonize: Any = import_module("Cython.Build").cythonize
     setuptools: Any = import_module("setuptools")
 
-    sources = scratch / PACKAGE.name
-    sources.mkdir()
-    for file in (PACKAGE / "__init__.py", *FILES, *HERE.glob("*.pxd")):
-        shutil.copy(file, sources)
+    # Tracebacks name files as they are named here, and so find their lines in the wheel's sources.
+    names = [form.relative_to(SOURCES) for form in FORMS]
     extensions = [
         setuptools.Extension(
-            f"{PACKAGE.name}.{file.stem}",
-            [f"{PACKAGE.name}/{file.name}"],
+            ".".join(name.with_suffix("").parts),
+            [name.as_posix()],
             # What a debugger would need is four fifths of a module, and `-O3` gains nothing.
             extra_compile_args=["-g0", "-O2"] if os.name == "posix" else [],
         )
-        for file in FILES
+        for name in names
     ]
-    # Tracebacks name files as they are named here, and so find their lines in the wheel's sources.
-    with contextlib.chdir(scratch):
-        # To Cython an annotation with `bytes` would exclude a `Cid`.
-        directives = {"language_level": 3, "annotation_typing": False}
-        extensions = cythonize(extensions, compiler_directives=directives)
+    with contextlib.chdir(SOURCES):
+        extensions = cythonize(
+            extensions,
+            build_dir=str(scratch / "c"),
+            compiler_directives={"language_level": 3},
+        )
         build = setuptools.Distribution({"ext_modules": extensions}).get_command_obj("build_ext")
-        build.build_lib = build.build_temp = "built"
+        built = scratch / "built"
+        build.build_lib = str(built)
+        build.build_temp = str(scratch / "objects")
         build.parallel = min(os.cpu_count() or 1, 4)  # half a GB each
         build.ensure_finalized()
         build.run()
-        return [scratch / output for output in build.get_outputs()]
+    files = [Path(output) for output in build.get_outputs()]
+    return [(file, file.relative_to(built).as_posix()) for file in files]

@@ -8,7 +8,15 @@ from typing import Any, Final, cast
 
 from repo_stream.ipld.dagcbor import SCALARS, library_scalars
 
-__all__ = ["INT_COST", "LARGE_INT", "size_of"]
+__all__ = [
+    "BLOCK_OVERHEAD",
+    "CID_COST",
+    "INT_COST",
+    "LARGE_INT",
+    "growth_of_dict",
+    "is_sparse",
+    "size_of",
+]
 
 
 # A key with so many references is a name in some program, which all results have in common.
@@ -20,6 +28,34 @@ _SHARED: Final = 20
 LARGE_INT: Final = 1 << 60
 #: What such an `int` costs in memory, in bytes, from 257 on.
 INT_COST: Final = 32
+
+#: What a block costs in memory beyond its bytes: the header of a `bytes` object, and half of the
+#: rounding up to 16 on average.
+BLOCK_OVERHEAD: Final = 33 + 7.5
+#: What an ordinary CID costs as a key of a `dict`, in bytes: 36 and its header, rounded up as the
+#: allocator does.
+CID_COST: Final = 80
+
+# A `dict` of a million entries takes 30 bytes for each when it is full, a smaller one 27. One with
+# less than this to each of its entries is about to grow.
+_ROOMY_ENTRY: Final = 32
+# One with more than this to each has grown for four times as many.
+_SPARSE_ENTRY: Final = 120
+
+
+def growth_of_dict(table: dict[Any, Any]) -> int:
+    """Return how much more memory a `dict` may need for a while to take more in, in bytes.
+
+    That is twice its size if it is about to grow: a full one is copied into one twice as large
+    before its memory is given back.
+    """
+    size = sys.getsizeof(table)
+    return 2 * size if len(table) * _ROOMY_ENTRY > size else 0
+
+
+def is_sparse(table: dict[Any, Any]) -> bool:
+    """Return whether a `dict` once held much more than it does now, and still has the memory."""
+    return sys.getsizeof(table) > _SPARSE_ENTRY * (len(table) + 1000)
 
 
 def size_of(value: object) -> int:

@@ -41,6 +41,9 @@ from support.decoding import (
     decode,
     decode_well,
 )
+from support.forms import both_forms
+
+form = both_forms("repo_stream.car.decoder", __name__)
 
 KIB = 1024
 
@@ -413,7 +416,9 @@ def test_the_fast_cutter_agrees_with_a_plain_one(  # noqa: PLR0917 - Hypothesis 
     data: bytes, at: int, most: int, longest: int, verify_cids: bool, known: int
 ) -> None:
     cids, blocks = [b"known"] * known, [b"before"] * known
-    end = cut_ordinary(data, at, cids, blocks, known + most, longest, verify_cids)
+    end = cut_ordinary(
+        data, at, cids, blocks, most=known + most, longest=longest, verify=verify_cids
+    )
     assert (cids[:known], blocks[:known]) == ([b"known"] * known, [b"before"] * known)
     cut = list(zip(cids[known:], blocks[known:], strict=True))
     assert (end, cut) == cut_plainly(data, at, most, longest, verify_cids)
@@ -429,7 +434,8 @@ def test_the_fast_cutter_takes_every_ordinary_section(verify_cids: bool) -> None
     data = b"".join(section(*block) for block in OF_LENGTHS)
     cids: list[bytes] = []
     blocks: list[bytes] = []
-    assert cut_ordinary(data, 0, cids, blocks, 9, 0x3FFF, verify_cids) == len(data)
+    end = cut_ordinary(data, 0, cids, blocks, most=9, longest=0x3FFF, verify=verify_cids)
+    assert end == len(data)
     assert list(zip(cids, blocks, strict=True)) == OF_LENGTHS
 
 

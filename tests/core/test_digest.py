@@ -1,4 +1,4 @@
-"""SHA-256 in columns, against one at a time: in the compiled wheel they share no code."""
+"""SHA-256 in columns, against one at a time, in both forms."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from repo_stream import Cid
 from repo_stream.ipld.digest import agreeing, first_outside
 from repo_stream.testing import cid_of
+from support.forms import both_forms
+
+form = both_forms("repo_stream.ipld.digest", __name__)
 
 texts = st.lists(st.binary(max_size=200), max_size=8)
 # Blocks of the hash function have 64 bytes, of which the last holds the length.
@@ -19,12 +22,12 @@ SIZES = [0, 1, 54, 55, 56, 63, 64, 65, 119, 120, 127, 128, 1000, 100_000]
 def test_texts_of_every_length_are_hashed() -> None:
     for size in SIZES:
         text = bytes(range(256)) * (size // 256) + bytes(size % 256)
-        digest = sha256(text).digest()
-        beyond = (int.from_bytes(digest, "big") + 1).to_bytes(32, "big")
+        found = sha256(text).digest()
+        beyond = (int.from_bytes(found, "big") + 1).to_bytes(32, "big")
         assert agreeing([cid_of(text)], [text]) == 1
-        assert first_outside([text], digest, beyond) is None
+        assert first_outside([text], found, beyond) is None
         assert first_outside([text], beyond, b"\xff" * 33) == text
-        assert first_outside([text], bytes(32), digest) == text
+        assert first_outside([text], bytes(32), found) == text
 
 
 @given(texts=texts, wrong=st.integers(0, 8), byte=st.integers(0, 35), bit=st.integers(0, 7))

@@ -15,6 +15,9 @@ from repo_stream.process import length, noop
 from repo_stream.store.memory import MemoryStore
 from repo_stream.testing import cid_of
 from support import columns
+from support.forms import both_forms
+
+form = both_forms("repo_stream.store.memory", __name__)
 
 Block = tuple[bytes, bytes]
 

@@ -1,4 +1,4 @@
-"""Nodes opened in one go, against the walk's own way: in the compiled wheel they share no code."""
+"""Nodes opened in one go, in both forms, against the careful way."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from repo_stream import Limits, RepoStreamError
 from repo_stream.ipld.cid import ordinary
 from repo_stream.mst.frames import Frame, Subtree
-from repo_stream.mst.rules import key_depth, open_carefully, open_ordinary
+from repo_stream.mst.rules import key_depth, open_node_plainly, open_ordinary
 from repo_stream.testing import Entry, build_repo, cid_of, made_records, node
+from support.forms import both_forms
 from support.strategies import EXAMPLES, mutated, shared_bytes
+
+form = both_forms("repo_stream.mst.rules", __name__)
 
 Open = Callable[[Subtree, bytes, Limits], list[Frame] | None]
 
@@ -88,7 +91,7 @@ def test_a_node_opened_at_once_is_as_the_walk_opens_it(
     found: tuple[Subtree, bytes], limits: Limits
 ) -> None:
     frames = open_ordinary(*found, limits)
-    assert frames is None or frames == seen(open_carefully, *found, limits)
+    assert frames is None or frames == seen(open_node_plainly, *found, limits)
 
 
 @EXAMPLES
@@ -96,7 +99,7 @@ def test_a_node_opened_at_once_is_as_the_walk_opens_it(
 def test_only_unusual_nodes_are_left_to_the_walk(found: tuple[int, bytes], rooted: bool) -> None:
     depth, block = found
     subtree: Subtree = (ordinary(block), None if rooted else depth, b"", None)
-    frames = seen(open_carefully, subtree, block, Limits()) or []
+    frames = seen(open_node_plainly, subtree, block, Limits()) or []
     keys = keys_of(frames)
     if keys and all(key.isascii() and len(key) < 256 for key in keys):
         assert open_ordinary(subtree, block, Limits()) == frames
@@ -115,7 +118,7 @@ def test_every_node_with_keys_of_a_made_repo_is_ordinary() -> None:
         block = repo.blocks[subtree[0]]
         frames = open_ordinary(subtree, block, Limits())
         if frames is None:
-            frames = open_carefully(subtree, block, Limits())
+            frames = open_node_plainly(subtree, block, Limits())
             assert len(frames) == 1
             assert not keys_of(frames)
         waiting += [frame for frame in frames if len(frame) == 4]
@@ -148,14 +151,14 @@ def test_every_change_of_one_byte_is_seen_as_the_walk_sees_it(
 ) -> None:
     depth, block = depth_and_block
     subtree: Subtree = (ordinary(block), depth, b"", None)
-    assert open_ordinary(subtree, block, Limits()) == open_carefully(subtree, block, Limits())
+    assert open_ordinary(subtree, block, Limits()) == open_node_plainly(subtree, block, Limits())
     digests = {at for start in starts_of_digests(block) for at in range(start + 1, start + 31)}
     for at, byte in enumerate(block):
         # One byte in the middle of a digest is as good as another.
         for other in {byte ^ 1} if at in digests else {*range(256)} - {byte}:
             changed = bytes([*block[:at], other, *block[at + 1 :]])
             frames = open_ordinary(subtree, changed, Limits())
-            assert frames is None or frames == seen(open_carefully, subtree, changed, Limits())
+            assert frames is None or frames == seen(open_node_plainly, subtree, changed, Limits())
 
 
 def starts_of_digests(block: bytes) -> list[int]:

@@ -1,4 +1,4 @@
-"""The places of a file's blocks, against the file itself."""
+"""The places of a log's blocks, in both forms, against the log itself."""
 
 from __future__ import annotations
 
@@ -10,15 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repo_stream.car.decoder import read_length, write_section
-from repo_stream.store.places import (
-    Buckets,
-    Places,
-    are_alike,
-    bucket_of,
-    candidates,
-    has_room_for,
-    locate,
-)
+from repo_stream.store.buckets import Buckets, are_alike, bucket_of, candidates, has_room_for
+from repo_stream.store.places import Places, locate
+from support.forms import both_forms
 
 Block = tuple[bytes, bytes]
 
@@ -29,6 +23,9 @@ def cid(n: int) -> bytes:
 
 def file_of(blocks: list[Block], before: bytes = b"") -> bytes:
     return before + b"".join(part for block in blocks for part in write_section(*block))
+
+
+form = both_forms("repo_stream.store.places", __name__)
 
 
 def noted(blocks: list[Block], at: int = 0, batch: int = 100) -> tuple[Places, int]:
@@ -94,10 +91,10 @@ def test_places_can_be_taken_out_in_parts() -> None:
         some = blocks[start : start + 300]
         at = places.add([key for key, _ in some], [data for _, data in some], at)
         assert places.size > empty
-        assert places.entry_bytes == 8 * len(some)
+        assert places.place_bytes == 8 * len(some)
         for number, entries in places.take():
             kept[number] = kept.get(number, b"") + entries
-        assert (places.size, places.entry_bytes) == (empty, 0)
+        assert (places.size, places.place_bytes) == (empty, 0)
     buckets: Buckets = dict.fromkeys(map(bucket_of, dict(blocks)), b"") | kept
     for key, data in dict(blocks).items():
         (place,) = locate(buckets, [key])
@@ -111,19 +108,19 @@ def test_the_size_of_places_is_what_they_take_in_memory() -> None:
     assert places.size == pytest.approx(taken, rel=0.1)
 
 
-def test_a_block_that_comes_together_many_times_has_one_entry() -> None:
+def test_a_block_that_comes_together_many_times_has_one_place() -> None:
     places, _ = noted([(cid(1), b"data")] * 5000, batch=500)
-    assert places.entry_bytes == 8 * 10
+    assert places.place_bytes == 8 * 10
 
 
 def test_cids_are_alike_if_they_agree_in_all_bits_that_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hashes = {b"this": 0}
-    monkeypatch.setattr("repo_stream.store.places.hash", hashes.__getitem__, raising=False)
+    monkeypatch.setattr("repo_stream.store.buckets.hash", hashes.__getitem__, raising=False)
     for bit in range(64):
         hashes[b"that"] = 1 << bit if bit < 63 else -(1 << 63)
-        kept = bit < 14 or bit >= 40  # the bucket, and what an entry has
+        kept = bit < 14 or bit >= 40  # the bucket, and what a place has
         assert are_alike(b"this", b"that") == (not kept), bit
     hashes[b"that"] = 0
     assert are_alike(b"this", b"that")

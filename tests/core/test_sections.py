@@ -1,4 +1,4 @@
-"""Sections read here and there in a file, against the file itself."""
+"""Sections read here and there in a file, in both forms, against the file itself."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from hypothesis import strategies as st
 from repo_stream.car.decoder import read_length, write_section
 from repo_stream.car.files import OpenFile
 from repo_stream.car.sections import HEAD, read_sections
+from support.forms import both_forms
+
+form = both_forms("repo_stream.car.sections", __name__)
 
 CID = b"\x01\x71\x12\x20" + bytes(range(32))
 
@@ -176,11 +179,11 @@ def test_any_sections_are_read_in_any_order(
     subclass: bool,
     opened: Opens,
 ) -> None:
-    sections = [section(*block) for block in blocks]
-    ends = [*accumulate(map(len, sections))]
+    whole = [section(*block) for block in blocks]
+    ends = [*accumulate(map(len, whole))]
     starts = [0, *ends[:-1]]
-    file = b"".join(sections)
-    # Where a section should be may be another, as where two blocks have entries that are alike.
+    file = b"".join(whole)
+    # Where a section should be may be another, as if two blocks have places that are alike.
     pairs = st.tuples(st.sampled_from(blocks), st.sampled_from(starts))
     pairs |= st.sampled_from([*zip(blocks, starts, strict=True)])
     sought = drawn.draw(st.lists(pairs, max_size=200))

@@ -25,7 +25,8 @@ from repo_stream import (
     StoreLocked,
 )
 from repo_stream.store.log import LOG_START
-from repo_stream.store.places import bucket_of, candidates, locate
+from repo_stream.store.buckets import bucket_of, candidates
+from repo_stream.store.places import locate
 from repo_stream.testing import RawRecord, build_car, build_repo, encode, key_height, write_car
 from support import new_descriptors, pieces_of, traced
 from support.stores import (

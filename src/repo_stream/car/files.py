@@ -18,9 +18,12 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import checkpoint
 
-__all__ = ["OpenFile", "SharedFile", "fill"]
+__all__ = ["HEAD", "OpenFile", "SharedFile", "fill"]
 
 R = TypeVar("R")
+
+#: How much of a section is read at once, in bytes: nearly all sections are shorter.
+HEAD: Final = 1024
 
 # Says to Linux to read what it has in memory, and not to wait for anything else.
 _NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None)

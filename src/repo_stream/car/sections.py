@@ -1,22 +1,18 @@
 """Sections of a CAR that lie here and there in a file, read and cut into CID and data.
 
-The compiled wheel has this module in another form (`src/compile/sections.pyx`), which takes half
-of the time. One test holds both forms.
+The compiled form takes half of the time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TypeAlias
 
-if TYPE_CHECKING:
-    from repo_stream.car.files import OpenFile
+from repo_stream._compiled import COMPILED
+from repo_stream.car.files import HEAD, OpenFile
 
 __all__ = ["HEAD", "Head", "read_sections"]
 
-
-#: What is read of a section, in bytes: nearly all of them are shorter.
-HEAD: Final = 1024
 
 #: A CID, where its section should start, and what is there: `HEAD` bytes, or less at the end.
 Head: TypeAlias = tuple[bytes, int, bytes]
@@ -28,17 +24,17 @@ def read_sections(
     """Read sections that are no longer than `HEAD`.
 
     Args:
-        file: where they are.
+        file: the file that they are in.
         cids: their CIDs.
         starts: where they start in the file, in bytes.
 
     Returns:
-        The blocks by their CIDs, and the heads of all that is no such section: longer, or
-        something else.
+        The blocks by their CIDs, and the heads of those that were not read: because the section is
+        longer, or because there is none with this CID.
 
     Raises:
-        OSError: where the file cannot be read; `BlockingIOError` where it is not in memory, and
-            was opened for what is.
+        OSError: if the file cannot be read; `BlockingIOError` if it was opened for what the system
+            has in memory, and this is not.
     """
     read = file.read
     heads = [read(HEAD, start) for start in starts]
@@ -56,3 +52,7 @@ def read_sections(
                 continue
         others.append((cid, start, head))
     return blocks, others
+
+
+if COMPILED:
+    from repo_stream.car._sections import read_sections

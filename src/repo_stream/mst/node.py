@@ -1,14 +1,16 @@
-"""The signed commit and the nodes of the Merkle Search Tree, decoded strictly.
+"""The nodes of the Merkle Search Tree, decoded strictly.
 
 A node has one canonical form in DAG-CBOR
 (https://atproto.com/specs/repository#mst-structure):
 
     a2 "e" [ a4 "k" suffix  "p" prefix length  "t" null or link  "v" link, ... ] "l" null or link
 
-Two decoders read it. The fast one steps from digest to digest and looks up what stands between. It
-accepts nearly every node of real repos, nothing that is not canonical, and never says what is
-wrong. Whatever it does not accept goes to the plain one, which reads byte by byte and raises the
-error that names the fault. The tests hold them against each other.
+Two decoders read it. The fast one steps from digest to digest and looks up the bytes between them.
+It accepts nearly all nodes of real repos and nothing that is not canonical, but never says what is
+wrong. Whatever it does not accept goes to the plain one, which reads field by field and raises the
+error that names the first fault. The tests compare the two.
+
+Rules about where a node hangs in the tree are in `rules`.
 """
 
 from __future__ import annotations
@@ -27,20 +29,26 @@ from repo_stream.errors import (
 from repo_stream.ipld.cid import ORDINARY_PREFIX, Cid
 from repo_stream.limits import Limits
 
-__all__ = ["Node", "decode_node", "decode_node_fast", "decode_node_plainly", "looks_like_node"]
+__all__ = [
+    "LINK_START",
+    "Node",
+    "decode_node",
+    "decode_node_fast",
+    "decode_node_plainly",
+    "looks_like_node",
+]
 
 
-# --- Nodes --------------------------------------------------------------------------------------
-
-#: A node in columns, one row an entry: the subtree before the first key or `None`, the whole keys,
-#: the records' CIDs, and by row the subtrees after a key. It is a plain tuple because making a
-#: named one takes a tenth of the time of decoding the node.
+#: A node in columns, with a row for each entry: the subtree before the first key or `None`, the
+#: whole keys, the CIDs of the records, and the subtrees that follow a key, by row. It is a plain
+#: tuple, as it takes a tenth of the time of decoding a node to make a named one.
 Node = tuple[bytes | None, list[bytes], list[bytes], dict[int, bytes]]
 
 #: What every node begins with: the head of a map of two, and the key "e".
 _NODE_START: Final = b"\xa2\x61e"
 
-_LINK: Final = b"\xd8\x2a\x58\x25\x00" + ORDINARY_PREFIX
+#: What every link that a tree may have begins with; 32 bytes of digest follow.
+LINK_START: Final = b"\xd8\x2a\x58\x25\x00" + ORDINARY_PREFIX
 # By its first four bytes, the length of the suffix of an entry; longer ones have one byte more.
 _SHORT_SUFFIXES: Final = {b"\xa4\x61k" + bytes([0x40 + n]): n for n in range(1, 24)}
 _LONG_SUFFIX: Final = b"\xa4\x61k\x58"
@@ -48,11 +56,13 @@ _LONG_SUFFIX: Final = b"\xa4\x61k\x58"
 # a leaf goes on with the record, and a branch with the subtree, followed by `_RECORD`.
 _PREFIX_HEADS: Final = [bytes([n]) if n < 24 else bytes([0x18, n]) for n in range(256)]
 _LEAVES: Final = {
-    b"\x61p" + head + b"\x61t\xf6\x61v" + _LINK: n for n, head in enumerate(_PREFIX_HEADS)
+    b"\x61p" + head + b"\x61t\xf6\x61v" + LINK_START: n for n, head in enumerate(_PREFIX_HEADS)
 }
-_BRANCHES: Final = {b"\x61p" + head + b"\x61t" + _LINK: n for n, head in enumerate(_PREFIX_HEADS)}
-_RECORD: Final = b"\x61v" + _LINK
-_LEFT: Final = b"\x61l" + _LINK
+_BRANCHES: Final = {
+    b"\x61p" + head + b"\x61t" + LINK_START: n for n, head in enumerate(_PREFIX_HEADS)
+}
+_RECORD: Final = b"\x61v" + LINK_START
+_LEFT: Final = b"\x61l" + LINK_START
 _NO_LEFT: Final = b"\x61l\xf6"
 # What the suffix and the shortest entry need to the end of the node, at the least.
 _AFTER_SUFFIX: Final = 17 + 32 + len(_NO_LEFT)
@@ -63,19 +73,20 @@ _MAX_FAST_KEY: Final = 255 + 255
 
 
 def looks_like_node(block: bytes) -> bool:
-    """Say whether a block could be a node, from its first bytes.
+    """Return whether a block could be a node, judging by its first bytes.
 
-    A record can look like a node too: only a walk of the tree knows which it is.
+    A record can look like a node, too. Only a walk of the tree can tell which it is.
     """
     return block[:3] == _NODE_START and b"\x80" <= block[3:4] < b"\xa0"
 
 
 def decode_node(block: bytes, cid: bytes, limits: Limits) -> Node:
-    """Decode a node and check everything that can be seen in it alone.
+    """Decode a node and check everything that can be seen in its bytes alone.
 
-    That is: canonical DAG-CBOR of exactly the specified fields, links that a tree may have, keys
-    that are not empty, in order and within the limits, and shared prefixes of the full length.
-    Depth, range and UTF-8 of the keys are left to the walk.
+    That is: the node is canonical DAG-CBOR of exactly the specified fields; its links are CIDs that
+    a tree may name; its keys are not empty, in order and within the limits; and each key shares as
+    many bytes with the one before it as it can. The depth, the range and the UTF-8 of the keys are
+    checked in `rules`.
 
     Args:
         block: its bytes.
@@ -83,8 +94,8 @@ def decode_node(block: bytes, cid: bytes, limits: Limits) -> Node:
         limits: `node_entries` and `key_bytes` apply.
 
     Raises:
-        NodeError: the leaf that names what is wrong.
-        LimitExceeded: where it has too many entries, or a key is too long.
+        NodeError: if the node is not valid; see its leaves.
+        LimitExceeded: if the node has too many entries, or a key is too long.
     """
     node = decode_node_fast(block, limits)
     return node if node is not None else decode_node_plainly(block, cid, limits)
@@ -166,12 +177,26 @@ def decode_node_fast(block: bytes, limits: Limits) -> Node | None:
 
 
 def decode_node_plainly(block: bytes, cid: bytes, limits: Limits) -> Node:
-    """Do what `decode_node` does, entry by entry, and name the first fault."""
-    return _NodeReader(block, Cid(cid), limits).node()
+    """Do what `decode_node` does, field by field, and raise an error for the first fault."""
+    return _NodeReader(block, Cid(cid), limits).read()
+
+
+# The major types of CBOR that a node has: the upper three bits of the first byte of an item.
+_UNSIGNED: Final = 0
+_BYTES: Final = 2
+_ARRAY: Final = 4
+# In the lower five bits, up to this one is the number itself. The following ones say that it comes
+# in 1, 2, 4 or 8 bytes, of which these are the lowest that do not fit in fewer.
+_LAST_IN_HEAD: Final = 23
+_LOWEST_BY_SIZE: Final = {1: 24, 2: 1 << 8, 4: 1 << 16, 8: 1 << 32}
 
 
 class _NodeReader:
-    """A cursor over the bytes of one node."""
+    """Reads one node from its first byte to its last.
+
+    Every method reads one part of it, moves on to the byte after it, and raises an error if the
+    part is not valid. `what` is the name of a part, for errors.
+    """
 
     def __init__(self, block: bytes, cid: Cid, limits: Limits) -> None:
         self._block = block
@@ -179,44 +204,52 @@ class _NodeReader:
         self._cid = cid
         self._limits = limits
 
-    def node(self) -> Node:
+    def read(self) -> Node:
         if not looks_like_node(self._block):
             raise self._malformed('it does not start as a map of "e" and "l"')
         self._at = len(_NODE_START)
-        count = self._head(4, "the array of entries")
-        limits = self._limits
-        if count > limits.node_entries:
-            raise LimitExceeded(
-                limit="node_entries",
-                maximum=limits.node_entries,
-                actual=count,
-                where=f"MST node {self._cid}",
-            )
         keys: list[bytes] = []
         values: list[bytes] = []
         trees: dict[int, bytes] = {}
         key = b""
-        for row in range(count):
-            self._expect(b"\xa4\x61k", 'an entry, a map of four that starts with "k"')
-            suffix = self._take(self._head(2, "the key suffix, a byte string"), "the key suffix")
-            self._expect(b"\x61p", 'the field "p"')
-            shared = self._head(0, "the prefix length, a whole number")
-            key = self._key(key, shared, suffix)
-            self._expect(b"\x61t", 'the field "t"')
-            tree = self._link_or_null()
+        for row in range(self._count()):
+            key, tree, value = self._entry(key)
+            keys.append(key)
+            values.append(value)
             if tree is not None:
                 trees[row] = tree
-            self._expect(b"\x61v", 'the field "v"')
-            values.append(self._link())
-            keys.append(key)
         self._expect(b"\x61l", 'the field "l"')
         left = self._link_or_null()
         if self._at != len(self._block):
             raise self._malformed("bytes follow after the node")
         return left, keys, values, trees
 
+    def _count(self) -> int:
+        """Read the head of the array of entries."""
+        count = self._head(_ARRAY, "the array of entries")
+        if count > self._limits.node_entries:
+            raise LimitExceeded(
+                limit="node_entries",
+                maximum=self._limits.node_entries,
+                actual=count,
+                where=f"MST node {self._cid}",
+            )
+        return count
+
+    def _entry(self, previous: bytes) -> tuple[bytes, bytes | None, bytes]:
+        """Read an entry: its whole key, the subtree after it, and the CID of the record."""
+        self._expect(b"\xa4\x61k", 'an entry (a map of four fields, "k" first)')
+        suffix = self._bytes("the key suffix")
+        self._expect(b"\x61p", 'the field "p"')
+        shared = self._head(_UNSIGNED, "the prefix length (a whole number)")
+        key = self._key(previous, shared, suffix)
+        self._expect(b"\x61t", 'the field "t"')
+        tree = self._link_or_null()
+        self._expect(b"\x61v", 'the field "v"')
+        return key, tree, self._link()
+
     def _key(self, previous: bytes, shared: int, suffix: bytes) -> bytes:
-        """Expand one key, once it is sure to be short enough, and check it."""
+        """Put a key together, after its length is checked, and check it."""
         cid = self._cid
         if shared > len(previous):
             raise NodePrefixTooLong(cid=cid, prefix_len=shared, previous=previous)
@@ -238,48 +271,51 @@ class _NodeReader:
         return key
 
     def _link_or_null(self) -> bytes | None:
-        if self._block[self._at : self._at + 1] == b"\xf6":
+        if self._block.startswith(b"\xf6", self._at):
             self._at += 1
             return None
         return self._link()
 
     def _link(self) -> bytes:
-        """Read tag 42 over a byte string of zero and a CID."""
+        """Read a link, tag 42 and a byte string of a zero and a CID; return the CID."""
         start = self._at
         self._expect(b"\xd8\x2a", "a link or null")
-        content = self._take(self._head(2, "the bytes of a link"), "the bytes of a link")
+        content = self._bytes("the content of a link")
         if len(content) != 37 or not content.startswith(b"\0" + ORDINARY_PREFIX):
             raise BadNodeLink(cid=self._cid, offset=start)
         return content[1:]
 
-    def _head(self, kind: int, what: str) -> int:
-        """Read the head of a CBOR item of major type `kind`, in its shortest form."""
-        first = self._block[self._at : self._at + 1]
-        if not first or first[0] >> 5 != kind:
-            raise self._malformed(f"{what} should be here")
-        info = first[0] & 0x1F
-        if info < 24:
-            self._at += 1
-            return info
-        if info > 27:
-            raise self._malformed(f"{what} has an indefinite or reserved length")
-        size = 1 << (info - 24)
-        number = self._block[self._at + 1 : self._at + 1 + size]
-        if len(number) < size:
-            raise self._malformed(f"the node ends inside {what}")
-        value = int.from_bytes(number, "big")
-        if value < (24, 0x100, 0x10000, 0x100000000)[info - 24]:
-            raise self._malformed(f"{what} is not in its shortest form")
-        self._at += 1 + size
-        return value
-
-    def _take(self, length: int, what: str) -> bytes:
+    def _bytes(self, what: str) -> bytes:
+        """Read a byte string."""
+        length = self._head(_BYTES, f"{what} (a byte string)")
         if length > len(self._block) - self._at:
             raise self._malformed(f"the node ends inside {what}")
         self._at += length
         return self._block[self._at - length : self._at]
 
+    def _head(self, major_type: int, what: str) -> int:
+        """Read the head of a CBOR item, in its shortest form; return the number in it."""
+        first = self._block[self._at : self._at + 1]
+        if not first or first[0] >> 5 != major_type:
+            raise self._malformed(f"{what} should be here")
+        info = first[0] & 0x1F
+        if info <= _LAST_IN_HEAD:
+            self._at += 1
+            return info
+        size = 1 << (info - _LAST_IN_HEAD - 1)
+        if size not in _LOWEST_BY_SIZE:
+            raise self._malformed(f"{what} has an indefinite or reserved length")
+        number = self._block[self._at + 1 : self._at + 1 + size]
+        if len(number) < size:
+            raise self._malformed(f"the node ends inside {what}")
+        value = int.from_bytes(number, "big")
+        if value < _LOWEST_BY_SIZE[size]:
+            raise self._malformed(f"{what} is not in its shortest form")
+        self._at += 1 + size
+        return value
+
     def _expect(self, token: bytes, what: str) -> None:
+        """Read bytes that can only be these."""
         if not self._block.startswith(token, self._at):
             raise self._malformed(f"{what} should be here")
         self._at += len(token)

@@ -1,7 +1,19 @@
-"""Ordinary nodes, checked and opened in one go; the walk opens all others itself.
+"""The rules that a node has to obey where it hangs in the tree, checked when a walk opens it.
 
-The compiled wheel has this module in another form (`src/compile/nodes.pyx`), which takes a quarter
-of the time. One test holds both forms against the walk's own way.
+What can be seen in the bytes of a node alone is checked by `node.decode_node`: the canonical form,
+the links, the order of the keys, and how much of each is shared. Checked here:
+
+    every key has the depth at which the node hangs        WrongDepth
+    every key lies between the keys beside the subtree     KeyOutOfRange
+    every key is UTF-8                                     InvalidKey
+    a node at depth 0 has no subtrees                      ChildBelowLeaf
+    a node below the root is not empty                     EmptyNode
+    a root that has a subtree has a key                    BareRoot
+    the root is not deeper than `Limits.mst_depth`         LimitExceeded
+
+Nearly all nodes are *ordinary*: they obey the rules, and no part of a key, shared or not, is longer
+than 255 bytes. `open_ordinary` checks and opens those in one go; its compiled form takes a quarter
+of the time. `open_node_plainly` opens all others, and raises the error that names what is wrong.
 """
 
 from __future__ import annotations
@@ -9,6 +21,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Final
 
+from repo_stream._compiled import COMPILED
 from repo_stream.errors import (
     BareRoot,
     ChildBelowLeaf,
@@ -24,14 +37,16 @@ from repo_stream.limits import Limits
 from repo_stream.mst.frames import Frame, Subtree, frames_of
 from repo_stream.mst.node import decode_node, decode_node_fast
 
-__all__ = ["DEPTH_BOUNDS", "key_depth", "open_ordinary"]
+__all__ = ["DEPTH_BOUNDS", "key_depth", "open_node", "open_node_plainly", "open_ordinary"]
 
 
-# --- Keys ---------------------------------------------------------------------------------------
+# --- The depth of a key -------------------------------------------------------------------------
 
 
 def key_depth(key: bytes) -> int:
-    """Give the depth at which a key hangs: half the leading zero bits of its SHA-256.
+    """Return the depth at which a key hangs: half the number of leading zero bits of its SHA-256.
+
+    See https://atproto.com/specs/repository#mst-structure.
 
     Example:
         >>> key_depth(b"app.bsky.feed.post/454397e440ec")
@@ -42,6 +57,7 @@ def key_depth(key: bytes) -> int:
 
 
 def _depth_bounds(depth: int) -> tuple[bytes, bytes]:
+    """Return the range of digests with `2 * depth` or `2 * depth + 1` leading zero bits."""
     lowest = (1 << 254 - 2 * depth) if depth < 128 else 0
     beyond = (1 << 256 - 2 * depth) if depth > 0 else None
     return (
@@ -50,25 +66,42 @@ def _depth_bounds(depth: int) -> tuple[bytes, bytes]:
     )
 
 
-#: For each depth the lowest digest that a key there can have, and the first that is too great.
+#: For each depth, the lowest digest that a key there can have, and the first one that is too great.
 DEPTH_BOUNDS: Final = tuple(_depth_bounds(depth) for depth in range(129))
 
 
+# --- Opening a node -----------------------------------------------------------------------------
+
+
 def open_node(subtree: Subtree, block: bytes, limits: Limits) -> list[Frame]:
-    """Check a subtree's node and give the frames of what is in it, the first of them last."""
+    """Check the top node of a subtree; return the frames of what is in it, the first one last.
+
+    Args:
+        subtree: the subtree.
+        block: the node's bytes.
+        limits: `mst_depth`, `node_entries` and `key_bytes` apply.
+
+    Raises:
+        NodeError: if the node breaks a rule; see its leaves.
+        LimitExceeded: if the node has too many entries, a key is too long, or the root too deep.
+    """
     frames = open_ordinary(subtree, block, limits)
-    return frames if frames is not None else open_carefully(subtree, block, limits)
+    return frames if frames is not None else open_node_plainly(subtree, block, limits)
 
 
-def open_carefully(subtree: Subtree, block: bytes, limits: Limits) -> list[Frame]:
-    """Do what `open_node` does, whatever the node, and name the first fault."""
+def open_node_plainly(subtree: Subtree, block: bytes, limits: Limits) -> list[Frame]:
+    """Do what `open_node` does for any node, rule by rule, and raise an error for the first fault.
+
+    Raises:
+        NodeError, LimitExceeded: as `open_node`.
+    """
     cid, depth, lower, upper = subtree
     node = decode_node(block, cid, limits)
     left, raw_keys, _values, trees = node
     if not raw_keys:
-        return _open_without_keys(subtree, left)
+        return _frames_of_keyless(subtree, left)
     if depth is None:
-        depth = _root_depth(cid, raw_keys[0], limits)
+        depth = _depth_of_root(cid, raw_keys[0], limits)
     lowest, beyond = DEPTH_BOUNDS[depth]
     if (raw_key := first_outside(raw_keys, lowest, beyond)) is not None:
         raise WrongDepth(cid=Cid(cid), key=raw_key, depth=key_depth(raw_key), expected=depth)
@@ -83,7 +116,8 @@ def open_carefully(subtree: Subtree, block: bytes, limits: Limits) -> list[Frame
     return frames_of(node, keys, depth, lower, upper)
 
 
-def _root_depth(cid: bytes, key: bytes, limits: Limits) -> int:
+def _depth_of_root(cid: bytes, key: bytes, limits: Limits) -> int:
+    """Return the depth of the root, which is that of each of its keys."""
     depth = key_depth(key)
     if depth > limits.mst_depth:
         raise LimitExceeded(
@@ -95,8 +129,8 @@ def _root_depth(cid: bytes, key: bytes, limits: Limits) -> int:
     return depth
 
 
-def _open_without_keys(subtree: Subtree, left: bytes | None) -> list[Frame]:
-    """Open a node that only leads to a subtree, or that is the root of an empty repo."""
+def _frames_of_keyless(subtree: Subtree, left: bytes | None) -> list[Frame]:
+    """Check a node without keys: one with only a subtree, or the root of an empty repo."""
     cid, depth, lower, upper = subtree
     if depth is None:
         if left is not None:
@@ -117,13 +151,13 @@ def _out_of_range(
 
 
 def open_ordinary(subtree: Subtree, block: bytes, limits: Limits) -> list[Frame] | None:
-    """Give the frames of what is in a node, the first of them last, or `None`.
+    """Check an ordinary node and return the frames of what is in it, the first of them last.
 
-    That means nothing: it may be a node that breaks a rule, or one that follows all of them in an
-    unusual way. `walk.open_node` knows, and names the fault.
+    `None` says nothing about a node: it may break a rule, or follow all of them in an unusual way.
+    Then `open_node_plainly` decides.
 
     Args:
-        subtree: what the node is the top of.
+        subtree: the subtree that the node is the top of.
         block: its bytes.
         limits: `mst_depth`, `node_entries` and `key_bytes` apply.
     """
@@ -149,3 +183,7 @@ def open_ordinary(subtree: Subtree, block: bytes, limits: Limits) -> list[Frame]
     except UnicodeDecodeError:
         return None
     return frames_of(node, keys, depth, lower, upper)
+
+
+if COMPILED:
+    from repo_stream.mst._rules import open_ordinary

@@ -7,20 +7,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from repo_stream import sizes
+from repo_stream._compiled import COMPILED
 from repo_stream.car.decoder import Block
 from repo_stream.mst import tables
 from repo_stream.mst.blocks import Blocks
 from repo_stream.mst.node import looks_like_node
 from repo_stream.mst.tables import KEY_COST, Table
 from repo_stream.process import Processor
-from repo_stream.sizes import INT_COST, LARGE_INT
+from repo_stream.sizes import BLOCK_OVERHEAD, INT_COST, LARGE_INT
 
 __all__ = ["MemoryStore"]
 
 T = TypeVar("T")
-
-# What a block costs beyond its bytes: the header, and half of the rounding up to 16 on average.
-_BLOCK_OVERHEAD = 33 + 7.5
 
 
 class MemoryStore(Generic[T]):
@@ -28,10 +26,13 @@ class MemoryStore(Generic[T]):
 
     Args:
         processor: what to make of the blocks.
+        late: keep all blocks as they are; the processor is for later.
     """
 
-    def __init__(self, processor: Processor[T]) -> None:
+    def __init__(self, processor: Processor[T], *, late: bool = False) -> None:
         self._processor = processor
+        #: Whether blocks are processed as they come.
+        self.processes: bool = not (late or processor.keeps_bytes)
         self.blocks: Blocks[T] = Blocks.empty(alike=processor.keeps_bytes, many=True)
         self._contents = 0.0
 
@@ -55,25 +56,26 @@ class MemoryStore(Generic[T]):
         if not cids:
             return
         raw = self.blocks.raw
-        processed = self.blocks.processed
-        known = len(raw) + len(processed)
-        tables.expect(processed, cids)
-        processor = self._processor
         # Blocks that come again cost what they have more than those whose place they take: nothing,
         # unless their CIDs have not been checked.
-        if processor.keeps_bytes:
-            cost = _put_raw(raw, cids, blocks)
-            added = len(raw) - known // 2
-        else:
-            process, size_of = processor.process, processor.size_of
-            cost = process_into(raw, processed, cids, blocks, process, size_of)
+        if self.processes:
+            processed = self.blocks.processed
+            known = len(raw) + len(processed)
+            tables.expect(processed, cids)
+            process, size_of = self._processor.process, self._processor.size_of
+            cost = process_into(raw, processed, cids, blocks, process=process, size_of=size_of)
             added = len(raw) + len(processed) - known
+        else:
+            known = len(raw)
+            tables.expect(raw, cids)
+            cost = _put_raw(raw, cids, blocks)
+            added = len(raw) - known
         self._contents += cost + KEY_COST * added
 
     def keep_raw(self, cid: bytes, data: bytes) -> None:
         """Take one block in without processing it."""
         self.blocks.raw[cid] = data
-        self._contents += len(data) + _BLOCK_OVERHEAD + KEY_COST
+        self._contents += len(data) + BLOCK_OVERHEAD + KEY_COST
 
     def put_back(self, cid: bytes, *, block: bytes | None, result: T | None) -> None:
         """Take one block in again, as it was, or as what had been made of it."""
@@ -96,7 +98,7 @@ class MemoryStore(Generic[T]):
             data = raw_table.pop(cid, None)
             if data is not None:
                 raw.append((cid, data))
-                cost += len(data) + _BLOCK_OVERHEAD + KEY_COST
+                cost += len(data) + BLOCK_OVERHEAD + KEY_COST
             # Both, where the one came while the other was put back.
             if cid in processed_table:
                 value = processed_table.pop(cid)
@@ -134,7 +136,7 @@ class MemoryStore(Generic[T]):
 
 
 def _put_raw(raw: Table[bytes], cids: Sequence[bytes], blocks: Sequence[bytes]) -> float:
-    """Keep blocks as they are; give what they cost beyond their CIDs."""
+    """Keep blocks as they are; return how much more they cost, in bytes, the CIDs apart."""
     known = len(raw)
     replaced = 0
     if tables.holds_any(raw, cids):
@@ -143,21 +145,36 @@ def _put_raw(raw: Table[bytes], cids: Sequence[bytes], blocks: Sequence[bytes]) 
     added = len(raw) - known
     if added < len(cids):
         blocks = [*dict(zip(cids, blocks, strict=True)).values()]
-    return _BLOCK_OVERHEAD * added + sum(map(len, blocks)) - replaced
+    return BLOCK_OVERHEAD * added + sum(map(len, blocks)) - replaced
 
 
-def process_into(  # noqa: PLR0917 - compiled it takes no keywords
+def process_into(
     raw: Table[bytes],
     processed: Table[T],
     cids: Sequence[bytes],
     blocks: Sequence[bytes],
+    *,
     process: Callable[[bytes], T],
     size_of: Callable[[T], int],
 ) -> float:
-    """Process blocks, but for those that must stay raw; give what they cost beyond their CIDs.
+    """Process blocks and put the results into a table; those that must stay raw go into another.
 
-    The loop is plain: with columns that go through C it takes 1.2 times as long. Lengths and the
-    like are sized in place, as a call for each takes a tenth of a load.
+    A block stays raw if it may be a node, or if the processor raises: only the walk knows whether
+    that matters.
+
+    The loop is plain: with columns that go through C it takes 1.2 times as long. Small numbers, as
+    lengths are, are sized in place, as a call for each takes a tenth of a load.
+
+    Args:
+        raw: blocks by their CIDs.
+        processed: results by the CIDs of their blocks.
+        cids: the CIDs of the new blocks.
+        blocks: their bytes.
+        process: makes the result of a block.
+        size_of: returns what a result costs in memory, in bytes.
+
+    Returns:
+        How much more all of it costs in memory, in bytes, the CIDs apart.
     """
     cost = 0.0
     cost_of: Callable[[Any], int] = size_of  # a type checker would take `value` for a number
@@ -166,7 +183,7 @@ def process_into(  # noqa: PLR0917 - compiled it takes no keywords
         # A first key of one letter: that alone rules out nearly every record, without a call.
         if len(data) < 2 or data[1] != 0x61 or not looks_like_node(data):
             try:
-                value: Any = process(data)  # compared where it is a number
+                value: Any = process(data)  # compared if it is a number
             except Exception:  # noqa: BLE001, S110 - it matters only if the walk gets here
                 pass
             else:
@@ -180,9 +197,9 @@ def process_into(  # noqa: PLR0917 - compiled it takes no keywords
                     cost += cost_of(value)
                 continue
         if cid in raw:
-            cost -= len(raw[cid]) + _BLOCK_OVERHEAD
+            cost -= len(raw[cid]) + BLOCK_OVERHEAD
         raw[cid] = data
-        cost += len(data) + _BLOCK_OVERHEAD
+        cost += len(data) + BLOCK_OVERHEAD
     return cost
 
 
@@ -197,3 +214,7 @@ def _pop_raw(raw: Table[bytes], most: int, size: int) -> list[Block]:
             break
         blocks.append((cid, data))
     return blocks
+
+
+if COMPILED:
+    from repo_stream.store._memory import process_into

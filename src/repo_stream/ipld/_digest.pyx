@@ -1,9 +1,9 @@
-"""SHA-256 of many texts at a time, as `repo_stream/digest.py` has it: a third of the time of each.
+"""SHA-256 of many texts at a time, as in `digest.py`: a third of the time for each.
 
-Most of what `hashlib` takes for a short text goes into making and copying contexts. Here its own
-library, OpenSSL's libcrypto, is called without any. The three functions are looked up in what
-Python has loaded, and tried: where they are not there, or do not agree with `hashlib`, that does
-the work.
+Most of what `hashlib` takes for a short text goes into making and copying contexts. Here the same
+library, OpenSSL's libcrypto, is called directly, with a context on the stack. Its three functions
+are looked up in what Python has loaded, and tried out. If they are missing, or do not agree with
+`hashlib`, then `hashlib` does the work.
 """
 
 import hashlib
@@ -15,11 +15,9 @@ from cpython.bytes cimport (
     PyBytes_FromStringAndSize,
     PyBytes_GET_SIZE,
 )
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
-from repo_stream.cid import ORDINARY_LENGTH, ORDINARY_PREFIX
-
-__all__ = ["agreeing", "first_outside"]
+from repo_stream.ipld.cid import ORDINARY_LENGTH, ORDINARY_PREFIX
 
 ctypedef int (*Init)(void *) noexcept nogil
 ctypedef int (*Update)(void *, const void *, size_t) noexcept nogil
@@ -34,30 +32,28 @@ cdef Py_ssize_t PREFIX_SIZE = len(ORDINARY_PREFIX)
 cdef Py_ssize_t CID_SIZE = ORDINARY_LENGTH
 
 
-cdef int hash_into(const unsigned char *data, Py_ssize_t size, unsigned char *found) except -1:
-    """Put the SHA-256 of so many bytes where 32 are free."""
+cdef int hash_into(const unsigned char *data, Py_ssize_t size, unsigned char *digest) except -1:
+    """Write the SHA-256 of `size` bytes to `digest`, which has room for 32."""
     cdef unsigned long long context[64]  # an SHA256_CTX has 112 bytes
-    cdef bytes right
+    cdef bytes found
     if final == NULL:
-        right = hashlib.sha256(PyBytes_FromStringAndSize(<const char *> data, size)).digest()
-        found[:32] = (<const unsigned char *> PyBytes_AS_STRING(right))[:32]
+        found = hashlib.sha256(PyBytes_FromStringAndSize(<const char *> data, size)).digest()
+        memcpy(digest, PyBytes_AsString(found), 32)
         return 0
     init(context)
     update(context, data, size)
-    final(found, context)
+    final(digest, context)
     return 0
 
 
-cdef int digest(object text, unsigned char *found) except -1:
-    """Put the SHA-256 of a text where 32 bytes are free."""
-    # It raises for whatever is not bytes.
+cdef int hash_text(object text, unsigned char *digest) except -1:
+    """Write the SHA-256 of a bytes object to `digest`, or raise `TypeError` for anything else."""
     cdef const unsigned char *data = <const unsigned char *> PyBytes_AsString(text)
-    return hash_into(data, PyBytes_GET_SIZE(text), found)
+    return hash_into(data, PyBytes_GET_SIZE(text), digest)
 
 
 def agreeing(list cids, list blocks):
-    """Count the blocks that have ordinary CIDs and are what those say, up to the first that is not."""
-    cdef unsigned char found[32]
+    cdef unsigned char digest[32]
     cdef const char *cid
     cdef Py_ssize_t at
     if len(cids) != len(blocks):
@@ -66,32 +62,31 @@ def agreeing(list cids, list blocks):
         cid = PyBytes_AsString(cids[at])
         if PyBytes_GET_SIZE(cids[at]) != CID_SIZE or memcmp(cid, <const char *> PREFIX, PREFIX_SIZE):
             return at
-        digest(blocks[at], found)
-        if memcmp(cid + PREFIX_SIZE, found, 32):
+        hash_text(blocks[at], digest)
+        if memcmp(cid + PREFIX_SIZE, digest, 32):
             return at
     return len(cids)
 
 
 def first_outside(list texts, bytes lowest, bytes beyond):
-    """Give the first text whose SHA-256 is less than `lowest`, or not less than `beyond`."""
-    cdef unsigned char found[32]
+    cdef unsigned char digest[32]
     cdef const char *low = PyBytes_AsString(lowest)
     cdef const char *high = PyBytes_AsString(beyond)
     cdef int above
     if len(lowest) != 32 or len(beyond) < 32:
         raise ValueError("bounds of a digest have 32 bytes or more")
     for text in texts:
-        digest(text, found)
-        above = memcmp(found, high, 32)
-        if memcmp(found, low, 32) < 0 or above > 0 or (above == 0 and len(beyond) == 32):
+        hash_text(text, digest)
+        above = memcmp(digest, high, 32)
+        if memcmp(digest, low, 32) < 0 or above > 0 or (above == 0 and len(beyond) == 32):
             return text
     return None
 
 
 def _look_up():
-    """Have the functions of the library that `hashlib` uses, where it has them and they are right."""
+    """Find the functions of the library that `hashlib` uses, and keep them if they are right."""
     global init, update, final
-    cdef unsigned char found[32]
+    cdef unsigned char digest[32]
     try:
         import ctypes  # not every Python has it
 
@@ -107,8 +102,8 @@ def _look_up():
     final = <Final> <size_t> addresses[2]
     for size in (0, 46, 55, 56, 64, 119, 300, 5000):
         text = bytes([size % 251]) * size
-        digest(text, found)
-        if found[:32] != hashlib.sha256(text).digest():
+        hash_text(text, digest)
+        if digest[:32] != hashlib.sha256(text).digest():
             final = NULL
             return
 

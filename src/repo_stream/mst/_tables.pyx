@@ -1,14 +1,15 @@
-"""Tables as `repo_stream/tables.py` has them, but with digests in rows: a walk in half the time.
+"""Tables, as in `tables.py`, but with digests in rows: a walk takes half the time.
 
-In a large repo most of what a `dict` takes to find a block are misses of the processor's caches: for
-its index, its entry, the key, and the value. Here a key is a row of 32 bytes, and misses overlap, as
-all that a node names is looked for at once, before the walk needs the first of it.
+In a large repo most of the time that a `dict` takes to find a block goes into misses of the
+processor's caches: for its index, its entry, the key, and the value. Here a key is a row of 32
+bytes, and misses overlap, as all that a node names is looked up at once, before the walk needs the
+first of it.
 
-Ordinary CIDs differ in their digests alone. Each has a row, and the value is in a list at the index
-of the row. Slots say in which row a digest is: a slot is 32 bits of the digest's hash, and the row's
-number plus one; 0 is free. Whoever looks for a digest starts at the slot that the hash says, and
-goes on to the next until one is free. Rows and list have no gaps: the last moves where one is
-deleted. Other CIDs are in a `dict`.
+Ordinary CIDs differ in their digests alone. Each digest has a row, and its value is in a list at
+the index of the row. Slots lead to rows: a slot is 32 bits of the digest's hash, and the row's
+number plus one; 0 is free. A search starts at the slot that the hash says, and goes on to the next
+until one is free. Rows and list have no gaps: if one is deleted, the last one takes its place.
+Other CIDs are in a `dict`.
 
 The hash is multilinear, with factors that nobody outside knows: two digests have the same one with
 a probability of 1 in 2**32, whoever chose them.
@@ -32,25 +33,13 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from repo_stream.cid import ORDINARY_LENGTH, ORDINARY_PREFIX
+from repo_stream._prefetch cimport bring_near
+from repo_stream.ipld.cid import ORDINARY_LENGTH, ORDINARY_PREFIX
+from repo_stream.sizes import CID_COST, growth_of_dict, is_sparse
 
 cdef extern from "Python.h":
     ctypedef struct PyListObject:
         PyObject **ob_item
-
-__all__ = [
-    "KEY_COST",
-    "Table",
-    "expect",
-    "expect_all_of",
-    "finder",
-    "holds_any",
-    "need",
-    "new",
-    "shrink",
-]
-
-KEY_COST = 0  # they are in the table
 
 cdef enum:
     DIGEST = 32
@@ -64,10 +53,7 @@ cdef enum:
 cdef bytes PREFIX = ORDINARY_PREFIX
 cdef Py_ssize_t PREFIX_SIZE = len(ORDINARY_PREFIX)
 cdef Py_ssize_t CID_SIZE = ORDINARY_LENGTH
-# Of the `dict` as `repo_stream/tables.py` has them, in bytes
-cdef Py_ssize_t ODD_KEY = 80
-cdef Py_ssize_t ROOMY_ODD = 32
-cdef Py_ssize_t SPARSE_ODD = 120
+cdef Py_ssize_t ODD_KEY = CID_COST
 
 cdef uint64_t[9] FACTORS
 cdef bytes SECRET = os.urandom(sizeof(FACTORS))
@@ -90,13 +76,13 @@ cdef uint32_t hash_of(const unsigned char *digest) noexcept:
 
 
 def tag(cid):
-    """Give the hash of an ordinary CID. No other module needs it: tests do."""
+    """Return the hash of an ordinary CID, or `None` for others. Only tests need it."""
     cdef const unsigned char *digest = digest_of(cid)
     return None if digest == NULL else hash_of(digest)
 
 
 cdef const unsigned char *digest_of(cid) noexcept:
-    """Give the digest of an ordinary CID; `NULL` for others."""
+    """Return the digest of an ordinary CID, or `NULL` for others."""
     cdef const char *start
     if not PyBytes_Check(cid) or PyBytes_GET_SIZE(cid) != CID_SIZE:
         return NULL
@@ -150,7 +136,7 @@ cdef class Table:
         return self.rows + number * DIGEST
 
     cdef Py_ssize_t slot_of(self, const unsigned char *digest) noexcept:
-        """Say which slot a digest has; -1 where it has none."""
+        """Return the number of a digest's slot, or -1 if it has none."""
         cdef uint32_t tag
         cdef Py_ssize_t at, mask = self.slot_count - 1
         cdef uint64_t slot
@@ -167,7 +153,7 @@ cdef class Table:
             at = (at + 1) & mask
 
     cdef Py_ssize_t row_of(self, const unsigned char *digest) noexcept:
-        """Say which row a digest has; -1 where it has none."""
+        """Return the number of a digest's row, or -1 if it has none."""
         cdef Py_ssize_t at = self.slot_of(digest)
         return -1 if at < 0 else number_in(self.slots[at])
 
@@ -207,7 +193,7 @@ cdef class Table:
         return 0
 
     cdef int have_room(self, Py_ssize_t room) except -1:
-        """Have rows for so many; those that there are move with them."""
+        """Take memory for so many rows; those that there are move with it."""
         cdef void *rows = PyMem_Realloc(self.rows, room * DIGEST)
         if rows == NULL:
             raise MemoryError
@@ -215,7 +201,7 @@ cdef class Table:
         return 0
 
     cdef object take_out(self, Py_ssize_t at):
-        """Free a slot, and give the value that it led to."""
+        """Free a slot, and return the value that it led to."""
         cdef Py_ssize_t mask = self.slot_count - 1
         cdef Py_ssize_t number = number_in(self.slots[at])
         cdef Py_ssize_t following = at, home, last
@@ -240,22 +226,21 @@ cdef class Table:
         return value
 
     cdef Py_ssize_t growth(self):
-        """Say what it would take, for a while, beyond what it has, in bytes.
+        """Return how much more memory it may need for a while to take more in, in bytes.
 
-        Rows and values move to where there is room for an eighth more; large ones Linux moves
-        without a copy. Slots that are nearly taken are copied into twice as many, and so is a
-        `dict` that is full.
+        Rows and values move to where there is room for an eighth more; Linux moves large ones
+        without a copy. If most slots are taken, they are copied into twice as many, and so is a
+        full `dict`.
         """
         cdef Py_ssize_t rows = PyList_GET_SIZE(self.values_)
         cdef Py_ssize_t growth = rows // 8 * (DIGEST + sizeof(void *))
         if 3 * (rows + rows // 8 + FEWEST_ROWS) > 2 * self.slot_count:
             growth += 2 * self.slot_count * sizeof(uint64_t)
-        if len(self.odd) * ROOMY_ODD > sys.getsizeof(self.odd):
-            growth += 2 * sys.getsizeof(self.odd)
+        growth += growth_of_dict(self.odd)
         return growth
 
     cdef int shrink(self) except -1:
-        """Give back what was needed once and is not any more."""
+        """Give back the memory that is no longer needed."""
         cdef Py_ssize_t rows = PyList_GET_SIZE(self.values_)
         cdef Py_ssize_t slots = FEWEST_SLOTS
         if self.room > 2 * rows + FEWEST_ROWS:
@@ -264,7 +249,7 @@ cdef class Table:
             slots *= 2
         if self.slot_count > 4 * slots:
             self.have_slots(2 * slots)
-        if sys.getsizeof(self.odd) > SPARSE_ODD * (len(self.odd) + 1000):
+        if is_sparse(self.odd):
             self.odd = dict(self.odd)
         return 0
 
@@ -380,7 +365,7 @@ cdef class Table:
     # --- Many at once ---------------------------------------------------------------------------
 
     def find_all(self, cids):
-        """Give the values of many CIDs."""
+        """Return the values of many CIDs."""
         cdef list found = []
         cdef const unsigned char *digest
         cdef Py_ssize_t number
@@ -402,7 +387,7 @@ cdef struct Sought:
 
 
 cdef void seek(Sought *sought, Table table, cid, bint whole) noexcept:
-    """Begin to look for a CID: its slot is next. `whole` where all of its value is wanted."""
+    """Begin to look for a CID: its slot is next. `whole` if all of its value is wanted."""
     cdef const unsigned char *digest = digest_of(cid)
     sought.table = NULL
     if digest == NULL or table.slot_count == 0:
@@ -414,7 +399,7 @@ cdef void seek(Sought *sought, Table table, cid, bint whole) noexcept:
 
 
 cdef void go_on(Sought *sought, int count) noexcept:
-    """Go on to the rows, and then to the values, of what was begun."""
+    """Go on to the rows, and then to the values, of the searches that were begun."""
     cdef int each, line
     cdef Table table
     cdef Py_ssize_t at, mask
@@ -423,7 +408,7 @@ cdef void go_on(Sought *sought, int count) noexcept:
         if sought[each].table == NULL:
             continue
         table = <Table> sought[each].table
-        if table.slot_count == 0:  # whatever gave the CIDs has cleared it
+        if table.slot_count == 0:  # the iterator of the CIDs has cleared it
             sought[each].table = NULL
             continue
         mask = table.slot_count - 1
@@ -467,7 +452,7 @@ def expect_all_of(list frames not None, raw, processed):
     cdef Table records
     if type(raw) is not Table:
         return
-    # Where records are processed late, all of them are raw.
+    # If records are processed late, all of them are raw.
     records = processed if type(processed) is Table and processed else raw
     for frame in reversed(frames):
         if len(frame) == 2:
@@ -481,7 +466,7 @@ def expect_all_of(list frames not None, raw, processed):
     go_on(sought, count)
 
 
-# --- What `repo_stream/tables.py` has -----------------------------------------------------------
+# --- The functions of `tables.py` ---------------------------------------------------------------
 
 
 def new():

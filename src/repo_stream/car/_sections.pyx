@@ -1,8 +1,8 @@
-"""Sections, as `repo_stream/sections.py` reads them: half of the time.
+"""Sections, as `sections.py` reads them: half of the time.
 
-Some are read at a time, one behind the other into one buffer, and meanwhile other threads have
-Python's lock: who reads one by one may wait for it each time. What is of the next section in what
-was read of one is read over. Every section is compared with what was read of it.
+Many are read at a time, one after the other into one buffer, without Python's lock: a thread that
+takes the lock again for each may have to wait for it each time. The bytes after the end of a section
+are overwritten by the next one.
 """
 
 from cpython.bytes cimport (
@@ -15,17 +15,15 @@ from cpython.exc cimport PyErr_SetFromErrno
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.string cimport memcmp
 
-__all__ = ["HEAD", "Head", "read_sections"]
+from repo_stream.car.files import HEAD
 
 cdef enum:
-    SIZE = 1024
-    # What is read at a time: so many bytes at the most, and so many sections. The buffer is of a
-    # size that is not taken from the system, and given back to it, each time.
+    # What is read at a time: so many bytes at the most, and so many sections. A buffer of this size
+    # is not taken from the system, and given back to it, each time.
     ROOM = 96 * 1024
     AT_ONCE = 512
 
-HEAD = SIZE
-Head = tuple[bytes, int, bytes]
+cdef Py_ssize_t SIZE = HEAD
 
 cdef extern from *:
     """
@@ -74,15 +72,16 @@ cdef struct Section:
     const char *cid
     Py_ssize_t cid_size
     long long start
-    # What was read of it
+    # What was read of it, and how many bytes
     const unsigned char *head
     Py_ssize_t size
-    # Where in that its data is; -1 where that is no section of this CID, or not all of it
+    # Where in that its data starts and ends; -1 if there is no whole section of this CID
     Py_ssize_t data
     Py_ssize_t end
 
 
 cdef void examine(Section *section) noexcept nogil:
+    """Find the data in what was read of a section."""
     cdef const unsigned char *head = section.head
     cdef Py_ssize_t length, body = 1
     section.data = -1
@@ -90,7 +89,7 @@ cdef void examine(Section *section) noexcept nogil:
         return
     length = head[0]
     if length >= 0x80:
-        length += (<Py_ssize_t> head[1] << 7) - 0x80  # far too much where there is a third byte
+        length += (<Py_ssize_t> head[1] << 7) - 0x80  # far too much if there is a third byte
         body = 2
     if length < section.cid_size or body + length > section.size:
         return
@@ -102,13 +101,13 @@ cdef void examine(Section *section) noexcept nogil:
 cdef Py_ssize_t read_some(
     int file, int flags, Section *sections, Py_ssize_t count, char *room
 ) noexcept nogil:
-    """Read sections, one behind the other; say how many there was room for, -1 for an error.
+    """Read sections into a buffer of `ROOM` bytes.
 
-    What was read beyond the end of a section is read over.
+    Return how many of them there was room for, or -1 for an error.
     """
     cdef Py_ssize_t at, used = 0
     for at in range(count):
-        if used > ROOM - SIZE:
+        if used + SIZE > ROOM:
             return at
         sections[at].head = <unsigned char *> room + used
         sections[at].size = repo_stream_read(file, room + used, SIZE, sections[at].start, flags)
@@ -121,17 +120,16 @@ cdef Py_ssize_t read_some(
 
 cdef int sort_out(cid, start, Section *section, dict blocks, list others) except -1:
     cdef const char *head = <const char *> section.head
-    if section.data < 0:
+    if not 0 <= section.data <= section.end <= section.size:
         others.append((cid, start, PyBytes_FromStringAndSize(head, section.size)))
     else:
         blocks[cid] = PyBytes_FromStringAndSize(head + section.data, section.end - section.data)
 
 
 def read_sections(file, cids, starts):
-    """Read sections that are no longer than `HEAD`, and give the heads of all others."""
     cdef dict blocks = {}
     cdef list others = []
-    cdef tuple wanted = tuple(cids)  # nobody takes them away while Python's lock is elsewhere
+    cdef tuple wanted = tuple(cids)  # nobody changes it while other threads have Python's lock
     cdef int number = -1 if file.descriptor is None else file.descriptor
     cdef int flags = file.flags
     cdef Py_ssize_t count = len(wanted), first = 0, at, here

@@ -1,3 +1,4 @@
+# Have memory loaded into the processor's caches before it is read.
 cdef extern from *:
     """
     #if defined(__GNUC__) || defined(__clang__)

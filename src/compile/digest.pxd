@@ -1,1 +1,0 @@
-cdef int hash_into(const unsigned char *data, Py_ssize_t size, unsigned char *found) except -1

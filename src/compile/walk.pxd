@@ -1,1 +1,0 @@
-cpdef list open_node(tuple subtree, bytes block, limits)

@@ -1,0 +1,60 @@
+"""Both forms of a hot module in one process: the plain one, and the compiled one if it is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from repo_stream import _compiled
+from repo_stream._compiled import COMPILED
+
+__all__ = ["both_forms"]
+
+
+def both_forms(name: str, tests: str) -> Callable[..., Any]:
+    """A fixture that runs all tests of a file with either form of a module.
+
+    Args:
+        name: the full name of a module that has a compiled form.
+        tests: the full name of the file's module. Both have the functions of one form, and then of
+            the other.
+    """
+    module = import_module(name)
+
+    @pytest.fixture(scope="module", autouse=True, params=["plain", "compiled"][: 1 + COMPILED])
+    def form(request: pytest.FixtureRequest) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            if request.param == "plain" and COMPILED:
+                for each, plain in _plain(module).items():
+                    compiled = vars(module)[each]
+                    for place in (module, sys.modules[tests]):
+                        if vars(place).get(each) is compiled:
+                            patch.setattr(place, each, plain)
+            yield
+
+    return form
+
+
+def _plain(module: ModuleType) -> dict[str, Any]:
+    """What a module has in another form if `REPO_STREAM_PURE` is set, by name."""
+    spec = importlib.util.spec_from_file_location(f"{module.__name__}_plain", module.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    copy = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_compiled, "COMPILED", False)
+        patch.setitem(sys.modules, spec.name, copy)
+        spec.loader.exec_module(copy)
+    compiled = f"._{module.__name__.rpartition('.')[2]}"
+    return {
+        name: getattr(copy, name)
+        for name, value in vars(module).items()
+        if str(getattr(value, "__module__", "")).endswith(compiled)
+        or (isinstance(value, int) and value != getattr(copy, name))
+    }
