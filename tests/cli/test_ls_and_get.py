@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from repo_stream import Cid
 from repo_stream.testing import build_car, build_repo
+from support import replaced
 from support.cli import BOTH_WAYS, DID, LIKE, POST, RECORDS, Run, keys, lines
 
 
@@ -131,6 +134,21 @@ def test_filter_that_matched_nothing_is_said_with_the_collections(
         assert code == 0
         assert len(out.splitlines()) == len(expected)
         assert "--json" not in command or keys(out) == expected
+
+
+@BOTH_WAYS
+def test_filter_of_a_pipe_that_matched_nothing_is_said_too(
+    run: Run, car: Path, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # pytest's own
+    reading, writing = os.pipe()
+    os.write(writing, car.read_bytes())
+    os.close(writing)
+    with replaced(0, reading):
+        code, out, err = run("ls", "-", "--collection", "a.b.c", "--mem-limit-mb", limit)
+    os.close(reading)
+    assert (code, out) == (0, "")
+    assert err == f"repo-stream: -: no record matches --collection a.b.c; {THERE_ARE}\n"
 
 
 def test_nothing_is_said_of_filters_that_matched_bad_records(run: Run, tmp_path: Path) -> None:

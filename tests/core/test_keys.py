@@ -29,12 +29,15 @@ letters, digits = string.ascii_letters, string.digits
 segments = st.from_regex(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?", fullmatch=True)
 first_segments = segments.filter(lambda text: text[0] in letters)
 names = st.from_regex(r"[a-zA-Z][a-zA-Z0-9]{0,62}", fullmatch=True)
-nsids = st.builds(
-    lambda first, others, name: ".".join([first, *others, name]),
-    first_segments,
-    st.lists(segments, min_size=1, max_size=3),
-    names,
-).filter(lambda text: len(text) <= 317)
+
+
+def nsid(first: str, others: list[str], name: str) -> str:
+    return ".".join([first, *others, name])
+
+
+nsids = st.builds(nsid, first_segments, st.lists(segments, min_size=1, max_size=3), names).filter(
+    lambda text: len(text) <= 317
+)
 rkeys = st.text(letters + digits + "._:~-", min_size=1, max_size=512).filter(
     lambda text: text not in {".", ".."}
 )

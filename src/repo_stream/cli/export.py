@@ -1,4 +1,4 @@
-"""`export` and `get`: records as DAG-JSON, one a line, or as a Parquet file."""
+"""`export` and `get`: records as DAG-JSON, one per line, or as a Parquet file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import IO, Final, Literal, Protocol
 
 from repo_stream import Output
-from repo_stream.cli.filters import say_unmatched
+from repo_stream.cli.filters import report_unmatched
 from repo_stream.cli.input import is_input
 from repo_stream.cli.opened import opened
 from repo_stream.cli.output import destination, is_terminal, put_json, writing_to
@@ -56,7 +56,7 @@ async def export(options: argparse.Namespace) -> int:
                 sink.write(chunk)
                 found += len(chunk)
         bad = car.repo.problem_count
-        await say_unmatched(options, car, found + bad)
+        await report_unmatched(options, car, found + bad)
     if not bad:
         return 0
     left_out = f"{bad:,} {'record was' if bad == 1 else 'records were'} left out"
@@ -66,7 +66,7 @@ async def export(options: argparse.Namespace) -> int:
 
 async def get(options: argparse.Namespace) -> int:
     """Write one record; return 1 if there is none, 2 if the key is a URI of another account."""
-    # Whose repo it is is known before the whole file has been read, which `Repo.get` does.
+    # The account is known before the file has been read to its end, which `Repo.get` sees to.
     async with opened(options, dag_json, check_first=False) as car:
         try:
             key = parse_key(options.key, car.repo.commit.did)
@@ -74,7 +74,7 @@ async def get(options: argparse.Namespace) -> int:
             return _complain(f"{options.car}: {error}", _WRONG_USAGE)
         output = await car.repo.get(key)
     if output is None:
-        return _complain(f"{options.car}: the repo has no record {options.key!r}")
+        return _complain(f"{options.car}: the repo has no record {key!r}")
     put_json(_shown(output))
     return 0
 

@@ -15,14 +15,14 @@ from repo_stream.cli.opened import Opened
 from repo_stream.cli.screen import name_of, one_line
 from repo_stream.keys import parse_collection
 
-__all__ = ["say_unmatched"]
+__all__ = ["report_unmatched"]
 
 # Collections that are listed; the others are counted.
 _MOST_LISTED: Final = 20
 
 
 # Any: what the processor makes of records does not matter here.
-async def say_unmatched(options: argparse.Namespace, car: Opened[Any], found: int) -> None:
+async def report_unmatched(options: argparse.Namespace, car: Opened[Any], found: int) -> None:
     """Report the filters of the command line that no record matches, and the collections there are.
 
     The file is not read again for this: a few nodes are looked up for each collection, in memory or
@@ -36,13 +36,14 @@ async def say_unmatched(options: argparse.Namespace, car: Opened[Any], found: in
     unmatched = await _unmatched_collections(options, car, found)
     if found and not unmatched:
         return
-    filters = [("--collection", name) for name in unmatched]
+    flags = [part for name in unmatched for part in ("--collection", name)]
     if options.key_range:
-        filters.append(("--range", *(bound or "" for bound in options.key_range)))
-    if not filters:
+        flags += ["--range", *(bound or "" for bound in options.key_range)]
+    if not flags:
         return
-    shown = " ".join(shlex.join(each) for each in filters)
-    message = f"{options.car}: no record matches {shown}{await _what_there_is(car)}"
+    there = await _what_there_is(car)
+    message = f"{options.car}: no record matches {shlex.join(flags)}{there}"
+    car.meter.close()
     print(f"repo-stream: {one_line(message)}", file=sys.stderr)
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 
 from repo_stream import Cid
-from repo_stream.cli.filters import say_unmatched
+from repo_stream.cli.filters import report_unmatched
 from repo_stream.cli.opened import opened
 from repo_stream.cli.output import is_terminal, put, put_json
 from repo_stream.cli.screen import shown_key
@@ -24,7 +24,7 @@ async def ls(options: argparse.Namespace) -> int:
                 car.meter.close()
             write("".join([line(key, cid) for key, cid in keys]))
             found += len(keys)
-        await say_unmatched(options, car, found)
+        await report_unmatched(options, car, found)
     return 0
 
 
