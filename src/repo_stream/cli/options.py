@@ -145,7 +145,7 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NSID",
         help="only this collection, such as app.bsky.feed.post, or these, as in "
-        "app.bsky.feed.*; may be repeated",
+        "'app.bsky.feed.*'; may be repeated",
     )
     command.add_argument(
         "--range",
