@@ -1,4 +1,4 @@
-"""The blocks that a walk has: those in memory, and those that have just come."""
+"""The blocks that a walk can use: those that are kept, and those that have just come."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ T = TypeVar("T")
 
 
 class Blocks(Generic[T]):
-    """The blocks at hand, each in one of two states.
+    """The blocks that are kept, each in one of two tables, by their CIDs.
 
     Attributes:
-        raw: blocks as they came: all that could be nodes, and records that could not be processed.
-        processed: results for blocks that cannot be nodes. For a processor that changes nothing it
-            is the same table as `raw`.
-        brought: for whoever fetches them: how much has come since `Walker.prune`.
+        raw: blocks as they came: all that may be nodes, and records that could not be processed.
+        processed: the processor's results for blocks that cannot be nodes. If the processor changes
+            nothing, this is the same table as `raw`.
+        brought: how much was fetched since `Walker.prune`, in bytes, as counted by the code that
+            fetches.
     """
 
     __slots__ = ("brought", "processed", "raw")
@@ -33,9 +34,9 @@ class Blocks(Generic[T]):
         """Start with no blocks.
 
         Args:
-            alike: whether both states of a block are one.
-            many: whether a whole repo may be there at once. With a few that come and go a `dict` is
-                quicker: a walk in place takes 0.93 of the time.
+            alike: whether both tables are one.
+            many: whether they may have to hold a whole repo. If only a few blocks are there at a
+                time, a `dict` is faster: a walk in place takes 0.93 of the time.
         """
         raw: Table[bytes] = new() if many else {}
         if alike:
@@ -44,7 +45,7 @@ class Blocks(Generic[T]):
 
     @property
     def tables(self) -> list[Table[bytes] | Table[T]]:
-        """Both tables, or the one that there is."""
+        """Both tables, or the one if they are the same."""
         return [self.raw] if self.processed is self.raw else [self.raw, self.processed]
 
     def __contains__(self, cid: bytes) -> bool:
@@ -52,13 +53,13 @@ class Blocks(Generic[T]):
 
 
 class Arrivals:
-    """Blocks as they came, for a walk that may need them in that very order.
+    """Blocks in the order in which they came, for a walk that may need them in that very order.
 
     Attributes:
         cids: their CIDs.
         data: their bytes.
-        at: how many of them the walk has gone past.
-        nodes: which of those were nodes, by their index.
+        at: the index of the block that comes next; the walk has gone past those before it.
+        nodes: the indices of those that it used as nodes.
     """
 
     __slots__ = ("at", "cids", "data", "nodes")
@@ -71,10 +72,10 @@ class Arrivals:
 
     @property
     def next(self) -> bytes | None:
-        """The CID of the block that comes next; `None` where all have been used."""
+        """The CID of the block that comes next; `None` if there are no more."""
         return self.cids[self.at] if self.at < len(self.cids) else None
 
     def some(self, n: int) -> tuple[list[bytes], list[bytes]]:
-        """Give up to `n` of the blocks that the walk has not gone past, in columns."""
+        """Return up to `n` of the blocks that the walk has not gone past: CIDs and bytes."""
         here = slice(self.at, self.at + n)
         return self.cids[here], self.data[here]

@@ -14,15 +14,13 @@ from repo_stream.mst import signature
 __all__ = ["Commit", "decode_commit_plainly"]
 
 
-# --- The commit ---------------------------------------------------------------------------------
-
 _DID: Final = re.compile(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]")
 _MAX_DID_LENGTH: Final = 2048
-# Four times what the longest DID makes of it. Decoding a block of 2 MiB can take seconds.
+# Four times the size of a commit with the longest DID. Decoding a block of 2 MiB can take seconds.
 _MAX_COMMIT_BYTES: Final = 8192
 _TID: Final = re.compile(r"[234567abcdefghij][234567abcdefghijklmnopqrstuvwxyz]{12}")
-# The commit of nearly every repo, whole: its fields have fixed lengths, and no other form of them
-# is canonical. Matching it takes a tenth of the 12 us of decoding it.
+# The whole commit of nearly every repo: its fields have fixed lengths, and no other form of them is
+# canonical. To match it takes a tenth of the 12 us that it takes to decode it.
 _USUAL_COMMIT: Final = re.compile(
     rb"\xa6\x63did\x78\x20(did:plc:[a-z2-7]{24})"
     rb"\x63rev\x6d([2-7a-j][2-7a-z]{12})"
@@ -36,7 +34,7 @@ _COMMIT_FIELDS: Final = frozenset({"did", "version", "data", "rev", "prev", "sig
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The signed top of a repo: whose it is, at which revision, and the root of its tree.
+    """The commit of a repo: which account it belongs to, at which revision, and what it holds.
 
     See https://atproto.com/specs/repository#commit-objects.
 
@@ -46,7 +44,7 @@ class Commit:
         data: the root node of the tree.
         rev: the revision, a TID; later commits of a repo have greater ones.
         prev: the commit before this one; `None` in nearly every repo.
-        sig: the signature, 64 bytes where it is a valid one.
+        sig: the signature, 64 bytes if it is valid; see `verify_signature`.
         cid: the commit's own CID.
     """
 
@@ -61,16 +59,16 @@ class Commit:
 
     @classmethod
     def decode(cls, block: bytes, cid: Cid) -> Commit:
-        """Decode a commit block, strictly.
+        """Decode a commit block strictly.
 
-        A commit without `prev` is accepted, as early version 3 repos have none.
+        A commit without `prev` is accepted, as repos of early version 3 have none.
 
         Args:
             block: its bytes.
             cid: its CID, for the result and for errors; it is not checked here.
 
         Raises:
-            BadCommit: where it is not a valid commit in canonical DAG-CBOR.
+            BadCommit: if it is not a valid commit in canonical DAG-CBOR.
         """
         match = _USUAL_COMMIT.fullmatch(block)
         if match is None:
@@ -80,61 +78,71 @@ class Commit:
 
     @property
     def block(self) -> bytes:
-        """Its block, as it is in the file: canonical DAG-CBOR, the signature included."""
+        """The block as it is in the file: canonical DAG-CBOR, with the signature."""
         return self._block
 
     def unsigned_bytes(self) -> bytes:
-        """Give the bytes that the account signed: the commit without `sig`, canonical DAG-CBOR."""
+        """Return the bytes that were signed: the commit without `sig`, in canonical DAG-CBOR."""
         fields = dagcbor.decode_map(self._block)
         del fields["sig"]
         return dagcbor.encode(fields)
 
     def verify_signature(self, did_key: str) -> None:
-        """Check that the account's key signed this commit, and so the whole repo below it.
+        """Check that this commit, and with it the whole repo, was signed with the account's key.
 
         Args:
-            did_key: the account's signing key as a `did:key` (k256 or p256). It is in the account's
-                DID document, as `publicKeyMultibase` of the method that ends in `#atproto`: put
-                `did:key:` before that. Resolving the DID is not done here.
+            did_key: the account's signing key as a `did:key` (k256 or p256). The account's DID
+                document has it, as `publicKeyMultibase` of the method that ends in `#atproto`: put
+                `did:key:` before that. The DID is not resolved here.
 
         Raises:
-            BadSignature: where that key did not sign it.
-            UnsupportedKey: where `did_key` is not such a key.
-            MissingExtra: where `cryptography` is not installed, the extra `crypto`.
+            BadSignature: if it was not signed with that key.
+            UnsupportedKey: if `did_key` is not such a key.
+            MissingExtra: if `cryptography`, the extra `crypto`, is not installed.
         """
         signature.verify(did_key, self.unsigned_bytes(), self.sig, cid=self.cid)
 
 
 def decode_commit_plainly(block: bytes, cid: Cid) -> Commit:
-    """Do what `Commit.decode` does, whatever the commit, and name the first fault."""
-    if len(block) > _MAX_COMMIT_BYTES:
-        reason = f"has {len(block)} bytes, and no commit has over {_MAX_COMMIT_BYTES}"
-        raise BadCommit(cid=cid, field=None, reason=reason)
-    try:
-        fields = dagcbor.decode_map(block)
-    except InvalidDagCbor as error:
-        raise BadCommit(cid=cid, field=None, reason=f"is {error}") from error
-    for name in sorted(_COMMIT_FIELDS.difference(fields, {"prev"})):
+    """Do what `Commit.decode` does for any commit, and raise an error for the first fault.
+
+    Raises:
+        BadCommit: as `Commit.decode`.
+    """
+    fields = _decode_fields(block, cid)
+    if "prev" not in fields:
+        fields["prev"] = None
+    for name in sorted(_COMMIT_FIELDS.difference(fields)):
         raise BadCommit(cid=cid, field=name, reason="is missing")
     version, did, rev = fields["version"], fields["did"], fields["rev"]
-    data, prev, sig = fields["data"], fields.get("prev"), fields["sig"]
+    data, prev, sig = fields["data"], fields["prev"], fields["sig"]
+    # The version first: other versions have other fields.
     if type(version) is not int or version != 3:
         raise BadCommit(cid=cid, field="version", reason=f"is {_short(version)}, not 3")
     for name in sorted(set(fields).difference(_COMMIT_FIELDS)):
-        raise BadCommit(cid=cid, field=name, reason="is not one that a commit has")
+        raise BadCommit(cid=cid, field=name, reason="is not a field of a commit")
     if type(did) is not str or len(did) > _MAX_DID_LENGTH or not _DID.fullmatch(did):
         raise BadCommit(cid=cid, field="did", reason=f"is not a DID: {_short(did)}")
     if type(rev) is not str or not _TID.fullmatch(rev):
         raise BadCommit(cid=cid, field="rev", reason=f"is not a TID: {_short(rev)}")
     if not isinstance(data, Cid) or not data.is_ordinary:
-        raise BadCommit(
-            cid=cid, field="data", reason=f"is not a DAG-CBOR CID with SHA-256: {_short(data)}"
-        )
+        reason = f"is not a DAG-CBOR CID with SHA-256: {_short(data)}"
+        raise BadCommit(cid=cid, field="data", reason=reason)
     if prev is not None and not isinstance(prev, Cid):
         raise BadCommit(cid=cid, field="prev", reason=f"is not a link: {_short(prev)}")
     if type(sig) is not bytes:
         raise BadCommit(cid=cid, field="sig", reason=f"is not bytes: {_short(sig)}")
     return Commit(did, version, data, rev, prev, sig, cid, block)
+
+
+def _decode_fields(block: bytes, cid: Cid) -> dict[str, object]:
+    if len(block) > _MAX_COMMIT_BYTES:
+        reason = f"has {len(block)} bytes, and a commit has at most {_MAX_COMMIT_BYTES}"
+        raise BadCommit(cid=cid, field=None, reason=reason)
+    try:
+        return dagcbor.decode_map(block)
+    except InvalidDagCbor as error:
+        raise BadCommit(cid=cid, field=None, reason=f"is {error}") from error
 
 
 def _short(value: object) -> str:

@@ -1,8 +1,13 @@
-"""What is still to be walked of a tree, in the pieces that a walker's stack holds.
+"""Frames: the parts of a tree that are still ahead of a walk, as they are on its stack.
 
-Such *frames* are of two kinds: *subtrees*, known by the CID of their top node, and *runs* of
-records that follow each other without a subtree in between. They are plain tuples, told apart by
-their length, for speed.
+A frame is one of two plain tuples:
+
+    run      (keys, cids)                   records that follow each other, no subtree in between
+    subtree  (cid, depth, lower, upper)     a subtree that has not been opened
+
+They are told apart by their length, `len(frame) == 2`, which type checkers understand. A walk
+handles one for every few records, in its innermost loops: there a class, or a function that tells
+them apart, takes time that can be measured.
 """
 
 from __future__ import annotations
@@ -14,10 +19,10 @@ from repo_stream.mst.node import Node
 __all__ = ["Frame", "Run", "Subtree", "frames_of"]
 
 
-#: Keys as text, and the CIDs of their records.
+#: The keys of the records as text, in order, and the CIDs of their blocks.
 Run: TypeAlias = tuple[list[str], list[bytes]]
-#: A CID, a depth (`None` for the root, which may have any), and the keys on both sides, between
-#: which all that is below must lie.
+#: The CID of the top node; its depth, `None` for the root, which may have any; and the keys on both
+#: sides, between which all keys of the subtree must lie: `b""` and `None` if there is none.
 Subtree: TypeAlias = tuple[bytes, int | None, bytes, bytes | None]
 Frame: TypeAlias = Run | Subtree
 
@@ -25,14 +30,14 @@ Frame: TypeAlias = Run | Subtree
 def frames_of(
     node: Node, keys: list[str], depth: int, lower: bytes, upper: bytes | None
 ) -> list[Frame]:
-    """Give the frames of what is in a node, the first of them last.
+    """Return the frames of what is in a node, the first of them last.
 
     Args:
-        node: the node; it has keys.
-        keys: those as text.
-        depth: the depth that it hangs at.
-        lower: the key on its left, `b""` where there is none.
-        upper: the key on its right.
+        node: the node; it has at least one key.
+        keys: its keys as text.
+        depth: the depth at which it hangs.
+        lower: the key before the node's subtree, `b""` if there is none.
+        upper: the key after it, `None` if there is none.
     """
     left, raw_keys, values, trees = node
     if left is None and not trees:

@@ -17,7 +17,7 @@ class Taken(NamedTuple, Generic[T]):
     Attributes:
         keys: their keys.
         cids: their CIDs, raw.
-        values: what the processor made of them.
+        values: the processor's results for them.
     """
 
     keys: list[str]
@@ -31,7 +31,7 @@ class Taken(NamedTuple, Generic[T]):
         self.values.extend(more.values)
 
     def cut(self, start: int, end: int | None = None) -> Taken[T]:
-        """Give the records from index `start` to before `end`."""
+        """Return the records from index `start` to before `end`."""
         return Taken(self.keys[start:end], self.cids[start:end], self.values[start:end])
 
     def pairs(self) -> list[tuple[str, T]]:
@@ -44,17 +44,17 @@ class Taken(NamedTuple, Generic[T]):
 
 
 class Gap(NamedTuple):
-    """What a walk found missing, and went past.
+    """A record or a subtree that a walk left out because its block is missing.
 
     Attributes:
-        cid: the block that is missing.
-        key: the key of the record that it is; `None` where it is a node, and with it a subtree of
-            keys that nobody here knows.
-        after: a key before the gap: of a subtree the key that it hangs to the right of, of a record
-            the one that the walk came by last. `None` where there is none.
-        before: a key beyond the gap: of a subtree the key that it hangs to the left of, of a record
-            the next in its node, or beyond that node, within the key range. `None` where there is
-            none.
+        cid: the CID of the missing block.
+        key: the key of the missing record; `None` if a node is missing, and with it a subtree of
+            unknown keys.
+        after: a key before the gap, `None` if there is none. For a subtree, it is the key to the
+            left of it; for a record, the last key that the walk came by.
+        before: a key after the gap, `None` if there is none. For a subtree, it is the key to the
+            right of it; for a record, the next key in its node, or after that node, within the key
+            range.
     """
 
     cid: Cid
@@ -69,7 +69,7 @@ class Output(NamedTuple, Generic[T]):
     Attributes:
         key: its full path in the repo, `collection/rkey`.
         cid: the CID of its block.
-        value: what the processor made of it.
+        value: the processor's result for it.
     """
 
     key: str
@@ -92,8 +92,8 @@ class TreeNode(NamedTuple):
 
     Attributes:
         cid: the CID of its block.
-        depth: how far it is from the lowest nodes, which have depth 0.
-        data: its block, canonical DAG-CBOR, every rule of it checked.
+        depth: its depth in the tree; the lowest nodes have depth 0.
+        data: its block, canonical DAG-CBOR. It obeys every rule of the tree.
     """
 
     cid: Cid
@@ -102,7 +102,7 @@ class TreeNode(NamedTuple):
 
 
 class Present(NamedTuple):
-    """The repo has a record with this key. Its block need not be here.
+    """Proof that the repo has a record with this key. The record's block need not be at hand.
 
     Attributes:
         key: the key.
@@ -114,12 +114,12 @@ class Present(NamedTuple):
 
 
 class Absent(NamedTuple):
-    """The repo has no record with this key: two others are neighbours, with nothing in between.
+    """Proof that the repo has no record with this key, as two other keys are neighbours.
 
     Attributes:
-        key: the key that is not there.
-        after: the key before the place where it would be; `None` at the beginning of the repo.
-        before: the key after it; `None` at the end.
+        key: the key that is not in the repo.
+        after: the nearest key of the repo before it; `None` if there is none.
+        before: the nearest key of the repo after it; `None` if there is none.
     """
 
     key: str
@@ -128,15 +128,15 @@ class Absent(NamedTuple):
 
 
 class RangeProof(NamedTuple):
-    """The repo has these keys in a range, and no others.
+    """Proof that the repo has these keys in a range, and no others.
 
-    Where there are none, `after` and `before` are neighbours, with nothing in between. Else they
-    are keys of the repo on both sides of the range, and others may lie between them and it.
+    If there are no keys in the range, `after` and `before` are neighbours in the repo. Otherwise
+    they are keys on both sides of the range, and there may be others between them and the range.
 
     Attributes:
-        keys: its keys in order, each with the CID of its record.
-        after: the nearest key before the range that the proof names; `None` where it names none.
-        before: the nearest key beyond it; `None` where it names none.
+        keys: the keys in the range, in order, each with the CID of its record.
+        after: the nearest key before the range that the proof names; `None` if it names none.
+        before: the nearest key after the range that the proof names; `None` if it names none.
     """
 
     keys: list[tuple[str, Cid]]

@@ -1,10 +1,10 @@
 """Signatures as atproto makes them: ECDSA over SHA-256, on one of two curves.
 
 The rules are those of https://atproto.com/specs/cryptography: keys as `did:key` with a compressed
-point, signatures as 64 bytes, `r` and then `s`, of which `s` must be in the lower half of its
-range, because its mirror image would verify as well.
+point, signatures as the 64 bytes of `r` and `s`. `s` must be in the lower half of its range, as
+otherwise there would be a second valid signature for each.
 
-The arithmetic is that of `cryptography`, which only this module needs: it is an extra.
+The arithmetic is done by `cryptography`, an extra that only this module needs.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["verify"]
 
 _SIGNATURE_BYTES: Final = 64
 _PREFIX: Final = "did:key:"
-# A key of these curves has 57 characters at most; decoding takes quadratic time.
+# A key of these curves has at most 57 characters; decoding takes quadratic time.
 _MAX_DID_KEY_LENGTH: Final = 128
 _POINT_BYTES: Final = 33
-# How the bytes of a did:key start, which is a multicodec as a varint, and the order of the curve.
+# The multicodec at the start of a did:key, as a varint, and the order of the curve that it names.
 _K256_CODEC: Final = b"\xe7\x01"
 _P256_CODEC: Final = b"\x80\x24"
 _ORDERS: Final = {
@@ -35,18 +35,18 @@ _ORDERS: Final = {
 
 
 def verify(did_key: str, message: bytes, signature: bytes, *, cid: Cid) -> None:
-    """Check that a key made a signature of a message.
+    """Check that a signature of a message was made with a key.
 
     Args:
         did_key: the public key, a `did:key` of k256 or p256.
-        message: what was signed, not hashed yet.
-        signature: 64 bytes, `r` and `s`.
-        cid: the commit that it is the signature of, for errors.
+        message: the bytes that were signed, not hashed yet.
+        signature: the 64 bytes of `r` and `s`.
+        cid: the commit that was signed, for errors.
 
     Raises:
-        BadSignature: where the key did not make it, or it is not in the form that atproto demands.
-        UnsupportedKey: where `did_key` is anything else.
-        MissingExtra: where `cryptography` is not installed.
+        BadSignature: if it was made with another key, or is not in the form that atproto demands.
+        UnsupportedKey: if `did_key` is anything else.
+        MissingExtra: if `cryptography` is not installed.
     """
     try:
         from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - an extra
@@ -72,35 +72,37 @@ def verify(did_key: str, message: bytes, signature: bytes, *, cid: Cid) -> None:
     try:
         public_key.verify(encode_dss_signature(r, s), message, ECDSA(SHA256()))
     except InvalidSignature as error:
-        reason = "another key made it, or for other bytes; is this the account's current key?"
+        reason = (
+            "it was made with another key, or for other bytes; is this the account's current key?"
+        )
         raise BadSignature(cid=cid, did_key=did_key, reason=reason) from error
 
 
 def _parse(did_key: object) -> tuple[bytes, bytes]:
-    """Take a `did:key` apart: the codec that names its curve, and the compressed point."""
+    """Split a `did:key` into the codec that names its curve, and the compressed point."""
     if not isinstance(did_key, str):
-        raise UnsupportedKey(did_key=repr(did_key), reason="it is not a text")
+        raise UnsupportedKey(did_key=repr(did_key), reason="it is not a string")
     if len(did_key) > _MAX_DID_KEY_LENGTH:
         shown = did_key[:_MAX_DID_KEY_LENGTH] + "..."
         raise UnsupportedKey(did_key=shown, reason=f"it has {len(did_key)} characters")
     if not did_key.startswith(_PREFIX):
         reason = f'it does not start with "{_PREFIX}"'
         if did_key.startswith("did:"):
-            reason += "; resolve the DID and give the signing key of its document"
+            reason += "; resolve the DID and pass the signing key from its document"
         raise UnsupportedKey(did_key=did_key, reason=reason)
     encoded = did_key.removeprefix(_PREFIX)
     if not encoded.startswith("z"):
-        raise UnsupportedKey(did_key=did_key, reason='its key is not in base58btc, "z..."')
+        raise UnsupportedKey(did_key=did_key, reason='its key is not in base58btc ("z...")')
     from multiformats import multibase  # noqa: PLC0415 - 75 ms that most programs never need
 
     try:
         data = multibase.decode(encoded)
     except Exception as error:
-        # multiformats raises whatever its parts raise: KeyError, ValueError, its own.
+        # multiformats raises what its parts raise: KeyError, ValueError, errors of its own.
         raise UnsupportedKey(did_key=did_key, reason=f"it is not base58btc: {error}") from error
     codec, point = data[:2], data[2:]
     if codec not in _ORDERS:
-        raise UnsupportedKey(did_key=did_key, reason="it is of another kind of key")
+        raise UnsupportedKey(did_key=did_key, reason="it is not a key of k256 or p256")
     if len(point) != _POINT_BYTES or point[0] not in (2, 3):
         raise UnsupportedKey(did_key=did_key, reason="it is not a compressed point of 33 bytes")
     return codec, point
