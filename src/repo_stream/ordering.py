@@ -1,22 +1,25 @@
-"""A CAR written anew, in the order in which it can be read in the least memory.
+"""Writing a CAR again in streamable order, in which it can be read in the least memory.
 
-The atproto specification calls it the streamable order: the commit, then each node before what is
-below it, and each record where its key comes. It is the order in which the driver of
-`repo_stream.drivers.stream` gives nodes and records, so that what is written is what was walked.
+The atproto specification defines the order: the commit, then each node before what is below it, and
+each record where its key comes (https://atproto.com/specs/repository#car-file-serialization). A
+`StreamDriver` returns nodes and records in just this order (`next_items`), so each is written as it
+comes.
 """
 
 from __future__ import annotations
 
+# `takes` fills in every keyword.
+# pyright: reportTypedDictNotRequiredAccess=false
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final, Self
+from typing import Final, Self, Unpack
 
 import anyio
 
 from repo_stream.car.decoder import Block, write_header, write_section
 from repo_stream.car.source import Source
 from repo_stream.drivers.builder import DriverBuilder
-from repo_stream.drivers.incoming import Spill
+from repo_stream.drivers.keywords import OrderKeywords, Spill, takes
 from repo_stream.drivers.order import BlockOrder
 from repo_stream.drivers.stream import StreamDriver, streamed
 from repo_stream.errors import LimitExceeded, RepoStreamError
@@ -27,21 +30,22 @@ from repo_stream.mst.results import Gap, TreeNode
 __all__ = ["OrderedCar", "order_car"]
 
 
-# A piece is given out as soon as it has so many bytes.
+# A piece is returned when it has so many bytes.
 _PIECE: Final = 256 * KIB
-# Blocks that are asked for at a time. Each can have 2 MiB, and none is faster with more.
+# Blocks to take from the walk at a time. Each can have 2 MiB, and more are not faster.
 _ITEMS: Final = 32
 
 
 class OrderedCar:
-    """A CAR in streamable order, in pieces; `order_car` makes it. Iterate over it to have it made.
+    """A CAR in streamable order: an async iterator over its pieces. `order_car` makes it.
 
-    A call that was cancelled loses nothing: the piece comes again. Errors stick.
+    If a call is cancelled, nothing is lost, and the next call returns the piece. If an error is
+    raised, every further call raises it again.
 
     Attributes:
         commit: the repo's commit. Its signature has not been checked.
-        blocks_written: blocks in the pieces so far, and in the one that is being made.
-        bytes_written: their bytes, the header's included.
+        blocks_written: how many blocks are in the pieces so far and in the next one.
+        bytes_written: how many bytes they have, with the header.
     """
 
     def __init__(self, commit: Commit, driver: StreamDriver[bytes], limits: Limits) -> None:
@@ -61,21 +65,21 @@ class OrderedCar:
 
     @property
     def blocks_read(self) -> int:
-        """Blocks of the input that have been read so far, copies included."""
+        """How many blocks of the input have been read so far, counting every copy."""
         return self._driver.blocks_read
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of the input that have been read so far, up to the end of a block."""
+        """How many bytes of the input have been read so far, up to the end of a block."""
         return self._driver.bytes_read
 
     @property
     def dropped(self) -> int | None:
-        """Blocks of the input that are not in the output; `None` before the input is over.
+        """How many blocks of the input were not used; `None` until it has been read to its end.
 
-        They are those that the repo does not need, and copies. Where several keys name a record
-        and the input has copies of it, too, a copy that did not come where a key needed it counts
-        as dropped, although the record is written again: `blocks_read - dropped` were used.
+        They are blocks that the repo does not need, and copies. If several keys name a record, it
+        is written for each of them. A copy in the input that does not come where such a key comes
+        counts as dropped, although the record is written there.
         """
         return self._driver.left_over
 
@@ -93,14 +97,14 @@ class OrderedCar:
         return self
 
     async def __anext__(self) -> bytes:
-        """Give the next piece: 256 KiB and up to a block more, or what is left.
+        """Return the next piece: 256 KiB and up to a block more, or what is left.
 
-        The last piece comes once the input has been read and checked to its end.
+        The last piece is returned when the input has been read and checked to its end.
 
         Raises:
-            CarError, CidMismatch, NodeError, MissingBlock, MemLimitExceeded, DiskError: where the
-                input cannot be read on.
-            LimitExceeded: where the input, or what is written, is over one of the limits.
+            CarError, CidMismatch, NodeError, MissingBlock, MemLimitExceeded, DiskError: if the
+                input cannot be read.
+            LimitExceeded: if the input or the output exceeds one of the limits.
         """
         with self._guard:
             if self._error is not None:
@@ -117,16 +121,16 @@ class OrderedCar:
             return piece
 
     async def _take_more(self) -> bool:
-        """Take what comes next in the tree; say whether there was anything."""
+        """Take the next items of the tree; return whether there were any."""
         items = await self._driver.next_items(_ITEMS)
         for item in items or ():
-            if not isinstance(item, Gap):  # the builder makes none
+            if not isinstance(item, Gap):  # the builder has no gaps
                 data = item.data if isinstance(item, TreeNode) else item.value
                 self._waiting.append((item.cid, data))
         return items is not None
 
     def _write(self) -> None:
-        """Write what was taken, until the piece is full."""
+        """Write blocks until the piece is full."""
         done = 0
         try:
             for cid, data in self._waiting:
@@ -147,7 +151,7 @@ class OrderedCar:
         self.bytes_written += size
 
     def _check(self) -> None:
-        """Raise an error where what is written is too much."""
+        """Raise `LimitExceeded` if what has been written exceeds a limit."""
         limits = self._limits
         for limit, maximum, actual, where in (
             ("car_bytes", limits.car_bytes, self.bytes_written, "the CAR that is written"),
@@ -166,49 +170,46 @@ class OrderedCar:
                 raise self._error
 
 
+@takes(OrderKeywords)
 def order_car(
-    source: Source,
-    *,
-    mem_limit_mb: float = 16,
-    spill: Spill = None,
-    verify_cids: bool = True,
-    limits: Limits | None = None,
+    source: Source, **keywords: Unpack[OrderKeywords]
 ) -> AbstractAsyncContextManager[OrderedCar]:
-    """Write a CAR anew in streamable order, so that readers need little memory for it.
+    """Write a CAR again in streamable order, so that it can be read in little memory.
 
-    That is the order of the atproto specification: a header with the one root; the commit; and then
-    each node before what is below it, in key order, and each record where its key comes. Blocks
-    stay as they are, byte for byte. What the repo does not need is left out. The output depends on
-    the repo alone, whatever the order of the input, its copies, and the memory limit. From an input
-    that is in that order already nothing is kept; of any other, blocks that come early are kept in
-    memory, and beyond `mem_limit_mb` the repo goes to disk.
+    The atproto specification defines the order: a header with one root; the commit; then each node
+    before what is below it, in key order, and each record where its key comes. Blocks are not
+    changed. Blocks that the repo does not need are left out. The output depends on the repo alone,
+    and not on the order of the input, its copies or the memory limit. If the input is in this order
+    already, no block has to be kept. Else blocks that come early are kept in memory, and if they
+    exceed `mem_limit_mb`, the repo goes to disk.
 
-    A record that several keys name is written at each of them. So whoever reads the output can let
-    go of every block at once, and nobody has to remember, here or there, which records there have
-    been: that would take memory that grows with the repo. The price is that a file can grow, and
-    that a stranger can make it: `Limits.repeated_bytes` says by how much. The output keeps to
-    `Limits.car_bytes` and `Limits.blocks`, too, so that it can be read where the input was.
+    If several keys name a record, it is written for each of them. So a reader can drop every block
+    when it has used it, and neither side has to remember which records there have been, which would
+    take memory that grows with the repo. But the file can grow, and its author can make it grow on
+    purpose: `Limits.repeated_bytes` limits that. `Limits.car_bytes` and `Limits.blocks` apply to
+    the output as well, so whoever can read the input can read the output.
 
     Args:
-        source: see `Source`. It stays the caller's; only a path's file is opened and closed here.
-        mem_limit_mb: how much memory the blocks may take before they go to disk, in MiB.
-        spill: where they go: the path of a database, which is emptied before and after; a
-            `DiskStore`, which is empty again at the end and stays open; `None`, a temporary file;
-            or `False`, nowhere.
-        verify_cids: check every block against its CID.
-        limits: bounds on what strangers may send, and on what is written for them.
+        source: see `Source`. It is not closed; only the file of a path is opened and closed here.
+        **keywords: with their defaults
+
+            - `mem_limit_mb=16`: how much memory the blocks may take before they go to disk, in MiB.
+            - `spill=None`: where they go: the path of a database, which is emptied before and
+              after; a `DiskStore`, which is empty again at the end and stays open; `None`, a
+              temporary file; or `False`, nowhere.
+            - `verify_cids=True`: check every block against its CID.
+            - `limits=None`: limits on the input and the output; `None` is `Limits()`.
 
     Returns:
-        A context manager that gives the `OrderedCar`. Entering it reads the input as far as its
+        A context manager that returns the `OrderedCar`. Entering it reads the input as far as its
         commit.
 
     Raises:
-        CarError, CidMismatch, LimitExceeded: where the file cannot be read.
-        CommitError: where its commit is missing or not valid.
-        MemLimitExceeded: where what comes before the commit fills the memory, and `spill` is
-            `False`.
-        DiskError: where the store fails.
-        TypeError: where the source is none.
+        CarError, CidMismatch, LimitExceeded: if the file cannot be read.
+        CommitError: if its commit is missing or not valid.
+        MemLimitExceeded: if the blocks before the commit exceed the limit, and `spill` is `False`.
+        DiskError: if the store fails.
+        TypeError: if `source` is not a supported source, or if there is no such keyword.
 
     Example:
         >>> async def ordered(source: Source) -> bytes:
@@ -220,11 +221,11 @@ def order_car(
         True
     """
     builder = DriverBuilder(
-        mem_limit_mb=mem_limit_mb,
-        verify_cids=verify_cids,
-        limits=limits if limits is not None else Limits(),
+        mem_limit_mb=keywords["mem_limit_mb"],
+        verify_cids=keywords["verify_cids"],
+        limits=keywords["limits"],
     )
-    return _ordered(builder, source, spill)
+    return _ordered(builder, source, keywords["spill"])
 
 
 @asynccontextmanager

@@ -1,20 +1,21 @@
-"""What is made of a record's bytes, and how the result is measured and spilled.
+"""Block processors: what is made of a record's bytes, and how the result is measured and stored.
 
-A plain function is enough where its results are made of the values that CBOR carries:
+A plain function is enough if its results are made of values that CBOR has:
 
     DriverBuilder().with_block_processor(len)
 
-`Processor` adds what other results need: what they cost in memory, and how they become bytes and
-come back, for the repos that go through the disk.
+`Processor` adds what other results need: how much memory they take, and how they become bytes and
+are read back, for repos that go to disk.
 
-A processor is called for every block that cannot be a node of the tree, before anybody knows
-whether the tree reaches it; one that raises does no harm unless it does. Two keys can name one
-record, and then share one result: treat results as values that do not change. Blocks that come when
-memory is full stay as they are on disk, and are processed as the walk gives them out.
+A processor is called for every block that cannot be a node of the tree, before it is known whether
+the tree reaches that block. If it raises, that matters only if the tree does. If two keys name one
+record, they share one result, so treat results as immutable. Blocks that come when memory is full
+go to disk as they are, and are processed when the walk reaches them.
 
-That is right for results smaller than records. Larger ones would fill the memory and be written to
-disk in a longer form than they came in; a *lazy* processor is called once the walk is there, and
-until then its blocks stay as they are. `record` and `dag_json` are.
+That suits results that are smaller than their records. Larger ones would fill the memory, and take
+more space on disk than the record does. For those there are *lazy* processors, which are called
+when the walk reaches a record; until then its block stays as it is. `record` and `dag_json` are
+lazy.
 """
 
 from __future__ import annotations
@@ -22,19 +23,28 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from repo_stream import sizes
 from repo_stream.ipld import dagcbor
 from repo_stream.ipld.datamodel import decode_record, to_dag_json
 
-__all__ = ["Processor", "as_bytes", "as_processor", "dag_json", "length", "noop", "record"]
+__all__ = [
+    "BlockProcessor",
+    "Processor",
+    "as_bytes",
+    "as_processor",
+    "dag_json",
+    "length",
+    "noop",
+    "record",
+]
 
 T = TypeVar("T")
 
 
 def noop(block: bytes) -> bytes:
-    r"""Give the record as it is: the bytes of its block, DAG-CBOR. It is the default.
+    r"""Return the record unchanged: the bytes of its block, DAG-CBOR. This is the default.
 
     Example:
         >>> noop(b"\xa0")
@@ -44,7 +54,7 @@ def noop(block: bytes) -> bytes:
 
 
 def length(block: bytes) -> int:
-    r"""Give the record's length in bytes. `len` does the same.
+    r"""Return the record's length in bytes, as `len` does.
 
     Example:
         >>> length(b"\xa0")
@@ -54,22 +64,23 @@ def length(block: bytes) -> int:
 
 
 def record(block: bytes) -> dict[str, Any]:
-    r"""Give the record as plain Python values.
+    r"""Decode the record into plain Python values.
 
     They are `dict`, `list`, `str`, `int`, `bytes`, `bool` and `None`, and `Cid` for a link. The
     data model of atproto has no floats, so a record with one is not valid.
 
-    With the extra `[fast]`, which installs `libipld`, a record of 200 to 600 bytes takes 1 to 3 us,
-    with `cbor2` alone 7 to 14; the values and the errors are the same. It is lazy: until the walk
-    is there, memory and disk hold the record's own DAG-CBOR, and what the tree does not reach is
-    never decoded.
+    With the extra `[fast]`, which installs `libipld`, a record of 200 to 600 bytes takes 1 to 3 us;
+    with `cbor2` alone it takes 7 to 14. Values and errors are the same. It is lazy: until the walk
+    reaches the record, memory and disk hold its DAG-CBOR, and records that the tree does not reach
+    are never decoded.
 
     Args:
         block: the record's bytes.
 
     Raises:
-        InvalidDagCbor: where they are no map of canonical DAG-CBOR, or hold what the data model
-            has not. A driver raises it as the cause of a `ProcessError`, which names the key.
+        InvalidDagCbor: if they are not a map in canonical DAG-CBOR, or hold a value that the data
+            model does not have. A driver raises it as the cause of a `ProcessError`, which names
+            the key.
 
     Example:
         >>> record(b"\xa1dtextbhi")
@@ -79,19 +90,19 @@ def record(block: bytes) -> dict[str, Any]:
 
 
 def dag_json(block: bytes) -> str:
-    r"""Give the record as canonical DAG-JSON: a `str`, one line without its end.
+    r"""Convert the record to canonical DAG-JSON: a `str` of one line, without a line ending.
 
-    A link is written as `{"/":"bafy..."}`, bytes as `{"/":{"bytes":"..."}}` in base64 without
-    padding, keys are sorted, and characters beyond ASCII stay as they are: write it as UTF-8. A
-    record of 200 to 600 bytes takes 3 to 6 us with the extra `[fast]`, 9 to 18 without. It is
-    lazy, as `record` is. See https://ipld.io/specs/codecs/dag-json/spec/.
+    A link is written as `{"/":"bafy..."}`, and bytes as `{"/":{"bytes":"..."}}` in base64 without
+    padding. Keys are sorted. Characters beyond ASCII are not escaped, so write it as UTF-8. A
+    record of 200 to 600 bytes takes 3 to 6 us with the extra `[fast]`, 9 to 18 without. It is lazy,
+    as `record` is. See https://ipld.io/specs/codecs/dag-json/spec/.
 
     Args:
         block: the record's bytes.
 
     Raises:
         InvalidDagCbor: as `record` does.
-        ValueError: where it holds a map that DAG-JSON would take for a link or for bytes.
+        ValueError: if it holds a map that would be a link or bytes in DAG-JSON.
 
     Example:
         >>> dag_json(b"\xa2aaBhiabb\xc3\xbc")
@@ -102,26 +113,26 @@ def dag_json(block: bytes) -> str:
 
 @dataclass(frozen=True)
 class Processor(Generic[T]):
-    """A block processor together with what the memory limit and the disk need to know.
+    """A block processor, with what the memory limit and the disk need to know about its results.
 
-    It is what the trait `Processable` is in the Rust crate.
+    It corresponds to the trait `Processable` of the Rust crate.
 
     Args:
-        process: takes a record's bytes, gives the result.
-        size_of: what a result costs in memory, in bytes, all that it holds included. The default
-            measures built-in values and looks into containers and `__dict__`.
-        dumps: turns a result into bytes for the disk store. The default writes CBOR, and raises
-            `TypeError` for a type that would not come back as it was.
-        loads: turns those bytes into an equal result.
-        lazy: keep blocks as they are, and call `process` for a record when the walk gives it out.
-            Good for results that are larger than records. `size_of`, `dumps` and `loads` have
-            nothing to do then, and two keys that name one record get a result each.
+        process: takes a record's bytes and returns the result.
+        size_of: returns how much memory a result takes, in bytes, including all that it refers to.
+            The default measures built-in values, and looks into containers and `__dict__`.
+        dumps: converts a result to bytes, for the disk. The default writes CBOR, and raises
+            `TypeError` for a value that would not be read back as an equal one of its type.
+        loads: converts those bytes back to an equal result.
+        lazy: call `process` when the walk reaches a record, and keep the block as it is until then.
+            That is better for results that are larger than records. `size_of`, `dumps` and `loads`
+            are not used then, and two keys that name one record get a result each.
 
     Raises:
-        TypeError: where `process` cannot be called, or is an async function.
+        TypeError: if `process` is not callable, or is an async function.
 
     Example:
-        A dataclass as the result, spilled as JSON:
+        A dataclass as the result, stored as JSON:
 
         >>> import json
         >>> from dataclasses import asdict, dataclass
@@ -146,24 +157,28 @@ class Processor(Generic[T]):
 
     def __post_init__(self) -> None:
         if not callable(self.process):
-            raise TypeError(f"a block processor is called, and {self.process!r} cannot be")
+            raise TypeError(f"a block processor must be callable, and {self.process!r} is not")
         if _is_async(self.process):
             raise TypeError(
-                f"a block processor is a plain function, and {self.process!r} is async; "
-                "await what it needs in the loop over the records"
+                f"a block processor must be a plain function, and {self.process!r} is async; "
+                "await in the loop over the records instead"
             )
 
     @property
     def keeps_bytes(self) -> bool:
-        """Whether results are the blocks themselves, so that nothing has to be told apart."""
+        """Whether results are the blocks themselves."""
         return self.process is _NOOP and self.dumps is dagcbor.dump_value
 
 
-def as_processor(process: Processor[T] | Callable[[bytes], T]) -> Processor[T]:
-    """Give the processor that a function stands for: a lazy one for `record` and `dag_json`.
+#: What can be given as a block processor: a function of a record's bytes, or a `Processor`.
+BlockProcessor: TypeAlias = Processor[T] | Callable[[bytes], T]
+
+
+def as_processor(process: BlockProcessor[T]) -> Processor[T]:
+    """Return the `Processor` for a function: a lazy one for `record` and `dag_json`.
 
     Raises:
-        TypeError: where it cannot be called, or is an async function.
+        TypeError: if `process` is not callable, or is an async function.
 
     Example:
         >>> as_processor(len).lazy, as_processor(record).lazy
@@ -175,14 +190,14 @@ def as_processor(process: Processor[T] | Callable[[bytes], T]) -> Processor[T]:
 
 
 def as_bytes(data: object) -> bytes:
-    """Give what `dumps` gave.
+    """Return what `dumps` returned, as `bytes` and not as a subclass.
 
     Raises:
-        TypeError: where it is not bytes.
+        TypeError: if it is not bytes.
     """
     if not isinstance(data, bytes):
-        raise TypeError(f"dumps gave a {type(data).__qualname__} instead of bytes")
-    # A subclass can make something else of itself.
+        raise TypeError(f"dumps returned a {type(data).__qualname__} instead of bytes")
+    # A subclass may override what `bytes` does.
     return data if type(data) is bytes else memoryview(data).tobytes()
 
 

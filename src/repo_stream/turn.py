@@ -1,4 +1,4 @@
-"""Turns that a task takes with others."""
+"""Cooperation with other tasks: long work lets them run every few milliseconds."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from anyio.lowlevel import checkpoint
 __all__ = ["Turn"]
 
 
-# How long a task may work before others get their turn, in seconds.
+# How long a task may work before it lets others run, in seconds.
 _TURN: Final = 0.010
 
 
 class Turn:
-    """Says when a task has worked for long enough without letting others."""
+    """Notes when a task has let others run, and lets them run again when it is time."""
 
     def __init__(self) -> None:
         self._began = perf_counter()
 
     async def pause_if_over(self) -> None:
-        """Let other tasks work, where this one has worked for long enough."""
+        """Let other tasks run, if this one has worked for 10 ms."""
         if perf_counter() - self._began > _TURN:
             await checkpoint()
             self._began = perf_counter()

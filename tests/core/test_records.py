@@ -306,9 +306,9 @@ class AsyncCallable:
     ],
 )
 def test_what_cannot_be_a_processor_is_refused_at_once(wrong: Any) -> None:
-    with pytest.raises(TypeError, match="a block processor is"):
+    with pytest.raises(TypeError, match="a block processor must be"):
         DriverBuilder(block_processor=wrong)
-    with pytest.raises(TypeError, match="a block processor is"):
+    with pytest.raises(TypeError, match="a block processor must be"):
         DriverBuilder().with_block_processor(wrong)
-    with pytest.raises(TypeError, match="a block processor is"):
+    with pytest.raises(TypeError, match="a block processor must be"):
         Processor(wrong)

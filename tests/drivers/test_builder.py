@@ -116,14 +116,14 @@ def test_list_of_collections_is_refused() -> None:
 
 def test_unknown_error_handling_is_refused() -> None:
     unknown: Any = "ignore"
-    with pytest.raises(ValueError, match='on_error is "raise", "skip" or "yield"'):
+    with pytest.raises(ValueError, match='on_error must be "raise", "skip" or "yield"'):
         DriverBuilder().with_on_error(unknown)
 
 
 def test_processor_comes_before_what_adds_to_its_results() -> None:
     with pytest.raises(ValueError, match="after with_block_processor"):
         DriverBuilder().with_on_error("yield").with_block_processor(len)
-    with pytest.raises(ValueError, match="has to come after"):
+    with pytest.raises(ValueError, match="must come after"):
         DriverBuilder().with_gaps().with_block_processor(len)
     assert DriverBuilder().with_on_error("skip").with_block_processor(len).on_error == "skip"
 

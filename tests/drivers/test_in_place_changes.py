@@ -27,7 +27,8 @@ from repo_stream import (
 )
 from repo_stream.car.decoder import write_section
 from repo_stream.drivers import builder as drive
-from repo_stream.drivers.loading import Loading, spill
+from repo_stream.drivers.loading import Loading
+from repo_stream.drivers.spilling import load_to_disk
 from repo_stream.store.repo_log import RepoLog
 from repo_stream.testing import RawRecord, build_repo, write_car
 from support import new_descriptors
@@ -317,10 +318,10 @@ async def test_store_that_moves_on_while_the_file_is_read_closes_it(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def reset_at_the_end(loading: Loading[Any], log: RepoLog) -> None:
-        await spill(loading, log)
+        await load_to_disk(loading, log)
         await store.reset()
 
-    monkeypatch.setattr(drive, "spill", reset_at_the_end)
+    monkeypatch.setattr(drive, "load_to_disk", reset_at_the_end)
     with new_descriptors() as left:
         async with DiskBuilder().open() as store:
             with pytest.raises(StoreClosed):

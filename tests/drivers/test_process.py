@@ -406,7 +406,7 @@ async def test_dumps_has_to_give_bytes() -> None:
     wrong: list[Any] = [None, 5, "text", bytearray(b"b")]
     for given in wrong:
         processor = Processor(bytes, dumps={data: given for _, data in BLOCKS}.__getitem__)
-        with pytest.raises(ProcessError, match=f"dumps gave a {type(given).__name__} ") as caught:
+        with pytest.raises(ProcessError, match=f"dumps returned a {type(given).__name__} ") as caught:
             await results(processor, 0)
         assert isinstance(caught.value.__cause__, TypeError)
 

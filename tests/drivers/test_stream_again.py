@@ -23,7 +23,7 @@ from repo_stream import (
 )
 from repo_stream.car.files import OpenFile, SharedFile
 from repo_stream.car.reader import CarReader
-from repo_stream.drivers.incoming import Marks, Released
+from repo_stream.drivers.released import Marks, Released
 from repo_stream.store.disk import Lease
 from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, encode, section, write_car
 from support.streams import ORDERS, AnyBuilder, car_in, in_memory, ordered, streamed

@@ -1,8 +1,12 @@
-"""Drivers: what walks a repo, and hands out its records.
+"""`RepoDriver`: what all drivers can do.
 
-`RepoDriver` is what all of them can do. They differ in one thing only, which is what they do when
-the walker asks for blocks that are not at hand: a `MemDriver` has none to add, a `DiskDriver`
-fetches them from a store, and the driver of `repo_stream.drivers.stream` reads on.
+A driver moves a walker through the tree of a repo (`mst.walker`) and returns the records. The
+walker takes records as long as the blocks that it needs are there (`_take`); if one is not, the
+driver supplies it (`_supply`). Drivers differ in that alone: a `MemDriver` has all blocks, a
+`DiskDriver` fetches them from a log, and a `StreamDriver` reads on.
+
+What was taken is added to the backlog first (`_ready`), and returned from there. So a call can be
+cancelled at every `await` without losing records.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import Final, Generic, NamedTuple, TypeVar, cast
 
 import anyio
 
+from repo_stream.drivers.backlog import Backlog, items_of
 from repo_stream.drivers.fetch import FETCH
 from repo_stream.drivers.options import Options
 from repo_stream.errors import (
@@ -37,23 +42,23 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 DEFAULT_CHUNK: Final = 256
-# Records that are walked between two looks at the clock.
+# Records to walk between two looks at the clock.
 _SLICE: Final = 512
-#: The same if each of them is processed only then, which may take long.
+#: The same if each of them is processed then, which may take long.
 LAZY_SLICE: Final = 64
 
-# Problems that are listed. A hostile repo can have a million, each with its error.
+# Problems to list. A hostile repo can have a million, each with its error.
 _LISTED_PROBLEMS: Final = 1000
 
 
 class Problem(NamedTuple):
-    """A record that could not be had, where the builder was told to go on.
+    """A record that could not be read, if `on_error` is not `"raise"`.
 
     Attributes:
         key: its key.
         cid: the CID of its block.
-        error: why: `ProcessError` where the processor failed on it, `MissingBlock` where the file
-            does not hold it.
+        error: a `ProcessError` if the processor failed on it, or a `MissingBlock` if its block is
+            not in the CAR.
     """
 
     key: str
@@ -61,14 +66,12 @@ class Problem(NamedTuple):
     error: ProcessError | MissingBlock
 
 
-# --- Walking ------------------------------------------------------------------------------------
-
-
 class RepoDriver(Generic[T]):
-    """Walks a repo: what both kinds of driver can do, wherever the blocks are.
+    """Walks a repo. This is what all drivers have in common.
 
-    Errors stick, and no record is lost: neither to a call that was cancelled nor to a loop that was
-    left, and the ways of asking can be mixed.
+    If an error is raised, every further call raises it again; see `seek`. No record is lost if a
+    call is cancelled or a loop is left: it is returned by the next call, of whatever kind. All
+    kinds of calls can be mixed.
     """
 
     def __init__(self, options: Options[T], commit: Commit, blocks: Blocks[T]) -> None:
@@ -83,12 +86,7 @@ class RepoDriver(Generic[T]):
         self._slice = LAZY_SLICE if options.processes_late else _SLICE
         self._error: RepoStreamError | None = None
         self._trace: TracebackType | None = None
-        # Records that have been taken from the walker, and how many of them have been given out.
-        # They outlast a cancelled call and a loop that was left.
-        self._ahead: Taken[T] = Taken([], [], [])
-        self._given = 0
-        # The same of `next_items`, where a call was cancelled.
-        self._items: list[TreeNode | Output[T] | Gap] = []
+        self._ready: Backlog[T] = Backlog()
         self._problems: list[Problem] = []
         self._problem_count = 0
 
@@ -98,139 +96,140 @@ class RepoDriver(Generic[T]):
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """The records that were skipped or handed out as errors so far: the first 1,000 of them."""
+        """The records that were skipped or yielded as errors so far: the first 1,000 of them."""
         return tuple(self._problems)
 
     @property
     def problem_count(self) -> int:
-        """How many records were skipped or handed out as errors so far."""
+        """How many records were skipped or yielded as errors so far."""
         return self._problem_count
 
     async def next_chunk(self, n: int = DEFAULT_CHUNK) -> list[tuple[str, T]] | None:
-        """Give the next records, in key order, as pairs of key and result.
+        """Return the next records, in key order, as pairs of key and value.
 
         Args:
-            n: the most to give. Fewer come only at the end, and before an error.
+            n: how many records to return. There are fewer only at the end, and before an error.
 
         Returns:
-            Pairs `(key, value)`; `None` at the end, and ever after. Two keys that name one record
-            share one result, unless it is made during the walk.
+            Pairs `(key, value)`; `None` at the end, and in every call after it. If two keys name
+            one record, they share one value, unless it is made during the walk.
 
         Raises:
-            ValueError: where `n` is less than 1.
-            NodeError: where the tree breaks a rule; see its leaves.
-            MissingBlock: where the file does not hold a block that the tree names.
-            ProcessError: where the processor failed on a record.
-            LimitExceeded: where a key or a node is over its limit.
-            DiskError: where the store fails.
-            CarChanged, OSError: if the repo is read again in its own file, and that was changed
-                meanwhile (every call that needs blocks may raise that), or cannot be read.
-            anyio.BusyResourceError: where another task is waiting for records of this driver.
+            ValueError: if `n` is less than 1.
+            NodeError: if the tree breaks a rule; see its subclasses.
+            MissingBlock: if a block that the tree names is not in the CAR.
+            ProcessError: if the processor failed on a record.
+            LimitExceeded: if a key or a node exceeds its limit.
+            DiskError: if the store fails.
+            CarChanged, OSError: if the repo is read again in its own file, and the file was changed
+                meanwhile or cannot be read. Every call that needs blocks can raise them.
+            anyio.BusyResourceError: if another task is waiting for records of this driver.
 
-            Records before an error come first, and every call after it raises it again.
+            Records before an error are returned first, and every call after it raises it again.
         """
         return await self._next_shaped(n, Taken[T].pairs)
 
     async def next_outputs(self, n: int = DEFAULT_CHUNK) -> list[Output[T]] | None:
-        """Do what `next_chunk` does, with the CID of each record beside it."""
+        """Do the same as `next_chunk`, with the CID of each record."""
         return await self._next_shaped(n, Taken[T].outputs)
 
     async def next_keys(self, n: int = DEFAULT_CHUNK) -> list[tuple[str, Cid]] | None:
-        """Give the next keys, in order, each with the CID of its record; `None` at the end.
+        """Return the next keys, in order, each with the CID of its record; `None` at the end.
 
-        No record is read, processed or needed. It goes on from where the last call of any kind
-        ended, and moves all of them on. With `DriverBuilder.with_gaps`, a subtree that is missing
-        has the key `""`, and the CID is that of its top node.
+        No record is read, processed or needed. It starts where the last call of any kind ended, and
+        the next call of any kind starts where it ends. With `DriverBuilder.with_gaps`, a missing
+        subtree has the key `""` and the CID of its top node.
 
         Args:
-            n: the most to give. Fewer come only at the end, and before an error.
+            n: how many keys to return. There are fewer only at the end, and before an error.
 
         Raises:
-            ValueError: where `n` is less than 1.
+            ValueError: if `n` is less than 1.
             NodeError, MissingBlock, LimitExceeded, DiskError: as in `next_chunk`, for nodes alone.
         """
         if n < 1:
             raise ValueError(f"a chunk has at least 1 key, not {n}")
         with self._guard:
             await self._turn.pause_if_over()
-            self._take_items_back()
-            # What has been taken already comes first. It is given once nothing is awaited any more.
-            ahead = self._ahead.cut(self._given, self._given + n)
-            keys = _keys(ahead.keys, ahead.cids)
-            if len(keys) < n:
-                keys += await self._next_keys(n - len(keys), first=not keys)
-            self._given += len(ahead.keys)
-            return keys or None
+            ready = self._ready
+            ready.keep_records_only()
+            pairs: list[tuple[str, Cid]] = []
+            for taken in ready.slices(n, _SLICE):
+                pairs += _keys(taken.keys, taken.cids)
+                await self._turn.pause_if_over()
+            from_ready = len(pairs)
+            if from_ready < n:
+                pairs += await self._next_keys(n - from_ready, first=not pairs)
+            # Nothing is awaited any more, so those that were ready can be removed.
+            ready.skip(from_ready)
+            return pairs or None
 
     async def _next_keys(self, n: int, *, first: bool) -> list[tuple[str, Cid]]:
-        """Give keys from the walk; where they are the `first` of a chunk, an error is raised."""
+        """Return keys from the walk; an error is raised if they would be the `first` of a chunk."""
         walker = self._walker
         if isinstance(self._error, (ProcessError, MissingBlock)):
-            self._error = None  # it may have been a record's; a node's comes again
-        keys: list[str] = []
-        cids: list[bytes] = []
+            self._error = None  # it may be that of a record; that of a node is raised again
+        pairs: list[tuple[str, Cid]] = []
         before = walker.mark()
         try:
-            while self._error is None and len(keys) < n and not walker.done:
-                more, their_cids = self._take_keys(min(n - len(keys), _SLICE))
-                keys += more
-                cids += their_cids
-                if not more and not walker.done:
-                    await self._supply_keys(keys, cids)
+            while self._error is None and len(pairs) < n and not walker.done:
+                keys, cids = self._take_keys(min(n - len(pairs), _SLICE))
+                pairs += _keys(keys, cids)
+                if not keys and not walker.done:
+                    pairs += await self._supply_node()
                 await self._turn.pause_if_over()
-            if not keys and walker.done:
+            if not pairs and walker.done:
                 await self._end()
         except RepoStreamError as error:
             self._error, self._trace = error, error.__traceback__
         except BaseException:
             walker.go_back(before)
             raise
-        if self._error is not None and first and not keys:
+        if self._error is not None and first and not pairs:
             raise self._error.with_traceback(self._trace)
-        return _keys(keys, cids)
+        return pairs
 
-    async def _supply_keys(self, keys: list[str], cids: list[bytes]) -> None:
-        """Have the next node at hand, or go past it where gaps are asked for."""
+    async def _supply_node(self) -> list[tuple[str, Cid]]:
+        """Supply the next node, or return a gap if it is missing and gaps are on."""
         try:
             await self._supply(self._walker, self._blocks, FETCH, records=False)
         except MissingBlock:
             if not self._options.gaps:
                 raise
-            keys.append("")
-            cids.append(self._walker.gap().cid)
+            return [("", Cid(self._walker.gap().cid))]
+        return []
 
     async def next_items(self, n: int = DEFAULT_CHUNK) -> list[TreeNode | Output[T] | Gap] | None:
-        """Give what comes next in the tree: its nodes too, raw, each before all that is below it.
+        """Return the next items of the tree: records, and the raw nodes, each before its subtree.
 
-        It is for those who write repos in another form: the commit and these, in this order, are
-        all of a repo. It goes on from where the last call of any kind ended, and moves all of them
-        on; nodes that another call went past, or on disk has read ahead, do not come again.
+        With these items in this order after its commit, a repo can be written in another form. It
+        starts where the last call of any kind ended, and the next call of any kind starts where it
+        ends. Nodes are not repeated if another call went past them, or read them ahead on disk.
 
         Args:
-            n: the most to give. Fewer come only at the end, and before an error.
+            n: how many items to return. There are fewer only at the end, and before an error.
 
         Returns:
             `TreeNode`, `Output`, and with `DriverBuilder.with_gaps` also `Gap`; `None` at the end.
 
         Raises:
-            ValueError: where `n` is less than 1.
+            ValueError: if `n` is less than 1.
             NodeError, MissingBlock, ProcessError, LimitExceeded, DiskError: as in `next_chunk`.
         """
         if n < 1:
             raise ValueError(f"a chunk has at least 1 item, not {n}")
         with self._guard:
             await self._turn.pause_if_over()
-            self._items += _items(self._ahead.cut(self._given))
-            self._ahead, self._given = Taken([], [], []), 0
-            while len(self._items) < n and await self._more_items(n - len(self._items)):
+            ready = self._ready
+            ready.keep_items_only()
+            while len(ready.items) < n and await self._more_items(n - len(ready.items)):
                 await self._turn.pause_if_over()
-            if not self._items and self._error is not None:
+            if not ready.items and self._error is not None:
                 raise self._error.with_traceback(self._trace)
-            items, self._items = self._items[:n], self._items[n:]
-            return items or None
+            return ready.take_items(n) or None
 
     async def _more_items(self, n: int) -> bool:
-        """Take up to `n` items more; say whether there may be others."""
+        """Add up to `n` items to the backlog; return whether there may be more."""
         if self._error is not None:
             return False
         try:
@@ -241,13 +240,12 @@ class RepoDriver(Generic[T]):
             if not items and not self._walker.done:
                 await self._supply(self._walker, self._blocks, FETCH)
         except RepoStreamError as error:
-            instead: Taken[T] = Taken([], [], [])
-            if not self._put_up_with(error, instead):
-                self._error, self._trace = error, error.__traceback__
+            instead = self._go_past(error)
+            if instead is None:
                 return False
-            self._items += _items(instead)
+            self._ready.items += items_of(instead)
         else:
-            self._items += items
+            self._ready.items += items
         return True
 
     async def seek(self, key: str | bytes) -> None:
@@ -405,79 +403,81 @@ class RepoDriver(Generic[T]):
         return self
 
     async def __anext__(self) -> tuple[str, T]:
-        """Give the next record as a pair of key and result."""
-        at = await self._next_index()
-        return self._ahead.keys[at], self._ahead.values[at]
+        """Return the next record as a pair of key and value."""
+        if not self._ready:
+            await self._fill_ready()
+        return self._ready.next_pair()
 
     def outputs(self) -> AsyncIterator[Output[T]]:
-        """Iterate over what is left, as `Output`."""
+        """Iterate over the records that are left, as `Output`."""
         return _Outputs(self._next_output)
 
     async def _next_output(self) -> Output[T]:
-        at = await self._next_index()
-        keys, cids, values = self._ahead
-        return Output(keys[at], Cid(cids[at]), values[at])
+        if not self._ready:
+            await self._fill_ready()
+        return self._ready.next_output()
 
-    async def _next_index(self) -> int:
-        """Say which record of `_ahead` comes next, filling it where it is used up."""
-        at = self._given
-        if at == len(self._ahead.keys):
-            with self._guard:
-                taken = await self._next_unguarded(DEFAULT_CHUNK, fewer=True)
-            if taken is None:
+    async def _fill_ready(self) -> None:
+        """Take some records to the backlog; raise `StopAsyncIteration` if there are no more."""
+        with self._guard:
+            await self._take_ahead(DEFAULT_CHUNK, at_once=False)
+            if not self._ready:
+                self._raise_if_failed()
                 raise StopAsyncIteration
-            self._ahead, at = taken, 0
-        self._given = at + 1
-        return at
 
     async def _next_shaped(self, n: int, shape: Callable[[Taken[T]], list[R]]) -> list[R] | None:
-        """Give the next records in the shape that is asked for.
+        """Return the next records in the shape that `shape` makes of them.
 
-        A hundred thousand `Output` take a tenth of a second to make, so other tasks get their turn
-        meanwhile.
+        Making a hundred thousand `Output` takes a tenth of a second, so it is done in slices.
         """
-        if n <= _SLICE:
-            taken = await self._next(n)
-            return None if taken is None else shape(taken)
+        if n < 1:
+            raise ValueError(f"a chunk has at least 1 record, not {n}")
         with self._guard:
-            taken = await self._next_unguarded(n)
+            taken = await self._next(n)
             if taken is None:
                 return None
+            if n <= _SLICE:
+                return shape(taken)
             shaped: list[R] = []
             try:
                 for at in range(0, len(taken.keys), _SLICE):
                     shaped += shape(taken.cut(at, at + _SLICE))
                     await self._turn.pause_if_over()
             except BaseException:
-                self._take_back([taken])
+                self._ready.put_back([taken])
                 raise
             return shaped
 
     async def _next(self, n: int) -> Taken[T] | None:
-        if n < 1:
-            raise ValueError(f"a chunk has at least 1 record, not {n}")
-        with self._guard:
-            return await self._next_unguarded(n)
+        """Return the next `n` records, or fewer before an error; `None` at the end."""
+        await self._take_ahead(n)
+        taken = self._ready.take(n)
+        if taken is None:
+            self._raise_if_failed()
+        return taken
 
-    async def _next_unguarded(self, n: int, *, fewer: bool = False) -> Taken[T] | None:
+    def _raise_if_failed(self) -> None:
+        if self._error is not None:
+            # With the first traceback: each raise would add to it, and it would grow.
+            raise self._error.with_traceback(self._trace)
+
+    async def _take_ahead(self, n: int, *, at_once: bool = True) -> None:
+        """Take records until the backlog has `n`, or up to the end or an error.
+
+        If not `at_once`, any records are enough: a chunk of records of the largest size takes 500
+        MB, and a caller that asks for one at a time can begin with what there is.
+        """
         await self._turn.pause_if_over()
-        self._take_items_back()
-        if self._given == len(self._ahead.keys):
-            self._ahead, self._given = Taken([], [], []), 0
-        ahead = self._ahead
-        while (left := n - (len(ahead.keys) - self._given)) > 0:
-            # Of records as large as they may be, a chunk takes 500 MB. Who asks for one at a time
-            # gets what is at hand.
-            if fewer and left < n:
-                break
-            if not await self._advance(ahead, min(left, self._slice)):
+        ready = self._ready
+        ready.keep_records_only()
+        while (left := n - len(ready)) > 0 and (at_once or not ready):
+            if not await self._advance(min(left, self._slice)):
                 break
             if left > self._slice:
                 await self._turn.pause_if_over()
-        return self._give(n)
 
-    async def _advance(self, ahead: Taken[T], n: int) -> bool:
-        """Take up to `n` records more; say whether there may be others."""
+    async def _advance(self, n: int) -> bool:
+        """Take up to `n` records to the backlog; return whether there may be more."""
         if self._error is not None:
             return False
         try:
@@ -488,115 +488,94 @@ class RepoDriver(Generic[T]):
             if not taken.keys and not self._walker.done:
                 await self._supply(self._walker, self._blocks, FETCH)
         except RepoStreamError as error:
-            if self._put_up_with(error, ahead):
-                await self._turn.pause_if_over()
-                return True
-            self._error, self._trace = error, error.__traceback__
-            return False
-        ahead.extend(taken)
+            instead = self._go_past(error)
+            if instead is None:
+                return False
+            self._ready.add(instead)
+            await self._turn.pause_if_over()
+            return True
+        self._ready.add(taken)
         return True
 
-    def _put_up_with(self, error: RepoStreamError, ahead: Taken[T]) -> bool:
-        """Go past a record that cannot be had, where that is asked for; say whether it was."""
+    def _go_past(self, error: RepoStreamError) -> Taken[T] | None:
+        """Go past what could not be read, if that is asked for, or keep the error to be raised.
+
+        Returns:
+            What to yield instead: a gap, an error, or nothing; `None` if the walk ends here.
+        """
         if self._options.gaps and isinstance(error, MissingBlock):
             gap = self._walker.gap()
-            ahead.extend(Taken([gap.key or ""], [gap.cid], [cast("T", gap)]))
-            return True
-        on_error = self._options.on_error
-        if on_error == "raise" or not isinstance(error, (ProcessError, MissingBlock)):
-            return False
-        if error.key is None:
-            return False  # a node
+            return Taken([gap.key or ""], [gap.cid], [cast("T", gap)])
+        if (
+            self._options.on_error == "raise"
+            or not isinstance(error, (ProcessError, MissingBlock))
+            or error.key is None  # it is a node
+        ):
+            self._error, self._trace = error, error.__traceback__
+            return None
         key, cid = self._walker.skip_record()
+        self._note_problem(Problem(key, Cid(cid), error))
+        if self._options.on_error == "skip":
+            return Taken([], [], [])
+        return Taken([key], [cid], [cast("T", error)])
+
+    def _note_problem(self, problem: Problem) -> None:
         self._problem_count += 1
-        # Their tracebacks would hold on to what was at hand when they were raised.
-        for raised in (error, error.__cause__):
+        # Tracebacks would keep the blocks of this moment in memory.
+        for raised in (problem.error, problem.error.__cause__):
             if raised is not None:
                 raised.__traceback__ = None
         if len(self._problems) < _LISTED_PROBLEMS:
-            self._problems.append(Problem(key, Cid(cid), error))
-        if on_error == "yield":
-            ahead.extend(Taken([key], [cid], [cast("T", error)]))
-        return True
+            self._problems.append(problem)
 
-    def _give(self, n: int) -> Taken[T] | None:
-        ahead, at = self._ahead, self._given
-        if at == len(ahead.keys):
-            if self._error is not None:
-                # Without what earlier calls have added, or it would grow with each.
-                raise self._error.with_traceback(self._trace)
-            return None
-        if at == 0 and len(ahead.keys) <= n:
-            self._ahead = Taken([], [], [])
-            return ahead
-        self._given = min(at + n, len(ahead.keys))
-        return ahead.cut(at, at + n)
-
-    def _take_back(self, chunks: Sequence[Taken[T]]) -> None:
-        """Put records that were taken ahead back in front of those still to come."""
-        for chunk in reversed(chunks):
-            chunk.extend(self._ahead.cut(self._given))
-            self._ahead, self._given = chunk, 0
-
-    def _forget_taken(self) -> None:
-        """Let go of what was taken from the walker and not given out."""
-        self._ahead, self._given = Taken([], [], []), 0
-        self._items.clear()
-
-    # What the drivers differ in.
+    # --- What the drivers differ in -------------------------------------------------------------
 
     def _take(self, n: int) -> Taken[T]:
-        """Take up to `n` records from what is at hand."""
+        """Take up to `n` records, as far as their blocks are there."""
         return self._walker.take(self._blocks, n)
 
     def _take_keys(self, n: int) -> tuple[list[str], list[bytes]]:
-        """Take up to `n` keys and CIDs from what is at hand."""
+        """Take up to `n` keys and CIDs, as far as the nodes are there."""
         return self._walker.take_keys(self._blocks, n)
 
     def _take_items(self, n: int) -> list[TreeNode | Output[T]]:
-        """Take up to `n` nodes and records from what is at hand."""
+        """Take up to `n` nodes and records, as far as their blocks are there."""
         return self._walker.take_items(self._blocks, n)
+
+    async def _supply(
+        self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
+    ) -> None:
+        """Supply the blocks that a walk needs next.
+
+        Args:
+            walker: stands before a block that is not there.
+            blocks: where to put the blocks.
+            n: the most to supply.
+            records: whether records are needed, or nodes alone.
+
+        Raises:
+            MissingBlock: if the first of the blocks is missing.
+        """
+        raise NotImplementedError
 
     async def _end(self) -> None:
         """Do what is left to do when the walk is over."""
 
     async def _go_to(self, key: bytes) -> None:
-        """Put the walk before a key."""
+        """Continue the walk at a key."""
         self._walker.seek(key)
-        self._forget_taken()
+        self._ready.clear()
 
     async def _gather(self) -> None:
-        """Have the whole repo within reach, for a walk to anywhere in it."""
-
-    def _take_items_back(self) -> None:
-        """Put records that a cancelled `next_items` had taken in front of those still to come."""
-        if not self._items:
-            return
-        taken: Taken[T] = Taken([], [], [])
-        for item in self._items:
-            if isinstance(item, Output):
-                taken.extend(Taken([item.key], [item.cid], [item.value]))
-            elif isinstance(item, Gap):
-                taken.extend(Taken([item.key or ""], [item.cid], [cast("T", item)]))
-        self._items = []
-        self._take_back([taken])
+        """Make the whole repo available, for walks to any part of it."""
 
     def _own_blocks(self) -> Blocks[T]:
-        """Give blocks for a walk apart from the main one."""
-        raise NotImplementedError
-
-    async def _supply(
-        self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
-    ) -> None:
-        """Bring up to `n` blocks, that before which the walker stands first, or say it is missing.
-
-        Without `records` only nodes are brought.
-        """
+        """Return blocks for a walk of its own, apart from the main one."""
         raise NotImplementedError
 
 
 def _unproven(error: MissingBlock, walker: Walker[T], start: str, stop: str | None) -> MissingBlock:
-    """Give the error for a node that a proof needs; that of a record stays as it is."""
+    """Return the error for a node that a proof needs; the error for a record is unchanged."""
     if error.key is not None:
         return error
     gap = walker.gap()
@@ -605,16 +584,12 @@ def _unproven(error: MissingBlock, walker: Walker[T], start: str, stop: str | No
     )
 
 
-def _items(taken: Taken[T]) -> list[TreeNode | Output[T] | Gap]:
-    return [each.value if isinstance(each.value, Gap) else each for each in taken.outputs()]
-
-
 def _keys(keys: Sequence[str], cids: Sequence[bytes]) -> list[tuple[str, Cid]]:
     return list(zip(keys, map(Cid, cids), strict=True))
 
 
 class _Outputs(Generic[T]):
-    """A driver's records as `Output`, one by one."""
+    """Iterates over records as `Output`. Unlike a generator, it can go on after a cancellation."""
 
     def __init__(self, following: Callable[[], Awaitable[Output[T]]]) -> None:
         self._following = following

@@ -1,22 +1,30 @@
-"""Chunks that a walk has ready for whoever works on the one before."""
+"""A channel: chunks that a walk has ready while the caller works on the one before.
+
+`walk_ahead` runs the walk in a task of its own, which puts chunks into a `Channel`. The task waits
+until a chunk has been taken before it puts the next, so at most one is ready beside the one that
+the walk is working on. Nothing is awaited between taking records and putting them, so a
+cancellation loses none; chunks that nobody took are put back when the channel is closed.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
 import anyio
 
+from repo_stream.errors import RepoStreamError
 from repo_stream.mst.results import Taken
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "walk_ahead"]
 
 T = TypeVar("T")
 
 
 class Channel(Generic[T]):
-    """Chunks that a walk has ready; `DiskDriver.to_channel` makes it."""
+    """An async iterable of chunks; `DiskDriver.to_channel` makes it."""
 
     def __init__(self) -> None:
         self._ready: deque[Taken[T]] = deque()
@@ -27,23 +35,23 @@ class Channel(Generic[T]):
         self._guard = anyio.ResourceGuard("receiving chunks from")
 
     def put(self, chunk: Taken[T]) -> None:
-        """Add a chunk, on the walk's side."""
+        """Add a chunk. The walk calls this."""
         self._ready.append(chunk)
         self._filled.set()
 
     async def room(self) -> None:
-        """Wait until the chunk before has been taken, on the walk's side."""
+        """Wait until all chunks have been taken. The walk calls this."""
         while self._ready:
             self._emptied = anyio.Event()
             await self._emptied.wait()
 
     def end(self, error: Exception | None) -> None:
-        """Say that no chunk will follow, and why, on the walk's side."""
+        """End the channel, with the error that the walk has raised, if any. The walk calls this."""
         self._ended, self._error = True, error
         self._filled.set()
 
     def close(self) -> Sequence[Taken[T]]:
-        """End the channel and give back what nobody took."""
+        """End the channel, and return the chunks that have not been taken."""
         left = tuple(self._ready)
         self._ready.clear()
         self._ended = True
@@ -53,7 +61,7 @@ class Channel(Generic[T]):
         return self
 
     async def __anext__(self) -> list[tuple[str, T]]:
-        """Give the next chunk, as pairs of key and result."""
+        """Return the next chunk, as pairs of key and value."""
         with self._guard:
             while not self._ready:
                 if self._error is not None:
@@ -65,3 +73,55 @@ class Channel(Generic[T]):
             taken = self._ready.popleft()
             self._emptied.set()
             return taken.pairs()
+
+
+@asynccontextmanager
+async def walk_ahead(
+    next_chunk: Callable[[], Awaitable[Taken[T] | None]],
+    put_back: Callable[[Sequence[Taken[T]]], None],
+) -> AsyncGenerator[Channel[T]]:
+    """Run a walk in a task of its own.
+
+    Args:
+        next_chunk: takes the next chunk from the walk; `None` at its end.
+        put_back: is called at the end with the chunks that nobody took.
+
+    Yields:
+        The channel that the chunks are put into.
+    """
+    channel: Channel[T] = Channel()
+    failure: BaseException | None = None
+
+    async def fill() -> None:
+        nonlocal failure
+        try:
+            await _fill(channel, next_chunk)
+        except KeyboardInterrupt as error:  # trio raises it in any task that is running
+            failure = error
+            tasks.cancel_scope.cancel()
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fill)
+            try:
+                yield channel
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                # The task group would wrap it in an exception group.
+                failure = error
+            tasks.cancel_scope.cancel()
+    finally:
+        put_back(channel.close())
+    if failure is not None:
+        raise failure
+
+
+async def _fill(channel: Channel[T], next_chunk: Callable[[], Awaitable[Taken[T] | None]]) -> None:
+    try:
+        while (taken := await next_chunk()) is not None:
+            channel.put(taken)
+            await channel.room()
+        channel.end(None)
+    except (RepoStreamError, OSError) as error:  # `OSError` if the CAR cannot be read again
+        channel.end(error)

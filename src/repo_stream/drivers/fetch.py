@@ -1,4 +1,4 @@
-"""Blocks fetched from a log as a walk needs them."""
+"""Fetching blocks from a log as a walk needs them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ __all__ = ["FETCH", "Shelf"]
 
 T = TypeVar("T")
 
-#: Blocks fetched at a time.
+#: Blocks to fetch at a time.
 FETCH: Final = 1000
 
-# What a walk is done with is let go of after so many bytes more. To find out which blocks those are
-# takes a tenth of the walk where it is done for each query.
+# Blocks that a walk has used are dropped each time that so many bytes were fetched. Finding them
+# takes a tenth of the time of a walk if it is done for each query.
 _PRUNE_BYTES: Final = MIB
-# What a block counts for beyond its bytes, as nobody knows what its result takes in memory: two
-# queries are a MiB, whatever is in them.
+# What a block counts beyond its bytes, as it is not known how much memory its result takes. So two
+# queries are always enough.
 _BLOCK_COST: Final = MIB // (2 * FETCH)
 
 
 class Shelf(Generic[T]):
-    """A repo on disk, for walks through it.
+    """A repo in a log, for walks through it.
 
     Args:
-        log: where it is.
-        processor: reads stored results back.
-        unstored: results that could not be stored, by the CIDs of their blocks.
+        log: the log.
+        processor: loads stored results.
+        unstored: why results could not be stored, by the CIDs of their blocks.
     """
 
     def __init__(
@@ -48,24 +48,25 @@ class Shelf(Generic[T]):
         self._loads = processor.loads
         self._unstored = unstored
         self._unreadable: dict[bytes, Unstored] = {}
-        # Blocks that the log was asked for and does not have, so that a walk that goes past
-        # missing records need not ask again for each.
+        # Blocks of the last query that the log does not have, so that a walk that goes past missing
+        # records need not ask again for each.
         self._absent: set[bytes] = set()
 
     async def bring(
         self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
     ) -> None:
-        """Fetch the blocks that a walk needs next; now and then let go of what it is done with.
+        """Fetch the blocks that a walk needs next, and sometimes drop those that it has used.
 
         Args:
-            walker: needs them.
-            blocks: where they are put.
+            walker: the walk.
+            blocks: where to put the blocks.
             n: the most to fetch.
-            records: whether records are wanted, or nodes alone.
+            records: whether records are needed, or nodes alone.
 
         Raises:
-            MissingBlock, ProcessError: where the block that the walk stands before is not there.
-            DiskError: where the store fails.
+            MissingBlock: if the block that the walk stands before is not in the log.
+            ProcessError: if its result could not be stored, or cannot be loaded.
+            DiskError: if the store fails.
         """
         nearest = walker.nearest()
         if nearest not in self._absent and nearest not in self._unreadable:
@@ -92,6 +93,6 @@ class Shelf(Generic[T]):
         for cid, data in fetched.processed.items():
             try:
                 processed[cid] = loads(data)
-            except Exception as error:  # noqa: BLE001 - it is raised once the walk gets there
+            except Exception as error:  # noqa: BLE001 - it is raised if the walk reaches it
                 message = f"its stored result cannot be read back: {error}"
                 self._unreadable[cid] = Unstored(message, error)

@@ -1,11 +1,7 @@
-"""A repo on its way in: from the source to memory, and from there to disk.
+"""Reading a CAR into memory: the commit is picked out, and all other blocks go to a memory store.
 
-The blocks of a CAR go into a memory store, all but the commit, until the file is over or the store
-needs all that the limit leaves it. Then the repo goes to its log (`repo_log`): what is in memory is
-written there, or dropped if the file itself can be read again, and the rest follows.
-
-A block that fits in memory is processed as it comes; one that does not is kept as it came, and
-processed when the walk reaches it.
+A block is processed as it comes, unless the processor is late; see `Options.processes_late`. Once a
+log has been begun (`spilling`), everything that is read goes there as well.
 """
 
 from __future__ import annotations
@@ -13,38 +9,31 @@ from __future__ import annotations
 from itertools import compress
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from repo_stream.car.decoder import Block, Columns, section_size
+from repo_stream.car.decoder import Columns, section_size
 from repo_stream.car.reader import CarReader
-from repo_stream.errors import BadRoot, MissingCommit, MissingRoot, ProcessError
+from repo_stream.errors import BadRoot, MissingCommit, MissingRoot
 from repo_stream.ipld.cid import Cid
 from repo_stream.mst.commit import Commit
-from repo_stream.process import Processor, as_bytes
+from repo_stream.process import Processor
 from repo_stream.store.memory import MemoryStore
 from repo_stream.store.repo_log import RepoLog
 from repo_stream.turn import Turn
 
-__all__ = ["BATCH", "WRITE_BLOCKS", "Loading", "Unstored", "add_results", "root_of", "spill"]
+__all__ = ["BATCH", "Loading", "Unstored", "root_of"]
 
 T = TypeVar("T")
 
-#: Blocks that are processed between two looks at the clock. Whoever processes them may take long
-#: for each; and no load gets faster with more.
+#: Blocks to process between two looks at the clock. A processor may take long for each, and larger
+#: batches are not faster.
 BATCH: Final = 128
-
-# Results that cannot be stored, for blocks that may be nobody's records. With more of them, it is
-# the processor whose results cannot be.
-_MOST_UNSTORED: Final = 100
-
-# Blocks that are taken out of memory at a time, to be written.
-WRITE_BLOCKS: Final = 1000
 
 
 class Unstored(NamedTuple):
-    """Why a result is not on disk.
+    """Why a result is not on disk, or cannot be read from there.
 
     Attributes:
-        message: for people.
-        cause: what was raised.
+        message: the message of the error to raise if the walk reaches the record.
+        cause: what the processor raised.
     """
 
     message: str
@@ -52,10 +41,10 @@ class Unstored(NamedTuple):
 
 
 def root_of(reader: CarReader) -> Cid:
-    """Give the CID of a repo's commit.
+    """Return the CID of a repo's commit.
 
     Raises:
-        MissingRoot, BadRoot: where the header names no commit.
+        MissingRoot, BadRoot: if the header does not name a commit.
     """
     roots = reader.header.roots
     if not roots:
@@ -66,41 +55,55 @@ def root_of(reader: CarReader) -> Cid:
 
 
 class Loading(Generic[T]):
-    """A CAR on its way in: the commit is picked out, everything else goes to a memory store.
+    """A CAR that is being read.
 
     Args:
-        reader: gives the blocks.
+        reader: reads its blocks.
         processor: what to make of them.
+        late: keep blocks as they are; they are processed when the walk reaches them.
 
     Raises:
-        MissingRoot, BadRoot: where the header names no commit.
+        MissingRoot, BadRoot: if the header does not name a commit.
     """
 
-    def __init__(self, reader: CarReader, processor: Processor[T]) -> None:
-        self.processor = processor
-        self.store: MemoryStore[T] = MemoryStore(processor)
+    def __init__(self, reader: CarReader, processor: Processor[T], *, late: bool = False) -> None:
+        self.reader: CarReader = reader
+        self.processor: Processor[T] = processor
+        self.store: MemoryStore[T] = MemoryStore(processor, late=late)
+        self.turn: Turn = Turn()
         self.commit: Commit | None = None
-        #: Whether the commit came first, and how many blocks of its piece came before it.
+        #: Whether the commit was the first block, and how many blocks of its piece came before it.
         self.commit_first: bool = False
         self.before_commit: int = 0
-        #: How many bytes its section has.
+        #: The size of its section, in bytes.
         self.commit_size: int = 0
-        # It matters only if the walk needs them, so a few are put up with.
+        #: The log that all blocks go to, once it has been begun.
+        self.log: RepoLog | None = None
+        #: Results that could not be stored, by the CIDs of their blocks.
         self.unstored: dict[bytes, Unstored] = {}
         self._root = root_of(reader)
-        self._reader = reader
         self._handed_over = False
-        self.turn: Turn = Turn()
-        #: Where the blocks are on disk, once they are to be read there.
-        self.log: RepoLog | None = None
-        # What has been read, and is not in the log as yet.
+        # The blocks that have been read, and are not in the log yet.
         self._coming: Columns | None = None
 
-    async def fill(self, limit: int) -> bool:
-        """Read on until the store needs `limit` bytes, or the file is over, which it returns.
+    @property
+    def offset(self) -> int:
+        """How many bytes of the file have been decoded."""
+        return self.reader.offset
 
-        At least the blocks that came with the header are taken, so that a commit among them is
-        known whatever the limit.
+    @property
+    def blocks(self) -> int:
+        """How many blocks of the file have been decoded."""
+        return self.reader.blocks
+
+    async def fill(self, limit: int) -> bool:
+        """Read until the file ends, or until the store needs `limit` bytes.
+
+        The blocks that came with the header are always read, so that a commit among them is known
+        whatever the limit.
+
+        Returns:
+            Whether the file has been read to its end.
         """
         store = self.store
         while (columns := await self.next_columns()) is not None:
@@ -113,47 +116,31 @@ class Loading(Generic[T]):
         return True
 
     async def next_columns(self) -> Columns | None:
-        """Give the blocks that come next, without the commit; `None` where the file is over.
+        """Return the next blocks, without the commit; `None` at the end of the file.
 
-        All of them go to the log, if it has been begun.
+        If it is cancelled while they are added to the log, the next call returns them.
         """
         if self._coming is None:
-            self._coming = await self._reader.next_columns()
+            self._coming = await self.reader.next_columns()
             if self._coming is None:
                 return None
             if self.log is not None:
                 self.log.expect(*self._coming)
         if self.log is not None:
-            # What has come waits here if it is cancelled.
             await self.log.note()
             await self.log.keep_up()
         cids, blocks = columns = self._coming
         self._coming = None
         if self.commit is None:
             self._pick_commit(cids, blocks)
-        if not self.processor.keeps_bytes and self._root in cids:
-            # A file that holds the commit twice must not show it to the processor either.
+        if self.store.processes and self._root in cids:
+            # A second copy of the commit must not be processed either.
             others = [cid != self._root for cid in cids]
             return [*compress(cids, others)], [*compress(blocks, others)]
         return columns
 
-    @property
-    def reader(self) -> CarReader:
-        """What reads the file."""
-        return self._reader
-
-    @property
-    def offset(self) -> int:
-        """How many bytes of the file have been decoded."""
-        return self._reader.offset
-
-    @property
-    def blocks(self) -> int:
-        """How many blocks of the file have been decoded."""
-        return self._reader.blocks
-
     def _pick_commit(self, cids: list[bytes], blocks: list[bytes]) -> None:
-        """Take the commit out of the blocks: it is no record, so it is not processed."""
+        """Take the commit out of the blocks: it is not a record, so it is not processed."""
         if self._root not in cids:
             return
         at = cids.index(self._root)
@@ -164,81 +151,16 @@ class Loading(Generic[T]):
         self.before_commit = at
 
     def commit_found(self) -> Commit:
-        """Give the commit, now that the file is over."""
+        """Return the commit, or raise `MissingCommit` if the file did not have it."""
         if self.commit is None:
             raise MissingCommit(cid=self._root)
         return self.commit
 
     def hand_over(self) -> None:
-        """Leave it to the lease to close the file."""
+        """Leave it to the lease of a store to close the file."""
         self._handed_over = True
 
     async def aclose(self) -> None:
-        """Close the file where the source was given as a path, unless it was handed over."""
+        """Close the file if the source is a path, unless it was handed over."""
         if not self._handed_over:
-            await self._reader.aclose()
-
-
-async def spill(loading: Loading[T], log: RepoLog) -> None:
-    """Move what is in memory to the log, and read the rest of the file, which goes there too.
-
-    Raises:
-        ProcessError: if more than a few results cannot be stored.
-        DiskError: if the store fails.
-        RepoStreamError: whatever reading the file raises.
-    """
-    store = loading.store
-    if log.is_the_car:
-        store.drop()
-    while not store.empty:
-        raw, results = store.drain(WRITE_BLOCKS, log.write_size)
-        log.add(raw)
-        while results:
-            await add_results(loading, log, results)
-            await log.keep_up()
-        await log.keep_up()
-    if not log.is_the_car:
-        log.follow()
-    loading.log = log
-    await log.index()
-    while await loading.next_columns() is not None:
-        await loading.turn.pause_if_over()
-    await log.seal()
-
-
-async def add_results(loading: Loading[T], log: RepoLog, results: list[tuple[bytes, T]]) -> None:
-    """Have some results added to the log, and take them off the list.
-
-    Those that cannot be stored are remembered.
-
-    Raises:
-        ProcessError: if they are more than a few.
-    """
-    dumps = loading.processor.dumps
-    dumped: list[Block] = []
-    taken, room = 0, log.write_size
-    for cid, value in reversed(results[-BATCH:]):
-        if room <= 0:
-            break
-        taken += 1
-        try:
-            data = as_bytes(dumps(value))
-        except Exception as error:
-            message = _cannot_spill(value, error)
-            if len(loading.unstored) == _MOST_UNSTORED and cid not in loading.unstored:
-                raise ProcessError(message, key=None, cid=Cid(cid)) from error
-            # Its traceback would hold on to all that is on its way to disk.
-            loading.unstored[cid] = Unstored(message, error.with_traceback(None))
-        else:
-            dumped.append((cid, data))
-            room -= len(data)
-    log.add(dumped, results=True)
-    del results[-taken:]
-    await loading.turn.pause_if_over()
-
-
-def _cannot_spill(value: object, error: Exception) -> str:
-    return (
-        f"the processor's result, a {type(value).__qualname__}, cannot be stored on disk: {error}; "
-        "return plain values, or give Processor(..., dumps=..., loads=...)"
-    )
+            await self.reader.aclose()

@@ -19,16 +19,16 @@ OnError = Literal["raise", "skip", "yield"]
 
 @dataclass(frozen=True)
 class Options(Generic[T]):
-    """How repos are to be read. `DriverBuilder` documents each of them.
+    """How repos are to be read. `DriverBuilder` documents each attribute.
 
     Attributes:
-        mem_limit_mb: how much memory a repo may take before it has to go to disk, in MiB.
+        mem_limit_mb: how much memory a repo may take before it goes to disk, in MiB.
         block_processor: what to make of each record.
         verify_cids: whether every block is checked against its CID.
-        limits: bounds on what strangers may send.
+        limits: limits on the input.
         key_ranges: which keys are walked.
         on_error: what to do about a record that cannot be read.
-        gaps: whether the walk goes past what is missing.
+        gaps: whether the walk goes past missing blocks.
     """
 
     mem_limit_mb: float
@@ -41,7 +41,10 @@ class Options(Generic[T]):
 
     @property
     def processes_late(self) -> bool:
-        """Whether records are processed once the walk gets to them: few, or large, results."""
+        """Whether a record is processed when the walk reaches it, and not when its block comes.
+
+        That is better if results are large (a lazy processor), or if few records are walked.
+        """
         if self.block_processor.keeps_bytes:
             return False
         return self.block_processor.lazy or not self.key_ranges.everything

@@ -1,30 +1,30 @@
-"""The driver that walks a repo while its CAR comes in.
+"""The driver that walks a repo while its CAR is read.
 
-It asks for the blocks that the walk needs next, and reads on until they are there. Where they come
-in that very order, each is used as it comes; what comes early is kept
-(`repo_stream.drivers.incoming`).
+It reads on until the block that the walk needs next has come (`_supply`). Blocks are used as they
+come, if they come in the order of the walk; see `incoming`.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from repo_stream.car.reader import PIECE_SIZE, CarReader
 from repo_stream.car.source import Source
+from repo_stream.drivers.backlog import columns_of
 from repo_stream.drivers.base import LAZY_SLICE, RepoDriver
-from repo_stream.drivers.incoming import Incoming, Spill
+from repo_stream.drivers.incoming import Incoming
+from repo_stream.drivers.keywords import Spill
 from repo_stream.drivers.loading import Loading
 from repo_stream.drivers.options import Options
 from repo_stream.drivers.order import BlockOrder
+from repo_stream.drivers.spilling import Kept
 from repo_stream.errors import ProcessError, StoreClosed
 from repo_stream.mst.blocks import Blocks
 from repo_stream.mst.commit import Commit
-from repo_stream.mst.results import Gap, Output, Taken, TreeNode
+from repo_stream.mst.results import Output, Taken, TreeNode
 from repo_stream.mst.walker import Walker
-from repo_stream.process import Processor, noop
 from repo_stream.store.budget import Budget
 
 __all__ = ["StreamDriver", "streamed"]
@@ -34,15 +34,14 @@ T = TypeVar("T")
 
 
 class StreamDriver(RepoDriver[T]):
-    """Walks a repo while its CAR comes in. `DriverBuilder.stream_car` makes it.
+    """Walks a repo while its CAR is read. `DriverBuilder.stream_car` makes it.
 
     It has the methods of the other drivers. `get`, `collections`, `prove`, `prove_range` and a
-    `seek` to a key behind need the repo as a whole: they read the file to its end and keep what it
-    holds, in memory or on disk. To seek a key ahead, keys alone and key ranges need no more memory
-    than to walk.
+    `seek` back need the whole repo: they read the file to its end and keep its blocks, in memory or
+    on disk. A `seek` forward, key ranges and `next_keys` need no more memory than a walk.
 
-    A cancelled call loses nothing that had come. Whether the source can go on is the source's
-    affair: an async generator, such as `aiter_bytes` of httpx, ends when a read is cancelled.
+    If a call is cancelled, nothing that was read is lost. Whether the source can be read on depends
+    on the source: an async generator, such as `aiter_bytes` of httpx, ends if it is cancelled.
     """
 
     def __init__(
@@ -50,35 +49,35 @@ class StreamDriver(RepoDriver[T]):
         options: Options[T],
         commit: Commit,
         incoming: Incoming[T],
+        kept: Kept[T],
         *,
         drain: bool,
-        counting: bool = False,
     ) -> None:
-        super().__init__(options, commit, incoming.blocks)
+        super().__init__(options, commit, kept.blocks)
         self._incoming = incoming
+        self._kept = kept
         self._drain = drain
-        self._counting = counting
-        # What was left over of a repo that had been walked to its end before it went to disk.
+        # `left_over`, if the walk had ended before the repo went to disk.
         self._left_over: int | None = None
-        self._walker.opened = incoming.opened
+        self._walker.opened = kept.opened
         self._walker.passing = {}
 
     @property
     def order(self) -> BlockOrder:
         """In which order the blocks have come so far."""
-        incoming = self._incoming
-        most_early = incoming.most_early if incoming.in_order else max(incoming.most_early, 1)
-        return BlockOrder(incoming.in_order, incoming.early, most_early)
+        order = self._incoming.order
+        most_early = order.most_early if order.in_order else max(order.most_early, 1)
+        return BlockOrder(order.in_order, self._kept.early, most_early)
 
     @property
     def spilled(self) -> bool:
         """Whether the repo did not fit in memory and has gone to disk."""
-        return self._incoming.spilled
+        return self._kept.on_disk
 
     @property
     def blocks_read(self) -> int:
-        """How many blocks of the file have been read so far, copies included."""
-        return self._incoming.read
+        """How many blocks of the file have been read so far, counting every copy."""
+        return self._incoming.blocks
 
     @property
     def bytes_read(self) -> int:
@@ -87,9 +86,9 @@ class StreamDriver(RepoDriver[T]):
 
     @property
     def left_over(self) -> int | None:
-        """How many blocks the walk had no use for; `None` before the file is over.
+        """How many blocks the walk did not need; `None` until the file has been read to its end.
 
-        It is `None` as well if the repo went to disk before it had been walked to its end.
+        It is also `None` if the repo went to disk before the walk had ended.
         """
         incoming = self._incoming
         if not incoming.over or not self._walker.done:
@@ -97,14 +96,16 @@ class StreamDriver(RepoDriver[T]):
         return self._left_over if incoming.unused is None else incoming.unused
 
     async def read_all(self) -> None:
-        """Read the file to its end, check what it holds, and keep it, in memory or on disk.
+        """Read the file to its end, check its blocks, and keep them, in memory or on disk.
 
         Raises:
             CarError, CidMismatch, LimitExceeded: if the file cannot be read.
-            MemLimitExceeded, DiskError: if what it holds cannot be kept.
+            MemLimitExceeded, DiskError: if its blocks cannot be kept.
         """
         with self._guard:
             await self._gather()
+
+    # --- Taking from the piece, and from memory -------------------------------------------------
 
     def _take(self, n: int) -> Taken[T]:
         incoming = self._incoming
@@ -116,91 +117,85 @@ class StreamDriver(RepoDriver[T]):
             finally:
                 incoming.used_kept(taken.cids)
             return taken
-        at = arrivals.at
+        start = arrivals.at
         try:
             taken = self._walker.take_along(arrivals, self._blocks, n)
         finally:
-            incoming.used_arrivals(at, taken)
+            incoming.used_arrivals(start, taken)
         return taken
 
     def _take_items(self, n: int) -> list[TreeNode | Output[T]]:
         incoming = self._incoming
-        at = incoming.arrivals.at
+        start = incoming.arrivals.at
         records: Taken[T] = Taken([], [], [])
         try:
             items = self._walker.take_items(self._blocks, n, incoming.arrivals)
-            outputs = [item for item in items if isinstance(item, Output)]
-            records = Taken(
-                [output.key for output in outputs],
-                [bytes(output.cid) for output in outputs],
-                [output.value for output in outputs],
-            )
+            records = columns_of(items)
         finally:
-            incoming.used_arrivals(at, records)
+            incoming.used_arrivals(start, records)
         return items
 
     def _take_keys(self, n: int) -> tuple[list[str], list[bytes]]:
         incoming = self._incoming
-        at = incoming.arrivals.at
+        start = incoming.arrivals.at
         try:
             keys, cids = self._walker.take_keys(self._blocks, n, incoming.arrivals)
         finally:
-            incoming.used_arrivals(at, Taken([], [], []))
+            incoming.used_arrivals(start, Taken([], [], []))
         incoming.used_kept([cid for cid in cids if cid in self._blocks])
         self._walker.pass_by([cid for cid in cids if cid not in self._blocks])
         return keys, cids
 
+    # --- Reading on -----------------------------------------------------------------------------
+
     async def _supply(
         self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
     ) -> None:
-        """Read on until the block is there that the walk stands before."""
-        incoming = self._incoming
-        await incoming.move_on()
-        if walker is not self._walker or incoming.spilled:
+        kept = self._kept
+        await kept.resume()
+        if walker is not self._walker or kept.on_disk:
             if not self._options.block_processor.keeps_bytes:
                 self._slice = LAZY_SLICE
-            await incoming.bring(walker, blocks, n, records=records)
-            return
+            await kept.bring(walker, blocks, n, records=records)
+        else:
+            await self._read_as_far_as_needed()
+
+    async def _read_as_far_as_needed(self) -> None:
+        """Read until the block that the walk needs is the next of the piece, or is kept."""
+        walker, incoming = self._walker, self._incoming
         nearest = walker.nearest()
         walker.want(nearest)
-        looked = False
-        while nearest not in blocks and incoming.arrivals.next != nearest:
+        searched = False
+        while nearest not in self._blocks and incoming.arrivals.next != nearest:
             await incoming.pause()
             if incoming.arrivals.next is None:
-                if await incoming.read_on():
-                    continue
-                await self._find_again(walker)
-                return
-            if incoming.let_pass(walker):
-                continue
-            if not looked and await incoming.recall(walker):
-                return
-            looked = True
-            incoming.in_order = False
-            if not await incoming.keep_arrivals(walker):
-                return
+                if not await incoming.read_on():
+                    await self._recall_at_end()
+                    return
+            elif not incoming.let_pass(walker):
+                # Another block comes first. The one that is needed may have been released before,
+                # if two keys name one record; else it comes later.
+                if not searched and await self._kept.recall(walker):
+                    return
+                searched = True
+                incoming.order.in_order = False
+                if not await incoming.keep_arrivals(walker):
+                    return
 
-    async def _find_again(self, walker: Walker[T]) -> None:
-        """Keep the block again that the walk stands before, now that the file is over."""
-        if not await self._incoming.recall(walker):
-            raise self._incoming.gone(walker)
+    async def _recall_at_end(self) -> None:
+        """Keep a released block again; if it is not one, it is missing."""
+        if not await self._kept.recall(self._walker):
+            raise self._kept.gone(self._walker)
 
     async def _end(self) -> None:
         if self._drain:
             everything = self._options.key_ranges.everything and not self._walker.left_out
             await self._incoming.drain(keep=not everything)
 
+    # --- Going elsewhere ------------------------------------------------------------------------
+
     async def _go_to(self, key: bytes) -> None:
-        ahead = self._ahead.keys
-        reached = ahead[self._given - 1] if self._given else None
-        gaps = self._options.gaps and any(isinstance(value, Gap) for value in self._ahead.values)
-        if (
-            self._error is None
-            and not gaps  # those of subtrees have no key to look for
-            and reached is not None
-            and reached.encode() < key <= ahead[-1].encode()
-        ):
-            self._given = bisect_left(ahead, key, self._given, key=str.encode)
+        if self._error is None and self._ready.skip_to(key):
             return
         error = self._error
         of_record = isinstance(error, ProcessError) and error.key is not None
@@ -209,7 +204,7 @@ class StreamDriver(RepoDriver[T]):
         else:
             await self._gather()
             self._walker.seek(key)
-        self._forget_taken()
+        self._ready.clear()
 
     async def _gather(self) -> None:
         if isinstance(self._error, StoreClosed):
@@ -219,15 +214,15 @@ class StreamDriver(RepoDriver[T]):
         await self._incoming.settle()
 
     def _own_blocks(self) -> Blocks[T]:
-        if self._incoming.spilled:
+        if self._kept.on_disk:
             return Blocks[T].empty(alike=self._options.block_processor.keeps_bytes)
         return self._blocks
 
     async def aclose(self) -> None:
-        """Leave the walk, and close what was opened for it. Afterwards it raises `StoreClosed`."""
+        """End the walk, and close what was opened for it. Afterwards it raises `StoreClosed`."""
         self._error = StoreClosed("its CAR is no longer read", path=None)
-        self._forget_taken()
-        await self._incoming.aclose()
+        self._ready.clear()
+        await self._kept.aclose()
 
 
 @asynccontextmanager
@@ -240,14 +235,14 @@ async def streamed(
     counting: bool = False,
     kind: Callable[..., D],
 ) -> AsyncGenerator[D]:
-    """Open a CAR to walk it while it comes in; see `DriverBuilder.stream_car`.
+    """Open a CAR to walk it while it is read; see `DriverBuilder.stream_car`.
 
     Args:
         options: how to read it.
         source: see `Source`.
         spill: where blocks go that do not fit in memory.
         drain: read the file to its end when the walk is over.
-        counting: count also what is left over of a repo that has gone to disk.
+        counting: make `left_over` right also if the repo has gone to disk.
         kind: the driver to make, a `StreamDriver`.
     """
     reader = await CarReader.open(
@@ -258,21 +253,17 @@ async def streamed(
         rereadable=True,
     )
     try:
-        # Late, blocks are kept as they are, and only the walk knows the results' type.
-        late = options.processes_late
-        kept = cast("Processor[T]", Processor(noop)) if late else options.block_processor
-        loading = Loading(reader, kept)
-        incoming = Incoming(
-            loading, options.block_processor, options.mem_limit_mb, spill, counting=counting
-        )
+        loading = Loading(reader, options.block_processor, late=options.processes_late)
+        kept = Kept(loading, options.mem_limit_mb, spill, counting=counting)
         try:
+            incoming = Incoming(loading, kept)
             commit = await incoming.commit()
-            driver = kind(options, commit, incoming, drain=drain, counting=counting)
+            driver = kind(options, commit, incoming, kept, drain=drain)
             try:
                 yield driver
             finally:
                 await driver.aclose()
         finally:
-            await incoming.aclose()
+            await kept.aclose()
     finally:
         await reader.aclose()

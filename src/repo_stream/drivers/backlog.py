@@ -1,0 +1,143 @@
+"""What a driver has taken from its walker and not returned yet.
+
+A call of a driver takes records from the walker bit by bit. If it is cancelled, or if a loop is
+left, what was taken waits here for the next call. Most calls want records alone, which are kept in
+columns (`Taken`). `next_items` wants the nodes among them too; so at any time there are either
+records or items, and each kind of call converts what is left of the other.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Generic, TypeVar, cast
+
+from repo_stream.ipld.cid import Cid
+from repo_stream.mst.results import Gap, Output, Taken, TreeNode
+
+__all__ = ["Backlog", "columns_of", "items_of"]
+
+T = TypeVar("T")
+
+
+class Backlog(Generic[T]):
+    """Records or items that wait to be returned, in key order."""
+
+    __slots__ = ("_records", "_returned", "items")
+
+    def __init__(self) -> None:
+        self._records: Taken[T] = Taken([], [], [])
+        # How many of the records have been returned.
+        self._returned = 0
+        #: Items, if `keep_items_only` was called last.
+        self.items: list[TreeNode | Output[T] | Gap] = []
+
+    def __len__(self) -> int:
+        """How many records there are."""
+        return len(self._records.keys) - self._returned
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._records, self._returned = Taken([], [], []), 0
+        self.items = []
+
+    # --- Records --------------------------------------------------------------------------------
+
+    def keep_records_only(self) -> None:
+        """Convert items to records; nodes are dropped."""
+        if self.items:
+            items, self.items = self.items, []
+            self.put_back([columns_of(items)])
+
+    def add(self, taken: Taken[T]) -> None:
+        """Add records that come after all others."""
+        if self._returned == len(self._records.keys):
+            # Those that were returned are not kept, and `take` can return these as they are.
+            self._records, self._returned = Taken([], [], []), 0
+        self._records.extend(taken)
+
+    def put_back(self, chunks: Sequence[Taken[T]]) -> None:
+        """Put records back that were taken, in front of all others."""
+        for chunk in reversed(chunks):
+            chunk.extend(self._records.cut(self._returned))
+            self._records, self._returned = chunk, 0
+
+    def take(self, n: int) -> Taken[T] | None:
+        """Remove and return up to `n` records; `None` if there are none."""
+        records, start = self._records, self._returned
+        if start == len(records.keys):
+            return None
+        if start == 0 and len(records.keys) <= n:
+            self._records = Taken([], [], [])
+            return records
+        self._returned = min(start + n, len(records.keys))
+        return records.cut(start, start + n)
+
+    def next_pair(self) -> tuple[str, T]:
+        """Return the next record as a pair of key and value."""
+        at = self._returned
+        self._returned = at + 1
+        return self._records.keys[at], self._records.values[at]
+
+    def next_output(self) -> Output[T]:
+        """Return the next record with its CID."""
+        at = self._returned
+        self._returned = at + 1
+        keys, cids, values = self._records
+        return Output(keys[at], Cid(cids[at]), values[at])
+
+    def slices(self, n: int, size: int) -> Iterator[Taken[T]]:
+        """Iterate over the next `n` records, `size` of them at a time, without removing them."""
+        end = min(self._returned + n, len(self._records.keys))
+        for start in range(self._returned, end, size):
+            yield self._records.cut(start, min(start + size, end))
+
+    def skip(self, n: int) -> None:
+        """Remove the next `n` records."""
+        self._returned += n
+
+    def skip_to(self, key: bytes) -> bool:
+        """Remove the records before a key, if it comes after the last one that was returned.
+
+        Returns:
+            Whether that was possible. Else nothing is removed.
+        """
+        keys, values = self._records.keys, self._records.values
+        if not self._returned or any(isinstance(value, Gap) for value in values):
+            return False  # a gap that is a subtree has no key to compare
+        if not keys[self._returned - 1].encode() < key <= keys[-1].encode():
+            return False
+        self._returned = bisect_left(keys, key, self._returned, key=str.encode)
+        return True
+
+    # --- Items ----------------------------------------------------------------------------------
+
+    def keep_items_only(self) -> None:
+        """Convert records to items."""
+        self.items += items_of(self._records.cut(self._returned))
+        self._records, self._returned = Taken([], [], []), 0
+
+    def take_items(self, n: int) -> list[TreeNode | Output[T] | Gap]:
+        """Remove and return up to `n` items."""
+        taken, self.items = self.items[:n], self.items[n:]
+        return taken
+
+
+def items_of(taken: Taken[T]) -> list[TreeNode | Output[T] | Gap]:
+    """Convert records and gaps to items."""
+    return [each.value if isinstance(each.value, Gap) else each for each in taken.outputs()]
+
+
+def columns_of(items: Iterable[TreeNode | Output[T] | Gap]) -> Taken[T]:
+    """Convert the records and gaps among items to columns."""
+    taken: Taken[T] = Taken([], [], [])
+    for item in items:
+        if isinstance(item, Output):
+            taken.keys.append(item.key)
+            taken.cids.append(item.cid)
+            taken.values.append(item.value)
+        elif isinstance(item, Gap):
+            taken.keys.append(item.key or "")
+            taken.cids.append(item.cid)
+            taken.values.append(cast("T", item))
+    return taken

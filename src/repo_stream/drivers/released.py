@@ -1,0 +1,87 @@
+"""Blocks that a walk has used or gone past. It needs one again if two keys name the same record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Final
+
+from repo_stream.car.decoder import Block
+
+__all__ = ["Marks", "Released"]
+
+# What a released block costs beside its bytes: its CID, the headers of both, and a dict entry.
+_RELEASED_COST: Final = 140
+# A section has a CID of 36 bytes and a length of at least one, so no two of them start nearer to
+# each other than this.
+_LEAST_SECTION: Final = 37
+
+
+class Marks:
+    """A set of sections, by their offsets in the log. It takes a bit for every 37 bytes."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+
+    def __contains__(self, start: int) -> bool:
+        byte, bit = _bit_of(start)
+        return byte < len(self._bits) and bool(self._bits[byte] & bit)
+
+    def add(self, start: int) -> bool:
+        """Add a section; return whether it is new."""
+        if start in self:
+            return False
+        byte, bit = _bit_of(start)
+        self._bits.extend(bytes(max(byte + 1 - len(self._bits), 0)))
+        self._bits[byte] |= bit
+        return True
+
+    def discard(self, start: int) -> bool:
+        """Remove a section; return whether it was in the set."""
+        if start not in self:
+            return False
+        byte, bit = _bit_of(start)
+        self._bits[byte] &= ~bit
+        return True
+
+
+def _bit_of(start: int) -> tuple[int, int]:
+    number = start // _LEAST_SECTION
+    return number >> 3, 1 << (number & 7)
+
+
+class Released:
+    """Released blocks that are still in memory, oldest first."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[bytes, bytes] = {}
+        #: The CIDs of those that the walk went past without using them.
+        self.passed: set[bytes] = set()
+        #: How much memory they take, in bytes, or a little more.
+        self.size: int = 0
+
+    def add(self, cids: Sequence[bytes], blocks: Sequence[bytes], *, used: bool) -> None:
+        """Add blocks that the walk has used, or has gone past."""
+        self.blocks.update(zip(cids, blocks, strict=True))
+        self.size += sum(map(len, blocks)) + _RELEASED_COST * len(cids)
+        if used and self.passed:
+            self.passed.difference_update(cids)
+        elif not used:
+            self.passed.update(cids)
+
+    def take(self, n: int) -> tuple[list[Block], set[bytes]]:
+        """Remove and return the oldest `n` blocks, and which of them were not used."""
+        some = [(cid, self.blocks[cid]) for cid in islice(self.blocks, n)]
+        cids = [cid for cid, _ in some]
+        passed = self.passed.intersection(cids)
+        self.passed.difference_update(cids)
+        for cid, data in some:
+            del self.blocks[cid]
+            self.size -= len(data) + _RELEASED_COST
+        if not self.blocks:
+            self.clear()
+        return some, passed
+
+    def clear(self) -> None:
+        """Remove all blocks."""
+        self.blocks, self.passed, self.size = {}, set(), 0  # an emptied dict or set stays large
