@@ -42,7 +42,7 @@ def test_file_over_the_limit_is_read_again_where_it_is(run: Run, car: Path, tmp_
         code, out, err = run("inspect", car, "--mem-limit-mb", "0", *disk)
         facts, collections = report(out)
         assert (code, err) == (0, "")
-        assert facts["Walked"] == "through the disk (memory limit 0 MiB): its own file"
+        assert facts["Walked"] == "on disk (memory limit 0 MiB), in its own file"
         assert collections == in_memory
         assert names_in(tmp_path) == [car.name]
 
@@ -56,7 +56,7 @@ def test_download_over_the_limit_goes_to_a_temporary_file(
         code, out, err = run("inspect", pipe, "--mem-limit-mb", "0")
     facts, collections = report(out)
     assert (code, err) == (0, "")
-    assert facts["Walked"] == "through the disk (memory limit 0 MiB): a temporary file"
+    assert facts["Walked"] == "on disk (memory limit 0 MiB), in a temporary file"
     assert collections == in_memory
     assert names_in(tmp_path) == [car.name]
 
@@ -68,7 +68,7 @@ def test_store_that_is_named_is_left_empty(run: Run, tmp_path: Path) -> None:
         with piped(tmp_path, SAMPLE.read_bytes()) as pipe:
             code, out, err = run("inspect", pipe, "--mem-limit-mb", "0", "--disk", store)
         assert (code, err) == (0, "")
-        assert report(out)[0]["Walked"].endswith(f": {store}")
+        assert report(out)[0]["Walked"].endswith(f", in {store}")
         assert store.stat().st_size < SAMPLE.stat().st_size / 4
         assert names_in(tmp_path) == [store.name]
 
@@ -81,7 +81,7 @@ def test_no_store_is_made_if_the_repo_fits(run: Run, car: Path, tmp_path: Path) 
 
 def test_limit_may_be_a_fraction_of_a_mebibyte(run: Run) -> None:
     out = run("inspect", SAMPLE, "--mem-limit-mb", "0.05")[1]
-    assert report(out)[0]["Walked"].startswith("through the disk (memory limit 0.05 MiB)")
+    assert report(out)[0]["Walked"].startswith("on disk (memory limit 0.05 MiB)")
 
 
 @needs_pipes

@@ -59,7 +59,7 @@ def test_report_says_which_check_failed(run: Run, tmp_path: Path, data: bytes, f
     assert [name for name, status in statuses(out).items() if status == "failed"] == [failed]
     code, out, _ = run("verify", path)
     assert code == 1
-    assert "The repo does not hold." in out
+    assert "The repo is not valid." in out
 
 
 @pytest.mark.parametrize(
@@ -123,10 +123,10 @@ def test_signature_holds_with_the_key_of_its_account_only(
     assert max(map(len, out.splitlines())) <= 80
     if whose == "its own":
         assert (code, report["ok"]) == (0, True)
-        assert out.endswith("\nThe repo holds.\n")
+        assert out.endswith("\nThe repo is valid.\n")
     else:
         assert (code, report["ok"]) == (1, False)
-        assert out.endswith("\nThe repo does not hold.\n")
+        assert out.endswith("\nThe repo is not valid.\n")
 
 
 def test_signature_that_is_none_fails_alone(run: Run, car: Path) -> None:

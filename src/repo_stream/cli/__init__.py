@@ -1,18 +1,17 @@
-"""The shell command: what is in a repo, its records, and whether all of it holds.
+"""The shell command `repo-stream`.
 
     repo-stream inspect CAR      whose repo it is, its collections, the shape of its tree
     repo-stream ls CAR           keys and CIDs
     repo-stream get CAR KEY      one record
     repo-stream export CAR       records, as JSON lines or Parquet
     repo-stream order CAR OUT    the same CAR in streamable order
-    repo-stream verify CAR       every check, as one report
+    repo-stream verify CAR       a report on every check
 
-`CAR` is a file, or `-` for standard input. It uses the public names of the package only. What it
-shows of a repo was written by strangers, so nothing of it reaches a terminal but printable
-characters.
+`CAR` is a file, or `-` for standard input. The command uses the public names of the package only.
+Strangers write what is in a repo, so only printable characters of it are written to a terminal.
 
-Exit codes: 0, 1 for a repo that cannot be read or does not hold, 2 for wrong usage, and what a
-shell says of a command that was interrupted (130) or whose reader went away (141).
+Exit codes: 0, 1 if the repo cannot be read or is not valid, 2 for wrong usage, and those of shells
+for a command that was interrupted (130) or whose output nobody reads any more (141).
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ from repo_stream.cli.interrupts import INTERRUPTED, interruptible
 from repo_stream.cli.options import PROGRAM, parse
 from repo_stream.cli.output import OutputError, drop_output
 from repo_stream.cli.screen import explained, one_line
+from repo_stream.cli.slowness import explain_slowness
 
 __all__ = ["main"]
 
@@ -44,17 +44,17 @@ _NO_READER: Final = 128 + 13  # SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says.
+    """Run the command.
 
     Args:
-        arguments: the arguments; those of the process, unless given.
+        arguments: its arguments; `None` for those of the process.
 
     Returns:
         The exit code.
     """
     options = parse(arguments)
     try:
-        return anyio.run(_run, options)
+        code = anyio.run(_run, options)
     except KeyboardInterrupt:  # before the command began
         return INTERRUPTED
     except OutputError as error:
@@ -65,10 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MissingExtra, UnsupportedKey) as error:
         return _complain(str(error), _WRONG_USAGE)
     except RepoStreamError as error:
-        hint = "; to go on without such records: --skip-bad" if _can_skip(options, error) else ""
+        hint = "; to leave out such records: --skip-bad" if _can_skip(options, error) else ""
         return _complain(f"{options.car}: {explained(error)}{hint}")
     except OSError as error:
         return _complain(f"{error.filename or options.car}: {error.strerror or error}")
+    if code != INTERRUPTED:
+        explain_slowness(options)
+    return code
 
 
 async def _run(options: argparse.Namespace) -> int:
@@ -83,7 +86,7 @@ async def _run(options: argparse.Namespace) -> int:
 
 
 def _can_skip(options: argparse.Namespace, error: RepoStreamError) -> bool:
-    """Whether the command could have gone past this error, had it been told to."""
+    """Return whether the command has an option to leave out the record with this error."""
     of_a_record = isinstance(error, (MissingBlock, ProcessError)) and error.key is not None
     return of_a_record and "skip_bad" in options
 

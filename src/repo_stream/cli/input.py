@@ -1,4 +1,4 @@
-"""Where a CAR comes from: a file, or standard input."""
+"""The CAR that the command line names: a file, or standard input."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _STANDARD_INPUT: Final = "-"
 
 
 class Input:
-    """Standard input, or what else is no regular file, as an async source."""
+    """Standard input, or a file that is not a regular one, as an async source."""
 
     def __init__(self, file: io.FileIO) -> None:
         mode = os.fstat(file.fileno()).st_mode
         self._file = file
-        # A thread that waits for a pipe could not be interrupted.
+        # A thread that waits for a pipe cannot be interrupted.
         self._waits = os.name == "posix" and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode))
 
     async def read(self, n: int) -> bytes:
-        """Give up to `n` bytes; none means the end."""
+        """Read up to `n` bytes; none means the end."""
         if self._waits:
             await anyio.wait_readable(self._file)
             return self._file.read(n) or b""
@@ -37,7 +37,7 @@ class Input:
 
 
 def size_of_file(car: str) -> int | None:
-    """Return how many bytes a regular file has; `None` if the command line names anything else."""
+    """Return the size of the CAR in bytes; `None` if it is not a regular file."""
     if car == _STANDARD_INPUT:
         return None
     status = Path(car).stat()
@@ -45,7 +45,7 @@ def size_of_file(car: str) -> int | None:
 
 
 def is_input(car: str, path: str) -> bool:
-    """Whether a path leads to the very file that the command line names as its CAR."""
+    """Return whether a path is that of the CAR itself."""
     try:
         return _is_input(car, Path(path).stat())
     except OSError:
@@ -53,7 +53,7 @@ def is_input(car: str, path: str) -> bool:
 
 
 def is_standard_output(car: str) -> bool:
-    """Whether standard output goes to the very file that the command line names as its CAR."""
+    """Return whether standard output goes to the CAR itself."""
     try:
         return _is_input(car, os.fstat(1))
     except OSError:
@@ -66,13 +66,13 @@ def _is_input(car: str, target: os.stat_result) -> bool:
 
 
 def open_input(car: str) -> io.FileIO:
-    """Open what the command line names.
+    """Open the CAR.
 
     Raises:
-        OSError: where it cannot be opened.
+        OSError: if it cannot be opened, or is standard input from a terminal.
     """
     if car != _STANDARD_INPUT:
-        with at_once():  # it waits, where it is a pipe that nobody writes to yet
+        with at_once():  # a pipe that nobody writes to yet has to be waited for
             return io.FileIO(car)
     if sys.stdin is not None and sys.stdin.isatty():
         raise OSError(0, "is a terminal; pipe a CAR into it", "standard input")

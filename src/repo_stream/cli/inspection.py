@@ -1,4 +1,4 @@
-"""`inspect`: whose repo it is, what is in it, and the shape of its tree."""
+"""`inspect`: whose repo it is, its collections, and the shape of its tree."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from repo_stream.cli.screen import facts, name_of, one_line, table
 __all__ = ["inspect"]
 
 _TID_ALPHABET: Final = "234567abcdefghijklmnopqrstuvwxyz"
-# Collections that are named: a stranger's repo can have one for each record.
+# The most collections to name: a stranger's repo can have one for each record.
 _MOST_NAMED: Final = 200
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def inspect(options: argparse.Namespace) -> int:
-    """Walk the whole repo and show what it is."""
+    """Walk the whole repo and show what is in it."""
     async with opened(options, len, check_first=False) as car:
         repo = car.repo
         findings = Findings(repo.commit, repo.order)
@@ -41,12 +41,12 @@ async def inspect(options: argparse.Namespace) -> int:
     return 0
 
 
-# --- What is found out --------------------------------------------------------------------------
+# --- What is counted ----------------------------------------------------------------------------
 
 
 @dataclass
 class Tally:
-    """Records and their bytes."""
+    """The number of records and their sizes, in bytes."""
 
     records: int = 0
     size: int = 0
@@ -59,7 +59,7 @@ class Tally:
         self.largest = max(self.largest, size)
 
     def include(self, other: Tally) -> None:
-        """Count all that another one counted."""
+        """Add another tally to this one."""
         self.records += other.records
         self.size += other.size
         self.largest = max(self.largest, other.largest)
@@ -68,11 +68,11 @@ class Tally:
 class Collections:
     """A tally for each of the largest collections, and one for all others together.
 
-    A walk in key order is through with a collection when the next one begins, so that no more
-    tallies are held than will be shown.
+    A walk in key order has finished a collection when the next one begins, so there are never more
+    tallies than will be shown.
 
     Attributes:
-        others: what is in the collections that are not named.
+        others: the tally of the collections that are not named.
         other_names: how many those are.
     """
 
@@ -87,7 +87,7 @@ class Collections:
     def add(self, key: str, size: int) -> None:
         """Count a record."""
         name = key.partition("/")[0] if "/" in key else ""
-        if not name:  # such keys do not stand together
+        if not name:  # such keys do not follow each other
             self._nameless.add(size)
             return
         if name != self._name:
@@ -96,19 +96,19 @@ class Collections:
         self._tally.add(size)
 
     def close(self) -> None:
-        """Be through with a collection."""
+        """Finish the present collection."""
         if not self._name:
             return
-        entry = (self._tally.records, self._tally.size, self._name, self._tally)
+        ranked = (self._tally.records, self._tally.size, self._name, self._tally)
         self._name = ""
         if len(self._named) < _MOST_NAMED:
-            heappush(self._named, entry)
+            heappush(self._named, ranked)
             return
-        self.others.include(heappushpop(self._named, entry)[-1])
+        self.others.include(heappushpop(self._named, ranked)[-1])
         self.other_names += 1
 
     def named(self) -> list[tuple[str, Tally]]:
-        """Give the largest ones, by name."""
+        """Return the largest collections, sorted by name."""
         nameless = [("", self._nameless)] if self._nameless.records else []
         return nameless + sorted((name, tally) for *_, name, tally in self._named)
 
@@ -119,9 +119,9 @@ class Layer:
 
     Attributes:
         nodes: how many there are.
-        entries: how many keys they have in all.
-        most: how many the largest has.
-        here: how many the node has that the walk is in; `None` where it is in none.
+        entries: how many entries they have together.
+        most: how many entries the largest node has.
+        here: how many entries of the present node have been walked; `None` if there is none.
     """
 
     nodes: int = 0
@@ -132,18 +132,18 @@ class Layer:
 
 @dataclass
 class Shape:
-    """The shape of a tree, from its keys alone: which nodes there are follows from their depths.
+    """The shape of a tree, computed from the depths of its keys alone.
 
-    A node at some depth holds the keys of that depth between two neighbours that hang higher, and
-    is there, even without a key, where anything hangs between them.
+    A node has the keys of its depth between two neighbouring keys of greater depth. It exists, even
+    without keys, if there is any key of less depth between them.
     """
 
     layers: list[Layer] = field(default_factory=list[Layer])
 
     def add(self, key: str) -> None:
-        """Take the next key."""
+        """Count the next key."""
         depth = key_depth(key.encode())
-        # All that came before hangs below the first node of each new layer.
+        # All keys before this one are below the first node of each new layer.
         below = bool(self.layers)
         while len(self.layers) <= depth:
             self.layers.append(Layer(nodes=1, here=0) if below else Layer())
@@ -160,13 +160,13 @@ class Shape:
 
     @property
     def nodes(self) -> int:
-        """How many nodes the tree has; an empty repo has one."""
+        """The number of nodes in the tree; an empty repo has one."""
         return sum(layer.nodes for layer in self.layers) or 1
 
 
 @dataclass
 class Findings:
-    """What a walk found out."""
+    """What there is to show about a repo."""
 
     commit: Commit
     order: BlockOrder
@@ -178,7 +178,7 @@ class Findings:
     shape: Shape = field(default_factory=Shape)
 
     def add(self, key: str, size: int) -> None:
-        """Take the next record."""
+        """Count the next record."""
         self.collections.add(key, size)
         self.total.add(size)
         self.shape.add(key)
@@ -226,7 +226,7 @@ def _rows(collections: Collections) -> Iterable[tuple[str, ...]]:
 
 
 def _moment(tid: str) -> datetime:
-    """Say when a TID was made: microseconds since 1970 in 53 bits, and 10 of a clock's number."""
+    """Return the time in a TID: 53 bits of microseconds since 1970, before 10 of a clock ID."""
     number = 0
     for char in tid:
         number = number * 32 + _TID_ALPHABET.index(char)

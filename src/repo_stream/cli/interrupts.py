@@ -1,4 +1,4 @@
-"""Ctrl-C: the first one ends the command in good order, and no further one disturbs that."""
+"""Ctrl-C: the first one cancels the command, and further ones do not disturb its clean-up."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ import anyio
 
 __all__ = ["INTERRUPTED", "at_once", "interruptible"]
 
-INTERRUPTED: Final = 128 + 2  # as a shell says it of SIGINT
+INTERRUPTED: Final = 128 + 2  # as shells report SIGINT
 
-# Who presses it again after so many seconds waits for something that does not end.
+# Ctrl-C after so many seconds more ends the process: the clean-up seems to hang.
 _PATIENCE: Final = 1.0
 
 
 class _Handler:
-    """What the system calls on Ctrl-C, instead of asyncio's: a second one would raise anywhere."""
+    """The handler of Ctrl-C. With asyncio's own, the second Ctrl-C would raise in any place."""
 
     def __init__(self, scope: anyio.CancelScope) -> None:
         self._loop = asyncio.get_running_loop()
@@ -45,7 +45,7 @@ class _Handler:
 
     @contextmanager
     def raising(self) -> Generator[None]:
-        """Raise in here, also for what came before: nothing in here lets the loop act on it."""
+        """Raise `KeyboardInterrupt` in this block, and now if Ctrl-C was pressed before it."""
         self._raises = True
         try:
             if self._pressed is not None:
@@ -57,7 +57,7 @@ class _Handler:
 
 @contextmanager
 def interruptible() -> Generator[anyio.CancelScope]:
-    """Have Ctrl-C cancel what runs in here, unless who started the command turned it off."""
+    """Cancel this block on Ctrl-C, unless the signal is ignored, as by `nohup`."""
     with anyio.CancelScope() as scope:
         before = signal.getsignal(signal.SIGINT)
         if not callable(before) or threading.current_thread() is not threading.main_thread():
@@ -73,11 +73,11 @@ def interruptible() -> Generator[anyio.CancelScope]:
 
 @contextmanager
 def _waking(loop: asyncio.AbstractEventLoop) -> Generator[None]:
-    """Have every signal wake the event loop: as it falls asleep, it would sleep on without.
+    """Wake the event loop on every signal, or one that comes just before it waits goes unnoticed.
 
-    What the loop has for signals does so, too, and meanwhile puts handlers of its own in place.
+    `loop.add_signal_handler` would do so, too, but replaces the handler.
     """
-    if sys.platform == "win32":  # where the loop does it
+    if sys.platform == "win32":  # the loop does it
         yield
         return
     hears, tells = socket.socketpair()
@@ -95,7 +95,7 @@ def _waking(loop: asyncio.AbstractEventLoop) -> Generator[None]:
 
 @contextmanager
 def at_once() -> Generator[None]:
-    """Have Ctrl-C raise `KeyboardInterrupt`: for calls that wait and hold up the event loop."""
+    """Raise `KeyboardInterrupt` in this block on Ctrl-C: for calls that block the event loop."""
     handler = signal.getsignal(signal.SIGINT)
     if not isinstance(handler, _Handler):
         yield

@@ -1,4 +1,4 @@
-"""A repo as the command line asks for it: input, limit, disk and progress put together."""
+"""The repo that the command line names, opened with its options, and with a progress bar."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ __all__ = ["Opened", "opened", "ordered"]
 
 T = TypeVar("T")
 
-# Keys are short. A record can have 2 MiB, so that few of them are held at once.
+# How many to take at a time. Keys are short, but a record can have 2 MiB.
 _KEYS: Final = 512
 _RECORDS: Final = 32
 
 
 @dataclass(frozen=True)
 class Opened(Generic[T]):
-    """An open repo, and what is known about the way it went.
+    """An open repo with its progress bar.
 
     Attributes:
         repo: the repo.
-        meter: shows the progress; close it before something else is shown.
+        meter: shows the progress; close it before anything else is written to the terminal.
     """
 
     repo: Repo[T]
@@ -48,15 +48,16 @@ class Opened(Generic[T]):
 
     @property
     def way(self) -> str:
-        """Where the repo has been so far, in words."""
-        limit = f"limit {self._options.mem_limit_mb:g} MiB"
+        """Whether the repo was walked in memory or on disk, in words."""
+        limit = f"{self._options.mem_limit_mb:g} MiB"
         if not self.repo.spilled:
-            return f"in memory ({limit})"
-        disk = self._options.disk
-        place = "a temporary file" if disk is None else one_line(disk)
+            return f"in memory (limit {limit})"
         if self._in_place:
-            place = "its own file"
-        return f"through the disk (memory {limit}): {place}"
+            file = "its own file"
+        else:
+            disk = self._options.disk
+            file = "a temporary file" if disk is None else one_line(disk)
+        return f"on disk (memory limit {limit}), in {file}"
 
     async def keys(self) -> AsyncGenerator[list[tuple[str, Cid]]]:
         """Walk the repo without its records."""
@@ -79,13 +80,13 @@ async def opened(
     on_error: Literal["raise", "skip"] = "raise",
     check_first: bool = True,
 ) -> AsyncGenerator[Opened[T]]:
-    """Open the repo that the command line names, showing how far it is.
+    """Open the repo that the command line names, and show the progress of reading it.
 
     Args:
         options: the command line.
-        processor: what to make of records.
-        on_error: what to do about a bad one.
-        check_first: read and check the whole file before anything comes out.
+        processor: called for each record.
+        on_error: what to do about records that are missing or not valid.
+        check_first: read and check the whole file before the first record.
 
     Raises:
         OSError: if it cannot be opened.
@@ -112,11 +113,11 @@ async def opened(
 
 @asynccontextmanager
 async def ordered(options: argparse.Namespace) -> AsyncGenerator[OrderedCar]:
-    """Have the CAR that the command line names in streamable order, showing how far it is.
+    """Open the CAR that the command line names, to be written in streamable order.
 
     Raises:
-        OSError: where it cannot be opened.
-        RepoStreamError: where it cannot be read.
+        OSError: if it cannot be opened.
+        RepoStreamError: if it cannot be read.
     """
     async with (
         _input(options) as (source, meter),
@@ -133,7 +134,7 @@ async def ordered(options: argparse.Namespace) -> AsyncGenerator[OrderedCar]:
 
 @asynccontextmanager
 async def _input(options: argparse.Namespace) -> AsyncGenerator[tuple[Source, Meter]]:
-    """Open what the command line names: a regular file by its path, anything else here."""
+    """Return the source that the command line names: a regular file as a path, else a file."""
     meter = Meter(shown=not options.quiet)
     try:
         size = size_of_file(options.car)

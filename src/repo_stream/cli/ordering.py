@@ -1,4 +1,4 @@
-"""`order`: a CAR in streamable order."""
+"""`order`: the same CAR in streamable order."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _STANDARD_OUTPUT: Final = "-"
 
 
 async def order(options: argparse.Namespace) -> int:
-    """Write the CAR anew, and say what became of its blocks."""
+    """Write the CAR in streamable order, and report how many blocks were written and dropped."""
     path: str | None = None if options.output == _STANDARD_OUTPUT else options.output
     if path is None and is_terminal():
-        options.usage("a CAR is not for a terminal: give a file, or a pipe")
+        options.usage("a CAR cannot be shown on a terminal: name a file, or use a pipe")
     if path is None and is_standard_output(options.car):
         options.usage(f"standard output is the CAR itself: {options.car}")
     async with ordered(options) as car:

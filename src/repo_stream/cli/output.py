@@ -1,4 +1,4 @@
-"""Where output goes: written as it comes, and given up quietly when nobody reads it."""
+"""Output: written at once, to standard output or a file, and dropped if nobody reads it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = [
 
 
 class OutputError(Exception):
-    """What was to be said could not be written.
+    """The output could not be written.
 
     Attributes:
-        cause: why.
+        cause: the error of the system.
     """
 
     def __init__(self, name: str, cause: OSError) -> None:
@@ -36,12 +36,12 @@ class OutputError(Exception):
 
 
 def is_terminal() -> bool:
-    """Whether a person looks at the output."""
+    """Return whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def put(text: str) -> None:
-    """Write text to standard output; what its encoding does not know is escaped."""
+    """Write text to standard output; characters that its encoding lacks are escaped."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     with writing_to(None):
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -49,7 +49,7 @@ def put(text: str) -> None:
 
 
 def put_json(text: str) -> None:
-    """Write JSON to standard output, which is UTF-8 whatever the locale says."""
+    """Write JSON to standard output, as UTF-8 in any locale."""
     with writing_to(None):
         sys.stdout.flush()
         sys.stdout.buffer.write(text.encode())
@@ -58,10 +58,13 @@ def put_json(text: str) -> None:
 
 @contextmanager
 def destination(path: str | None) -> Generator[IO[bytes]]:
-    """Open a file to write, or standard output; a file is there only once it is whole.
+    """Open a file to write to; it appears under its name only when it is complete.
+
+    Args:
+        path: the file; `None` for standard output.
 
     Raises:
-        OutputError: where it cannot be written.
+        OutputError: if it cannot be written.
     """
     if path is None:
         with writing_to(None):
@@ -71,16 +74,16 @@ def destination(path: str | None) -> Generator[IO[bytes]]:
             sys.stdout.buffer.flush()
         return
     target = Path(path)
-    if target.exists() and not target.is_file():  # a device or a pipe: written as it is
+    if target.exists() and not target.is_file():  # a device or a pipe
         with writing_to(path):
             file = target.open("wb")
         with _closing(file, path):
             yield file
         return
-    target = Path(os.path.realpath(path))  # a link stays one
+    target = Path(os.path.realpath(path))  # keep a link, and replace what it leads to
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    with _saying(path):  # and no Ctrl-C between the file and what deletes it again
-        file = part.open("xb")  # never somebody else's file, nor what a link leads to
+    with _naming(path):  # without `at_once`: a Ctrl-C here would leave the file behind
+        file = part.open("xb")  # fails if anything has that name
     try:
         with _closing(file, path):
             yield file
@@ -93,26 +96,26 @@ def destination(path: str | None) -> Generator[IO[bytes]]:
 
 @contextmanager
 def _closing(file: io.BufferedWriter, path: str) -> Generator[None]:
-    """Close a file at the end; after an error what has not been written of it is dropped."""
+    """Close a file at the end; after an error, without writing what is left in its buffer."""
     try:
         yield
         with writing_to(path):
             file.close()
     except BaseException:
-        file.raw.close()  # `file.close()` would try to write it, and wait or fail once more
+        file.raw.close()  # `file.close()` would write the rest, and could wait or fail again
         raise
 
 
 @contextmanager
 def writing_to(path: str | None) -> Generator[None]:
-    """Write, saying where it was if that fails; Ctrl-C ends it."""
-    with _saying(path), at_once():
+    """Raise `OutputError` if this block fails to write, and `KeyboardInterrupt` on Ctrl-C."""
+    with _naming(path), at_once():
         yield
 
 
 @contextmanager
-def _saying(path: str | None) -> Generator[None]:
-    """Say where it was, if writing fails."""
+def _naming(path: str | None) -> Generator[None]:
+    """Raise `OutputError`, which names the file, if this block fails to write."""
     try:
         yield
     except OSError as error:
@@ -120,10 +123,10 @@ def _saying(path: str | None) -> Generator[None]:
 
 
 def drop_output() -> None:
-    """Let what could not be written go nowhere, so that the interpreter does not try again."""
+    """Drop what could not be written, so that the interpreter does not try to at its exit."""
     try:
         output = sys.stdout.fileno()
-    except OSError:  # no file, as in a test
+    except OSError:  # not a file, as in a test
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:

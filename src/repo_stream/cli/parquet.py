@@ -1,4 +1,4 @@
-"""Records as a Parquet file, by `pyarrow`, which is an extra."""
+"""Records as a Parquet file, written by `pyarrow`, which is an extra."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Parquet", "parquet", "pyarrow_and_parquet"]
 
-# A row group is held as a whole, and written as a whole.
+# The most records and characters in a row group, which is kept in memory until it is written.
 _GROUP_ROWS: Final = 8192
 _GROUP_CHARACTERS: Final = 2 * 1024 * 1024
 
 
 class Parquet:
-    """Gathers records until they make a row group, and writes it.
+    """Collects records until there are enough for a row group, and writes it.
 
     Args:
         pyarrow: the package.
-        writer: its `ParquetWriter`.
-        path: where it writes; `None` for standard output.
+        writer: a `ParquetWriter`.
+        path: the file that it writes to; `None` for standard output.
     """
 
-    # Any: pyarrow has no types.
-    def __init__(self, pyarrow: Any, writer: Any, path: str | None) -> None:  # noqa: ANN401
+    def __init__(self, pyarrow: Any, writer: Any, path: str | None) -> None:  # noqa: ANN401 - pyarrow has no types
         self._pyarrow = pyarrow
         self._writer = writer
         self._path = path
@@ -39,7 +38,7 @@ class Parquet:
         self._characters = 0
 
     def write(self, chunk: Sequence[Output[str]]) -> None:
-        """Take the next records."""
+        """Write the next records."""
         for output in chunk:
             self._rows.append(output)
             self._characters += len(output.value)
@@ -47,7 +46,7 @@ class Parquet:
                 self.flush()
 
     def flush(self) -> None:
-        """Write what has been gathered."""
+        """Write the records that have been collected."""
         if not self._rows:
             return
         columns = {
@@ -60,35 +59,35 @@ class Parquet:
         self._rows, self._characters = [], 0
 
 
-class _UntilGivenUp(io.RawIOBase):
-    """A file until a write to it fails, and then nothing: pyarrow writes on.
+class _UntilItFails(io.RawIOBase):
+    """A file until a write to it fails; from then on, writes are dropped.
 
-    A Ctrl-C that has ended one write would not end the next.
+    After an error, pyarrow still writes the end of the file, and could block again on a full pipe.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__()
         self._file = file
-        self.given_up = False
+        self.failed = False
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Buffer, /) -> int:
-        if self.given_up:
+        if self.failed:
             return memoryview(data).nbytes
         try:
             return self._file.write(data)
         except BaseException:
-            self.given_up = True
+            self.failed = True
             raise
 
 
 def pyarrow_and_parquet() -> tuple[Any, Any]:  # Any: pyarrow has no types
-    """Import the package and its room for Parquet.
+    """Import `pyarrow` and `pyarrow.parquet`.
 
     Raises:
-        MissingExtra: where `pyarrow` is not installed.
+        MissingExtra: if `pyarrow` is not installed.
     """
     try:
         return import_module("pyarrow"), import_module("pyarrow.parquet")
@@ -100,14 +99,18 @@ def pyarrow_and_parquet() -> tuple[Any, Any]:  # Any: pyarrow has no types
 
 @contextmanager
 def parquet(file: IO[bytes], path: str | None) -> Generator[Parquet]:
-    """Write a Parquet file of three columns of text: `key`, `cid`, and `value` as DAG-JSON.
+    """Write a Parquet file with three columns of text: `key`, `cid`, and `value` as DAG-JSON.
+
+    Args:
+        file: the file.
+        path: its path, for errors; `None` for standard output.
 
     Raises:
-        MissingExtra: where `pyarrow` is not installed.
+        MissingExtra: if `pyarrow` is not installed.
     """
     pyarrow, pyarrow_parquet = pyarrow_and_parquet()
     schema = pyarrow.schema([(name, pyarrow.string()) for name in ("key", "cid", "value")])
-    output = _UntilGivenUp(file)
+    output = _UntilItFails(file)
     with writing_to(path):
         writer = pyarrow_parquet.ParquetWriter(output, schema, compression="zstd")
     sink = Parquet(pyarrow, writer, path)
@@ -117,8 +120,8 @@ def parquet(file: IO[bytes], path: str | None) -> Generator[Parquet]:
         with writing_to(path):
             writer.close()
     except BaseException:
-        # It would write its end when it is collected, to a file closed by then, or to nobody.
-        output.given_up = True
+        # The writer writes the end of the file when it is closed or collected.
+        output.failed = True
         if path is None:
             drop_output()
         with suppress(Exception):

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal's standard error, by `rich` where it is installed."""
+"""A progress bar on standard error, if that is a terminal and `rich` is installed."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Meter"]
 
-# Most repos are read before a bar would have been seen.
+# How long to wait before the bar is shown, in seconds: most repos are read sooner.
 _PATIENCE: Final = 0.25
-# How often it looks how far the reading is.
+# How often the bar is updated, in seconds.
 _PERIOD: Final = 0.1
 
 
 class Meter:
-    """Shows how far the command has come, once it has taken a moment, and leaves no trace.
+    """Shows the progress of a command that takes a while, and removes the bar at the end.
 
     Args:
-        shown: whether to show anything; without a terminal on standard error nothing is.
+        shown: whether to show it. It is never shown if standard error is not a terminal.
     """
 
     def __init__(self, *, shown: bool) -> None:
@@ -37,7 +37,7 @@ class Meter:
 
     @asynccontextmanager
     async def following(self, taken: Callable[[], int]) -> AsyncGenerator[None]:
-        """Show from time to time how many bytes have been read, if anything is to be shown."""
+        """Update the bar during this block with how many bytes have been read."""
         if self._from == float("inf"):
             yield
             return
@@ -55,32 +55,32 @@ class Meter:
             except anyio.get_cancelled_exc_class():
                 raise
             except BaseException as error:  # noqa: BLE001 - raised again below
-                # Out of the task group's reach, which would wrap it.
+                # Raised outside the task group, which would wrap it.
                 failure = error
             tasks.cancel_scope.cancel()
         if failure is not None:
             raise failure
 
     def expect(self, total: int | None) -> None:
-        """Say how many bytes there are, where it is known."""
+        """Set how many bytes there are; `None` if that is not known."""
         self._total = total
 
     def read(self, taken: int) -> None:
-        """Say how many bytes have been read so far."""
+        """Set how many bytes have been read so far."""
         self._taken = taken
         if bar := self._shown():
             progress, task = bar
             progress.update(task, completed=taken)
 
     def walked(self, more: int) -> None:
-        """Say how many more records have been walked."""
+        """Add to the number of records that have been walked."""
         self._records += more
         if bar := self._shown():
             progress, task = bar
             progress.update(task, doing="Walking", records=f"{self._records:,} records")
 
     def close(self) -> None:
-        """Wipe the bar away, before the terminal is needed for something else."""
+        """Remove the bar, so that the terminal can be used for something else."""
         self._from = float("inf")
         if self._bar is not None:
             self._bar[0].stop()

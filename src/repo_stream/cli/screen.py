@@ -1,4 +1,4 @@
-"""How things look: what strangers wrote made harmless, figures, tables of 80 columns."""
+"""Text for terminals: no control characters, one line where one is due, tables of 80 columns."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ WIDTH: Final = 80
 
 
 def one_line(text: str) -> str:
-    """Make a text printable, and a single line."""
+    """Return a text as one line, with everything escaped that is not printable."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def shown_key(key: str) -> str:
-    r"""Show a key so that no two look alike: what cannot be printed is escaped, and so is a `\`."""
+    r"""Return a key as one printable line, different for different keys: a `\` is escaped, too."""
     return one_line(key.replace("\\", "\\\\"))
 
 
 def explained(error: RepoStreamError) -> str:
-    """Say what is wrong, and what to do about it with this command instead of a program."""
+    """Return the message of an error, with advice for the command line instead of for programs."""
     match error:
         case LimitExceeded(where=where, actual=actual, limit=limit, maximum=maximum):
             return (
@@ -43,33 +43,28 @@ def explained(error: RepoStreamError) -> str:
                 f"if you trust the source, raise it: --limit {limit}=N"
             )
         case ProcessError(key=str(key), cid=cid) if error.__cause__ is not None:
-            return (
-                f"record {key!r} ({cid}): {error.__cause__}"  # nobody at a shell gave a processor
-            )
+            return f"record {key!r} ({cid}): {error.__cause__}"  # processors are for programs
         case MaxSizeExceeded(max_stored_mb=limit):
-            return f"the repo needs more than the {limit:,} MiB that this command puts on disk"
+            return f"the repo needs more than the {limit:,} MiB that this command may put on disk"
         case _:
             return str(error)
 
 
 def harmless_json(text: str) -> str:
-    """Write characters that a terminal could obey as the escapes of JSON, which mean the same."""
+    """Return JSON with everything escaped that is not printable, which means the same."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
 
 
 def name_of(collection: str) -> str:
-    """Show the name of a collection in ASCII, as all that the specification allows are.
-
-    What is longer than a line is cut.
-    """
+    """Return the name of a collection in ASCII, as valid names are, and at most a line long."""
     name = ascii(collection)[1:-1] if collection else "(none)"
     return name if len(name) <= WIDTH else f"{name[: WIDTH - 3]}..."
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> Iterable[str]:
-    """Lay out names and what they stand for, one a line."""
+    """Return lines of a name and a value each, in two columns."""
     named = list(pairs)
     room = max(len(name) for name, _ in named)
     for name, fact in named:
@@ -79,7 +74,7 @@ def facts(pairs: Iterable[tuple[str, str]]) -> Iterable[str]:
 def table(
     head: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[str] | None = None
 ) -> Iterable[str]:
-    """Lay out a name and its figures; a name that is too long gets a line of its own."""
+    """Return the lines of a table of names and figures; names that are too long get their own."""
     everything = [head, *rows, *([total] if total else [])]
     widths = [max(map(len, column)) for column in zip(*everything, strict=True)]
     figures = sum(widths[1:]) + 2 * (len(widths) - 1)

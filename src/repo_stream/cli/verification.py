@@ -1,4 +1,4 @@
-"""`verify`: every check that there is, and one report on all of them."""
+"""`verify`: every check that the library has, and a report on them."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ __all__ = ["verify"]
 Name = Literal["car", "blocks", "commit", "signature", "tree", "records"]
 
 _CHECKS: Final[dict[Name, str]] = {
-    "car": "the file is a whole CARv1",
-    "blocks": "every block has the hash that its CID claims",
-    "commit": "the commit is there, complete and canonical",
-    "signature": "the account's key signed the commit",
-    "tree": "every node is canonical, whole and where it belongs",
-    "records": "every record is there and canonical DAG-CBOR",
+    "car": "the file is a complete CARv1",
+    "blocks": "every block has the hash in its CID",
+    "commit": "the commit is complete and canonical",
+    "signature": "the commit is signed with the account's key",
+    "tree": "every node is canonical and in its place",
+    "records": "every record is present and canonical DAG-CBOR",
 }
-# Bad records that are named; the others are counted.
+# The most bad records to name; the others are counted.
 _MOST_SHOWN: Final = 20
-_BOUNDS_OF_FILES: Final = {"header_bytes", "block_bytes", "car_bytes", "blocks"}
+_LIMITS_OF_FILES: Final = {"header_bytes", "block_bytes", "car_bytes", "blocks"}
 
 
 @dataclass
@@ -49,19 +49,19 @@ class Check:
     """One line of the report.
 
     Attributes:
-        status: `"not made"` where the repo ended before, or nobody asked.
-        note: what is to be said beyond the status.
+        status: `"skipped"` if a check before it failed, or there was no key to check with.
+        note: details.
         error: why it failed.
     """
 
-    status: Literal["ok", "FAILED", "not made"] = "not made"
+    status: Literal["ok", "FAILED", "skipped"] = "skipped"
     note: str = ""
     error: RepoStreamError | None = None
 
 
 @dataclass
 class Report:
-    """What the checks came to."""
+    """The results of all checks."""
 
     commit: Commit | None = None
     records: int = 0
@@ -72,26 +72,26 @@ class Report:
     checks: dict[Name, Check] = field(default_factory=lambda: {name: Check() for name in _CHECKS})
 
     @property
-    def holds(self) -> bool:
+    def valid(self) -> bool:
         """Whether no check failed."""
         return all(check.status != "FAILED" for check in self.checks.values())
 
     def passed(self, *names: Name, note: str = "") -> None:
-        """Take down that these checks were made, and held."""
+        """Note that these checks passed, unless they have a status already."""
         for name in names:
-            if self.checks[name].status == "not made":
+            if self.checks[name].status == "skipped":
                 self.checks[name] = Check("ok", note)
 
     def failed(self, error: RepoStreamError) -> None:
-        """Take down a failure, and what must have been in order for it to be found."""
+        """Note a failed check, and the checks that must have passed before it."""
         name = _check_of(error)
-        if isinstance(error, MissingCommit):  # nobody knows before the file is over
+        if isinstance(error, MissingCommit):  # raised at the end of the file
             self.passed("car", "blocks")
         self.checks[name] = Check("FAILED", explained(error), error)
 
 
 async def verify(options: argparse.Namespace) -> int:
-    """Make every check; give 0 only where none failed."""
+    """Make every check; return 0 if none failed, else 1."""
     report = Report()
     try:
         async with opened(options, _check, on_error="skip") as car:
@@ -102,24 +102,24 @@ async def verify(options: argparse.Namespace) -> int:
             _check_signature(report, options.key)
             await _check_records(report, car)
     except UnsupportedKey:
-        raise  # it says nothing of the repo
+        raise  # wrong usage
     except (CarError, CommitError, NodeError, LimitExceeded, MissingBlock, ProcessError) as error:
         report.failed(error)
     if options.json:
         put_json(json.dumps(_as_json(report), indent=2) + "\n")
     else:
         put(_as_text(report))
-    return 0 if report.holds else 1
+    return 0 if report.valid else 1
 
 
 def _check(block: bytes) -> None:
-    record(block)  # and nothing of it is kept
+    record(block)  # only for the errors that it raises
 
 
 def _check_signature(report: Report, did_key: str | None) -> None:
     assert report.commit is not None  # noqa: S101 - for the type checkers
     if did_key is None:
-        report.checks["signature"].note = "give the account's key: --key did:key:..."
+        report.checks["signature"].note = "pass the account's key with --key did:key:..."
         return
     try:
         report.commit.verify_signature(did_key)
@@ -135,7 +135,7 @@ async def _check_records(report: Report, car: Opened[None]) -> None:
     report.passed("tree")
     problems = car.repo.problems
     if not problems:
-        report.passed("records", note=f"{report.records:,} of them")
+        report.passed("records", note=f"{report.records:,} records")
         return
     report.bad = car.repo.problem_count
     report.records += report.bad
@@ -154,7 +154,7 @@ def _check_of(error: RepoStreamError) -> Name:
             return "signature"
         case CommitError():
             return "commit"
-        case LimitExceeded() if error.limit in _BOUNDS_OF_FILES:
+        case LimitExceeded() if error.limit in _LIMITS_OF_FILES:
             return "car"
         case ProcessError():
             return "records"
@@ -178,9 +178,9 @@ def _as_text(report: Report) -> str:
             lines += _wrapped(f"- {one_line(explained(error))}", WIDTH, "  ")
         if report.bad > len(report.problems):
             lines.append(f"- and {report.bad - len(report.problems):,} more")
-    verdict = "The repo holds." if report.holds else "The repo does not hold."
-    if report.holds and report.checks["signature"].status != "ok":
-        verdict = "The repo holds, but anybody could have made it: no signature was checked."
+    verdict = "The repo is valid." if report.valid else "The repo is not valid."
+    if report.valid and report.checks["signature"].status != "ok":
+        verdict = "The repo is valid, but anyone could have made it: no signature was checked."
     return "\n".join([*lines, "", verdict, ""])
 
 
@@ -191,7 +191,7 @@ def _wrapped(text: str, width: int, indent: str) -> list[str]:
 def _as_json(report: Report) -> dict[str, object]:
     commit = report.commit
     return {
-        "ok": report.holds,
+        "ok": report.valid,
         "did": None if commit is None else commit.did,
         "rev": None if commit is None else commit.rev,
         "commit": None if commit is None else str(commit.cid),
@@ -205,7 +205,7 @@ def _as_json(report: Report) -> dict[str, object]:
             {
                 "name": name,
                 "what": _CHECKS[name],
-                "status": {"ok": "ok", "FAILED": "failed", "not made": "skipped"}[check.status],
+                "status": check.status.lower(),
                 "error": None if check.error is None else type(check.error).__name__,
                 "message": None if check.error is None else explained(check.error),
             }
