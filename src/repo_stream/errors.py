@@ -206,35 +206,14 @@ class NotACar(CarError):
     Attributes:
         start: its first bytes, at most 160.
         looks_like: what it seems to be, in words.
+        advice: what to do about it, in words.
     """
 
-    def __init__(self, *, start: bytes) -> None:
-        looks_like, advice = _look_at(start)
+    def __init__(self, *, start: bytes, looks_like: str, advice: str) -> None:
         super().__init__(f"this is not a CAR file; it looks like {looks_like}; {advice}", offset=0)
         self.start = start
         self.looks_like = looks_like
-
-
-def _look_at(start: bytes) -> tuple[str, str]:
-    """Return what a file seems to be, and what to do about it."""
-    fetch = "check the server's response and its status, and fetch it again"
-    if start.startswith(b"\x1f\x8b"):
-        return "gzip data", "decompress it first"
-    # The last character may be cut short.
-    text = start.decode("utf-8-sig", "ignore")
-    if len(text.encode()) < len(start) - 6 or any(char in _NOT_IN_TEXT for char in text):
-        return "binary data", fetch
-    excerpt = " ".join(text.split())
-    shown = excerpt if excerpt.isprintable() else ascii(excerpt)[1:-1]
-    if excerpt.lower().startswith(("<!doctype html", "<html")):
-        kind = "an HTML page"
-    else:
-        kind = "JSON" if excerpt.startswith(("{", "[")) else "text"
-    return f"{kind} that starts with: {shown}", fetch
-
-
-# Control characters, except those in text and in the colours of terminals.
-_NOT_IN_TEXT = frozenset(map(chr, range(32))) - frozenset("\t\n\f\r\x1b")
+        self.advice = advice
 
 
 class MissingRoot(CarError):

@@ -82,8 +82,8 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
     (UnsupportedCarVersion(version=2), ["CARv2", "CARv1"]),
     (BadCarHeader("it is not a map"), ["it is not a map"]),
     (
-        NotACar(start=b"<html>Bad Gateway"),
-        ["is not a CAR file", "an HTML page", "Bad Gateway", "fetch it again"],
+        NotACar(start=b"<html>", looks_like="an HTML page", advice="fetch it again"),
+        ["is not a CAR file", "an HTML page", "fetch it again"],
     ),
     (MissingRoot(), ["root", "commit"]),
     (BadRoot(cid=CID), [CID]),

@@ -1,13 +1,25 @@
-"""CARv1, sans-IO: pieces of any size go in, blocks come out.
+"""Decode a CARv1 without doing input or output: pieces of any size go in, blocks come out.
 
 A CAR is a header and then sections, each with its length before it as a varint
 (https://ipld.io/specs/transport/car/carv1/):
 
     varint | header           varint | CID | data      varint | CID | data      ...
 
-`CarDecoder` keeps at most one unfinished section, and only once its length is known to be within
-the limits, so a length that is merely claimed costs nothing. Pieces that do not finish a section
-are only put behind each other: a file that drips in byte by byte takes time linear in its size.
+**What is kept.** `CarDecoder` returns all blocks that a piece completes, and keeps the unfinished
+section at its end. The length of a section is checked against the limits before the section is
+waited for, so a length that is merely claimed costs no memory. From then on it is known how many
+bytes are needed (`_needed`), and pieces are only collected until there are as many: a file that
+comes in byte by byte takes time linear in its size.
+
+**Fast and general.** Nearly all sections are cut by `cut_ordinary`, in one loop for the whole
+piece. It stops before anything unusual, such as a section at the end of the piece or a CID of
+another kind. `_take_section` takes that one section, or raises the error that says what is wrong
+with it, and the loop goes on.
+
+**Errors are sticky.** Blocks before an error are returned first, and every further call raises the
+error. So the same blocks and the same error come out whatever the size of the pieces.
+
+A file that is not a CAR at all is described by `file_type`.
 """
 
 from __future__ import annotations
@@ -17,6 +29,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from repo_stream._compiled import COMPILED
+from repo_stream.car.file_type import START_BYTES, is_known, not_a_car
 from repo_stream.errors import (
     BadCarHeader,
     BadSectionCid,
@@ -27,7 +40,6 @@ from repo_stream.errors import (
     InvalidCid,
     InvalidDagCbor,
     LimitExceeded,
-    NotACar,
     RepoStreamError,
     TruncatedCar,
     UnsupportedCarVersion,
@@ -42,6 +54,9 @@ __all__ = [
     "CarDecoder",
     "CarHeader",
     "Columns",
+    "cut_ordinary",
+    "parse_header",
+    "parse_header_plainly",
     "read_length",
     "section_size",
     "write_header",
@@ -55,17 +70,16 @@ Block = tuple[bytes, bytes]
 Columns = tuple[list[bytes], list[bytes]]
 
 _MAX_VARINT_BYTES = 9
-# What is no CAR is shown by so many bytes; text may begin with a mark that it is UTF-8.
-_START_BYTES = 160
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_CBOR_MAP = 5  # the major type: the upper three bits of the first byte
 
 
 @dataclass(frozen=True, slots=True)
 class CarHeader:
-    """What a CAR says about itself.
+    """The header of a CAR.
 
     Attributes:
-        roots: the CIDs that the file is about. The first is the commit; a repo has no others.
+        roots: the CIDs that the file is about. The first is that of the commit; the CAR of a repo
+            has no others.
         version: always 1.
     """
 
@@ -76,13 +90,13 @@ class CarHeader:
 class CarDecoder:
     """Decode a CARv1 that arrives in pieces.
 
-    Errors are sticky: blocks that were complete before one are returned first, then every further
-    call raises it again.
+    Errors are sticky: blocks that were complete before an error are returned first, and every
+    further call raises the error.
 
     Args:
         limits: bounds on the header, on a block, on the file and on the number of blocks.
-        verify_cids: check every block against its CID. A CID whose hash function is not known
-            cannot be checked, and its block is passed on: see `repo_stream.ipld.cid.verify`.
+        verify_cids: check every block against its CID. If the hash function of a CID is not known,
+            its block is returned unchecked: see `repo_stream.ipld.cid.verify`.
 
     Example:
         >>> from repo_stream.testing import build_car
@@ -103,7 +117,7 @@ class CarDecoder:
         self._blocks = 0
         self._header: CarHeader | None = None
         self._header_end = 0
-        self._foreign = False
+        self._is_car = True
         self._finished = False
         self._error: RepoStreamError | None = None
 
@@ -114,17 +128,17 @@ class CarDecoder:
 
     @property
     def offset(self) -> int:
-        """Bytes decoded so far: where the next section starts."""
+        """How many bytes have been decoded; the next section starts there."""
         return self._offset
 
     @property
     def blocks(self) -> int:
-        """Blocks decoded so far."""
+        """How many blocks have been decoded."""
         return self._blocks
 
     @property
     def header_end(self) -> int:
-        """Where the header ends, once it has arrived, and the first section starts, in bytes."""
+        """The offset at which the header ends and the first section starts; 0 until it arrives."""
         return self._header_end
 
     @property
@@ -134,30 +148,30 @@ class CarDecoder:
 
     @property
     def longest_section(self) -> int:
-        """The most bytes that a section may have, its length prefix apart."""
+        """The most bytes that a section may have, without its length prefix."""
         return self._limits.block_bytes
 
     @property
     def waiting(self) -> bytes:
-        """The beginning of the next section, as far as it has been fed."""
+        """The beginning of the next section, as far as it has arrived."""
         return bytes(self._waiting)
 
     def feed(self, piece: bytes | bytearray | memoryview) -> list[Block]:
-        """Take the next piece of the file and return the blocks that it completes, in order.
+        """Feed the next piece of the file; return the blocks that it completes, in order.
 
         Args:
-            piece: bytes of any number, none included.
+            piece: any number of bytes, even none.
 
         Raises:
-            CarError: where the bytes are not a CARv1; see its leaves.
-            CidMismatch: where a block is not what its CID says.
-            LimitExceeded: where a length, or the file, is over its limit.
+            CarError: if the bytes are not a CARv1; see its leaves.
+            CidMismatch: if the hash of a block is not the one in its CID.
+            LimitExceeded: if a length, the file or the number of blocks is over its limit.
         """
         cids, blocks = self.feed_columns(piece)
         return list(zip(cids, blocks, strict=True)) if cids else []
 
     def feed_columns(self, piece: bytes | bytearray | memoryview) -> Columns:
-        """Do what `feed` does, and return the CIDs of the blocks and their bytes, a list each."""
+        """Do what `feed` does; return the CIDs in one list and the bytes in another."""
         if self._error is not None:
             raise self._error
         if type(piece) is not bytes:
@@ -167,7 +181,7 @@ class CarDecoder:
         if not piece:
             return [], []
         if self._finished:
-            self._fail(CarTrailingData("bytes come after the end", offset=self._offset))
+            self._fail(CarTrailingData("bytes were fed after the end", offset=self._offset))
         limit = self._limits.car_bytes
         before = self._fed
         self._fed += len(piece)
@@ -176,16 +190,17 @@ class CarDecoder:
         error = LimitExceeded(
             limit="car_bytes", maximum=limit, actual=limit + 1, where="the CAR as a whole"
         )
-        # What is within the limit comes first, however the file was cut into pieces.
+        # Blocks within the limit come first, whatever the size of the pieces.
         return self._fail(error, self._take(piece[: limit - before]))
 
     def _take(self, piece: bytes | memoryview) -> Columns:
-        """Decode what the piece completes, and keep the rest."""
+        """Decode all that the piece completes, and keep the rest."""
         cut: Columns = [], []
         if len(self._waiting) + len(piece) < self._needed:
             self._waiting += piece
             return cut
-        # Blocks are cut out of it, and must be keys, and last when the caller's buffer changes.
+        # A copy, as blocks are cut out of it: they have to be `bytes`, and stay the same when the
+        # caller's buffer changes.
         buffer = b"".join((self._waiting, piece)) if self._waiting else bytes(piece)
         start = self._offset
         try:
@@ -199,16 +214,16 @@ class CarDecoder:
         return cut
 
     def finish(self) -> None:
-        """Say that the file is over.
+        """Tell the decoder that the file has ended.
 
         Raises:
-            TruncatedCar: where it ends anywhere but between two sections.
-            RepoStreamError: whatever an earlier call raised, again.
+            TruncatedCar: if it does not end between two sections.
+            RepoStreamError: if an earlier call raised an error; it is raised again.
         """
         if self._error is not None:
             raise self._error
-        if self._foreign:
-            self._fail(NotACar(start=bytes(self._waiting)))
+        if not self._is_car:
+            self._fail(not_a_car(bytes(self._waiting)))
         if self._header is None or self._waiting:
             length, start = read_length(bytes(self._waiting), 0, self._offset)
             need = start + length if start >= 0 else None
@@ -225,8 +240,9 @@ class CarDecoder:
         return cut
 
     def _take_header(self, buffer: bytes) -> None:
-        if buffer.startswith(_BYTE_ORDER_MARK):
-            self._take_foreign(buffer)
+        """Decode the header if all of it is there."""
+        if is_known(buffer):
+            self._refuse(buffer)
             return
         length, start = read_length(buffer, 0, 0)
         if start < 0:
@@ -242,8 +258,8 @@ class CarDecoder:
         if start == len(buffer):
             self._needed = start + 1
             return
-        if buffer[start] >> 5 != 5:  # a map, in CBOR
-            self._take_foreign(buffer)
+        if buffer[start] >> 5 != _CBOR_MAP:
+            self._refuse(buffer)
             return
         end = start + length
         self._needed = end
@@ -253,19 +269,22 @@ class CarDecoder:
         self._offset = self._header_end = end
         self._needed = 1
 
-    def _take_foreign(self, buffer: bytes) -> None:
-        """Wait for enough of what is no CAR to say what it is, however it was cut into pieces."""
-        self._foreign = True
-        self._needed = _START_BYTES
-        if len(buffer) >= _START_BYTES:
-            raise NotACar(start=buffer[:_START_BYTES])
+    def _refuse(self, buffer: bytes) -> None:
+        """Raise the error that describes a file that is not a CAR, once enough of it is there.
+
+        So the error is the same whatever the size of the pieces.
+        """
+        self._is_car = False
+        self._needed = START_BYTES
+        if len(buffer) >= START_BYTES:
+            raise not_a_car(buffer[:START_BYTES])
 
     def _take_sections(self, buffer: bytes, at: int, cut: Columns) -> None:
-        """Cut `buffer` into blocks from index `at` on."""
+        """Cut `buffer` into blocks from index `at` on, up to the section that is not all there."""
         base = self._offset - at
         limits = self._limits
         cids, blocks = cut
-        # A buffer holds no longer section, and no more of them, than it has bytes.
+        # No section is longer than the buffer, and there are no more of them than it has bytes.
         size = len(buffer)
         longest = min(limits.block_bytes, size)
         most = size if limits.blocks is None else min(limits.blocks - self._blocks, size)
@@ -286,7 +305,7 @@ class CarDecoder:
             self._blocks += len(blocks)
 
     def _take_section(self, buffer: bytes, at: int, offset: int, cut: Columns) -> int:
-        """Take one section, whatever it is; give the index after it, or -1 where it is cut off."""
+        """Take one section of any kind; return the index after it, or -1 if it is cut off."""
         size = len(buffer)
         length, start = read_length(buffer, at, offset)
         if start < 0:
@@ -303,7 +322,7 @@ class CarDecoder:
         if end > size:
             self._needed = end - at
             return -1
-        cid, data = self._odd_section(buffer, offset, start, end)
+        cid, data = self._split_section(buffer, offset, start, end)
         cids, blocks = cut
         max_blocks = self._limits.blocks
         known = self._blocks + len(blocks)
@@ -315,8 +334,8 @@ class CarDecoder:
         blocks.append(data)
         return end
 
-    def _odd_section(self, buffer: bytes, offset: int, start: int, end: int) -> Block:
-        """Tell CID and data of a section apart, whatever the CID is."""
+    def _split_section(self, buffer: bytes, offset: int, start: int, end: int) -> Block:
+        """Split a section into its CID, of any kind, and its data; check the data."""
         if start == end:
             raise EmptySection(offset=offset)
         try:
@@ -401,10 +420,18 @@ def section_size(cid: bytes, data: bytes) -> int:
 
 
 def read_length(buffer: bytes, at: int, offset: int) -> tuple[int, int]:
-    """Read the varint at `at`: its value and the index after it, or -1 where it is cut off.
+    """Read a length prefix, a varint.
+
+    Args:
+        buffer: the bytes that hold it.
+        at: the index of its first byte.
+        offset: the offset of that byte in the file, for errors.
+
+    Returns:
+        Its value, and the index after it, which is -1 if it is cut off.
 
     Raises:
-        BadVarint: where it is none; `offset` is where in the file it stands.
+        BadVarint: if it is not a minimal varint of at most nine bytes.
     """
     value = 0
     for count, byte in enumerate(buffer[at : at + _MAX_VARINT_BYTES]):
@@ -418,7 +445,9 @@ def read_length(buffer: bytes, at: int, offset: int) -> tuple[int, int]:
     return 0, -1
 
 
-# The header of nearly every repo: one root with an ordinary CID stands between these two.
+# --- The header ---------------------------------------------------------------------------------
+
+# The header of nearly every repo is these two, with the one root, an ordinary CID, in between.
 _HEADER_START: Final = b"\xa2\x65roots\x81\xd8\x2a\x58\x25\x00" + ORDINARY_PREFIX
 _HEADER_END: Final = b"\x67version\x01"
 _HEADER_LENGTH: Final = len(_HEADER_START) + 32 + len(_HEADER_END)
@@ -427,11 +456,11 @@ _HEADER_LENGTH: Final = len(_HEADER_START) + 32 + len(_HEADER_END)
 def parse_header(data: bytes) -> CarHeader:
     """Decode a CAR header, without its length prefix.
 
-    The usual one is compared, not decoded: that takes a tenth of the 8 us.
+    The usual header is compared, not decoded, which takes a tenth of the 8 us.
 
     Raises:
-        UnsupportedCarVersion: where it is the header of a CARv2.
-        BadCarHeader: where it is not a canonical header of a CARv1.
+        UnsupportedCarVersion: if it is the header of a CARv2.
+        BadCarHeader: if it is not a canonical header of a CARv1.
     """
     usual = data.startswith(_HEADER_START) and data.endswith(_HEADER_END)
     if usual and len(data) == _HEADER_LENGTH:
@@ -440,11 +469,10 @@ def parse_header(data: bytes) -> CarHeader:
 
 
 def parse_header_plainly(data: bytes) -> CarHeader:
-    """Do what `parse_header` does, whatever the header.
+    """Do what `parse_header` does, for any header.
 
     Raises:
-        UnsupportedCarVersion: where it is the header of a CARv2.
-        BadCarHeader: where it is not a canonical header of a CARv1.
+        UnsupportedCarVersion, BadCarHeader: as `parse_header`.
     """
     try:
         header = dagcbor.decode_map(data)
@@ -469,13 +497,13 @@ def parse_header_plainly(data: bytes) -> CarHeader:
 
 
 def write_header(roots: Sequence[Cid]) -> bytes:
-    """Write the header of a CAR, its length before it."""
+    """Return the header of a CAR, with its length prefix."""
     header = dagcbor.encode({"roots": [*roots], "version": 1})
     return _varint(len(header)) + header
 
 
 def write_section(cid: bytes, data: bytes) -> tuple[bytes, bytes, bytes]:
-    """Write a block, its CID and their length before it, as three parts."""
+    """Return the three parts of a section: length prefix, CID and data."""
     return _varint(len(cid) + len(data)), cid, data
 
 
