@@ -231,8 +231,7 @@ async def test_steps_are_short(anyio_backend: str, cars: Cars, case: Case) -> No
     [
         pytest.param(Case(in_memory, HUGE_OUTPUTS, 1024, records=MORE), id="memory, huge outputs"),
         pytest.param(Case(in_memory, HUGE_ITEMS, 1024), id="memory, huge items"),
-        # What the walk has found is made a list of pairs in one step.
-        pytest.param(Case(in_memory, HUGE_KEYS, 1024, most=2 * WALKED), id="memory, huge keys"),
+        pytest.param(Case(in_memory, HUGE_KEYS, 1024), id="memory, huge keys"),
         pytest.param(Case(in_memory, proof, 1024), id="memory, proof of a range"),
         pytest.param(
             Case(in_memory, lookups, 1024, records=FEWER, left=0, most=PROCESSED),

@@ -51,7 +51,13 @@ class DriverBuilder(Options[T]):
             default, `noop`, leaves it as it is. See `with_block_processor`.
         on_error: what to do about a record that cannot be read; see `with_on_error`.
         gaps: go past missing blocks; see `with_gaps`.
-        **keywords: `mem_limit_mb`, `verify_cids`, `limits` and `key_ranges`; see `BuilderKeywords`.
+        **keywords: with their defaults
+
+            - `mem_limit_mb=16`: how much memory a repo may take before it goes to disk, in MiB.
+              Python's own objects are counted. 0 sends every repo to disk.
+            - `verify_cids=True`: check every block against its CID.
+            - `limits=None`: limits on the input; `None` is `Limits()`.
+            - `key_ranges=None`: the keys to walk; `None` is all of them. Use `with_key_range`.
 
     Example:
         >>> builder = DriverBuilder().with_mem_limit_mb(10).with_block_processor(len)
@@ -280,7 +286,13 @@ class DriverBuilder(Options[T]):
         Args:
             source: see `Source`. It is not closed. The file of a path is closed at the end; until
                 then records that two keys share are read again in it, so do not write to it.
-            **keywords: `spill` and `drain`; see `StreamKeywords`.
+            **keywords: with their defaults
+
+                - `spill=None`: where blocks go that do not fit in memory: the path of a database,
+                  which is emptied before and after; a `DiskStore`, which is empty again at the end
+                  and stays open; `None`, a temporary file; or `False`, nowhere.
+                - `drain=True`: read the file to its end when the walk is over, and check the rest
+                  too.
 
         Returns:
             A context manager that returns the commit and the driver. Entering it reads the file as
