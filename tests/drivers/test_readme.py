@@ -251,6 +251,19 @@ def test_linked_files_and_headings_exist(path: str) -> None:
             assert heading in {title.lower().replace(" ", "-") for title in headings}, link
 
 
+def test_contributors_are_shown_packages_and_files_that_exist() -> None:
+    page = (ROOT / "tests" / "README.md").read_text("utf-8")
+    text = page.partition("## Where the code is")[2].partition("\n## ")[0]
+    package = ROOT / "src" / "repo_stream"
+    files = re.findall(r"`((?:\w+/)*\w+\.py[ix]?)`", text)
+    assert files
+    assert [name for name in files if not (package / name).exists()] == []
+    rows = re.findall(r"^\| (`.*?`) \|", text, re.MULTILINE)
+    listed = re.findall(r"`(\w+)`", " ".join(rows))
+    there = {path.stem for path in package.iterdir() if not path.stem.startswith(("_", "py"))}
+    assert sorted(listed) == sorted(there)
+
+
 def test_readme_is_two_screens_and_a_reference() -> None:
     assert len(README.split()) <= 2_500
 
