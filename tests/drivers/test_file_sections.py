@@ -57,7 +57,7 @@ def test_flags_are_passed_to_the_system(tmp_path: Path) -> None:
     (tmp_path / "some.car").write_bytes(section(CID, b"data") + bytes(HEAD))
     unheard_of = 1 << 30
     with (tmp_path / "some.car").open("rb", buffering=0) as file:
-        opened = vars(files)["_at_hand"](file, unheard_of)
+        opened = vars(files)["_in_memory"](file, unheard_of)
         with pytest.raises(OSError, match="not supported") as caught:
             read_sections(opened, [CID], [0])
     assert caught.value.errno == errno.EOPNOTSUPP

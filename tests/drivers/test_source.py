@@ -468,7 +468,7 @@ class HasAttributes:
 )
 async def test_what_is_no_source_is_refused_with_advice(make: Callable[[], Any]) -> None:
     source = make()
-    with pytest.raises(TypeError, match=r"give a path, bytes, .*async") as raised:
+    with pytest.raises(TypeError, match=r"pass a path, bytes, .*async") as raised:
         await CarReader.open(source)
     assert type(source).__name__ in str(raised.value)
     assert "anyio.wrap_file" in str(raised.value)
@@ -476,7 +476,7 @@ async def test_what_is_no_source_is_refused_with_advice(make: Callable[[], Any])
 
 async def test_driver_refuses_what_is_no_source() -> None:
     source: Any = io.BytesIO(CAR)
-    with pytest.raises(TypeError, match=r"give a path, bytes, .*async"):
+    with pytest.raises(TypeError, match=r"pass a path, bytes, .*async"):
         await walk(source, DriverBuilder())
 
 
@@ -490,7 +490,7 @@ async def test_plain_file_is_refused_unread(path: Path, mode: str) -> None:
 
 async def test_text_file_is_refused_with_advice(path: Path) -> None:
     async with await anyio.open_file(path, encoding="latin-1") as file:
-        with pytest.raises(TypeError, match="gave str, not bytes; open it in binary mode"):
+        with pytest.raises(TypeError, match="returned str, not bytes; open it in binary mode"):
             await read(file)  # type: ignore[arg-type]  # that is the point
 
 
@@ -504,7 +504,7 @@ async def test_iterable_of_something_else_is_refused(item: Any) -> None:
         yield CAR[100:]
 
     async with aclosing(items()) as source:
-        with pytest.raises(TypeError, match=f"gave {type(item).__name__}, not bytes"):
+        with pytest.raises(TypeError, match=f"returned {type(item).__name__}, not bytes"):
             await read(source)
 
 
@@ -522,5 +522,5 @@ async def test_method_that_gives_something_else_is_refused(method: str, item: An
 
     source: Any = Gives()
     setattr(source, method, give)
-    with pytest.raises(TypeError, match=f"gave {type(item).__name__}, not bytes"):
+    with pytest.raises(TypeError, match=f"returned {type(item).__name__}, not bytes"):
         await read(source)

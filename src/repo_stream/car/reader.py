@@ -1,4 +1,4 @@
-"""A CAR as a stream of blocks: `CarDecoder` fed from any async source."""
+"""Read the blocks of a CAR from any source: `CarDecoder`, fed with the pieces of the source."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ from repo_stream.limits import MIB, Limits
 __all__ = ["PIECE_SIZE", "CarReader", "checksum_of"]
 
 
-#: What is read at a time, in bytes. It stays in a processor's own cache until its blocks are cut
-#: and checked: compiled, pieces of 1 MiB take 1.3 times as long, and those of 64 KiB 1.1.
+#: How much is read at a time, in bytes. So much stays in the processor's cache until its blocks are
+#: cut and checked: compiled, pieces of 1 MiB take 1.3 times as long, and those of 64 KiB 1.1.
 PIECE_SIZE: Final = MIB // 4
-# Pieces that are copied are joined until they have so many bytes: each for itself takes more.
+# Pieces that are copied are joined until they have so many bytes, as many small ones cost more.
 _LEAST_COPIED: Final = MIB // 64
 
 
 def checksum_of(cids: Iterable[bytes], before: int = 0) -> int:
-    """Return a checksum of CIDs, and of those before them.
+    """Return a checksum of CIDs.
 
-    Whoever reads the same blocks again, in pieces of any size, comes to the same.
+    It does not depend on how the blocks were read, only on their CIDs and their order.
+
+    Args:
+        cids: the CIDs.
+        before: the checksum of the CIDs that came before them.
     """
     return crc32(b"".join(cids), before)
 
 
 class CarReader:
-    """Read the blocks of a CAR, in the order of the file, without walking anything.
+    """Read the blocks of a CAR in the order of the file, without walking the tree.
 
     Example:
         >>> async def count_blocks(path: str) -> int:
@@ -40,13 +44,13 @@ class CarReader:
         ...         return len([cid async for cid, data in car])
 
     Attributes:
-        header: what the file says about itself.
+        header: the header of the file.
     """
 
     def __init__(self, pieces: Pieces, decoder: CarDecoder, header: CarHeader) -> None:
         self._pieces = pieces
         self._decoder = decoder
-        # Blocks that have been decoded, and how many of them have been given out.
+        # Blocks that have been decoded, and how many of them have been returned.
         self._ready: Columns = [], []
         self._at = 0
         self._ended = False
@@ -65,21 +69,23 @@ class CarReader:
         first_piece_size: int | None = None,
         rereadable: bool = False,
     ) -> CarReader:
-        """Read the header of a CAR.
+        """Open a source and read the header of the CAR.
 
         Args:
-            source: see `Source`. It stays the caller's; only a path's file is closed by `aclose`.
+            source: see `Source`. `aclose` closes the file of a path and nothing else.
             limits: bounds on what is read.
             verify_cids: check every block against its CID.
             piece_size: the most to read at a time, in bytes.
-            first_piece_size: how much to read at first, in bytes, for whoever may need no more;
-                from there it doubles up to `piece_size`, which it is unless given.
+            first_piece_size: how much to read at first, in bytes, `piece_size` by default. It is
+                doubled each time, up to `piece_size`. A small one helps if only the first blocks
+                are needed.
             rereadable: keep a path's file open; see `file`.
 
         Raises:
-            CarError: where it is not a CARv1; see its leaves.
-            LimitExceeded: where the header is over its limit.
-            TypeError: where the source is none.
+            CarError: if it is not a CARv1; see its leaves.
+            LimitExceeded: if the header is over its limit.
+            TypeError: if `source` is not a supported source.
+            OSError: if it is a path that cannot be opened or read.
         """
         pieces = await open_pieces(
             source, piece_size, first_piece_size=first_piece_size, rereadable=rereadable
@@ -97,39 +103,40 @@ class CarReader:
             await pieces.aclose()
             raise
         reader._ready = ready
-        reader._sum_up(ready[0])
+        reader._add_to_checksum(ready[0])
         return reader
 
     @property
     def offset(self) -> int:
-        """Bytes of the file that have been decoded."""
+        """How many bytes of the file have been decoded."""
         return self._decoder.offset
 
     @property
     def blocks(self) -> int:
-        """Blocks of the file that have been decoded."""
+        """How many blocks of the file have been decoded."""
         return self._decoder.blocks
 
     async def next_blocks(self) -> list[Block] | None:
-        """Give the blocks that came with the next piece, as `(raw CID, data)`; `None` at the end.
+        """Return the next blocks, as `(raw CID, data)`; `None` at the end.
+
+        At least one block comes, and all that were completed by the piece that was read last.
 
         Raises:
-            CarError: see `CarDecoder.feed` and `CarDecoder.finish`; every further call raises it
-                again.
-            CidMismatch: where a block is not what its CID says.
-            LimitExceeded: where a block, or the file, is over its limit.
+            CarError: if the file is not a CARv1; every further call raises it again.
+            CidMismatch: if the hash of a block is not the one in its CID.
+            LimitExceeded: if a block, or the file, is over its limit.
         """
         columns = await self.next_columns()
         return None if columns is None else list(zip(*columns, strict=True))
 
     async def next_columns(self) -> Columns | None:
-        """Do what `next_blocks` does, and give the CIDs and the data, a list each."""
+        """Do what `next_blocks` does; return the CIDs in one list and the data in another."""
         cids, blocks = self._ready
         ready = cids[self._at :], blocks[self._at :]
         self._ready, self._at = ([], []), 0
         try:
             while not ready[0]:
-                self._decoder.feed(b"")  # raises an error again, before more is read
+                self._decoder.feed(b"")  # raises an earlier error again, before more is read
                 if self._ended:
                     return None
                 piece = await self._pieces.next()
@@ -137,44 +144,45 @@ class CarReader:
                     if self._copies is not None:
                         _append(self._copies, bytes(piece))
                     ready = self._decoder.feed_columns(piece)
-                    self._sum_up(ready[0])
+                    self._add_to_checksum(ready[0])
                 else:
                     self._decoder.finish()
                     self._ended = True
-                    await self._leave()
+                    await self._release()
         except RepoStreamError:
-            await self._leave()
+            await self._release()
             raise
         return ready
 
-    def _sum_up(self, cids: list[bytes]) -> None:
+    def _add_to_checksum(self, cids: list[bytes]) -> None:
         if self._copies is not None or self.file is not None:
             self._checksum = checksum_of(cids, self._checksum)
 
-    async def _leave(self) -> None:
-        """Close what was opened, unless it is to be read again."""
+    async def _release(self) -> None:
+        """Close the file, unless it will be read again."""
         if self.file is None:
             await self._pieces.aclose()
 
     @property
     def file(self) -> CarFile | None:
-        """The file that is read, if what has come can be read again at any offset."""
+        """The file, if it can be read again at any offset: `rereadable`, and a regular file."""
         return self._pieces.file
 
     @property
     def checksum(self) -> int:
         """The checksum of the CIDs of all blocks that have been decoded; see `checksum_of`.
 
-        It is kept if the file can be read again, or is copied.
+        It is 0 unless the file can be read again or is copied.
         """
         return self._checksum
 
     def copy_to(self, pieces: list[bytes], checksum: int) -> None:
-        """Have the file from the next section on added to a list, piece by piece, as it comes.
+        """Copy the file from the next section on into a list, piece by piece, as it is read.
 
         Args:
             pieces: the list.
-            checksum: that of the CIDs in the list so far. From now on it is that of `checksum`.
+            checksum: the checksum of the CIDs that are in the list already; `self.checksum` goes on
+                from it.
         """
         self._copies, self._checksum = pieces, checksum
         if waiting := self._decoder.waiting:
@@ -182,7 +190,7 @@ class CarReader:
 
     @property
     def header_end(self) -> int:
-        """Where the header ends, and the first section starts, in bytes."""
+        """The offset at which the header ends and the first section starts."""
         return self._decoder.header_end
 
     @property
@@ -192,14 +200,14 @@ class CarReader:
 
     @property
     def longest_section(self) -> int:
-        """The most bytes that a section may have, its length prefix apart."""
+        """The most bytes that a section may have, without its length prefix."""
         return self._decoder.longest_section
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> tuple[Cid, bytes]:
-        """Give the next block."""
+        """Return the next block, as `(CID, data)`."""
         if self._at == len(self._ready[0]):
             columns = await self.next_columns()
             if columns is None:
@@ -211,7 +219,7 @@ class CarReader:
         return Cid(cids[at]), blocks[at]
 
     async def aclose(self) -> None:
-        """Close the file that was opened for a path; other sources are left alone."""
+        """Close the file that was opened for a path; other sources stay open."""
         await self._pieces.aclose()
 
     async def __aenter__(self) -> Self:
@@ -227,7 +235,7 @@ class CarReader:
 
 
 def _append(pieces: list[bytes], piece: bytes) -> None:
-    # A source may give its bytes one by one.
+    """Add a piece to a list; join it with the one before if that is small, as both may be."""
     if pieces and len(pieces[-1]) < _LEAST_COPIED:
         pieces[-1] += piece
     else:

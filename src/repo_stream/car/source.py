@@ -1,7 +1,8 @@
-"""Any async source of bytes, as a stream of pieces.
+"""Sources: all that a CAR can be read from, each made into a stream of pieces.
 
-What was given as a path is opened here, and closed here. Everything else belongs to the caller, who
-closes it.
+`open_pieces` tells the kinds of sources apart and returns `Pieces`, whose method `next` returns the
+next bytes. The file of a path is opened and closed here (`CarFile`); everything else belongs to the
+caller, who closes it.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ __all__ = ["AsyncReadable", "AsyncReceivable", "CarFile", "Pieces", "Source", "o
 
 
 class AsyncReadable(Protocol):
-    """Anything with an async `read(n)` that gives at most `n` bytes, and none at the end.
+    """Anything with an async `read(n)` that returns at most `n` bytes, and none at the end.
 
-    `anyio.AsyncFile`, `asyncio.StreamReader`, `aiohttp.StreamReader` and files of aiofiles are.
+    Examples are `anyio.AsyncFile`, `asyncio.StreamReader`, `aiohttp.StreamReader` and the files of
+    aiofiles.
     """
 
     def read(self, n: int, /) -> Awaitable[bytes]:
-        """Give up to `n` bytes; none means the end."""
+        """Return up to `n` bytes; none at the end."""
         ...
 
 
@@ -39,11 +41,11 @@ class AsyncReceivable(Protocol):
     """Anything with an async `receive(n)`, such as the byte streams of anyio."""
 
     def receive(self, max_bytes: int, /) -> Awaitable[bytes]:
-        """Give up to `max_bytes` bytes; `anyio.EndOfStream` or none means the end."""
+        """Return up to `max_bytes` bytes; none, or raise `anyio.EndOfStream`, at the end."""
         ...
 
 
-#: Where a CAR can come from: a path, bytes in memory, or a source that is read asynchronously.
+#: What a CAR can be read from: a path, bytes in memory, or an async source of bytes.
 Source: TypeAlias = (
     AsyncReadable
     | AsyncReceivable
@@ -57,12 +59,15 @@ Source: TypeAlias = (
 
 
 class Pieces:
-    """A source as one async method, `next`.
+    """A source as a stream of pieces.
 
     Args:
-        receive: gives the next piece, empty at the end; it may last until the next call only.
-        close: releases what was opened for it.
-        file: the source, if it is a path.
+        receive: returns the next piece, empty at the end. The piece may change with the next call.
+        close: closes what was opened for the source, if anything.
+        file: the file, if the source is a path.
+
+    Attributes:
+        next: the same as `receive`.
     """
 
     def __init__(
@@ -77,11 +82,11 @@ class Pieces:
 
     @property
     def file(self) -> CarFile | None:
-        """The source, if what has come can be read again: a regular file, kept open for that."""
+        """The file, if it can be read again at any offset: a regular one that is kept open."""
         return self._file if self._file is not None and self._file.rereadable else None
 
     async def aclose(self) -> None:
-        """Close what was opened for this source; more than once does nothing more."""
+        """Close what was opened for this source; do nothing if that was done before."""
         close, self._close = self._close, None
         if close is not None:
             with anyio.CancelScope(shield=True):
@@ -95,18 +100,18 @@ async def open_pieces(
     first_piece_size: int | None = None,
     rereadable: bool = False,
 ) -> Pieces:
-    """Make a stream of pieces of any source.
+    """Return any source as a stream of pieces.
 
     Args:
         source: see `Source`.
-        piece_size: the most to ask for at a time, in bytes. An async iterable decides for itself.
-        first_piece_size: how much to ask for at first, in bytes; each time twice as much as before,
-            up to `piece_size`. Unless given it is `piece_size` from the start.
+        piece_size: the most to read at a time, in bytes. An async iterable decides for itself.
+        first_piece_size: how much to read at first, in bytes, `piece_size` by default. It is
+            doubled each time, up to `piece_size`.
         rereadable: keep a regular file open after its end, so that it can be read again.
 
     Raises:
-        TypeError: where it is no source; the message says what to give instead.
-        OSError: where it is a path that cannot be opened.
+        TypeError: if `source` is not a supported source; the message says what to pass instead.
+        OSError: if it is a path that cannot be opened.
     """
     sizes = _sizes(first_piece_size or piece_size, piece_size)
     if isinstance(source, (str, os.PathLike)):
@@ -137,23 +142,26 @@ def _sizes(size: int, most: int) -> Iterator[int]:
 
 def _not_a_source(source: object) -> TypeError:
     return TypeError(
-        f"cannot read a CAR from {type(source).__name__}: give a path, bytes, an object with async "
+        f"cannot read a CAR from {type(source).__name__}: pass a path, bytes, an object with async "
         "read(n) or receive(n), or an async iterable of bytes; "
         "wrap a plain file with anyio.wrap_file(file)"
     )
 
 
 class CarFile(SharedFile):
-    """A file, read in worker threads if that takes time; a small one takes one visit in all.
+    """The file of a path, read piece by piece.
 
-    It opens with the first read, and a regular file closes with the last, unless it is kept for
-    being read again. (Opening, reading and closing one by one takes three times as long for a repo
-    of a few kB.)
+    It is opened with the first read. A regular file is closed with the last one, unless it is kept
+    open to be read again. So a small file takes one visit of a worker thread in all; to open, read
+    and close it one by one takes three times as long for a repo of a few kB.
 
     Args:
         path: its path.
-        sizes: how many bytes the next piece has at most, again and again.
-        keep: leave it open after its end.
+        sizes: yields the size of each next piece, in bytes.
+        keep: keep a regular file open after its end.
+
+    Attributes:
+        size: its size when it was opened, in bytes.
     """
 
     def __init__(self, path: str, sizes: Iterator[int], *, keep: bool) -> None:
@@ -161,14 +169,13 @@ class CarFile(SharedFile):
         self._path = path
         self._keep = keep
         self._sizes = sizes
-        # Whether it is a regular file, and where in it the next piece starts.
+        self.size: int = 0
         self._regular = False
+        # The offset of the next piece.
         self._at = 0
         self._ended = False
-        # What is read at once goes there. A new one for each piece would take most of the gain.
+        # For pieces that are in memory. With a new one for each piece, most of the gain is lost.
         self._buffer = bytearray()
-        #: How many bytes it had when it was opened.
-        self.size: int = 0
 
     async def next(self) -> bytes | memoryview:
         """Read the next piece, empty at the end."""
@@ -181,17 +188,21 @@ class CarFile(SharedFile):
             if piece is not None:
                 self._at += size
                 return piece
-        # Only what has arrived counts as read, as a task can be cancelled past anyio's shields.
+        # `_at` moves on only here, as the task can be cancelled although the thread has read.
         read = await self._in_thread(lambda: self._read(size))
         self._at += len(read)
-        self._ended = self._ended or not read or (len(read) < size and self._regular)
-        if self._ended:
+        if self._ended or self._is_last(read, size):
+            self._ended = True
             self._buffer = bytearray()
         return read
 
+    def _is_last(self, piece: bytes, size: int) -> bool:
+        """Return whether the file ends after a piece of which `size` bytes were asked for."""
+        return not piece or (len(piece) < size and self._regular)
+
     @property
     def rereadable(self) -> bool:
-        """Whether it can be read at any offset, until it is closed."""
+        """Whether it can be read again at any offset, until it is closed."""
         return self._keep and self._regular
 
     def _into_buffer(self, start: int, size: int, file: OpenFile) -> memoryview:
@@ -202,7 +213,7 @@ class CarFile(SharedFile):
         return piece
 
     async def aclose(self) -> None:
-        """Close the file; more than once does nothing more."""
+        """Close the file; do nothing if that was done before."""
         self._ended = True
         if self._regular or self._reading or self._file is None:
             await super().aclose()
@@ -226,7 +237,7 @@ class CarFile(SharedFile):
         if self._regular:
             self._file.seek(self._at)
         piece = self._file.read(size) or b""
-        if (not piece or (len(piece) < size and self._regular)) and not self.rereadable:
+        if self._is_last(piece, size) and not self.rereadable:
             self._file.close()
             self._file = None
         return piece
@@ -235,7 +246,7 @@ class CarFile(SharedFile):
 def _from_memory(source: bytes | bytearray | memoryview, sizes: Iterator[int]) -> Pieces:
     try:
         view = memoryview(source).cast("B")
-    except TypeError:  # not in one run of memory, or of an exotic format
+    except TypeError:  # not contiguous, or of an exotic format
         view = memoryview(memoryview(source).tobytes())
     at = 0
 
@@ -275,7 +286,7 @@ def _from_iterable(source: AsyncIterable[bytes | bytearray]) -> Pieces:
     iterator = aiter(source)
 
     async def next_piece() -> bytes:
-        # An empty piece is no end here.
+        # An empty piece does not mean the end.
         async for item in iterator:
             if piece := _checked(item):
                 return piece
@@ -289,4 +300,5 @@ def _checked(piece: object) -> bytes:
         return piece
     if isinstance(piece, (bytearray, memoryview)):
         return bytes(cast("bytearray", piece))
-    raise TypeError(f"the source gave {type(piece).__name__}, not bytes; open it in binary mode")
+    kind = type(piece).__name__
+    raise TypeError(f"the source returned {kind}, not bytes; open it in binary mode")
