@@ -24,11 +24,11 @@ from repo_stream import (
     Processor,
     open_car,
 )
+from repo_stream._compiled import COMPILED
 from repo_stream.car.decoder import write_section
 from repo_stream.ipld import digest
 from repo_stream.process import noop, record
-from repo_stream.store import places, repo_log
-from repo_stream.store import places as entries
+from repo_stream.store import buckets, places, repo_log
 from repo_stream.testing import RawRecord, build_repo, cid_of
 from support import new_descriptors, pieces_of, replaced, traced, walk
 from support.cancelling import every_stop, in_two_ways
@@ -269,7 +269,7 @@ def dear(monkeypatch: pytest.MonkeyPatch) -> None:
 
     `tests/system/test_many_places.py` has as many blocks as it takes without.
     """
-    monkeypatch.setattr(places, "_ENTRY_COST", 1000)
+    monkeypatch.setattr(places, "_PLACE_COST", 1000)
 
 
 @pytest.mark.usefixtures("dear")
@@ -327,7 +327,7 @@ async def test_cancelled_load_leaves_the_store_empty_and_closes_the_file(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whose places go to the store."""
-    monkeypatch.setattr(places, "_ENTRY_COST", 10_000)
+    monkeypatch.setattr(places, "_PLACE_COST", 10_000)
     car = SMALL.to_car()
     path = written(tmp_path, car)
     async with DiskBuilder().open() as store:
@@ -406,9 +406,9 @@ def alike(cid: bytes) -> int:
 
 @pytest.fixture
 def hashes_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not entries.__file__.endswith(".py"):
-        pytest.skip("compiled, entries are made with Python's own hash")
-    for module in (entries, places):
+    if COMPILED:
+        pytest.skip("compiled, places are made with Python's own hash")
+    for module in (buckets, places):
         monkeypatch.setattr(module, "hash", alike, raising=False)
 
 
@@ -419,7 +419,7 @@ async def test_cids_that_agree_in_all_that_is_kept_are_told_apart(
     tmp_path: Path, cost: int, copied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even one that is not there at all."""
-    monkeypatch.setattr(places, "_ENTRY_COST", cost)
+    monkeypatch.setattr(places, "_PLACE_COST", cost)
     gone = REPO.records["app.test.thing/01200"]
     car = without(REPO, gone)
     source = pieces_of(car, 5000) if copied else written(tmp_path, car)

@@ -375,7 +375,7 @@ async def test_store_is_usable_after_any_write_that_found_no_room(
     where: str, way: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file that grows is the log, but for a repo in its own file: then it is the database."""
-    monkeypatch.setattr(places, "_ENTRY_COST", 1000)
+    monkeypatch.setattr(places, "_PLACE_COST", 1000)
     big: dict[str, object] = {f"a/{n:03}": RawRecord(bytes([n]) * 8_000) for n in range(250)}
     small: dict[str, object] = {f"b/{n:04}": {"n": n} for n in range(1500)}
     repo = build_repo(small | big)
@@ -415,7 +415,7 @@ async def test_call_after_a_write_that_failed_misses_no_block(
     operation: str, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of which SQLite may undo all that was put there before."""
-    monkeypatch.setattr(places, "_ENTRY_COST", 1000)
+    monkeypatch.setattr(places, "_PLACE_COST", 1000)
     real: Any = getattr(sql, operation)
     repo = build_repo(
         {f"a/{n:04}": {"n": n} for n in range(3000)} | {f"b/{n:03}": {"n": n} for n in range(300)}

@@ -1,12 +1,13 @@
-"""The disk store: where a repo goes that does not fit in memory.
+"""The disk store: disk space for one repo at a time, if it does not fit in memory.
 
-A store is scratch space for one repo at a time. The repo's sections are in a log (`log`), and its
-database (`database`) knows what was appended there and where blocks are, if that is too much for
-the memory. Of a repo that is read in its own file the store only has the places.
+`DiskBuilder` holds the settings, `DiskStore` is what callers open, pass on, reset and close, and a
+`Lease` is what a driver fills and reads. The repo's sections are in a log (`log`). The database
+(`database`) records what was appended there, and keeps the places of blocks if they are too many
+for the memory. If a repo is read in its own file, the store keeps places only.
 
-Whoever fills a store or reads from it has a lease. The next one ends it, and so do `reset` and
-`aclose`. Every operation runs to its end before a cancellation gets through, so that a store is
-always in a known state.
+A store has one lease at a time. A new lease ends the one before, and so do `reset` and `aclose`.
+Every operation runs to its end before a cancellation takes effect, so that a store is always in a
+known state.
 """
 
 from __future__ import annotations
@@ -16,37 +17,47 @@ from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import anyio
 
 from repo_stream.car.files import OpenFile
 from repo_stream.errors import DiskError, MaxSizeExceeded, StoreClosed, StoreCorrupt
 from repo_stream.limits import MIB
+from repo_stream.store.buckets import bucket_of
 from repo_stream.store.database import Database
 from repo_stream.store.log import LOG_START
-from repo_stream.store.places import Places, bucket_of
+from repo_stream.store.places import Places
 
 __all__ = ["DiskBuilder", "DiskStore", "Lease"]
 
 R = TypeVar("R")
 
+# SQLite's page cache has at least so many KiB.
+_LEAST_CACHE_KIB: Final = 256
+
+
+# --- Settings -----------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class DiskBuilder:
-    """How a disk store is to be opened.
+    """The settings of a disk store.
 
     Args:
-        cache_size_mb: the most that SQLite may keep in memory, in MiB. Little is as good as much;
-            a driver with a low memory limit takes less of it.
-        max_stored_mb: the most that one repo may take on disk, in MiB: its sections in the log, and
-            the places of its blocks. A repo that is read in its own file only takes the latter, if
-            they do not fit in memory.
+        cache_size_mb: the most memory that SQLite may use for its page cache, in MiB. A small cache
+            is as fast as a large one; a driver with a low memory limit uses less.
+        max_stored_mb: the most disk space that one repo may take, in MiB: its sections in the log,
+            and the places of its blocks. A repo that is read in its own file takes space for places
+            only, and only if they do not fit in memory.
+
+    Raises:
+        ValueError: if `cache_size_mb` is less than 1, or `max_stored_mb` is negative.
 
     Example:
         >>> async def example():
         ...     async with DiskBuilder(max_stored_mb=1024).open() as store:
-        ...         ...  # hand it to NeedDisk.finish_loading
+        ...         ...  # pass it to NeedDisk.finish_loading
     """
 
     cache_size_mb: int = 32
@@ -59,36 +70,38 @@ class DiskBuilder:
             raise ValueError(f"max_stored_mb must not be negative, not {self.max_stored_mb}")
 
     def with_cache_size_mb(self, cache_size_mb: int) -> DiskBuilder:
-        """Give a builder with another cache size, in MiB."""
+        """Return a builder with another cache size, in MiB."""
         return replace(self, cache_size_mb=cache_size_mb)
 
     def with_max_stored_mb(self, max_stored_mb: int) -> DiskBuilder:
-        """Give a builder with another bound on what is stored, in MiB."""
+        """Return a builder with another limit on disk space, in MiB."""
         return replace(self, max_stored_mb=max_stored_mb)
 
     def open(self, path: str | os.PathLike[str] | None = None) -> Opening:
         """Open a store: `await` it, or use it with `async with`, which also closes it.
 
+        While a store with a path holds a repo, the repo's sections are in a log beside the
+        database, whose name is the database's and `-log`. Without a path both are temporary files
+        in the directory that SQLite uses for those (`SQLITE_TMPDIR`, `TMPDIR`, else `/var/tmp` or
+        `/tmp`); they have no names, and are gone when the store is closed or the process ends.
+
         Args:
-            path: its database, made if there is none. An existing file must be empty or a store's
-                own; what a store's file held is gone. While it holds a repo, the repo's sections
-                lie in a log beside it, which has the same name with `-log` behind it. Without a
-                path both are temporary files, in the directory that SQLite uses for those
-                (`SQLITE_TMPDIR`, `TMPDIR`, else `/var/tmp` or `/tmp`); they have no name there and
-                are gone with the store, even after a crash.
+            path: the database, which is created if it does not exist. An existing file must be
+                empty or made by a store, and loses its contents. `None` for temporary files.
 
         Raises:
-            ForeignFile: if the path, or that of the log, holds anything else. It is not touched.
-            StoreLocked: where another store has it in use.
-            StoreReadOnly, StoreUnavailable: where it cannot be opened or written.
-            StoreCorrupt: where it was a store's own and is damaged.
+            ForeignFile: if the path, or the log's, holds a file that no store made. It is not
+                touched.
+            StoreLocked: if another store has it open.
+            StoreReadOnly, StoreUnavailable: if it cannot be opened or written.
+            StoreCorrupt: if it was made by a store and is damaged.
         """
         # Absolute, as the working directory may change while the store is open.
         return Opening(self, Path(path).absolute() if path is not None else None)
 
 
 class Opening:
-    """A store about to be opened, by `await` or by `async with`."""
+    """A store that is opened by `await` or `async with`. `DiskBuilder.open` makes it."""
 
     def __init__(self, builder: DiskBuilder, path: Path | None) -> None:
         self._builder = builder
@@ -117,14 +130,16 @@ class Opening:
         return store
 
 
+# --- The store ----------------------------------------------------------------------------------
+
+
 class DiskStore:
-    """A place on disk for the blocks of one repo at a time. `DiskBuilder.open` makes it.
+    """Disk space for the blocks of one repo at a time. `DiskBuilder.open` makes it.
 
-    Hand it to `NeedDisk.finish_loading`. Afterwards `DiskDriver.reset_store` gives it back, empty,
-    for the next repo. Whatever error or cancellation ends a load, the store can be reset or used
-    again.
+    Pass it to `NeedDisk.finish_loading`. Afterwards `DiskDriver.reset_store` returns it, empty, for
+    the next repo. After any error or cancellation of a load it can be reset or used again.
 
-    Two tasks in one store at a time get `anyio.BusyResourceError`.
+    Two tasks that use one store at the same time get `anyio.BusyResourceError`.
     """
 
     def __init__(self, database: Database, builder: DiskBuilder) -> None:
@@ -135,12 +150,12 @@ class DiskStore:
 
     @property
     def path(self) -> Path | None:
-        """The store's file, or `None` for a temporary one."""
+        """The path of the database; `None` for a temporary one."""
         return self._database.path
 
     @property
     def stored(self) -> int:
-        """How many bytes of the present repo are on disk: sections in the log, and places."""
+        """How much disk space the present repo takes, in bytes: sections in the log, and places."""
         return 0 if self._held.ended else self._held.stored
 
     @property
@@ -149,37 +164,32 @@ class DiskStore:
         return self._database.closed
 
     async def reset(self) -> DiskStore:
-        """Empty the store and give the disk space back, for the next repo.
+        """Empty the store and return its disk space to the system, for the next repo.
 
-        A driver that still walks in it gets `StoreClosed` from then on.
+        A driver that still uses the store raises `StoreClosed` from then on.
 
         Returns:
             The store itself.
 
         Raises:
-            StoreClosed: where it has been closed.
-            DiskError: where the file cannot be written; see its leaves.
+            StoreClosed: if it has been closed.
+            DiskError: if the file cannot be written; see its leaves.
         """
         with self._guard:
-            await self._end_lease()
+            await self._held.end()
             await self._database.reset()
         return self
 
     async def aclose(self) -> None:
-        """Close the store. A temporary file is gone with it. Closing twice does nothing more."""
+        """Close the store, which deletes its log and its temporary files.
+
+        To close it again does nothing.
+        """
         with self._guard:
             try:
-                await self._end_lease()
+                await self._held.end()
             finally:
                 await self._database.aclose()
-
-    async def _end_lease(self) -> None:
-        """Take the store from whoever has it."""
-        held = self._held
-        if not held.ended:
-            held.ended = True
-            if held.at_end is not None:
-                await held.at_end()
 
     async def __aenter__(self) -> Self:
         return self
@@ -188,99 +198,51 @@ class DiskStore:
         await self.aclose()
 
     async def begin(self, cache_bytes: int) -> Lease:
-        """Make the store ready to be filled, for one repo.
+        """Prepare the store for one repo.
 
         Args:
-            cache_bytes: what SQLite may keep in memory, unless the builder allows less.
+            cache_bytes: the size of SQLite's page cache, unless the builder allows less.
         """
         with self._guard:
-            await self._end_lease()
+            await self._held.end()
             cache_kib = min(self._builder.cache_size_mb * MIB, cache_bytes) // 1024
             await self._database.reset()
             try:
-                await self._database.begin(max(cache_kib, 256))
+                await self._database.begin(max(cache_kib, _LEAST_CACHE_KIB))
             except BaseException:
-                await self._undo()
+                await _undo(self._database)
                 raise
             self._held = Held()
-            return Lease(self, self._held)
+        return Lease(self, self._held, self._database, self._guard, self._builder.max_stored_mb)
 
-    async def _undo(self) -> None:
-        with anyio.CancelScope(shield=True):
-            # The error that led here is the one to hear of. What is wrong with the file will show
-            # again when the store is used.
-            with suppress(DiskError):
-                await self._database.reset()
 
-    # What a lease does.
+async def _undo(database: Database) -> None:
+    """Empty a database after an error or cancellation, which is the one to be raised."""
+    with anyio.CancelScope(shield=True):
+        # Whatever is wrong with the file is raised again when the store is used.
+        with suppress(DiskError):
+            await database.reset()
 
-    async def append(self, lease: Lease, at: int, parts: Sequence[bytes], blocks: int) -> None:
-        """See `Lease.append`."""
-        with self._guard:
-            lease.check()
-            end = at + sum(map(len, parts))
-            self._require_room(end + lease.place_bytes)
-            await self._database.append(at, parts, blocks)
-            lease.held.end = end
 
-    async def put_places(self, lease: Lease, places: Places) -> None:
-        """See `Lease.put_places`."""
-        with self._guard:
-            lease.check()
-            self._require_room(lease.held.end + lease.place_bytes + places.entry_bytes)
-            await self._database.put_places(_counted(places, lease.held))
-
-    async def buckets(self, lease: Lease, cids: Sequence[bytes]) -> dict[int, bytes]:
-        """See `Lease.buckets`."""
-        numbers = {*map(bucket_of, cids)}
-        buckets = dict.fromkeys(numbers, b"")
-        with self._guard:
-            lease.check()
-            for number, entries in await self._database.places(sorted(numbers)):
-                buckets[number] += entries
-        return buckets
-
-    async def visit(self, lease: Lease, work: Callable[[OpenFile], R]) -> R:
-        """See `Lease.visit`."""
-        with self._guard:
-            lease.check()
-            return await self._database.visit(work)
-
-    async def commit(self, lease: Lease) -> None:
-        """See `Lease.seal`."""
-        with self._guard:
-            lease.check()
-            await self._database.commit()
-
-    async def abandon(self, lease: Lease) -> None:
-        """See `Lease.abandon`."""
-        if not lease.held.ended:
-            with self._guard:
-                try:
-                    await self._end_lease()
-                finally:
-                    await self._undo()
-
-    def _require_room(self, stored: int) -> None:
-        if stored > self._builder.max_stored_mb * MIB + LOG_START:
-            raise MaxSizeExceeded(path=self.path, max_stored_mb=self._builder.max_stored_mb)
+# --- What a driver has of it --------------------------------------------------------------------
 
 
 @dataclass
 class Held:
-    """What a store knows of the lease that it has given.
+    """What a store and its lease both know of the repo in the store.
 
-    The store has this and not the lease, which has the store: in a circle, what is forgotten would
-    be finalized in any order, and complain of not being closed before the store can close it.
+    The store refers to this and not to the lease, which refers to the store. If they formed a
+    cycle, a forgotten driver's objects would be finalized in any order, and the loop would warn of
+    not being closed before the store can close it.
 
     Attributes:
-        end: where the log ends, in bytes.
+        end_of_log: where the log ends, in bytes.
         place_bytes: how many bytes of places are in the database.
-        ended: whether somebody else has the store by now.
-        at_end: what is done when that happens.
+        ended: whether the lease has ended.
+        at_end: called when the lease ends; `None` for nothing.
     """
 
-    end: int = LOG_START
+    end_of_log: int = LOG_START
     place_bytes: int = 0
     ended: bool = False
     at_end: Callable[[], Awaitable[object]] | None = None
@@ -288,27 +250,40 @@ class Held:
     @property
     def stored(self) -> int:
         """How many bytes are on disk."""
-        return self.end - LOG_START + self.place_bytes
+        return self.end_of_log - LOG_START + self.place_bytes
 
-
-def _counted(places: Places, held: Held) -> Iterator[tuple[int, bytearray]]:
-    """Give places away, each counted as it goes: a cancellation may come before that, or after."""
-    for number, entries in places.take():
-        held.place_bytes += len(entries)
-        yield number, entries
+    async def end(self) -> None:
+        """End the lease, if it has not ended."""
+        if not self.ended:
+            self.ended = True
+            if self.at_end is not None:
+                await self.at_end()
 
 
 class Lease:
-    """A store, for whoever has it until the next one.
+    """The use of a store for one repo, until the next lease, a `reset` or `aclose` ends it.
 
     Args:
         store: the store.
-        held: what it knows of this.
+        held: what it knows of the lease.
+        database: the store's database.
+        guard: raises if two tasks use the store at the same time.
+        max_stored_mb: the most disk space that the repo may take, in MiB.
     """
 
-    def __init__(self, store: DiskStore, held: Held) -> None:
+    def __init__(
+        self,
+        store: DiskStore,
+        held: Held,
+        database: Database,
+        guard: anyio.ResourceGuard,
+        max_stored_mb: int,
+    ) -> None:
         self.store = store
         self.held = held
+        self._database = database
+        self._guard = guard
+        self._max_stored_mb = max_stored_mb
 
     @property
     def place_bytes(self) -> int:
@@ -316,15 +291,17 @@ class Lease:
         return self.held.place_bytes
 
     def check(self) -> None:
-        """Raise `StoreClosed` if the store is no longer the caller's."""
+        """Raise `StoreClosed` if the lease has ended."""
         if self.held.ended:
-            raise StoreClosed("it was reset, closed or given to another repo", path=self.store.path)
+            raise StoreClosed(
+                "it was reset, closed or passed to another repo; load the repo again",
+                path=self.store.path,
+            )
 
     async def append(self, at: int, parts: Sequence[bytes], blocks: int) -> None:
-        """Append sections to the log, and have the database record them.
+        """Append sections to the log, and record them in the database.
 
-        Whoever was cancelled does it again with what it still has: the same bytes at the same
-        offset.
+        After a cancellation, call it again with the same bytes at the same offset.
 
         Args:
             at: where in the log they start, in bytes.
@@ -332,39 +309,73 @@ class Lease:
             blocks: how many blocks they are.
 
         Raises:
-            MaxSizeExceeded: if they are more than may be stored.
+            MaxSizeExceeded: if the repo would take more disk space than is allowed.
             DiskError: if the store fails.
         """
-        await self.store.append(self, at, parts, blocks)
+        with self._guard:
+            self.check()
+            end = at + sum(map(len, parts))
+            self._require_space(end - LOG_START + self.place_bytes)
+            await self._database.append(at, parts, blocks)
+            self.held.end_of_log = end
 
     async def put_places(self, places: Places) -> None:
-        """Move the places of blocks to the database, behind those that are there.
+        """Move the places of blocks from memory to the database, after those that are there.
 
         Raises:
-            MaxSizeExceeded: if they are more than may be stored.
+            MaxSizeExceeded: if the repo would take more disk space than is allowed.
             DiskError: if the store fails.
         """
-        await self.store.put_places(self, places)
+        with self._guard:
+            self.check()
+            self._require_space(self.held.stored + places.place_bytes)
+            await self._database.put_places(_counted(places, self.held))
 
     async def buckets(self, cids: Sequence[bytes]) -> dict[int, bytes]:
-        """Return the entries of the buckets for some CIDs, as far as they are in the database."""
-        return await self.store.buckets(self, cids)
+        """Return the buckets for some CIDs by their numbers, with the places in the database."""
+        numbers = {*map(bucket_of, cids)}
+        buckets = dict.fromkeys(numbers, b"")
+        with self._guard:
+            self.check()
+            for number, places in await self._database.places(sorted(numbers)):
+                buckets[number] += places
+        return buckets
 
     async def visit(self, work: Callable[[OpenFile], R]) -> R:
-        """Have work done that reads here and there in the log."""
-        return await self.store.visit(self, work)
+        """Call `work` with the open log; see `SharedFile.visit`."""
+        with self._guard:
+            self.check()
+            return await self._database.visit(work)
 
     async def seal(self) -> None:
-        """Finish the filling."""
-        await self.store.commit(self)
+        """Commit what has been recorded: nothing more will be appended."""
+        with self._guard:
+            self.check()
+            await self._database.commit()
 
     async def abandon(self) -> None:
-        """Undo the filling, whatever happens meanwhile, unless somebody else has the store."""
-        await self.store.abandon(self)
+        """End the lease and empty the store, unless the lease has ended. Nothing cancels it."""
+        if not self.held.ended:
+            with self._guard:
+                try:
+                    await self.held.end()
+                finally:
+                    await _undo(self._database)
 
     def damaged(self) -> StoreCorrupt:
-        """Return the error for a log that does not hold what was written to it."""
+        """Return the error for a log that does not have what was written to it."""
         return StoreCorrupt(
-            "its log was cut short or overwritten while it was open; load the repo again",
+            "its log was truncated or overwritten while it was open; load the repo again",
             path=self.store.path,
         )
+
+    def _require_space(self, stored: int) -> None:
+        if stored > self._max_stored_mb * MIB:
+            raise MaxSizeExceeded(path=self.store.path, max_stored_mb=self._max_stored_mb)
+
+
+def _counted(places: Places, held: Held) -> Iterator[tuple[int, bytearray]]:
+    """Yield the buckets of places, each counted as it goes: a cancellation may come at any time."""
+    for number, bucket in places.take():
+        held.place_bytes += len(bucket)
+        yield number, bucket

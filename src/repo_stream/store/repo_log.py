@@ -1,16 +1,22 @@
-"""The blocks of one repo in a log: written there as they come, found by their places, read again.
+"""The blocks of one repo in a log: appended as they come, found by their places, read again.
 
-A log is a file of sections. Of a source that is the path of a file it is that file, which somebody
-else has written; of any other it is appended to here, and from its first byte on holds all that
-comes: what was in memory by then, section by section, and then the CAR itself, byte by byte as it
-is read. An *index* says where in the log each block is. It is built when a block is first asked
-for, or when the whole repo goes to disk, and kept up from then on: a streamable CAR never needs it.
+A log is a file of sections that can be read at any offset. If the source of the repo is the path of
+a file, that file is the log, and nothing is written. Otherwise a store's log is appended to: first
+the blocks that are in memory, section by section, and then the rest of the CAR as it is read, in
+large writes.
 
-Results that a processor had made before the log was begun are sections, too, of a checksum and of
-their dumped bytes. Where in the log they are is remembered, as is what could not be dumped.
+The *index* maps the CID of each block to its place in the log (`places`). It is built from the log
+when a block is first asked for, or when the whole repo has to go to disk, and is kept up from then
+on; the walk of a streamable CAR never needs it. What does not fit in memory goes to the store's
+database.
 
-Every block is checked again when it is read again, if CIDs are verified. What the log does not hold
-any more is an error, never another block, and never one that is missing.
+Results that a processor made before the log was begun are appended as well, as sections of a
+checksum and the dumped bytes. The log remembers which offsets hold results.
+
+The file may be changed while it is read, by accident or on purpose. So every section that is read
+must have the CID that was asked for, and its hash if CIDs are verified. If it does not, the other
+places with the same bits of the hash are tried. If none has the block, that is an error: a changed
+log never yields another block, and a block is never reported missing because of a change.
 """
 
 from __future__ import annotations
@@ -38,8 +44,9 @@ from repo_stream.errors import CarChanged, CarError, DiskError, InvalidCid, Repo
 from repo_stream.ipld.cid import Cid, read_cid, verify
 from repo_stream.ipld.digest import agreeing
 from repo_stream.limits import MIB, Limits
+from repo_stream.store.buckets import Buckets, are_alike, candidates, has_room_for
 from repo_stream.store.log import LOG_START
-from repo_stream.store.places import Buckets, Places, are_alike, candidates, has_room_for, locate
+from repo_stream.store.places import Places, locate
 from repo_stream.turn import Turn
 
 if TYPE_CHECKING:
@@ -51,12 +58,12 @@ R = TypeVar("R")
 
 
 class Fetched(NamedTuple):
-    """The blocks of an answer, by their CIDs.
+    """The answer to `RepoLog.fetch`, by CIDs. What is in none of the three is not in the log.
 
     Attributes:
         raw: blocks as they came.
-        processed: results, as the processor has dumped them.
-        far: blocks that are there and too large for one answer; they come when they are nearer.
+        processed: results, as dumped by the processor.
+        far: blocks that are in the log, but too large for this answer. Ask for them again later.
     """
 
     raw: dict[bytes, bytes]
@@ -65,29 +72,29 @@ class Fetched(NamedTuple):
 
     @property
     def all(self) -> Iterator[bytes]:
-        """The CIDs of all that is there."""
+        """The CIDs of all blocks that are in the log."""
         return chain(self.raw, self.processed, self.far)
 
     @property
     def sizes(self) -> Iterator[int]:
-        """How many bytes each block has that came."""
+        """The sizes of the blocks and results in this answer, in bytes."""
         return map(len, chain(self.raw.values(), self.processed.values()))
 
 
-#: The most that is written to a log at a time, in bytes, unless a section is longer. Pieces of 256
-#: KiB take 1.05 of the time, and 1.2 under trio.
+#: The most to write to a log at a time, in bytes, unless a section is longer. Writes of 256 KiB
+#: take 1.05 of the time, and 1.2 under trio.
 WRITE_BYTES: Final = MIB // 2
-# Of what is longer than heads one answer has so many bytes, or one more than that.
+# An answer has so many bytes of sections longer than `HEAD`, or one section more.
 _LONG_BYTES: Final = 2 * MIB
-# Blocks that are located at a time, as each may need a bucket from disk. Those of a thousand are a
-# MiB, which left holes of several in the memory of SQLite's thread.
+# Blocks to locate at a time, as each may need a bucket from disk. The buckets of a thousand blocks
+# are a MiB, which fragmented several MiB in the memory of SQLite's thread.
 _LOCATED: Final = 250
-# Blocks whose places are noted between two looks at the clock, in a millisecond.
+# Blocks to put into the index between two looks at the clock; they take a millisecond.
 _NOTED: Final = 512
-# The log is gone through in such pieces to find out where blocks are, in bytes.
+# How much of the log to read at a time to build the index, in bytes.
 _SCANNED: Final = MIB // 4
 
-# A section: a CID, where that starts in the file, and how long it and its data are.
+# A section: a CID, where in the file it starts, and the length of CID and data, in bytes.
 _Section = tuple[bytes, int, int]
 
 
@@ -96,10 +103,10 @@ class RepoLog:
 
     Args:
         reader: reads the repo.
-        leased: gives the store, when it is needed.
-        room: what the places of blocks may take in memory, in bytes.
-        write: what is written at a time, in bytes.
-        turn: lets other tasks work.
+        leased: returns the lease of a store; called once, when a store is needed.
+        room: how much memory the index may take, in bytes; the rest goes to the store.
+        write: how much to write to the log at a time, in bytes.
+        turn: lets other tasks run.
     """
 
     def __init__(
@@ -117,32 +124,33 @@ class RepoLog:
         self._leased = leased
         self._lease: Lease | None = None
         self._room = room
-        #: What is written at a time, in bytes.
+        #: How much to write at a time, in bytes.
         self.write_size: int = write
         self._turn = turn
         self._verifies = reader.verifies_cids
         self._longest = reader.longest_section
-        # What is to be appended, how many blocks that is, and where.
+        # What is to be appended, how many blocks end in it, and the offset where it goes.
         self._parts: list[bytes] = []
         self._blocks = 0
         self._written = LOG_START
-        # By how much the offsets of the CAR are less than those of the log.
+        # The offset of a section in the log, less its offset in the CAR.
         self._ahead = 0
-        # A checksum of the CIDs that were added before the CAR itself.
+        # The checksum of the CIDs that were added before the rest of the CAR.
         self._checksum = 0
-        # Where results are: the starts and the ends of runs of them.
+        # Which offsets hold results: the start and the end of each run of them.
         self._results: list[int] = []
-        # The index, what comes next in it, and where in the log that starts.
+        # The index, the blocks to add next (and how many of them have been added), and the offset
+        # of the next one.
         self._places: Places | None = None
         self._noting: tuple[Columns, int] | None = None
         self._noted = 0
         self._start = reader.header_end if self._file is not None else LOG_START
-        #: For whoever counts blocks: where those are that were fetched.
+        #: The offsets of all blocks that were fetched, if a caller has set this to a list.
         self.starts: list[int] | None = None
 
     @property
     def lease(self) -> Lease | None:
-        """The store, if it has been needed."""
+        """The lease of the store; `None` if it has not been needed."""
         return self._lease
 
     @property
@@ -151,17 +159,12 @@ class RepoLog:
         return self._file is not None
 
     @property
-    def indexed(self) -> bool:
-        """Whether the index is kept up, so that what comes has to be noted."""
-        return self._places is not None
-
-    @property
     def size(self) -> int:
-        """What the index takes in memory, in bytes."""
+        """How much memory the index takes, in bytes; 0 if there is none."""
         return 0 if self._places is None else self._places.size
 
     async def hold(self) -> None:
-        """Take the store now, although nothing may have to go there."""
+        """Lease the store now, even if nothing will have to go there."""
         await self._store()
 
     async def _store(self) -> Lease:
@@ -173,16 +176,16 @@ class RepoLog:
 
     @property
     def end(self) -> int:
-        """Where in the log the next section will start, in bytes."""
+        """The offset of the next section to be added, in bytes."""
         return self._written + sum(map(len, self._parts))
 
     @property
     def offset(self) -> int:
-        """Where in the log the sections end that have been read of the CAR, in bytes."""
+        """The offset in the log that the decoder of the CAR has come to, in bytes."""
         return self._reader.offset + self._ahead
 
     def add(self, blocks: Sequence[Block], *, results: bool = False) -> None:
-        """Have blocks appended, or dumped results; `flush` or `keep_up` writes them."""
+        """Add blocks, or dumped results; `flush` or `keep_up` writes them."""
         if not blocks:
             return
         if results:
@@ -198,17 +201,17 @@ class RepoLog:
                 self._results += (start, self.end)
 
     def follow(self) -> None:
-        """Have the CAR appended from its next section on, as it is read."""
+        """Add the rest of the CAR, from its next section on, as it is read."""
         self._ahead = self.end - self._reader.offset
         self._reader.copy_to(self._parts, self._checksum)
 
     async def keep_up(self) -> None:
-        """Write what has come to the log, once it is enough for one write."""
+        """Write what has been added, if it is enough for one write."""
         if self._parts and self.end - self._written >= self.write_size:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write all that has come to the log.
+        """Write all that has been added.
 
         Raises:
             DiskError: if the store fails.
@@ -216,9 +219,9 @@ class RepoLog:
         if self._parts:
             parts, blocks = self._parts[:], self._blocks
             lease = await self._store()
-            with self._losing_places():
+            with self._dropping_index_on_failure():
                 await lease.append(self._written, parts, blocks)
-            # A cancellation comes before this, and then the same is written once more.
+            # If it was cancelled before this line, the same bytes are written again.
             self._written += sum(map(len, parts))
             del self._parts[: len(parts)]
             self._blocks -= blocks
@@ -226,16 +229,16 @@ class RepoLog:
     # --- The index ------------------------------------------------------------------------------
 
     def expect(self, cids: Sequence[bytes], blocks: Sequence[bytes]) -> None:
-        """Take in the blocks that the CAR has next; `note` puts them into the index."""
+        """Announce the next blocks of the CAR; `note` puts them into the index, if there is one."""
         self._blocks += 0 if self._file is not None else len(cids)
         if self._places is not None:
             self._noting = ([*cids], [*blocks]), 0
 
     @contextmanager
-    def _losing_places(self) -> Generator[None]:
-        """Forget the index if the store fails, which may undo all that was put there before.
+    def _dropping_index_on_failure(self) -> Generator[None]:
+        """Drop the index if the store fails, which may undo what was stored of it before.
 
-        It is built once more when it is needed.
+        It is built again when it is needed.
         """
         try:
             yield
@@ -244,7 +247,7 @@ class RepoLog:
             raise
 
     async def note(self) -> None:
-        """Put what was expected into the index."""
+        """Put the blocks of `expect` into the index, if there is one."""
         while self._places is not None and self._noting is not None:
             (cids, blocks), at = self._noting
             some = slice(at, at + _NOTED)
@@ -253,12 +256,12 @@ class RepoLog:
             self._noting = ((cids, blocks), at) if at < len(cids) else None
             if self._places.size > self._room:
                 lease = await self._store()
-                with self._losing_places():
+                with self._dropping_index_on_failure():
                     await lease.put_places(self._places)
             await self._turn.pause_if_over()
 
     async def index(self) -> None:
-        """Build the index, of all that is in the log by now, unless there is one.
+        """Build the index of all that is in the log by now, unless there is one.
 
         Raises:
             CarError: if the file has been changed since it was read.
@@ -271,7 +274,7 @@ class RepoLog:
         checksum = 0
         places = Places()
         at = self._start
-        # What is in the log has been decoded before. A result may be longer than any block.
+        # All of it has been decoded before. A result may be longer than any block.
         decoder = CarDecoder(limits=_NO_LIMITS, verify_cids=False)
         decoder.feed(write_header(self._reader.header.roots))
         for start in range(self._start, end, _SCANNED):
@@ -292,27 +295,27 @@ class RepoLog:
                 await (await self._store()).put_places(places)
         if at != end:
             self._changed(at)
-        if checksum != expected:  # a block whose CID is not there any more would be missing
+        if checksum != expected:  # a block whose CID has been changed would be reported missing
             self._changed(self._start)
         self._places, self._noted = places, end
 
     async def seal(self) -> None:
-        """Finish: nothing will come any more."""
+        """Write what is left, and commit: nothing more will be added."""
         await self.flush()
         if self._lease is not None:
-            with self._losing_places():
+            with self._dropping_index_on_failure():
                 await self._lease.seal()
 
     # --- Reading --------------------------------------------------------------------------------
 
     async def fetch(self, cids: Sequence[bytes]) -> Fetched:
-        """Read the blocks of these CIDs, as far as they are there.
+        """Read the blocks with these CIDs that are in the log.
 
-        Of long ones only the first few come, so that an answer stays within some MiB; the others
-        are `far`.
+        An answer stays within a few MiB: of long blocks it has the first few, and the others are
+        `far`.
 
         Args:
-            cids: the CIDs, that which the walk needs next at first.
+            cids: the CIDs, in the order in which the walk needs them.
 
         Raises:
             CarChanged: if the file has been changed since it was read.
@@ -340,39 +343,42 @@ class RepoLog:
         return fetched
 
     async def starts_of(self, cids: Sequence[bytes]) -> list[int]:
-        """Return where the sections of blocks start, of those that are in the log."""
+        """Return the offsets of the sections of blocks, of those that are in the log."""
         await self.index()
         await self.note()
         return [start for start in locate(await self._buckets(cids), cids) if start >= 0]
 
     async def _buckets(self, cids: Sequence[bytes]) -> Buckets:
-        """Return the buckets for some CIDs: those in the database, and what is in memory."""
+        """Return the buckets for some CIDs, with the places in the database and in memory."""
         here: Buckets = {} if self._places is None else self._places.buckets
         if self._lease is None or not self._lease.place_bytes:
             if self._lease is not None:
                 self._lease.check()
             return here
-        with self._losing_places():
+        with self._dropping_index_on_failure():
             stored = await self._lease.buckets(cids)
-        return {number: entries + bytes(here[number]) for number, entries in stored.items()}
+        return {number: places + bytes(here[number]) for number, places in stored.items()}
 
     async def _visit(self, work: Callable[[OpenFile], R]) -> R:
         if self._file is None:
             return await (await self._store()).visit(work)
         done = await self._file.visit(work)
         if self._lease is not None:
-            self._lease.check()  # the file is closed with it
+            self._lease.check()  # if it has ended, the file has been closed
         return done
 
     def _read(
         self, cids: Sequence[bytes], starts: Sequence[int], file: OpenFile
     ) -> tuple[Fetched, list[bytes]]:
-        """Read blocks where they should be; return also the CIDs for which something else is there.
+        """Read blocks at the offsets where they should be.
 
-        All of it is one visit: if that is to a thread, two take 1.1 of the time of a walk.
+        All of it is one visit: if visits go to a thread, a walk with two takes 1.1 of the time.
+
+        Returns:
+            The blocks, and the CIDs at whose offsets is something else.
         """
         blocks, others = read_sections(file, cids, starts)
-        long, odd = self._told_apart(others)
+        long, odd = self._split(others)
         near, far = _near(long)
         for cid, start, length in near:
             section = file.read(length, start)
@@ -390,7 +396,7 @@ class RepoLog:
                     else:
                         odd.append(cid)
         if self._verifies:
-            for cid in _wrong(blocks):
+            for cid in _mismatched(blocks):
                 del blocks[cid]
                 odd.append(cid)
         return Fetched(blocks, results, far), odd
@@ -398,8 +404,8 @@ class RepoLog:
     def _is_result(self, start: int) -> bool:
         return bisect_right(self._results, start) % 2 == 1
 
-    def _told_apart(self, heads: Sequence[Head]) -> tuple[list[_Section], list[bytes]]:
-        """Tell sections that are longer than their heads from what is not what it should be."""
+    def _split(self, heads: Sequence[Head]) -> tuple[list[_Section], list[bytes]]:
+        """Split what `read_sections` left: long sections, and the CIDs of anything else."""
         long: list[_Section] = []
         odd: list[bytes] = []
         for cid, start, head in heads:
@@ -407,22 +413,21 @@ class RepoLog:
                 length, body = read_length(head, 0, start)
             except CarError:
                 length, body = 0, -1
-            right = body >= 0 and self._may_be(length, start) and head.startswith(cid, body)
-            if right:
+            if body >= 0 and self._is_plausible(length, start) and head.startswith(cid, body):
                 long.append((cid, start + body, length))
             else:
                 odd.append(cid)
         return long, odd
 
-    def _may_be(self, length: int, start: int) -> bool:
-        """Return whether a section may be so long. A file that has been changed may claim any."""
+    def _is_plausible(self, length: int, start: int) -> bool:
+        """Return whether a section may have this length: a changed file may state any."""
         return length <= (self._written - start if self._is_result(start) else self._longest)
 
     async def _find(self, cid: bytes, fetched: Fetched, *, nearest: bool) -> None:
-        """Look for a block in whichever of its places it is, and add it to what was fetched.
+        """Look for a block in all of its places, and add it to what was fetched.
 
-        What the log does not hold any more is an error for the `nearest` alone, so that what comes
-        before the others can be had.
+        A block that is no longer in the log is an error only if it is the `nearest`, so that the
+        records before it come first.
         """
         changed_at = -1
         for start in candidates(await self._buckets([cid]), cid):
@@ -432,31 +437,31 @@ class RepoLog:
                 if self._is_result(start) and _is_whole(data):
                     fetched.processed[cid] = data[_CHECK:]
                     return
-                if not self._is_result(start) and self._holds(cid, data):
+                if not self._is_result(start) and self._has_hash(cid, data):
                     fetched.raw[cid] = data
                     return
-            if not _is_another(body, cid):
+            if not _is_lookalike(body, cid):
                 changed_at = start
         if changed_at < 0:
-            return  # it was never there: another block has a place like it
+            return  # it was never in the log: only other blocks have its bits of the hash
         if nearest:
             self._changed(changed_at, cid)
         fetched.far.append(cid)
 
     def _section(self, start: int, file: OpenFile) -> bytes:
-        """Read what is in a section, a CID and data; nothing if there is no section any more."""
+        """Return the CID and data of a section; nothing if there is no section any more."""
         head = file.read(HEAD, start)
         try:
             length, body = read_length(head, 0, start)
         except CarError:
             return b""
-        if body < 0 or not self._may_be(length, start):
+        if body < 0 or not self._is_plausible(length, start):
             return b""
         section = file.read(length, start + body)
         return section if len(section) == length else b""
 
-    def _holds(self, cid: bytes, data: bytes) -> bool:
-        """Return whether a block has the hash that its CID claims, if that matters."""
+    def _has_hash(self, cid: bytes, data: bytes) -> bool:
+        """Return whether a block has the hash in its CID, or CIDs are not verified."""
         return not self._verifies or verify(Cid(cid), data) is not False
 
     def _changed(self, at: int, cid: bytes | None = None) -> NoReturn:
@@ -469,7 +474,7 @@ class RepoLog:
 
 _NO_LIMITS: Final = Limits(block_bytes=1 << 62)
 
-# How long the checksum is that comes before a result, as no CID says what that should be.
+# The length of the checksum before a result, in bytes. Its CID is the hash of the block, not of it.
 _CHECK: Final = 4
 
 
@@ -485,21 +490,21 @@ def _read(start: int, size: int, file: OpenFile) -> bytes:
     return file.read(size, start)
 
 
-def _wrong(blocks: dict[bytes, bytes]) -> list[bytes]:
-    """Return the CIDs of blocks that do not have the hash that those claim."""
+def _mismatched(blocks: dict[bytes, bytes]) -> list[bytes]:
+    """Return the CIDs of blocks that do not have the hash in their CIDs."""
     cids, data = [*blocks], [*blocks.values()]
-    wrong: list[bytes] = []
+    mismatched: list[bytes] = []
     at = agreeing(cids, data)
     while at < len(cids):
         if verify(Cid(cids[at]), data[at]) is False:
-            wrong.append(cids[at])
+            mismatched.append(cids[at])
         at += 1
         at += agreeing(cids[at:], data[at:])
-    return wrong
+    return mismatched
 
 
-def _is_another(body: bytes, cid: bytes) -> bool:
-    """Return whether a section is of a block whose place is like that of `cid`, by accident."""
+def _is_lookalike(body: bytes, cid: bytes) -> bool:
+    """Return whether a section is of another block that has the same bits of the hash."""
     try:
         other = body[: read_cid(body, 0, len(body))]
     except InvalidCid:
@@ -508,7 +513,7 @@ def _is_another(body: bytes, cid: bytes) -> bool:
 
 
 def _near(sections: Sequence[_Section]) -> tuple[list[_Section], list[bytes]]:
-    """Leave out what is too much for one answer; return the CIDs of that as well."""
+    """Return the sections that one answer has room for, and the CIDs of the others."""
     near: list[_Section] = []
     far: list[bytes] = []
     room = _LONG_BYTES
