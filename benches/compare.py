@@ -1,15 +1,15 @@
-"""Ours and its peers at the same job, side by side.
+"""This library and its peers at the same job, side by side.
 
 The job: read a repo and visit the key and the length of every record, in key order. Each contender
 does it in a process of its own, turn by turn (A B C A B C ...), so that a slow minute of the
-machine is everybody's; what each has counted is compared. The programs of other languages lie in
-`upstream` and are built first, as is our compiled form, by pip. Whatever cannot be had is named as
-skipped, with the reason.
+machine slows all of them; what they counted is compared. The programs in other languages are in
+`upstream` and are built first, as is the compiled form of this library, by pip. What is not
+available is listed as skipped, with the reason.
 
     python benches/compare.py
     python benches/compare.py --files midsize shuffled:50000 --only 'ours*' 'Rust 0.2.2*'
     python benches/compare.py --json report.json --plot report.png
-    python benches/compare.py --from report.json --plot report.png
+    python benches/compare.py --from report.json --plot report.png --markdown
 
 A file is the path of a CAR; `little` or `midsize` of the shared ones; a made one, `ORDER:RECORDS`;
 or `small:REPOS`, that many small repos, read one after the other by one process.
@@ -443,6 +443,54 @@ def skipped(reasons: dict[str, str], width: int) -> Iterator[str]:
         )
 
 
+# File -> the contenders in its table in benches/README.md, and their names there.
+TABLES = {
+    "shuffled:300000": {
+        "ours memory": "this library, in memory",
+        "ours memory, compiled": "the same, compiled",
+        "ours disk raw": "this library, a file at 16 MiB, raw",
+        "ours disk raw, compiled": "the same, compiled",
+        "ours disk raw, open file": "this library, copied to disk at 16 MiB, raw",
+        "libipld + walk": "`libipld` and a walk",
+        "libipld + walk, collector off": "the same, garbage collector off",
+        "atproto SDK's CAR + walk": "`atproto`'s `CAR` and a walk",
+        "atmst": "`atmst`",
+        "Rust 0.2.2 memory 1M": "Rust `repo-stream` 0.2.2, in memory",
+        "Rust 0.2.2 disk raw 1M": "Rust `repo-stream` 0.2.2, through disk at 16 MiB, raw",
+        "Rust 0.5.0-alpha.10 memory 1M": "Rust `repo-stream` 0.5.0-alpha.10, in memory",
+        "Rust 0.5.0-alpha.10 disk raw 1M": (
+            "Rust `repo-stream` 0.5.0-alpha.10, through disk at 16 MiB, raw"
+        ),
+        "indigo (Go)": "Go `indigo`",
+    },
+    "stream:300000": {
+        "ours stream disk processed": "this library, `stream_car`",
+        "ours stream disk processed, compiled": "the same, compiled",
+        "ours memory": "this library, in memory",
+        "indigo (Go) stream": "Go `indigo`, `StreamRepoRecords`",
+        "atcute (TypeScript) stream": "TypeScript `@atcute/repo`, `fromStream`",
+    },
+}
+
+
+def markdown(report: dict[str, Any]) -> Iterator[str]:
+    """The tables of benches/README.md, line by line."""
+    for job in report["jobs"]:
+        names = TABLES.get(job["job"], {})
+        rows = {result["contender"]: result for result in job["results"] if "median" in result}
+        if not names.keys() & rows.keys():
+            continue
+        size = f"{job['job']}, {job['bytes'] / 1e6:.0f} MB"
+        yield ""
+        yield f"| {size} | checks CIDs | seconds | growth in MiB |"
+        yield "|:--|:-:|--:|--:|"
+        for contender, name in names.items():
+            if (result := rows.get(contender)) is not None:
+                checks = "yes" if result["verifies"] else "no"
+                seconds = float(f"{result['median']:.2g}")
+                yield f"| {name} | {checks} | {seconds:g} | {result['growth_kib'] / 1024:.0f} |"
+
+
 # Contender -> its name and its line in the plot. Their figures are in the table, and so are others.
 LINES = {
     "ours memory, compiled": ("this library", Style("#1257b8")),
@@ -510,6 +558,8 @@ def main() -> int:
         return 2
     report = json.loads(options.source.read_text()) if options.source else measured(options)
     print("\n".join(table(report)))
+    if options.markdown:
+        print("\n".join(markdown(report)))
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     if options.plot:
@@ -536,6 +586,7 @@ def arguments() -> argparse.Namespace:
     add("--no-build", dest="build", action="store_false", help="take what was built before")
     add("--json", type=Path, metavar="OUT")
     add("--plot", type=Path, metavar="OUT.png", help="needs matplotlib")
+    add("--markdown", action="store_true", help="print the tables of benches/README.md, too")
     add("--from", type=Path, dest="source", metavar="JSON", help="measure nothing, show this one")
     options = parser.parse_args()
     if options.rounds < 1:

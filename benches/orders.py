@@ -1,6 +1,6 @@
-"""What happens to memory while a CAR is walked as it comes in, in each order of blocks.
+"""How memory grows while a CAR is walked as it comes in, in each order of its blocks.
 
-For each order a process of its own streams a made repo and looks at its memory at every piece.
+For each order, a process of its own streams a made repo and measures its memory at every piece.
 
     python benches/orders.py
     python benches/orders.py --records 100000 --json orders.json --plot orders.png
@@ -49,7 +49,7 @@ def resident_mib() -> float:
 
 
 async def watch(path: str, limit: float) -> dict[str, Any]:
-    """Stream a file and give what was seen: MB read and MiB of growth, piece by piece."""
+    """Stream a file; return MB read, records out and MiB of growth, piece by piece."""
     from repo_stream import DiskBuilder, DriverBuilder  # noqa: PLC0415 - in the child only
 
     async with DiskBuilder().open() as store:  # what SQLite takes to be there is not the repo's
