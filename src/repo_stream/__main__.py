@@ -1,6 +1,6 @@
-"""The entry point of `repo-stream` and `python -m repo_stream`: the command of `repo_stream.cli`.
+"""The entry point of `repo-stream` and `python -m repo_stream`, which run `repo_stream.cli`.
 
-It answers Ctrl-C before anything else is imported, and after everything else is done.
+It handles Ctrl-C from before the first import until after the last line of the command.
 """
 
 import os
@@ -9,28 +9,29 @@ import sys
 
 __all__ = ["main"]
 
-_INTERRUPTED = 128 + 2  # as a shell says it of SIGINT
+_INTERRUPTED = 128 + 2  # as shells report SIGINT
 
 
 def main() -> int:
-    """Import the command, and do what the command line says.
+    """Import the command and run it.
 
     Returns:
         The exit code.
     """
-    # Where it was turned off, as by `nohup`, it stays so.
+    # If the signal is ignored, as by `nohup`, it stays ignored.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
-    _stand_in_for_closed_files()
+    _open_closed_files()
     from repo_stream.cli import main as command  # noqa: PLC0415 - the point
 
     return command()
 
 
-def _stand_in_for_closed_files() -> None:
-    """Open what the command was started without, or the next file opened takes its number.
+def _open_closed_files() -> None:
+    """Open the standard files that are closed, or the next file opened would get their numbers.
 
-    Input that can only be written, and output that can only be read, fail as closed files do.
+    They are opened so that using them fails as with closed files: the input for writing only, the
+    outputs for reading only.
     """
     for number, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
@@ -44,7 +45,7 @@ def _stand_in_for_closed_files() -> None:
 
 
 def _leave(*_: object) -> None:
-    """End at once: whatever is at work could swallow an exception, or print it."""
+    """End the process at once: whatever is running could swallow or print an exception."""
     os._exit(_INTERRUPTED)
 
 

@@ -1,4 +1,9 @@
-"""Blocks in memory, and what they really cost there."""
+"""The blocks of a repo in memory, and how much memory they take.
+
+A block is processed as soon as it comes, if it is surely not a node: a result often takes less
+memory than the block. Nodes, and whatever looks like one, stay raw. The store counts what each
+block or result costs, Python's objects included, so that a memory limit holds for the process.
+"""
 
 from __future__ import annotations
 
@@ -22,42 +27,42 @@ T = TypeVar("T")
 
 
 class MemoryStore(Generic[T]):
-    """Blocks of a CAR, processed where they surely are no nodes.
+    """Blocks of a CAR, processed if they are surely not nodes.
 
     Args:
-        processor: what to make of the blocks.
-        late: keep all blocks as they are; the processor is for later.
+        processor: makes the results.
+        late: keep all blocks raw, to be processed by the walk.
     """
 
     def __init__(self, processor: Processor[T], *, late: bool = False) -> None:
         self._processor = processor
-        #: Whether blocks are processed as they come.
+        #: Whether blocks are processed when they are added.
         self.processes: bool = not (late or processor.keeps_bytes)
         self.blocks: Blocks[T] = Blocks.empty(alike=processor.keeps_bytes, many=True)
         self._contents = 0.0
 
     @property
     def size(self) -> int:
-        """What the store costs, in bytes: keys, values and the tables that hold them."""
+        """How much memory the store takes, in bytes: CIDs, blocks, results, and the tables."""
         return sum(map(sys.getsizeof, self.blocks.tables)) + int(self._contents)
 
     @property
     def need(self) -> int:
-        """What the store has to have, to take more blocks in, in bytes; see `tables.need`."""
+        """How much memory the store needs to add more blocks, in bytes; see `tables.need`."""
         return sum(map(tables.need, self.blocks.tables)) + int(self._contents)
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing in it."""
+        """Whether there are no blocks in it."""
         return not self.blocks.raw and not self.blocks.processed
 
     def add(self, cids: Sequence[bytes], blocks: Sequence[bytes]) -> None:
-        """Take blocks in; of two with the same CID the later one stays."""
+        """Add blocks; of two with the same CID the later one is kept."""
         if not cids:
             return
         raw = self.blocks.raw
-        # Blocks that come again cost what they have more than those whose place they take: nothing,
-        # unless their CIDs have not been checked.
+        # A block that replaces one with its CID costs the difference in size: nothing, unless CIDs
+        # are not verified.
         if self.processes:
             processed = self.blocks.processed
             known = len(raw) + len(processed)
@@ -73,12 +78,18 @@ class MemoryStore(Generic[T]):
         self._contents += cost + KEY_COST * added
 
     def keep_raw(self, cid: bytes, data: bytes) -> None:
-        """Take one block in without processing it."""
+        """Add one block without processing it."""
         self.blocks.raw[cid] = data
         self._contents += len(data) + BLOCK_OVERHEAD + KEY_COST
 
     def put_back(self, cid: bytes, *, block: bytes | None, result: T | None) -> None:
-        """Take one block in again, as it was, or as what had been made of it."""
+        """Put back one block that was removed, raw or as its result.
+
+        Args:
+            cid: its CID.
+            block: the raw block; `None` if it was processed.
+            result: the result, if it was processed.
+        """
         self.forget([cid])
         if block is not None:
             self.keep_raw(cid, block)
@@ -88,7 +99,11 @@ class MemoryStore(Generic[T]):
         self._contents += self._processor.size_of(value) + KEY_COST
 
     def forget(self, cids: Iterable[bytes]) -> tuple[list[Block], list[tuple[bytes, T]]]:
-        """Give these blocks away, as far as they are here: those kept raw, and those processed."""
+        """Remove blocks, and return those that were here.
+
+        Returns:
+            The raw blocks and the results, each with its CID.
+        """
         raw_table, processed_table = self.blocks.raw, self.blocks.processed
         size_of = self._processor.size_of
         raw: list[Block] = []
@@ -99,7 +114,7 @@ class MemoryStore(Generic[T]):
             if data is not None:
                 raw.append((cid, data))
                 cost += len(data) + BLOCK_OVERHEAD + KEY_COST
-            # Both, where the one came while the other was put back.
+            # It may be in both tables, if it came again before it was put back.
             if cid in processed_table:
                 value = processed_table.pop(cid)
                 processed.append((cid, value))
@@ -108,21 +123,25 @@ class MemoryStore(Generic[T]):
         return raw, processed
 
     def shrink(self) -> None:
-        """Give back the memory of tables that once held much more than they do now."""
+        """Return memory of tables that once were much larger than now."""
         for table in self.blocks.tables:
             tables.shrink(table)
 
     def drop(self) -> None:
-        """Let go of everything."""
+        """Remove everything."""
         for table in self.blocks.tables:
             table.clear()
         self._contents = 0.0
 
     def drain(self, blocks: int, size: int) -> tuple[list[Block], list[tuple[bytes, T]]]:
-        """Give up to so many blocks away: those kept raw, and those processed.
+        """Remove some blocks, and return them. A store that becomes empty is as new.
 
-        Those kept raw are one, however large, or up to `size` bytes. Once it has given the last one
-        away, the store is as new.
+        Args:
+            blocks: the most blocks to remove.
+            size: the most bytes of raw blocks to remove, unless the first one is larger.
+
+        Returns:
+            The raw blocks and the results, each with its CID.
         """
         raw = _pop_raw(self.blocks.raw, blocks, size)
         processed: list[tuple[bytes, T]] = []
@@ -131,7 +150,7 @@ class MemoryStore(Generic[T]):
             most = min(blocks - len(raw), len(self.blocks.processed))
             processed = [pop() for _ in range(most)]
         if not self.blocks.raw and not self.blocks.processed:
-            self.drop()  # only a cleared table gives its memory back
+            self.drop()  # only a table that is cleared returns its memory
         return raw, processed
 
 
