@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from repo_stream import sizes
-from repo_stream.ipld import dagcbor
+from repo_stream.ipld import spilled_values
 from repo_stream.ipld.datamodel import decode_record, to_dag_json
 
 __all__ = [
@@ -151,8 +151,8 @@ class Processor(Generic[T]):
 
     process: Callable[[bytes], T]
     size_of: Callable[[T], int] = sizes.size_of
-    dumps: Callable[[T], bytes] = dagcbor.dump_value
-    loads: Callable[[bytes], T] = dagcbor.load_value
+    dumps: Callable[[T], bytes] = spilled_values.dump_value
+    loads: Callable[[bytes], T] = spilled_values.load_value
     lazy: bool = False
 
     def __post_init__(self) -> None:
@@ -167,7 +167,7 @@ class Processor(Generic[T]):
     @property
     def keeps_bytes(self) -> bool:
         """Whether results are the blocks themselves."""
-        return self.process is _NOOP and self.dumps is dagcbor.dump_value
+        return self.process is _NOOP and self.dumps is spilled_values.dump_value
 
 
 #: What can be given as a block processor: a function of a record's bytes, or a `Processor`.

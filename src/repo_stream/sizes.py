@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from typing import Any, Final, cast
 
-from repo_stream.ipld.dagcbor import SCALARS, library_scalars
+from repo_stream.ipld.spilled_values import SCALARS, library_scalars
 
 __all__ = [
     "BLOCK_OVERHEAD",

@@ -47,7 +47,7 @@ def test_a_builder_brings_nothing_that_only_few_values_or_the_disk_need() -> Non
 
 def test_a_value_of_the_standard_library_brings_what_it_needs() -> None:
     program = (
-        "from repo_stream.ipld.dagcbor import dump_value, load_value\n"
+        "from repo_stream.ipld.spilled_values import dump_value, load_value\n"
         "from repo_stream.sizes import size_of\n"
         "from uuid import UUID\n"
         "given = (UUID(int=1 << 100), 7)\n"
