@@ -13,6 +13,7 @@ from typing import Any, assert_type
 
 import anyio
 
+import repo_stream
 from repo_stream import (
     Absent,
     BlockOrder,
@@ -215,3 +216,7 @@ async def ordering(path: Path) -> None:
         assert_type(car.commit.block, bytes)
         assert_type(car.dropped, int | None)
         assert_type(car.order, BlockOrder)
+
+
+def version() -> None:
+    assert_type(repo_stream.__version__, str)

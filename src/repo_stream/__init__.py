@@ -10,6 +10,10 @@ from repo_stream import _face
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - takes longer than all of this
+
+        return version("atproto-repo-stream")
     return _face.named(__name__, name)
 
 

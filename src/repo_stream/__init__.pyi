@@ -250,3 +250,5 @@ from repo_stream.store.disk import (
 from repo_stream.store.disk import (
     DiskStore as DiskStore,
 )
+
+__version__: str

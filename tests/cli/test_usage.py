@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
+import repo_stream
+from repo_stream._compiled import how_it_runs
+from repo_stream.cli import slowness
 from support import ROOT
 from support.cli import Run
 
@@ -102,6 +107,51 @@ def test_help_fits_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_version_is_that_of_the_package(run: Run) -> None:
+def test_version_is_that_of_the_package_and_says_how_it_runs(run: Run) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert run("--version") == (0, f"repo-stream {project['version']}\n", "")
+    assert run("--version") == (0, f"repo-stream {project['version']} ({how_it_runs()})\n", "")
+    assert repo_stream.__version__ == project["version"]
+
+
+# --- An install that could not be compiled ------------------------------------------------------
+
+
+REASON = ("it could not be compiled when it was installed: no C compiler was found (cc)", "get one")
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command that took long, on a terminal, with a package that could not be compiled."""
+    del capsys  # whose standard error it is
+    monkeypatch.setattr(slowness, "why_not_compiled", lambda: REASON)
+    monkeypatch.setattr(slowness, "process_time", lambda: 10.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_slow_command_says_why_and_what_to_do(run: Run, car: Path) -> None:
+    code, out, err = run("ls", car)
+    assert (code, err) == (0, f"repo-stream: slower than it could be, as {REASON[0]}; get one\n")
+    assert out
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        pytest.param("why_not_compiled", ("an editable install", ""), id="nothing to do"),
+        pytest.param("why_not_compiled", ("", ""), id="compiled"),
+        pytest.param("process_time", 1.0, id="quick"),
+        pytest.param("sys.stderr.isatty", False, id="no terminal"),
+    ],
+)
+def test_nobody_else_is_told(
+    run: Run, car: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
+    monkeypatch.setattr(f"repo_stream.cli.slowness.{name}", lambda: value)
+    assert run("ls", car)[2] == ""
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_quiet_command_does_not_say_why_it_is_slow(run: Run, car: Path) -> None:
+    assert run("ls", "--quiet", car)[2] == ""

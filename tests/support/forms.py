@@ -14,7 +14,7 @@ import pytest
 from repo_stream import _compiled
 from repo_stream._compiled import COMPILED
 
-__all__ = ["both_forms"]
+__all__ = ["both_forms", "plain_form"]
 
 
 def both_forms(name: str, tests: str) -> Callable[..., Any]:
@@ -31,7 +31,7 @@ def both_forms(name: str, tests: str) -> Callable[..., Any]:
     def form(request: pytest.FixtureRequest) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             if request.param == "plain" and COMPILED:
-                for each, plain in _plain(module).items():
+                for each, plain in _differences(module).items():
                     compiled = vars(module)[each]
                     for place in (module, sys.modules[tests]):
                         if vars(place).get(each) is compiled:
@@ -41,8 +41,8 @@ def both_forms(name: str, tests: str) -> Callable[..., Any]:
     return form
 
 
-def _plain(module: ModuleType) -> dict[str, Any]:
-    """What a module has in another form if `REPO_STREAM_PURE` is set, by name."""
+def plain_form(module: ModuleType) -> ModuleType:
+    """A copy of a module as it is if `REPO_STREAM_PURE` is set."""
     spec = importlib.util.spec_from_file_location(f"{module.__name__}_plain", module.__file__)
     assert spec is not None
     assert spec.loader is not None
@@ -51,10 +51,16 @@ def _plain(module: ModuleType) -> dict[str, Any]:
         patch.setattr(_compiled, "COMPILED", False)
         patch.setitem(sys.modules, spec.name, copy)
         spec.loader.exec_module(copy)
+    return copy
+
+
+def _differences(module: ModuleType) -> dict[str, Any]:
+    """The functions, and the number, that a plain module has of its own, by name."""
+    plain = plain_form(module)
     compiled = f"._{module.__name__.rpartition('.')[2]}"
     return {
-        name: getattr(copy, name)
+        name: getattr(plain, name)
         for name, value in vars(module).items()
         if str(getattr(value, "__module__", "")).endswith(compiled)
-        or (isinstance(value, int) and value != getattr(copy, name))
+        or (isinstance(value, int) and value != getattr(plain, name))
     }

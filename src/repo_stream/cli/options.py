@@ -7,7 +7,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
+import repo_stream
 from repo_stream import DriverBuilder, Limits
+from repo_stream._compiled import how_it_runs
 from repo_stream.cli.export import export, get
 from repo_stream.cli.inspection import inspect
 from repo_stream.cli.listing import ls
@@ -41,7 +43,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Read AT Protocol repos from CAR files, and verify what is read.",
         epilog="Exit codes: 0, 1 (the repo cannot be read or is not valid), 2 (wrong usage).",
     )
-    whole.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
+    whole.add_argument(
+        "--version",
+        action=_ShowVersion,
+        nargs=0,
+        help="show the version, and whether it is compiled, and exit",
+    )
     commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
     common = _common()
 
@@ -162,9 +169,7 @@ class _ShowVersion(argparse.Action):
     """Show the version, looked up only then: that takes longer than the rest of this module."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version  # noqa: PLC0415 - slow, see above
-
-        print(PROGRAM, version("atproto-repo-stream"))
+        print(f"{PROGRAM} {repo_stream.__version__} ({how_it_runs()})")
         parser.exit()
 
 

@@ -15,7 +15,6 @@ from repo_stream.mst.node import LINK_START
 
 cdef enum:
     DIGEST = 32
-    LONGEST_KEY = 255 + 255
 
 cdef bytes LINK_HEAD = LINK_START
 cdef Py_ssize_t LINK_HEAD_SIZE = len(LINK_START)
@@ -86,9 +85,9 @@ cdef int depth_of(const unsigned char *digest) noexcept:
 def open_ordinary(tuple subtree not None, bytes block not None, limits):
     cdef const unsigned char *data = <const unsigned char *> PyBytes_AS_STRING(block)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(block)
-    cdef unsigned char key[LONGEST_KEY]
+    cdef unsigned char key[0xFF + 0xFF]
     cdef unsigned char digest[DIGEST]
-    cdef Py_ssize_t longest_key = min(<Py_ssize_t> LONGEST_KEY, limits.key_bytes)
+    cdef Py_ssize_t longest_key = min(<Py_ssize_t> sizeof(key), limits.key_bytes)
     cdef Py_ssize_t at = 3, count, row, suffix, length, shared, tree, record, byte, key_length = 0
     cdef int depth = -1
     cdef bytes lower = subtree[2], upper = subtree[3], first = None, pending = None, after = None
