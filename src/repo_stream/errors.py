@@ -163,7 +163,7 @@ class TruncatedCar(CarError):
         elif have:
             where = f"ends inside the length of {what}"
         else:
-            where = "is empty"
+            where = "is empty, without a header"
         super().__init__(
             f"the CAR {where}; the download is probably incomplete, fetch it again",
             offset=offset,

@@ -18,7 +18,7 @@ from repo_stream.ipld.cid import ordinary
 from repo_stream.ipld.dagcbor import encode
 from repo_stream.mst.commit import Commit, decode_commit_plainly
 from repo_stream.mst.node import Node, decode_node, decode_node_plainly
-from repo_stream.testing import Entry, Repo, node
+from repo_stream.testing import BuiltRepo, Entry, node
 from support.strategies import CUTS, EXAMPLES, SMALL_REPOS, mutated, shared_bytes
 
 # --- The decoder --------------------------------------------------------------------------------
@@ -44,7 +44,7 @@ def decoded(car: bytes, cuts: list[int]) -> tuple[list[tuple[bytes, bytes]], str
 @EXAMPLES
 @given(data=st.data(), repo=SMALL_REPOS, one=CUTS, other=CUTS)
 def test_blocks_and_errors_do_not_depend_on_the_pieces(
-    data: st.DataObject, repo: Repo, one: list[int], other: list[int]
+    data: st.DataObject, repo: BuiltRepo, one: list[int], other: list[int]
 ) -> None:
     """The same blocks, and the same error at the same offset, however the file is cut."""
     car = data.draw(st.just(repo.to_car()) | mutated(repo.to_car()))

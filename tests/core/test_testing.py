@@ -30,7 +30,7 @@ from support.naive import (
 ORDERS: tuple[Order, ...] = get_args(Order)
 
 
-def some_repo(count: int = 200) -> testing.Repo:
+def some_repo(count: int = 200) -> testing.BuiltRepo:
     """A repo with records of several collections, two of which are the same."""
     records: dict[str, object] = {
         f"com.example.{'abc'[n % 3]}/{testing.tid(n << 40)}": {"n": n} for n in range(count)

@@ -22,8 +22,8 @@ from repo_stream.mst.ranges import KeyRanges
 from repo_stream.mst.results import Taken, TreeNode
 from repo_stream.mst.walker import Walker
 from repo_stream.testing import (
+    BuiltRepo,
     RawRecord,
-    Repo,
     build_repo,
     cid_of,
     key_height,
@@ -39,16 +39,16 @@ Triple = tuple[str, bytes, bytes]
 # --- Repos to walk --------------------------------------------------------------------------------
 
 
-def plain_repo(count: int = 300) -> Repo:
+def plain_repo(count: int = 300) -> BuiltRepo:
     return build_repo({f"com.example.{n % 3}/{tid(n << 33)}": {"n": n} for n in range(count)})
 
 
-def sharing_repo() -> Repo:
+def sharing_repo() -> BuiltRepo:
     """Many keys, few records."""
     return build_repo({f"com.example.share/{n:03}": {"n": n % 7} for n in range(100)})
 
 
-def node_like_repo() -> Repo:
+def node_like_repo() -> BuiltRepo:
     """Records that look like nodes, one of them the very node of a subtree before it."""
     low = keys_of(0, 3, "com.example.a")
     small = build_repo({key: {"n": 1} for key in low})
@@ -67,11 +67,11 @@ def node_like_repo() -> Repo:
     return repo
 
 
-def one_record_repo() -> Repo:
+def one_record_repo() -> BuiltRepo:
     return build_repo({"com.example.a/1": {"n": 1}})
 
 
-REPOS: Final[dict[str, Callable[[], Repo]]] = {
+REPOS: Final[dict[str, Callable[[], BuiltRepo]]] = {
     "empty": lambda: build_repo({}),
     "one record": one_record_repo,
     "plain": plain_repo,
@@ -81,15 +81,15 @@ REPOS: Final[dict[str, Callable[[], Repo]]] = {
 
 
 @pytest.fixture(scope="module", params=REPOS)
-def repo(request: pytest.FixtureRequest) -> Repo:
+def repo(request: pytest.FixtureRequest) -> BuiltRepo:
     return REPOS[request.param]()
 
 
-def expected(repo: Repo) -> list[Triple]:
+def expected(repo: BuiltRepo) -> list[Triple]:
     return [(key, cid, repo.blocks[cid]) for key, cid in repo.records.items()]
 
 
-def in_walk_order(repo: Repo, at_hand: Iterable[bytes] = ()) -> list[bytes]:
+def in_walk_order(repo: BuiltRepo, at_hand: Iterable[bytes] = ()) -> list[bytes]:
     """What the walk needs and has not, in order, as far as nodes at hand tell; each CID once."""
     here = set(at_hand)
     order: dict[bytes, None] = {}
@@ -119,7 +119,7 @@ def in_walk_order(repo: Repo, at_hand: Iterable[bytes] = ()) -> list[bytes]:
 class Hand:
     """A walker, the blocks it has, and what it has given."""
 
-    repo: Repo
+    repo: BuiltRepo
     limits: Limits = LIMITS
     given: list[Triple] = field(default_factory=list[Triple])
 
@@ -150,7 +150,7 @@ class Hand:
         return self.walker.done
 
 
-def test_a_walk_with_all_blocks_at_hand_gives_every_record_in_order(repo: Repo) -> None:
+def test_a_walk_with_all_blocks_at_hand_gives_every_record_in_order(repo: BuiltRepo) -> None:
     hand = Hand(repo)
     hand.bring(*repo.blocks)
     assert hand.take_all() == expected(repo)
@@ -183,7 +183,7 @@ def test_chunks_are_full_but_for_the_last() -> None:
         assert hand.take(n) == 0
 
 
-def test_a_walk_goes_as_far_as_blocks_come_one_by_one(repo: Repo) -> None:
+def test_a_walk_goes_as_far_as_blocks_come_one_by_one(repo: BuiltRepo) -> None:
     for seed in range(3):
         hand = Hand(repo)
         order = list(repo.blocks)
@@ -203,7 +203,7 @@ def test_a_walk_goes_as_far_as_blocks_come_one_by_one(repo: Repo) -> None:
 
 
 def test_a_walk_is_the_same_for_blocks_that_come_at_any_time_and_chunks_of_any_size(
-    repo: Repo,
+    repo: BuiltRepo,
 ) -> None:
     for seed in range(5):
         dice = random.Random(seed)
@@ -234,7 +234,7 @@ def test_a_walk_is_the_same_for_blocks_that_come_at_any_time_and_chunks_of_any_s
     ],
 )
 def test_a_walk_that_fetches_what_it_wants_is_whole(
-    repo: Repo, fetch: int, n: int, *, prune: bool
+    repo: BuiltRepo, fetch: int, n: int, *, prune: bool
 ) -> None:
     hand = Hand(repo)
     rounds = 0
@@ -261,7 +261,7 @@ def test_a_walk_that_fetches_what_it_wants_is_whole(
 # --- What is wanted -------------------------------------------------------------------------------
 
 
-def test_at_first_the_root_is_wanted(repo: Repo) -> None:
+def test_at_first_the_root_is_wanted(repo: BuiltRepo) -> None:
     hand = Hand(repo)
     assert hand.wanted() == [repo.root]
     assert hand.take() == 0
@@ -296,7 +296,7 @@ def test_records_that_keys_share_are_wanted_once() -> None:
     assert len(hand.wanted(3)) == 3
 
 
-def test_what_is_wanted_is_what_a_naive_walk_lacks(repo: Repo) -> None:
+def test_what_is_wanted_is_what_a_naive_walk_lacks(repo: BuiltRepo) -> None:
     for seed in range(10):
         dice = random.Random(seed)
         share = (0.1, 0.5, 0.8)[seed % 3]

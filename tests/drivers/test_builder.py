@@ -22,7 +22,7 @@ from repo_stream import (
     Processor,
     RepoDriver,
 )
-from repo_stream.testing import Repo, build_car, build_repo
+from repo_stream.testing import BuiltRepo, build_car, build_repo
 from support import pieces_of, walk
 from support.driving import expected, paused_at, records
 
@@ -133,7 +133,7 @@ async def test_one_builder_serves_many_repos_at_once() -> None:
     repos = [build_repo(records(count)) for count in (0, 10, 700, 100)]
     done: list[int] = []
 
-    async def read(repo: Repo) -> None:
+    async def read(repo: BuiltRepo) -> None:
         assert await walk(pieces_of(repo.to_car(), 1000), builder) == expected(repo)
         done.append(len(repo.records))
 

@@ -18,7 +18,7 @@ import pytest
 
 from repo_stream import DiskBuilder, DiskStore, DriverBuilder, Output, Processor, open_car
 from repo_stream.process import noop, record
-from repo_stream.testing import RawRecord, Repo, build_repo, cid_of
+from repo_stream.testing import BuiltRepo, RawRecord, build_repo, cid_of
 from support import pieces_of, walk
 from support.streams import ORDERS, AnyBuilder, car_in
 
@@ -80,7 +80,7 @@ def cases() -> list[Case]:
     return [*pairwise(AXES)]
 
 
-def motley() -> Repo:
+def motley() -> BuiltRepo:
     """Records of many sizes, some that two keys share, and one that is a node."""
     records: dict[str, object] = {
         f"app.test.{'abc'[n % 3]}/{n:03}": {"n": n, "text": "x" * (n % 400)} for n in range(600)

@@ -6,7 +6,7 @@ import json
 from typing import Any, cast
 
 from repo_stream import Absent, Cid, DriverBuilder, Gap, Present
-from repo_stream.testing import Repo, cid_of, commit, tree_of, write_car
+from repo_stream.testing import BuiltRepo, cid_of, commit, tree_of, write_car
 from support import shared
 from support.slices import (
     EVERY_WAY,
@@ -31,13 +31,13 @@ def commit_proofs() -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", json.loads(text))
 
 
-def tree_repo(keys: set[str], leaf: Cid) -> Repo:
+def tree_repo(keys: set[str], leaf: Cid) -> BuiltRepo:
     """A repo whose every record is one that nobody has."""
     records = {key: bytes(leaf) for key in sorted(keys)}
     root, nodes = tree_of(records)
     head = commit(root)
     blocks = {cid_of(head): head, **nodes}
-    return Repo(cid_of(head), head, root, tuple(nodes), records, blocks, {})
+    return BuiltRepo(cid_of(head), head, root, tuple(nodes), records, blocks, {})
 
 
 @EVERY_WAY

@@ -30,8 +30,8 @@ from repo_stream import (
 )
 from repo_stream.testing import (
     DID,
+    BuiltRepo,
     RawRecord,
-    Repo,
     build_car,
     build_repo,
     cid_of,
@@ -152,7 +152,7 @@ async def test_record_that_looks_like_a_node_is_a_record(mem_limit_mb: float) ->
 
 
 @cache
-def with_nodes_as_records() -> Repo:
+def with_nodes_as_records() -> BuiltRepo:
     """A repo in which records are, to the byte, nodes of its own tree."""
     base = build_repo(records(200))
     for number in range(1000):
@@ -296,7 +296,7 @@ async def test_source_is_not_read_beyond_the_limit(tmp_path: Path) -> None:
 # --- Where the commit is --------------------------------------------------------------------------
 
 
-def with_commit_at(repo: Repo, place: str) -> bytes:
+def with_commit_at(repo: BuiltRepo, place: str) -> bytes:
     blocks = [(cid, data) for cid, data in repo.blocks.items() if cid != repo.commit_cid]
     at = {"first": 0, "middle": len(blocks) // 2, "last": len(blocks)}[place]
     blocks.insert(at, (repo.commit_cid, repo.commit))

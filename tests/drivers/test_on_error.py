@@ -24,7 +24,7 @@ from repo_stream import (
     open_car,
 )
 from repo_stream.store.repo_log import Fetched, RepoLog
-from repo_stream.testing import RawRecord, Repo, build_repo
+from repo_stream.testing import BuiltRepo, RawRecord, build_repo
 from support import walk
 from support.driving import BOTH_WAYS, rest_of
 
@@ -102,7 +102,7 @@ async def test_yield_gives_errors_in_the_place_of_values(mem_limit_mb: float) ->
         assert repo.problem_count == 14
 
 
-def without_records(count: int) -> Repo:
+def without_records(count: int) -> BuiltRepo:
     """A repo whose tree names so many records, none of which is there."""
     repo = build_repo({f"com.example.a/{n:05}": {"n": n} for n in range(count)})
     return replace(repo, blocks={c: repo.blocks[c] for c in (repo.commit_cid, *repo.nodes)})
@@ -141,7 +141,7 @@ async def test_missing_records_are_not_asked_for_one_by_one(
     assert 0 < queries < 25
 
 
-def wrong_depth() -> Repo:
+def wrong_depth() -> BuiltRepo:
     """A repo whose root is a record's block, so that its keys cannot be where they are."""
     root = REPO.nodes[-1]
     others = [cid for cid in REPO.nodes if cid != root]

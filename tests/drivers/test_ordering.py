@@ -38,7 +38,7 @@ from repo_stream import (
 )
 from repo_stream.drivers.order import PieceKept
 from repo_stream.mst.blocks import Arrivals
-from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, encode, write_car
+from repo_stream.testing import BuiltRepo, RawRecord, build_repo, cid_of, encode, write_car
 from support import pieces_of
 from support.cancelling import every_stop, in_every_way, leaving_nothing
 from support.hostile import FAMILIES, Hostile
@@ -65,7 +65,7 @@ LIMITED = pytest.mark.parametrize("limit", [0, 16], ids=["disk", "memory"])
 JUNK = [(cid_of(data), data) for data in (encode({"junk": n}) for n in range(20))]
 
 
-def streamable(repo: Repo) -> bytes:
+def streamable(repo: BuiltRepo) -> bytes:
     """The streamable CAR of a repo, with a record at each key, by a decoder of its own."""
 
     def link(value: Any) -> bytes | None:
@@ -213,7 +213,7 @@ async def test_every_reader_reads_the_ordered_car(name: str, tmp_path: Path) -> 
 
 
 @st.composite
-def repos(draw: st.DrawFn) -> tuple[Repo, list[bytes]]:
+def repos(draw: st.DrawFn) -> tuple[BuiltRepo, list[bytes]]:
     """A repo, and the CIDs of its blocks in some order, with copies."""
     keys = draw(st.lists(st.integers(0, 300), unique=True, max_size=40))
     repo = build_repo({f"com.example.a/{key}": {"n": draw(st.integers(0, 9))} for key in keys})
@@ -229,7 +229,7 @@ def repos(draw: st.DrawFn) -> tuple[Repo, list[bytes]]:
     released=st.sampled_from([0, 300, MIB]),
 )
 async def test_ordered_car_depends_on_the_repo_alone(
-    made: tuple[Repo, list[bytes]], limit: float, size: int, released: int
+    made: tuple[BuiltRepo, list[bytes]], limit: float, size: int, released: int
 ) -> None:
     repo, cids = made
     car = write_car([repo.commit_cid], [(cid, repo.blocks[cid]) for cid in cids])
@@ -351,7 +351,7 @@ async def test_cancelled_ordering_loses_nothing(how: str, limit: float) -> None:
 # --- How far from it ----------------------------------------------------------------------------
 
 
-def naive_order(repo: Repo, cids: list[bytes]) -> tuple[bool, int]:
+def naive_order(repo: BuiltRepo, cids: list[bytes]) -> tuple[bool, int]:
     """Read block by block and keep what is early; say whether any was, and how many at most."""
     coming, kept, most = iter(cids), set[bytes](), 0
     for needed in repo.blocks:
@@ -366,7 +366,7 @@ def naive_order(repo: Repo, cids: list[bytes]) -> tuple[bool, int]:
     return most == 0, most
 
 
-def slightly_off(repo: Repo, swaps: int, seed: int) -> list[bytes]:
+def slightly_off(repo: BuiltRepo, swaps: int, seed: int) -> list[bytes]:
     cids, chance = list(repo.blocks), random.Random(seed)
     for _ in range(swaps):
         at = chance.randrange(len(cids) - 1)
@@ -374,7 +374,7 @@ def slightly_off(repo: Repo, swaps: int, seed: int) -> list[bytes]:
     return cids
 
 
-def orders_of(repo: Repo) -> list[list[bytes]]:
+def orders_of(repo: BuiltRepo) -> list[list[bytes]]:
     named: list[Any] = ORDERS
     return [
         *[repo.ordered(order, seed) for order in named for seed in range(3)],
@@ -404,8 +404,18 @@ def orders_of(repo: Repo) -> list[list[bytes]]:
         "one-by-one-of-the-whole",
     ],
 )
-async def test_order_is_exact_to_the_block(way: str, size: int, *, length: bool) -> None:
-    repo = build_repo({f"com.example.a/{n:03}": {"n": n} for n in range(200)})
+@pytest.mark.parametrize(
+    "record_of",
+    [
+        pytest.param(lambda n: n, id="each-its-own"),
+        pytest.param(lambda n: n % 100, id="shared-far-apart"),
+        pytest.param(lambda n: n // 3, id="shared-side-by-side"),
+    ],
+)
+async def test_order_is_exact_to_the_block(
+    way: str, size: int, record_of: Callable[[int], int], *, length: bool
+) -> None:
+    repo = build_repo({f"com.example.a/{n:03}": {"n": record_of(n)} for n in range(200)})
     for cids in orders_of(repo):
         car = write_car([repo.commit_cid], [(cid, repo.blocks[cid]) for cid in cids])
         builder: DriverBuilder[Any] = DriverBuilder()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from repo_stream import CarReader, DriverBuilder
 from repo_stream.ipld.cid import ordinary
-from repo_stream.testing import Repo, build_repo
+from repo_stream.testing import BuiltRepo, build_repo
 from support.strategies import (
     CUTS,
     EXAMPLES,
@@ -45,7 +45,7 @@ ORDERS: Any = st.sampled_from(["shuffled", "stream", "export"])
 )
 async def test_any_repo_is_read_as_it_was_written(
     *,
-    repo: Repo,
+    repo: BuiltRepo,
     order: Any,
     seed: int,
     copies: int,
@@ -64,7 +64,7 @@ async def test_any_repo_is_read_as_it_was_written(
 @FEW
 @given(repo=REPOS, extra=st.lists(st.binary(max_size=40), max_size=5), chunk=CHUNKS, at=CUTS)
 async def test_processed_values_are_the_same_in_memory_and_through_the_disk(
-    repo: Repo, extra: list[bytes], chunk: int, at: list[int]
+    repo: BuiltRepo, extra: list[bytes], chunk: int, at: list[int]
 ) -> None:
     car = repo.to_car(extra_blocks=[(ordinary(data), data) for data in extra])
 
@@ -91,7 +91,7 @@ class Refused(Exception):
     chunk=CHUNKS,
 )
 async def test_errors_are_the_same_in_memory_and_through_the_disk(
-    repo: Repo, refused: int, missing: list[int], chunk: int
+    repo: BuiltRepo, refused: int, missing: list[int], chunk: int
 ) -> None:
     """A processor that raises, blocks that are not there: the same records and the same error."""
     cids = [cid for cid in repo.blocks if cid != repo.commit_cid]
@@ -119,7 +119,7 @@ async def test_errors_are_the_same_in_memory_and_through_the_disk(
 
 
 @st.composite
-def mutated_cars(draw: st.DrawFn) -> tuple[Repo, bytes]:
+def mutated_cars(draw: st.DrawFn) -> tuple[BuiltRepo, bytes]:
     """A repo, and its CAR with a few changes."""
     repo = draw(SMALL_REPOS)
     return repo, draw(mutated(repo.to_car(order=draw(ORDERS))))
@@ -128,7 +128,7 @@ def mutated_cars(draw: st.DrawFn) -> tuple[Repo, bytes]:
 @EXAMPLES
 @given(made=mutated_cars(), limit=LIMITS, chunk=CHUNKS, cuts=CUTS)
 async def test_mutated_car_gives_the_same_records_or_an_error(
-    made: tuple[Repo, bytes], limit: float, chunk: int, cuts: list[int]
+    made: tuple[BuiltRepo, bytes], limit: float, chunk: int, cuts: list[int]
 ) -> None:
     """Never another exception, and never a record that was not there."""
     repo, car = made
@@ -177,7 +177,7 @@ async def test_junk_is_an_error(junk: bytes, limit: float, header: bool) -> None
 
 @FEW
 @given(repo=SMALL_REPOS, cuts=CUTS)
-async def test_reader_gives_every_block(repo: Repo, cuts: list[int]) -> None:
+async def test_reader_gives_every_block(repo: BuiltRepo, cuts: list[int]) -> None:
     car = repo.to_car(order="stream", copies=2)
     async with await CarReader.open(in_pieces(car, cuts)) as reader:
         assert reader.header.roots == (repo.commit_cid,)

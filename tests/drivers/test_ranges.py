@@ -28,7 +28,7 @@ from repo_stream import (
 from repo_stream.mst.blocks import Blocks
 from repo_stream.mst.ranges import KeyRanges
 from repo_stream.mst.walker import Walker
-from repo_stream.testing import Repo, build_repo
+from repo_stream.testing import BuiltRepo, build_repo
 from support import pieces_of, walk
 from support.driving import BOTH_WAYS, driving, rest_of
 from support.slices import items_of, slice_of
@@ -44,7 +44,7 @@ DID = Commit.decode(REPO.commit, Cid(REPO.commit_cid)).did
 
 
 def driver_of(
-    mem_limit_mb: float, builder: DriverBuilder[bytes] | None = None, repo: Repo = REPO
+    mem_limit_mb: float, builder: DriverBuilder[bytes] | None = None, repo: BuiltRepo = REPO
 ) -> AbstractAsyncContextManager[RepoDriver[bytes]]:
     return driving(repo.to_car(), (builder or DriverBuilder()).with_mem_limit_mb(mem_limit_mb))
 

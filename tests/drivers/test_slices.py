@@ -32,7 +32,7 @@ from repo_stream.mst.walker import Walker
 from repo_stream.store.disk import Lease
 from repo_stream.store.log import LOG_START
 from repo_stream.store.places import locate
-from repo_stream.testing import Order, Repo, build_repo
+from repo_stream.testing import BuiltRepo, Order, build_repo
 from support import pieces_of
 from support.hostile import CASES, Hostile
 from support.slices import (
@@ -495,7 +495,7 @@ async def test_hostile_tree_is_a_hostile_slice(way: str) -> None:
 # --- Streams that may not spill -------------------------------------------------------------------
 
 
-def late_blocks(repo: Repo) -> Slice:
+def late_blocks(repo: BuiltRepo) -> Slice:
     """A slice whose first record is missing, so that a stream has to be kept to its end."""
     first = next(iter(repo.records.values()))
     return slice_of(repo, repo.blocks.keys() - {first})

@@ -25,7 +25,7 @@ from repo_stream import (
 )
 from repo_stream.mst.node import decode_node
 from repo_stream.process import noop, record
-from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, encode, write_car
+from repo_stream.testing import BuiltRepo, RawRecord, build_repo, cid_of, encode, write_car
 from support import pieces_of, traced
 from support.hostile import FAMILIES, Hostile
 from support.streams import (
@@ -59,7 +59,7 @@ async def lent() -> AsyncGenerator[DiskStore]:
 
 
 @cache
-def motley() -> Repo:
+def motley() -> BuiltRepo:
     """Records of every size, records that many keys share, near and far, and one that is a node."""
     records: dict[str, object] = {}
     for n in range(400):
@@ -371,7 +371,7 @@ async def test_hostile_car_gives_its_error_while_it_comes_in(
 # --- Records that keys share ----------------------------------------------------------------------
 
 
-def sharing(keys_of_each: dict[str, list[int]], plain: int = 600) -> Repo:
+def sharing(keys_of_each: dict[str, list[int]], plain: int = 600) -> BuiltRepo:
     """A repo where the keys of those numbers name one record, and all others their own."""
     records: dict[str, object] = {f"a/{n:05}": {"n": n, "text": "x" * 60} for n in range(plain)}
     for name, numbers in keys_of_each.items():
@@ -391,7 +391,7 @@ SHARED = {
 ONCE_OR_AGAIN = pytest.mark.parametrize("again", [False, True], ids=["once", "at-each-key"])
 
 
-def in_order(repo: Repo, *, again: bool) -> bytes:
+def in_order(repo: BuiltRepo, *, again: bool) -> bytes:
     """Its blocks as a walk needs them: each once, or as often as it is named."""
     if not again:
         return repo.to_car(order="stream")
@@ -400,7 +400,7 @@ def in_order(repo: Repo, *, again: bool) -> bytes:
     return write_car([repo.commit_cid], blocks)
 
 
-def walk_of(repo: Repo, cid: bytes) -> list[bytes]:
+def walk_of(repo: BuiltRepo, cid: bytes) -> list[bytes]:
     left, _keys, values, trees = decode_node(repo.blocks[cid], cid, Limits())
     walk = [cid, *(walk_of(repo, left) if left is not None else ())]
     for at, value in enumerate(values):

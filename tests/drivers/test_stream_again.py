@@ -25,7 +25,7 @@ from repo_stream.car.files import OpenFile, SharedFile
 from repo_stream.car.reader import CarReader
 from repo_stream.drivers.released import Marks, Released
 from repo_stream.store.disk import Lease
-from repo_stream.testing import RawRecord, Repo, build_repo, cid_of, encode, section, write_car
+from repo_stream.testing import BuiltRepo, RawRecord, build_repo, cid_of, encode, section, write_car
 from support.streams import ORDERS, AnyBuilder, car_in, in_memory, ordered, streamed
 
 REPO = build_repo(
@@ -247,7 +247,7 @@ async def test_records_whose_cids_end_alike_are_told_apart(tmp_path: Path, order
             assert again == wanted.outputs
 
 
-def spoilt(repo: Repo, piece: int) -> bytes:
+def spoilt(repo: BuiltRepo, piece: int) -> bytes:
     """A streamable CAR, but for a block that nobody needs near the end of each piece."""
     blocks: list[tuple[bytes, bytes]] = []
     size = 0

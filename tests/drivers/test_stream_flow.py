@@ -36,7 +36,7 @@ from repo_stream import (
 from repo_stream.mst.tables import KEY_COST
 from repo_stream.process import Processor, noop
 from repo_stream.store.memory import MemoryStore
-from repo_stream.testing import Repo, build_repo, car_header, cid_of, made_car, section
+from repo_stream.testing import BuiltRepo, build_repo, car_header, cid_of, made_car, section
 from repo_stream.testing.car_server import CarServer
 from support import columns, pieces_of
 from support.cancelling import Pieces, rest_of, usable
@@ -592,7 +592,7 @@ BUFFERS = 8 << 20
 
 
 @cache
-def big() -> tuple[Repo, bytes]:
+def big() -> tuple[BuiltRepo, bytes]:
     repo = build_repo({f"a/{n:05}": {"n": n, "text": "x" * 10_000} for n in range(2000)})
     return repo, repo.to_car(order="stream")
 

@@ -19,7 +19,7 @@ from repo_stream import (
 )
 from repo_stream.ipld.cid import ordinary
 from repo_stream.process import record
-from repo_stream.testing import Repo, build_repo, write_car
+from repo_stream.testing import BuiltRepo, build_repo, write_car
 from support import Pieces
 from support.strategies import CUTS, EXAMPLES, FEW, KEYS, RECORDS, REPOS, in_pieces
 from support.streams import AnyBuilder, budgeted, loaded
@@ -32,7 +32,9 @@ LOW_LIMITS = (0, 0.0005, 0.002, 0.005, 0.02)
 
 
 @st.composite
-def permuted(draw: st.DrawFn, repo: Repo, *, shuffled: bool = True, copies: bool = True) -> bytes:
+def permuted(
+    draw: st.DrawFn, repo: BuiltRepo, *, shuffled: bool = True, copies: bool = True
+) -> bytes:
     """Its blocks in an order, some of them moved or repeated, some left out, others between."""
     cids = repo.ordered("stream")
     if shuffled:
@@ -58,7 +60,7 @@ Call = tuple[str, Any]
 N = st.integers(1, 6) | st.sampled_from([20, 1000])
 
 
-def calls(repo: Repo, *, items: bool) -> st.SearchStrategy[list[Call]]:
+def calls(repo: BuiltRepo, *, items: bool) -> st.SearchStrategy[list[Call]]:
     keys = KEYS | (st.sampled_from(sorted(repo.records)) if repo.records else KEYS) | st.just("")
     # Nodes come again after `seek` where the walk begins at the root again, and only there; and how
     # many an iteration has gone past depends on what was at hand.

@@ -20,7 +20,7 @@ from repo_stream import (
     RepoDriver,
     RepoStreamError,
 )
-from repo_stream.testing import Repo, build_repo
+from repo_stream.testing import BuiltRepo, build_repo
 
 T = TypeVar("T")
 
@@ -42,15 +42,15 @@ def records(count: int) -> dict[str, object]:
 REPO = build_repo(records(700))
 
 
-def expected(repo: Repo) -> list[Output[bytes]]:
+def expected(repo: BuiltRepo) -> list[Output[bytes]]:
     return [Output(key, Cid(cid), repo.blocks[cid]) for key, cid in repo.records.items()]
 
 
-def pairs(repo: Repo) -> list[tuple[str, bytes]]:
+def pairs(repo: BuiltRepo) -> list[tuple[str, bytes]]:
     return [(key, repo.blocks[cid]) for key, cid in repo.records.items()]
 
 
-def damaged(repo: Repo, at: int) -> tuple[bytes, str]:
+def damaged(repo: BuiltRepo, at: int) -> tuple[bytes, str]:
     """The repo without one of its records, and that record's key."""
     key = list(repo.records)[at]
     return repo.to_car(omit=[repo.records[key]]), key

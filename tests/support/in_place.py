@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from repo_stream import DiskDriver, DiskStore, Driver, DriverBuilder, Output
-from repo_stream.testing import Repo, build_repo, write_car
+from repo_stream.testing import BuiltRepo, build_repo, write_car
 
 #: Keeps nothing in memory, so that a repo stays in its file.
 TO_DISK = DriverBuilder(mem_limit_mb=0)
@@ -29,7 +29,7 @@ def written(folder: Path, car: bytes) -> Path:
     return path
 
 
-def without(repo: Repo, cid: bytes) -> bytes:
+def without(repo: BuiltRepo, cid: bytes) -> bytes:
     """The CAR of a repo that lacks a block."""
     return write_car([repo.commit_cid], [each for each in repo.blocks.items() if each[0] != cid])
 

@@ -24,7 +24,7 @@ from repo_stream import (
     TreeNode,
 )
 from repo_stream.mst.node import decode_node_plainly
-from repo_stream.testing import Order, Repo, build_repo, key_height, tid
+from repo_stream.testing import BuiltRepo, Order, build_repo, key_height, tid
 from support import pieces_of
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ Records = Mapping[str, object]
 class Slice(NamedTuple):
     """Some blocks of a repo; the commit is always among them."""
 
-    repo: Repo
+    repo: BuiltRepo
     blocks: frozenset[bytes]
 
     def car(self, order: Order = "shuffled", seed: int = 0) -> bytes:
@@ -75,7 +75,7 @@ class Slice(NamedTuple):
         return self.repo.to_car(order=order, seed=seed, omit=gone)
 
 
-def slice_of(repo: Repo, blocks: Collection[bytes]) -> Slice:
+def slice_of(repo: BuiltRepo, blocks: Collection[bytes]) -> Slice:
     return Slice(repo, frozenset(blocks) | {repo.commit_cid})
 
 
@@ -85,13 +85,13 @@ def commit_slice(before: Records, after: Records) -> Slice:
     return slice_of(new, new.blocks.keys() - old.blocks.keys())
 
 
-def record_slice(repo: Repo, key: str, *, record: bool) -> Slice:
+def record_slice(repo: BuiltRepo, key: str, *, record: bool) -> Slice:
     """The nodes on the way to a key, and its record, as `getRecord` gives them."""
     cids = {cid for cid, _, _ in path_to(repo, key)}
     return slice_of(repo, cids | ({repo.records[key]} if record else set()))
 
 
-def since_slice(repo: Repo, rev: str) -> Slice:
+def since_slice(repo: BuiltRepo, rev: str) -> Slice:
     """What was written after a revision, as `getRepo` gives it with `since`."""
     return slice_of(repo, [cid for cid in repo.blocks if repo.revisions[cid] > rev])
 
@@ -104,7 +104,7 @@ def dated_records(count: int) -> dict[str, object]:
 # --- What there is to know ------------------------------------------------------------------------
 
 
-def path_to(repo: Repo, wanted: str) -> list[tuple[bytes, str | None, str | None]]:
+def path_to(repo: BuiltRepo, wanted: str) -> list[tuple[bytes, str | None, str | None]]:
     """The nodes on the way to a key, or to its place, each with the keys that it hangs between."""
     path: list[tuple[bytes, str | None, str | None]] = []
     cid: bytes | None = repo.root
@@ -123,7 +123,7 @@ def path_to(repo: Repo, wanted: str) -> list[tuple[bytes, str | None, str | None
     return path
 
 
-def neighbours(repo: Repo, start: str, stop: str) -> tuple[str | None, str | None]:
+def neighbours(repo: BuiltRepo, start: str, stop: str) -> tuple[str | None, str | None]:
     """The last key before `start`, and the first that is not before `stop`."""
     return (
         max((key for key in repo.records if key < start), default=None),
@@ -192,7 +192,7 @@ def _items(part: Slice, cid: bytes, lower: str | None, upper: str | None) -> Ite
             yield from _items(part, trees[row], name, following)
 
 
-def depth_in(repo: Repo, cid: bytes) -> int:
+def depth_in(repo: BuiltRepo, cid: bytes) -> int:
     """How high a node stands: as its keys do, or over the node below it where it has none."""
     left, keys, _, _ = decode_node_plainly(repo.blocks[cid], cid, LIMITS)
     if keys:
@@ -244,7 +244,7 @@ SLICES: dict[str, Slice] = {
 }
 
 
-def places(repo: Repo) -> list[str]:
+def places(repo: BuiltRepo) -> list[str]:
     """Every key of a repo, and places before, between and after all of them."""
     beside = [place for key in repo.records for place in (key[:-1], key + "\0", key + "z")]
     return sorted({*repo.records, *beside, "", "\0", "app", "zzz", "\U0010ffff"})

@@ -19,7 +19,7 @@ from repo_stream import (
     RepoStreamError,
 )
 from repo_stream.ipld.cid import ordinary
-from repo_stream.testing import RawRecord, Repo, build_repo, node
+from repo_stream.testing import BuiltRepo, RawRecord, build_repo, node
 from support import Pieces
 
 FACTOR = 100 if os.environ.get("REPO_STREAM_HYPOTHESIS") == "thorough" else 1
@@ -89,7 +89,7 @@ RECORDS = st.one_of(
 REPOS = st.dictionaries(KEYS, RECORDS, max_size=60).map(build_repo)
 
 
-def expected(repo: Repo) -> list[Output[bytes]]:
+def expected(repo: BuiltRepo) -> list[Output[bytes]]:
     return [Output(key, Cid(cid), repo.blocks[cid]) for key, cid in repo.records.items()]
 
 

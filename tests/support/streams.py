@@ -13,7 +13,7 @@ import pytest
 from repo_stream import Driver, DriverBuilder, Output, RepoDriver, RepoStreamError, Source
 from repo_stream.drivers.base import RepoDriver as AnyDriver
 from repo_stream.store.budget import Budget
-from repo_stream.testing import Repo, write_car
+from repo_stream.testing import BuiltRepo, write_car
 
 AnyBuilder = DriverBuilder[Any]
 
@@ -45,7 +45,7 @@ ORDERS = (
 )
 
 
-def ordered(repo: Repo, order: str, seed: int = 0) -> list[bytes]:
+def ordered(repo: BuiltRepo, order: str, seed: int = 0) -> list[bytes]:
     """All blocks of a repo, each once, in one of `ORDERS`."""
     stream = list(repo.blocks)
     nodes = [repo.commit_cid, *repo.nodes]
@@ -74,7 +74,7 @@ def ordered(repo: Repo, order: str, seed: int = 0) -> list[bytes]:
             raise ValueError(order)
 
 
-def depths_of(repo: Repo) -> dict[bytes, int]:
+def depths_of(repo: BuiltRepo) -> dict[bytes, int]:
     """How far each block is from the commit."""
     found = {repo.commit_cid: 0, repo.root: 1}
     names = set(repo.blocks)
@@ -90,7 +90,7 @@ def depths_of(repo: Repo) -> dict[bytes, int]:
 
 
 def car_in(
-    repo: Repo,
+    repo: BuiltRepo,
     order: str,
     *,
     copies: int = 1,

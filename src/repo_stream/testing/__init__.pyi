@@ -17,6 +17,9 @@ from repo_stream.testing.repos import (
     REV as REV,
 )
 from repo_stream.testing.repos import (
+    BuiltRepo as BuiltRepo,
+)
+from repo_stream.testing.repos import (
     Entry as Entry,
 )
 from repo_stream.testing.repos import (
@@ -27,9 +30,6 @@ from repo_stream.testing.repos import (
 )
 from repo_stream.testing.repos import (
     RawRecord as RawRecord,
-)
-from repo_stream.testing.repos import (
-    Repo as Repo,
 )
 from repo_stream.testing.repos import (
     build_car as build_car,

@@ -19,7 +19,7 @@ import pytest
 
 if TYPE_CHECKING:
     from repo_stream import DiskStore
-    from repo_stream.testing import Repo
+    from repo_stream.testing import BuiltRepo
     from repo_stream.testing.car_server import CarServer
 
 __all__ = ["car_builder", "car_server", "disk_store", "made_repo"]
@@ -42,7 +42,7 @@ def car_builder() -> Callable[..., bytes]:
 
 
 @pytest.fixture(scope="session")
-def made_repo() -> Repo:
+def made_repo() -> BuiltRepo:
     """A repo of 100 records in four collections; `made_repo.to_car()` is its CAR.
 
     `made_repo.records` gives the CID of each key. It is the same in every run.

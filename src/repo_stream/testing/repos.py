@@ -24,11 +24,11 @@ from typing import Literal, TypeAlias, cast
 __all__ = [
     "DID",
     "REV",
+    "BuiltRepo",
     "Entry",
     "Link",
     "Order",
     "RawRecord",
-    "Repo",
     "build_car",
     "build_repo",
     "car_header",
@@ -444,7 +444,7 @@ def common_prefix(one: bytes, other: bytes) -> int:
 
 
 @dataclass(frozen=True)
-class Repo:
+class BuiltRepo:
     """A repo with all its parts, made by `build_repo`.
 
     A repo with wrong bytes under a right CID is one with other blocks:
@@ -550,7 +550,7 @@ def build_repo(
     did: str = DID,
     rev: str = REV,
     sign: Callable[[bytes], bytes] | None = None,
-) -> Repo:
+) -> BuiltRepo:
     """Build a repo and keep all its parts.
 
     Args:
@@ -581,7 +581,7 @@ def build_repo(
     found = {head_cid: head, **nodes, **{cids[key]: data for key, data in encoded.items()}}
     revisions: dict[bytes, str] = {}
     revisions[head_cid] = tree.date(revisions)
-    return Repo(
+    return BuiltRepo(
         commit_cid=head_cid,
         commit=head,
         root=tree.cid,
