@@ -72,8 +72,8 @@ def parse_key(text: str | bytes, did: str | None = None) -> str:
         did: the account of the repo, which a URI has to name; `None` to allow any.
 
     Raises:
-        ValueError: if `text` is none of that, or if it is a URI that names another account, or its
-            account by a handle, which cannot be compared with a DID.
+        ValueError: if `text` is none of that, or bytes that are not UTF-8; or if it is a URI that
+            names another account, or its account by a handle, which cannot be compared with a DID.
 
     Example:
         >>> parse_key("app.bsky.actor.profile/self")
@@ -95,7 +95,7 @@ def parse_key(text: str | bytes, did: str | None = None) -> str:
 
 
 def parse_start(text: str | bytes, did: str | None = None) -> str:
-    """Return the text from which a walk has to start: the first key that is not less comes next.
+    """Return the text from which a walk has to start; the first key that is not less comes next.
 
     Args:
         text: a key, or the beginning of one, such as `app.bsky.feed.post/3k` or `app.bsky.feed.`;
@@ -125,7 +125,7 @@ def parse_bound(text: str) -> str:
     """Return a bound of a range of keys, or a prefix, which can be any text but a URI.
 
     Raises:
-        ValueError: if `text` is an `at://` URI: keys do not begin with one.
+        ValueError: if `text` is an `at://` URI, which is not a key nor the beginning of one.
     """
     if text.startswith(_SCHEME):
         raise ValueError(
