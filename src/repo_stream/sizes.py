@@ -1,9 +1,10 @@
-"""What values cost in memory."""
+"""How much memory values take."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Iterable
 from typing import Any, Final, cast
 
 from repo_stream.ipld.spilled_values import SCALARS, library_scalars
@@ -19,12 +20,14 @@ __all__ = [
 ]
 
 
-# A key with so many references is a name in some program, which all results have in common.
+# A key of a `dict` with so many references is a name in a program, which all results share.
 _SHARED: Final = 20
 
-
-#: Below this an `int` has no more than two digits of 30 bits, which fit into the smallest
-#: allocation.
+# CPython has one object for each of these, from the start.
+_LOWEST_CACHED_INT: Final = -5
+_HIGHEST_CACHED_INT: Final = 256
+#: An `int` less than this (and more than its negative) has at most two digits of 30 bits, which fit
+#: into the smallest allocation.
 LARGE_INT: Final = 1 << 60
 #: What such an `int` costs in memory, in bytes, from 257 on.
 INT_COST: Final = 32
@@ -59,10 +62,10 @@ def is_sparse(table: dict[Any, Any]) -> bool:
 
 
 def size_of(value: object) -> int:
-    """Estimate what a value costs in memory, in bytes, everything in it included.
+    """Estimate how much memory a value takes, in bytes, with all that it refers to.
 
-    A `bool`, `None` and an `int` below 257 cost nothing: there is one of each in the process. So do
-    the keys of a `dict` that many others have as well.
+    What many values share costs nothing: `None`, a `bool`, an `int` up to 256, and the keys of a
+    `dict` that many others have as well. What a value refers to twice is counted once.
     """
     kind = type(value)
     if kind is int:
@@ -81,28 +84,36 @@ def size_of(value: object) -> int:
             continue
         seen.add(id(item))
         total += _allocated(sys.getsizeof(item))
-        if issubclass(type(item), dict):
-            waiting.extend([key for key in item if sys.getrefcount(key) < _SHARED])
-            waiting.extend(item.values())
-        elif issubclass(type(item), (list, tuple, set, frozenset)):
-            waiting.extend(item)
-        elif type(item) in SCALARS:
-            pass  # asking a Cid for its __dict__ would make it one
-        elif type(item) in library_scalars():
-            waiting.append(getattr(item, "int", None))  # what a UUID holds
-        elif dataclasses.is_dataclass(item):
-            waiting.extend(getattr(item, field.name) for field in dataclasses.fields(item))
-        elif hasattr(item, "__dict__"):
-            waiting.append(vars(item))
+        # A scalar refers to nothing; and to look for the `__dict__` of a Cid would create it.
+        if type(item) not in SCALARS:
+            waiting.extend(_parts_of(item))
     return total
 
 
+def _parts_of(item: Any) -> Iterable[object]:  # noqa: ANN401 - of any type that a result may have
+    """Return what an object refers to and is counted with it."""
+    kind = cast("type[object]", type(item))
+    if issubclass(kind, dict):
+        own_keys = [key for key in item if sys.getrefcount(key) < _SHARED]
+        return [*own_keys, *item.values()]
+    if issubclass(kind, (list, tuple, set, frozenset)):
+        return cast("Iterable[object]", item)
+    if kind in library_scalars():
+        return [getattr(item, "int", None)]  # which a UUID has
+    if dataclasses.is_dataclass(item):
+        names = [field.name for field in dataclasses.fields(item)]
+        return [cast("object", getattr(item, name)) for name in names]
+    if hasattr(item, "__dict__"):
+        return [vars(item)]
+    return []
+
+
 def _size_of_int(value: int) -> int:
-    if -6 < value < 257:
+    if _LOWEST_CACHED_INT <= value <= _HIGHEST_CACHED_INT:
         return 0
     return INT_COST if -LARGE_INT < value < LARGE_INT else _allocated(sys.getsizeof(value))
 
 
 def _allocated(size: int) -> int:
-    """Round up as the allocators do: to 16 bytes, and malloc's 8 more over 512."""
+    """Round a size up as the allocators do: to 16 bytes; above 512, malloc adds 8 before that."""
     return size + 15 & ~15 if size <= 512 else size + 23 & ~15
