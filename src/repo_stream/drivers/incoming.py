@@ -100,9 +100,15 @@ class Incoming(Generic[T]):
             self.order.had_to_keep(kept.early + len(new))
         return commit
 
-    async def read_on(self) -> bool:
-        """Read the next piece, because a block is needed; return `False` at the end of the file."""
-        self.order.had_to_keep(self._kept.early)
+    async def read_on(self, needed: bytes | None = None) -> bool:
+        """Read the next piece, because a block is needed; return `False` at the end of the file.
+
+        Args:
+            needed: the CID of the block. A released block need not be waited for; a copy of it may
+                come next, though.
+        """
+        if needed is None or not self._kept.has_released(needed):
+            self.order.had_to_keep(self._kept.early)
         return await self._read_piece()
 
     async def _read_piece(self) -> bool:
@@ -142,7 +148,7 @@ class Incoming(Generic[T]):
         await kept.move_if_only_logged()
         await kept.resume()
         while not kept.on_disk:
-            if kept.has_released:
+            if kept.released_in_memory:
                 kept.put_released_back()
                 await self.pause()
                 await kept.make_room()

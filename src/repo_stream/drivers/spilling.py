@@ -377,9 +377,13 @@ class Kept(Generic[T]):
         self.used.update([cid for cid, _ in blocks if cid not in passed])
 
     @property
-    def has_released(self) -> bool:
+    def released_in_memory(self) -> bool:
         """Whether there are released blocks in memory."""
         return bool(self._released.blocks)
+
+    def has_released(self, cid: bytes) -> bool:
+        """Return whether a block has been released and is still in memory."""
+        return cid in self._released.blocks
 
     def gone(self, walker: Walker[T]) -> RepoStreamError:
         """Return the error for the block that the walk stands before, if it is nowhere."""

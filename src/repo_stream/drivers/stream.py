@@ -169,7 +169,7 @@ class StreamDriver(RepoDriver[T]):
         while nearest not in self._blocks and incoming.arrivals.next != nearest:
             await incoming.pause()
             if incoming.arrivals.next is None:
-                if not await incoming.read_on():
+                if not await incoming.read_on(nearest):
                     await self._recall_at_end()
                     return
             elif not incoming.let_pass(walker):
