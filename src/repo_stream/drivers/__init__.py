@@ -1,1 +1,1 @@
-"""What walks a repo: where its blocks come from, and how its records are handed out."""
+"""Drivers: they get the blocks of a repo, walk it, and return its records."""

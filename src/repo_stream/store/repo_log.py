@@ -149,11 +149,6 @@ class RepoLog:
         self.starts: list[int] | None = None
 
     @property
-    def lease(self) -> Lease | None:
-        """The lease of the store; `None` if it has not been needed."""
-        return self._lease
-
-    @property
     def is_the_car(self) -> bool:
         """Whether the log is the CAR itself, so that nothing has to be written."""
         return self._file is not None
