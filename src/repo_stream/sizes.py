@@ -101,10 +101,10 @@ def _parts_of(item: Any) -> Iterable[object]:  # noqa: ANN401 - of any type that
     if kind in library_scalars():
         return [getattr(item, "int", None)]  # which a UUID has
     if dataclasses.is_dataclass(item):
-        names = [field.name for field in dataclasses.fields(item)]
-        return [cast("object", getattr(item, name)) for name in names]
+        return [getattr(item, field.name) for field in dataclasses.fields(item)]
     if hasattr(item, "__dict__"):
-        return [vars(item)]
+        attributes: dict[str, object] = vars(item)
+        return [attributes]
     return []
 
 

@@ -1,9 +1,10 @@
-"""CIDs: 36 raw bytes where the work is done, `Cid` where people read them.
+"""CIDs: raw `bytes` in the inner loops, `Cid` for people.
 
-Every block that the tree can name has a CID of one shape, here called ordinary: CIDv1, DAG-CBOR,
-SHA-256 (https://atproto.com/specs/data-model#link-and-cid-formats). Its first four bytes are always
-`ORDINARY_PREFIX`, so the hot loops compare bytes and never parse. Any other CID that a CAR may
-carry takes the general way, with `multiformats` for the parts that only people look at.
+All blocks that a tree can name have CIDs of one kind, here called *ordinary*: CIDv1, DAG-CBOR,
+SHA-256 (https://atproto.com/specs/data-model#link-and-cid-formats). They are 36 bytes long and
+start with `ORDINARY_PREFIX`, so the inner loops compare bytes and parse nothing. A CAR may contain
+blocks with other CIDs. They are parsed here (`read_cid`); `multiformats` is used for their text
+alone.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ DAG_CBOR = 0x71
 DAG_PB = 0x70
 SHA2_256 = 0x12
 
-#: CIDv1, codec dag-cbor, hash sha2-256, digest of 32 bytes.
+#: CIDv1, codec dag-cbor, hash function sha2-256, digest of 32 bytes.
 ORDINARY_PREFIX = b"\x01\x71\x12\x20"
 ORDINARY_LENGTH = 36
 
 _MAX_DIGEST_BYTES = 128
-# Of a CID with such a digest in base 2 there is no more; decoding takes quadratic time.
+# More than a CID with such a digest has in base 2. Decoding takes quadratic time.
 _MAX_TEXT_LENGTH = 2048
 
 
 class Cid(bytes):
-    """A CID: its binary form as `bytes`, and its parts and text for people.
+    """A CID: `bytes` in its binary form, with its parts and text as attributes.
 
-    It compares, hashes and pickles as the bytes that it is, so it can be looked up in a `dict` of
-    raw CIDs and written to a file as it stands.
+    It compares, hashes and pickles like these bytes, so it can be looked up in a `dict` of raw CIDs
+    and written to a file as it is.
 
     Example:
         >>> cid = Cid.parse("bafyreiclp443lavogvhj3d2ob2cxbfuscni2k5jk7bebjzg7khl3esabwq")
@@ -56,22 +57,22 @@ class Cid(bytes):
 
     @classmethod
     def parse(cls, text: str) -> Cid:
-        """Read a CID from its text, in any multibase.
+        """Return the CID with a text, in any multibase.
 
         Raises:
-            InvalidCid: where the text is not a CID.
+            InvalidCid: if the text is not a CID.
         """
         from multiformats import multibase  # noqa: PLC0415 - 75 ms that most programs never need
 
         if len(text) > _MAX_TEXT_LENGTH:
             raise InvalidCid(f"a text of {len(text)} characters is not a CID")
-        # The text of a CIDv0 is base58btc without the letter that says so, and in no other base.
+        # The text of a CIDv0 is always base58btc, and lacks the letter that says so.
         bare = len(text) == 46 and text.startswith("Qm")
         try:
             raw = multibase.decode("z" + text if bare else text)
             whole = read_cid(raw, 0, len(raw)) == len(raw)
         except Exception as error:
-            # multiformats raises whatever its parts raise: KeyError, ValueError, its own.
+            # multiformats raises what its parts raise: KeyError, ValueError, errors of its own.
             raise InvalidCid(f"{text!r} is not a CID: {error}") from error
         if not whole or bare != raw.startswith(b"\x12"):
             raise InvalidCid(f"{text!r} is not a CID")
@@ -79,7 +80,7 @@ class Cid(bytes):
 
     @classmethod
     def of(cls, data: bytes) -> Cid:
-        """Name a DAG-CBOR block: the CID that its bytes have."""
+        """Return the CID of a DAG-CBOR block."""
         return cls(ordinary(data))
 
     @cached_property
@@ -107,17 +108,17 @@ class Cid(bytes):
 
     @property
     def codec(self) -> int:
-        """The multicodec of the content, such as 0x71 for dag-cbor and 0x55 for raw."""
+        """The multicodec of the content, such as 0x71 for dag-cbor or 0x55 for raw."""
         return self._parts[1]
 
     @property
     def hash_function(self) -> int:
-        """The multihash code, such as 0x12 for sha2-256."""
+        """The multihash code of the hash function, such as 0x12 for sha2-256."""
         return self._parts[2]
 
     @property
     def digest(self) -> bytes:
-        """The hash itself, 32 bytes for an ordinary CID."""
+        """The hash itself; 32 bytes for an ordinary CID."""
         return self._parts[3]
 
     def __str__(self) -> str:
@@ -135,10 +136,11 @@ class Cid(bytes):
 
 
 def _spreads() -> Iterator[tuple[int, int, int]]:
-    """Give what takes a number of 64 groups of five bits apart until each has a byte of its own.
+    """Yield the steps that spread 64 groups of five bits in a number, until each fills a byte.
 
-    Each step halves runs of groups, and moves the upper half of each run up by three bits for every
-    group below it: which bits are upper halves, which are lower ones, and by how much they move.
+    In each step, runs of groups are halved, and the upper half of each run moves up by three bits
+    for every group in the lower half. Each step is the mask of the upper halves, the mask of the
+    lower halves, and by how many bits the upper halves move.
     """
     groups = 32
     while groups:
@@ -157,10 +159,10 @@ _U0, _L0, _S0, _U1, _L1, _S1, _U2, _L2, _S2, _U3, _L3, _S3, _U4, _L4, _S4, _U5, 
 
 
 def _ordinary_text(raw: bytes) -> str:
-    """Write an ordinary CID in base32, five bits a letter.
+    """Return an ordinary CID in base32: five bits for each letter.
 
-    A listing prints hundreds of thousands. All digits are made at once, in six steps over one
-    number: that takes a tenth of the time of `base64.b32encode`, which goes through them in Python.
+    A listing prints hundreds of thousands of them. All letters are made at once, in six steps on
+    one number, which takes a tenth of the time of `base64.b32encode`, a loop in Python.
     """
     bits = int.from_bytes(raw) << 320 - 8 * ORDINARY_LENGTH
     bits = (bits & _U0) << _S0 | bits & _L0
@@ -173,23 +175,23 @@ def _ordinary_text(raw: bytes) -> str:
 
 
 def ordinary(data: bytes) -> bytes:
-    """Name a DAG-CBOR block: its CID as 36 raw bytes."""
+    """Return the CID of a DAG-CBOR block as 36 raw bytes."""
     return ORDINARY_PREFIX + hashlib.sha256(data).digest()
 
 
 def read_cid(buffer: bytes, start: int, end: int) -> int:
-    """Find where the binary CID that starts at `start` ends.
+    """Find the end of a binary CID.
 
     Args:
-        buffer: what holds it.
-        start: its first byte.
-        end: where it must be over.
+        buffer: the bytes that contain it.
+        start: the index of its first byte.
+        end: the index before which it has to end.
 
     Returns:
-        The index just after it.
+        The index after its last byte.
 
     Raises:
-        InvalidCid: where there is none, or it reaches beyond `end`.
+        InvalidCid: if there is no CID at `start`, or it does not end before `end`.
     """
     if buffer[start : min(start + 2, end)] == b"\x12\x20":  # CIDv0 is a bare SHA-256 multihash
         at, length = start + 2, 32
@@ -201,9 +203,9 @@ def read_cid(buffer: bytes, start: int, end: int) -> int:
         _function, at = _varint(buffer, at, end)
         length, at = _varint(buffer, at, end)
         if length > _MAX_DIGEST_BYTES:
-            raise InvalidCid(f"a digest of {length} bytes is over {_MAX_DIGEST_BYTES}")
+            raise InvalidCid(f"its digest has {length} bytes, more than {_MAX_DIGEST_BYTES}")
     if at + length > end:
-        raise InvalidCid("the CID reaches beyond its end")
+        raise InvalidCid("the CID is cut off")
     return at + length
 
 
@@ -226,7 +228,7 @@ def _hashlib(name: str) -> Callable[[bytes], bytes]:
     return lambda data: hashlib.new(name, data).digest()
 
 
-# The multihash functions that the standard library can compute.
+# The hash functions that the standard library has, by their multihash codes.
 _HASHES: dict[int, Callable[[bytes], bytes]] = {
     0x00: _identity,
     SHA2_256: _hashlib("sha256"),
@@ -239,11 +241,11 @@ _HASHES: dict[int, Callable[[bytes], bytes]] = {
 
 
 def verify(cid: Cid, data: bytes) -> bool | None:
-    """Check that `data` has the hash that `cid` claims.
+    """Check the hash of a block against its CID.
 
     Returns:
-        Whether it does; `None` where the hash function is not one that can be computed here. Such
-        a block is passed on to those who asked for blocks, and the walk never asks for it.
+        Whether they match; `None` if the hash function is unknown here. A `CarReader` returns such
+        blocks unchecked; a walk never needs them.
     """
     function = _HASHES.get(cid.hash_function)
     return None if function is None else function(data) == cid.digest

@@ -1,11 +1,13 @@
-"""A record's values: the same from two decoders, of which one is twenty times as fast.
+"""Records as Python values and as DAG-JSON.
 
-`dagcbor.decode` is strict and slow. `libipld`, where it is installed, is fast and takes more than
-the data model of atproto allows: floats, long forms, any nesting. And it gives links and byte
-strings alike as `bytes`. What makes it strict is its encoder, which writes the one canonical form
-and takes all bytes that are a CID for a link: where it gives the block back, the block was
-canonical, and held no byte string that could pass for a link. Everything it stumbles over goes to
-`dagcbor`, which decides, and says what is wrong.
+Two decoders return the same values. `dagcbor.decode` is strict and slow. `libipld` is twenty times
+as fast, if it is installed, but accepts more than the data model of atproto has: floats, numbers in
+long forms, any nesting. It also returns both links and byte strings as `bytes`.
+
+The encoder of `libipld` makes it strict. It writes the canonical form alone, and writes all `bytes`
+that are a CID as a link. So if it encodes the decoded record to the same block, the block was
+canonical and contained no byte string that could be mistaken for a link. Anything else is decoded
+again by `dagcbor`, which raises the error that says what is wrong.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from repo_stream.ipld.cid import ORDINARY_PREFIX, Cid
 __all__ = ["decode_record", "to_dag_json"]
 
 
-# How deep the fast way follows; `dagcbor` goes a little deeper, and says where it ends.
+# How deep the fast decoder may go. `dagcbor` goes a little deeper and raises an error at its end.
 _MAX_NESTING: Final = 100
 
 _RAW_PREFIX: Final = b"\x01\x55\x12\x20"
@@ -30,7 +32,7 @@ _LINK_TAG: Final = b"\xd8\x2a"
 
 
 class Fast(NamedTuple):
-    """The two functions of `libipld` that are used."""
+    """The functions of `libipld` that are used."""
 
     decode: Callable[[bytes], Any]
     encode: Callable[[Any], bytes]
@@ -38,7 +40,10 @@ class Fast(NamedTuple):
 
 @cache
 def find_libipld() -> Fast | None:
-    """Import `libipld`, when the first record is decoded, where there is one."""
+    """Return the functions of `libipld`, or `None` if it is not installed.
+
+    It is imported when the first record is decoded.
+    """
     try:
         from libipld import (  # noqa: PLC0415 - an extra
             decode_dag_cbor,
@@ -50,10 +55,10 @@ def find_libipld() -> Fast | None:
 
 
 def decode_record(block: bytes) -> dict[str, Any]:
-    """Decode a record strictly, by `libipld` where it is installed.
+    """Decode a record strictly, with `libipld` if it is installed.
 
     Raises:
-        InvalidDagCbor: where it is not a map of canonical DAG-CBOR, or not of the data model.
+        InvalidDagCbor: if it is not a map in canonical DAG-CBOR, or not of the data model.
     """
     fast = find_libipld()
     value = None if fast is None else _decode_fast(block, fast)
@@ -61,7 +66,7 @@ def decode_record(block: bytes) -> dict[str, Any]:
 
 
 def _decode_fast(block: bytes, fast: Fast) -> dict[str, Any] | None:
-    """Decode by `libipld` what is beyond doubt; give `None` for the rest."""
+    """Decode with `libipld`; return `None` if the result may not be right."""
     try:
         value = fast.decode(block)
         if type(value) is not dict or fast.encode(value) != block:
@@ -69,19 +74,25 @@ def _decode_fast(block: bytes, fast: Fast) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     record = cast("dict[str, Any]", value)
-    return record if _settle(record, _MAX_NESTING, linked=_LINK_TAG in block) else None
+    return record if _convert_links(record, _MAX_NESTING, linked=_LINK_TAG in block) else None
 
 
-def _settle(parts: Any, room: int, *, linked: bool) -> bool:  # noqa: ANN401 - a dict or a list
-    """Make a `Cid` of each link; say whether all that was found is beyond doubt."""
+def _convert_links(parts: Any, room: int, *, linked: bool) -> bool:  # noqa: ANN401 - dict or list
+    """Replace the bytes of each link by a `Cid`, in place; return whether the result is right.
+
+    Args:
+        parts: a map or a list, from `libipld`.
+        room: how many levels of nesting may follow.
+        linked: whether there may be links. All byte strings are expected to be links then.
+    """
     whole: type[object] = parts.__class__
-    places = parts.items() if whole is dict else enumerate(parts)
-    for place, item in cast("Iterable[tuple[Any, Any]]", places):
+    items = parts.items() if whole is dict else enumerate(parts)
+    for place, item in cast("Iterable[tuple[Any, Any]]", items):
         kind: type[object] = item.__class__
         if kind is str or kind is int:
             continue
         if kind is dict or kind is list:
-            if not room or not _settle(item, room - 1, linked=linked):
+            if not room or not _convert_links(item, room - 1, linked=linked):
                 return False
         elif kind is float:
             return False
@@ -93,13 +104,13 @@ def _settle(parts: Any, room: int, *, linked: bool) -> bool:  # noqa: ANN401 - a
 
 
 def to_dag_json(record: dict[str, Any]) -> str:
-    """Write a record as canonical DAG-JSON.
+    """Return a record as canonical DAG-JSON (https://ipld.io/specs/codecs/dag-json/spec/).
 
     Raises:
-        ValueError: where it holds a map that DAG-JSON would take for a link or for bytes.
+        ValueError: if the record contains a map that in DAG-JSON means a link or bytes.
     """
     text = _write_json(record)
-    # Links and bytes look like that as well, and most records have neither.
+    # Links and bytes look like that as well, but most records have neither.
     if '{"/":' in text:
         _refuse_reserved(record)
     return text
@@ -110,7 +121,7 @@ def _as_json(value: object) -> dict[str, object]:
         return {"/": str(value)}
     if isinstance(value, bytes):
         return {"/": {"bytes": b64encode(value).decode().rstrip("=")}}
-    raise TypeError(f"a {type(value).__qualname__} is not of the data model")
+    raise TypeError(f"the data model has no {type(value).__qualname__}")
 
 
 _write_json: Final = json.JSONEncoder(
