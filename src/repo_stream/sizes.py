@@ -103,8 +103,7 @@ def _parts_of(item: Any) -> Iterable[object]:  # noqa: ANN401 - of any type that
     if dataclasses.is_dataclass(item):
         return [getattr(item, field.name) for field in dataclasses.fields(item)]
     if hasattr(item, "__dict__"):
-        attributes: dict[str, object] = vars(item)
-        return [attributes]
+        return [cast("dict[str, object]", vars(item))]
     return []
 
 
