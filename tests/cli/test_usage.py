@@ -120,16 +120,22 @@ REASON = ("it could not be compiled when it was installed: no C compiler was fou
 
 
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A command that took long, on a terminal, with a package that could not be compiled."""
-    del capsys  # whose standard error it is
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that took long, with a package that could not be compiled."""
     monkeypatch.setattr(slowness, "why_not_compiled", lambda: REASON)
     monkeypatch.setattr(slowness, "process_time", lambda: 10.0)
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have standard error be one from now on. In a fixture it is not the test's own yet."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
 
 
 @pytest.mark.usefixtures("slow")
-def test_a_slow_command_says_why_and_what_to_do(run: Run, car: Path) -> None:
+def test_a_slow_command_says_why_and_what_to_do(
+    run: Run, car: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_terminal(monkeypatch)
     code, out, err = run("ls", car)
     assert (code, err) == (0, f"repo-stream: slower than it could be, as {REASON[0]}; get one\n")
     assert out
@@ -142,16 +148,24 @@ def test_a_slow_command_says_why_and_what_to_do(run: Run, car: Path) -> None:
         pytest.param("why_not_compiled", ("an editable install", ""), id="nothing to do"),
         pytest.param("why_not_compiled", ("", ""), id="compiled"),
         pytest.param("process_time", 1.0, id="quick"),
-        pytest.param("sys.stderr.isatty", False, id="no terminal"),
     ],
 )
 def test_nobody_else_is_told(
     run: Run, car: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: object
 ) -> None:
-    monkeypatch.setattr(f"repo_stream.cli.slowness.{name}", lambda: value)
+    on_a_terminal(monkeypatch)
+    monkeypatch.setattr(slowness, name, lambda: value)
     assert run("ls", car)[2] == ""
 
 
 @pytest.mark.usefixtures("slow")
-def test_a_quiet_command_does_not_say_why_it_is_slow(run: Run, car: Path) -> None:
+def test_a_quiet_command_does_not_say_why_it_is_slow(
+    run: Run, car: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_terminal(monkeypatch)
     assert run("ls", "--quiet", car)[2] == ""
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_slow_command_says_nothing_without_a_terminal(run: Run, car: Path) -> None:
+    assert run("ls", car)[2] == ""
