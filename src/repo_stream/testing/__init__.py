@@ -1,17 +1,18 @@
-"""Make repos to test with: any records, any block order, any size; and serve them on loopback.
+"""Repos to test with: of any records, in any block order, of any size; and a server for them.
 
-Three ways to a CAR file, from the handy to the huge:
+There are three ways to make a CAR file:
 
-- `build_car` turns `{key: record}` into the bytes of a valid CAR;
-- `build_repo` does the same and keeps every part in reach, for tests that need to know them;
-- `made_car` streams a CAR of as many made records as asked for, in little memory, and
-  `made_records` says what a reader must find in it.
+- `build_car` returns the bytes of a valid CAR for `{key: record}`.
+- `build_repo` returns a `BuiltRepo`, with all its parts, for tests that need to know them.
+- `made_car` streams a CAR of any number of invented records, in little memory; `made_records`
+  yields the records that a reader must find in it.
 
-From the command line:
+A CAR of invented records from the command line:
 
     python -m repo_stream.testing OUT.car --records 300000 --order shuffled --seed 0
 
-`CarServer` serves them as a PDS does, well or badly. The public names are in `__init__.pyi`.
+`CarServer` serves CARs on loopback as a PDS does, with faults if asked for. The pytest plugin has
+fixtures for all of this. The public names are in `__init__.pyi`.
 """
 
 from repo_stream import _face

@@ -1,4 +1,4 @@
-"""`python -m repo_stream.testing`: write a CAR file of made records."""
+"""`python -m repo_stream.testing`: write a CAR file of invented records."""
 
 from repo_stream.testing.made import main
 

@@ -1,7 +1,7 @@
-"""A server of repos for tests, on loopback: `getRepo`, and the DID document that leads there.
+"""A server of repos for tests, on loopback: `getRepo`, and the DID document that names it.
 
-It serves as servers do, and as they should not: in chunks, compressed, in drips, and with
-connections that end midway.
+It serves CARs in the ways of real servers and broken ones: in chunks, compressed, slowly, and with
+connections that end too early.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class _Served:
 
 
 class CarServer:
-    """Serve repos on a port of its own, in a thread of its own, until it is closed.
+    """Serves repos on a free port, in a thread of its own, until it is closed.
 
-    It answers `GET /xrpc/com.atproto.sync.getRepo?did=...` with a CAR, and `GET /<did>`, as a PLC
-    directory would, with a DID document that names this server as the account's PDS.
+    It answers `GET /xrpc/com.atproto.sync.getRepo?did=...` with a CAR, and `GET /<did>`, like a PLC
+    directory, with a DID document that names this server as the account's PDS.
 
     Example:
         >>> from urllib.request import urlopen
@@ -58,7 +58,7 @@ class CarServer:
 
     def __init__(self) -> None:
         self._repos: dict[str, _Served] = {}
-        #: How many bytes of CARs have gone out so far, headers of HTTP and chunks left out.
+        #: How many bytes of CARs have been sent, without the headers of HTTP and of chunks.
         self.sent: int = 0
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
@@ -66,7 +66,7 @@ class CarServer:
 
     @property
     def url(self) -> str:
-        """The address, `http://127.0.0.1:<port>`: at once the PLC directory and the PDS."""
+        """The address, `http://127.0.0.1:<port>`, both as a PLC directory and as a PDS."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def serve(
@@ -79,24 +79,24 @@ class CarServer:
         drip: bool = False,
         fault: Fault | None = None,
     ) -> str:
-        """Serve a repo, in the place of what was served for that account before.
+        """Serve a repo, instead of what was served for the account before.
 
         Args:
-            car: what to send, whole CARs or anything else.
+            car: the bytes to send, a CAR or anything else.
             did: the account.
-            chunked: send it by `Transfer-Encoding: chunked`, without its length.
-            compressed: send it by `Content-Encoding: gzip`.
+            chunked: send them with `Transfer-Encoding: chunked`, without their length.
+            compressed: send them with `Content-Encoding: gzip`.
             drip: send 512 bytes every 2 ms.
-            fault: send half of it, and then end the connection (`"stop"`) or reset it (`"reset"`).
+            fault: send half of them, then close the connection (`"stop"`) or reset it (`"reset"`).
 
         Returns:
-            The URL of `getRepo` for it.
+            The URL of `getRepo` for the account.
         """
         self._repos[did] = _Served(car, chunked, compressed, drip, fault)
         return f"{self.url}{_GET_REPO}?did={did}"
 
     def close(self) -> None:
-        """Stop serving, and end what is being sent."""
+        """Stop the server, and close all connections."""
         self._server.stopping = True
         self._server.shutdown()
         self._server.hang_up()
@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def _server(self) -> _Server:
-        return cast("_Server", self.server)  # nobody else makes handlers
+        return cast("_Server", self.server)  # nothing else creates handlers
 
     def setup(self) -> None:
         super().setup()
@@ -181,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().finish()
 
     def end_headers(self) -> None:
-        """Say that the connection ends with this answer, or a client would use it again."""
+        """Announce that the connection ends with this answer, or a client would use it again."""
         self.send_header("Connection", "close")
         super().end_headers()
 
@@ -201,14 +201,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
 
     def reset(self) -> None:
-        """End the connection by a reset: that is what closing it without lingering does."""
+        """Reset the connection: closing a socket that does not linger does that."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.rfile.close()
         self.wfile.close()
         self.connection.close()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as in the base class
-        """Say nothing: the output is the test's."""
+        """Write nothing: the output belongs to the test."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -222,10 +222,10 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def hang_up(self) -> None:
-        """End all connections, so that no thread waits for a client that does not read."""
+        """Close all connections, so that no thread waits for a client that does not read."""
         for connection in list(self.connections):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: a connection that was reset is what the test asked for."""
+        """Write nothing: a test may ask for connections that fail."""

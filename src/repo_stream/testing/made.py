@@ -1,9 +1,11 @@
-"""Repos of any size, made while they are read: nothing but their outline is kept.
+"""Repos of invented records and of any size, made while they are read.
 
-- `made_car` streams a CAR of as many made records as asked for, in little memory;
-- `made_records` says what a reader must find in it.
+- `made_car` streams a CAR of any number of records, in little memory.
+- `made_records` yields the records that a reader must find in it.
 
-The streaming builder shares the pieces with `repos`, and is tested against its plain one.
+No record is kept: it is computed from a seed and its number whenever its bytes are needed. Only the
+nodes of the tree and the order of the blocks are kept. The tree is built from the same functions as
+in `repos`, and is tested against the plain one there.
 """
 
 from __future__ import annotations
@@ -46,16 +48,15 @@ __all__ = ["COLLECTIONS", "made_car", "made_records"]
 
 # --- Made records ----------------------------------------------------------------------------
 #
-# A made record is a function of the seed and its number in time, so none is ever kept: whoever
-# needs its bytes makes them again. What varies is cut from the hash of that number, and put into
-# forms that the general encoder has made once.
+# A record is a function of the seed and its number in time. What differs between records is cut
+# from a hash of the number (the noise), and put into forms that `encode` has made once.
 
 COLLECTIONS: Mapping[str, float] = {
     "app.bsky.feed.like": 60,
     "app.bsky.feed.post": 27,
     "app.bsky.graph.follow": 13,
 }
-"""The collections of made records, each with its share."""
+"""The default collections of made records, each with its share."""
 
 _PROFILE_KEY = "app.bsky.actor.profile/self"
 _START = datetime(2023, 4, 1, tzinfo=UTC)
@@ -68,7 +69,7 @@ _SORTABLE = TID_ALPHABET.encode() * 8
 _DIGEST_FIRST = b"abcdefgh" * 32
 _DIGEST_LAST = b"aeimquy4" * 32
 
-# Blanks in forms, as long as what comes in their place, and made of bytes nothing else has.
+# Blanks in forms: as long as what replaces them, and of bytes that nothing else has.
 _CID_BLANK = "\1" * 59
 _DID_BLANK = "did:plc:" + "\2" * 24
 _TID_BLANK = "\3" * 13
@@ -85,7 +86,7 @@ _BLOB_BLANK = {
 
 
 def _form(value: object, *blanks: str) -> bytes:
-    """Encode a value with blanks in it as a format for `%`, with a `%b` for each in turn."""
+    """Encode a value that has blanks as a format for `%`, with a `%b` for each blank in turn."""
     form = encode(value).replace(b"%", b"%%")
     for blank in blanks:
         form = form.replace(blank.encode(), b"%b", 1)
@@ -141,7 +142,7 @@ _WORDS = (
 
 @functools.cache
 def _corpus() -> str:
-    """The text that posts are cut from, over 65,536 characters of it and room for one more."""
+    """Return the text that posts are cut from: they start in its first 65,536 characters."""
     words = _WORDS.split()
     noise = hashlib.shake_128(b"corpus").digest(1 << 15)
     return " ".join(
@@ -151,14 +152,15 @@ def _corpus() -> str:
 
 
 class _Made:
-    """The made records of one seed, by their number in time and in key order.
+    """The made records of one seed, by their number in time, and in key order.
 
-    The first is the profile. Then a thousand slots, dealt to the collections, come round and round.
+    Number 0 is the profile. The collection of any other number is that of one of a thousand slots,
+    which are dealt to the collections by their shares.
     """
 
     def __init__(self, count: int, seed: int, collections: Mapping[str, float]) -> None:
         if count < 0:
-            raise ValueError("a repo cannot have fewer than no records")
+            raise ValueError(f"the number of records must not be negative, not {count}")
         self.count = count
         self._seed = seed
         self._clock = seed & 1023
@@ -166,7 +168,7 @@ class _Made:
         self._forms = {name: _subject_form(name) for name in collections}
 
     def in_key_order(self) -> Iterator[int]:
-        """The numbers of all records, sorted by their keys."""
+        """Yield the numbers of all records, sorted by their keys."""
         members: dict[str, list[int]] = {name + "/": [] for name in self._forms}
         for slot, name in enumerate(self._slots):
             members[name + "/"].append(slot)
@@ -180,17 +182,17 @@ class _Made:
                 yield 0
 
     def key(self, number: int) -> str:
-        """The key of a record."""
+        """Return the key of a record."""
         if number == 0:
             return _PROFILE_KEY
         return f"{self._slots[number % _SLOTS]}/{self.tid(number)}"
 
     def tid(self, number: int) -> str:
-        """The TID of the moment of a number."""
+        """Return the TID of a record, by the time at which it was made."""
         return tid((_START_US + self._moment(number)) << 10 | self._clock)
 
     def record(self, number: int) -> bytes:
-        """The block of a record."""
+        """Return the block of a record."""
         noise = hashlib.shake_128(b"%d/%d" % (self._seed, number)).digest(192)
         time = (_START + timedelta(microseconds=self._moment(number))).isoformat(
             timespec="milliseconds"
@@ -206,12 +208,12 @@ class _Made:
         return self._forms[name] % (_did(noise), when)
 
     def _moment(self, number: int) -> int:
-        """Microseconds since the start, unevenly, but ever more."""
+        """Return the time of a number, in microseconds: irregular, but always increasing."""
         return number * _STEP_US + (number * 0x9E3779B1 + self._seed) % _STEP_US
 
 
 def _deal(collections: Mapping[str, float], seed: int) -> list[str]:
-    """Deal a thousand slots to the collections by their shares, and mix them."""
+    """Deal a thousand slots to the collections by their shares, and shuffle them."""
     total = sum(collections.values())
     if not total > 0 or min(collections.values()) < 0:
         raise ValueError("the shares of the collections must be positive")
@@ -225,7 +227,7 @@ def _deal(collections: Mapping[str, float], seed: int) -> list[str]:
 
 
 def _subject_form(name: str) -> bytes:
-    """The form of a record about a post, or else about an account."""
+    """Return the form of a record whose subject is a post, or else an account."""
     if name in _ABOUT_POSTS:
         record = {"$type": name, "subject": _POST_BLANK, "createdAt": _TIME_BLANK}
         return _form(record, *_POST_BLANKS, _TIME_BLANK)
@@ -234,12 +236,12 @@ def _subject_form(name: str) -> bytes:
 
 
 def _did(noise: bytes) -> bytes:
-    """An account, from 24 bytes of noise."""
+    """Return a DID, from 24 bytes of noise."""
     return b"did:plc:" + noise[:24].translate(BASE32)
 
 
 def _reference(noise: bytes) -> tuple[bytes, bytes, bytes]:
-    """The CID, account and record key of a post, from 87 bytes of noise."""
+    """Return the CID, DID and rkey of a post, from 87 bytes of noise."""
     return (
         b"bafyrei"
         + noise[24:25].translate(_DIGEST_FIRST)
@@ -251,10 +253,10 @@ def _reference(noise: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def _post(noise: bytes, when: bytes) -> bytes:
-    """A post, from 192 bytes of noise.
+    """Return the block of a post, from 192 bytes of noise.
 
-    The text has some 100 characters and never more than 300, one post in ten has a link, three in
-    five are replies, one in four has an image.
+    The text has about 100 characters and at most 300. One post in ten has a link, three in five are
+    replies, and one in four has an image.
     """
     *dice, high, low = noise[-8:]
     corpus = _corpus()
@@ -279,7 +281,7 @@ def _post(noise: bytes, when: bytes) -> bytes:
 
 
 def _with_link(text: str, slug: str) -> tuple[str, list[object]]:
-    """Put a link after a text, and tell where it is, in bytes."""
+    """Add a link to a text; return the text, and the facets that mark the link."""
     uri = f"https://example.com/{slug}"
     start = len(text.encode()) + 1
     feature = {"$type": "app.bsky.richtext.facet#link", "uri": uri}
@@ -290,16 +292,16 @@ def _with_link(text: str, slug: str) -> tuple[str, list[object]]:
 def made_records(
     count: int, *, seed: int = 0, collections: Mapping[str, float] = COLLECTIONS
 ) -> Iterator[tuple[str, bytes]]:
-    """Make records that look like those of an active account, in key order.
+    """Make invented records that look like those of an active account, in key order.
 
-    One is a profile. The others have TID keys, and are like posts, likes, reposts, follows and
-    blocks of `app.bsky`, by their collection; in any other, they are about an account, as follows
-    are. All are different. They are made one at a time and not kept.
+    One is a profile. The others have TIDs as rkeys, and are like posts, likes, reposts, follows and
+    blocks of `app.bsky`, by their collection. Those in any other collection are about an account,
+    like follows. All records differ. They are made one at a time and not kept.
 
     Args:
-        count: How many, the profile included.
-        seed: What the records depend on, besides `count` and `collections`.
-        collections: The share of each collection, precise to a thousandth of the repo.
+        count: How many records, including the profile.
+        seed: The seed; the records depend on `count` and `collections`, too.
+        collections: The share of each collection, rounded to a thousandth of the repo.
 
     Yields:
         The key (`collection/rkey`) and the block of each record.
@@ -326,10 +328,11 @@ class _OpenNode:
 
 
 class _Forest:
-    """The tree over keys that come in order, as the bytes of finished nodes.
+    """The tree of keys that come in order, as the bytes of its finished nodes.
 
-    One node a layer is open. A key closes those of the layers below its own: nothing more can
-    come into them. Each node is of a group, that the groups of its keys decide on.
+    One node of each layer is open. A key closes the open nodes of the layers below its own, as no
+    key can be added to them any more. Each node has a group, chosen from the groups of its keys:
+    the blocks of a group are written together.
     """
 
     def __init__(self, groups: int, choose: Callable[[int, int], int]) -> None:
@@ -337,12 +340,12 @@ class _Forest:
         self._open = [_OpenNode()]
         self._data = bytearray()
         self._ends = array("Q", [0])
-        # Nodes of one group form a list, the latest first. Zero ends it: so nodes count from 1.
+        # The nodes of a group form a linked list, the latest first. Nodes count from 1; 0 ends it.
         self._latest = array("I", [0]) * groups
         self._next = array("I", [0])
 
     def __len__(self) -> int:
-        """How many nodes are finished."""
+        """Return how many nodes are finished."""
         return len(self._next) - 1
 
     def add(self, key: bytes, cid: bytes, group: int) -> None:
@@ -366,11 +369,11 @@ class _Forest:
         return node(root.left, root.entries)
 
     def block(self, number: int) -> bytes:
-        """The block of a finished node, which count from 1."""
+        """Return the block of a finished node, by its number from 1."""
         return bytes(self._data[self._ends[number - 1] : self._ends[number]])
 
     def group(self, group: int) -> Iterator[bytes]:
-        """The blocks of a group, the latest finished first: so a node before those below it."""
+        """Yield the blocks of a group, the latest finished first: a node before those below it."""
         number = self._latest[group]
         while number:
             yield self.block(number)
@@ -411,21 +414,21 @@ async def made_car(
 ) -> AsyncGenerator[bytes, None]:
     """Stream a CAR of `made_records`, of which there may be millions.
 
-    It takes about 100 bytes of memory a record, and lets other tasks run now and then. The first
-    piece comes when all records have been made once. Whoever stops early should close it
+    It takes about 100 bytes of memory for each record, and lets other tasks run regularly. The
+    first piece comes after all records have been made once. Close it if you stop early
     (`contextlib.aclosing`), as any async generator.
 
     Args:
-        count: How many records, the profile included.
+        count: How many records, including the profile.
         did: The account.
-        rev: The revision; the TID of the moment after the last record, unless given.
-        sign: Given the bytes of the commit without its signature, returns the signature, 64
-            bytes. Without it the signature is 64 zero bytes.
-        order: How the blocks follow each other; see `Order`.
-        seed: What the records depend on, and the order if it is `"shuffled"`. The records are the
+        rev: The revision; by default the TID of the time after the last record.
+        sign: Returns the signature, 64 bytes, for the bytes of the commit without its signature.
+            By default the signature is 64 zero bytes.
+        order: The order of the blocks; see `Order`.
+        seed: The seed of the records, and of the order if it is `"shuffled"`. The records are the
             same in any order.
-        collections: The share of each collection, precise to a thousandth of the repo.
-        piece_size: The size of each piece in bytes; the last may be smaller.
+        collections: The share of each collection, rounded to a thousandth of the repo.
+        piece_size: The size of each piece, in bytes; the last one may be smaller.
 
     Yields:
         The pieces of the file.
@@ -437,13 +440,13 @@ async def made_car(
     if order not in get_args(Order):
         raise ValueError(f"no such order: {order!r}")
     if piece_size < 1:
-        raise ValueError("a piece has at least one byte")
+        raise ValueError(f"piece_size must be at least 1, not {piece_size}")
     made = _Made(count, seed, collections)
     forest = _Forest(count, max if order == "export" else min)
-    for place, number in enumerate(made.in_key_order()):
-        group = number if order == "export" else place
+    for index, number in enumerate(made.in_key_order()):
+        group = number if order == "export" else index
         forest.add(made.key(number).encode(), cid_of(made.record(number)), group)
-        if place % _PAUSE == 0:
+        if index % _PAUSE == 0:
             await anyio.lowlevel.checkpoint()
 
     root = forest.finish()
@@ -456,12 +459,12 @@ async def made_car(
         blocks = _exported([head, root], made, forest)
 
     pieces = bytearray(car_header([cid_of(head)]))
-    for place, data in enumerate(blocks):
+    for index, data in enumerate(blocks):
         pieces += section(cid_of(data), data)
         while len(pieces) >= piece_size:
             yield bytes(pieces[:piece_size])
             del pieces[:piece_size]
-        if place % _PAUSE == 0:
+        if index % _PAUSE == 0:
             await anyio.lowlevel.checkpoint()
     if pieces:
         yield bytes(pieces)
@@ -469,33 +472,33 @@ async def made_car(
 
 def _shuffled(top: list[bytes], made: _Made, forest: _Forest, seed: int) -> Iterator[bytes]:
     nodes = made.count + len(forest)
-    places = array("I", range(nodes + len(top)))
-    random.Random(seed).shuffle(places)  # noqa: S311 - no secret
-    for place in places:
-        if place < made.count:
-            yield made.record(place)
-        elif place < nodes:
-            yield forest.block(place - made.count + 1)
+    shuffled = array("I", range(nodes + len(top)))
+    random.Random(seed).shuffle(shuffled)  # noqa: S311 - no secret
+    for index in shuffled:
+        if index < made.count:
+            yield made.record(index)
+        elif index < nodes:
+            yield forest.block(index - made.count + 1)
         else:
-            yield top[place - nodes]
+            yield top[index - nodes]
 
 
 def _streamed(top: list[bytes], made: _Made, forest: _Forest) -> Iterator[bytes]:
-    """The nodes of a group are those whose first key has that place: they come right before it."""
+    """The group of a node is the index of its first record: it is written just before that."""
     yield from top
-    for place, number in enumerate(made.in_key_order()):
-        yield from forest.group(place)
+    for index, number in enumerate(made.in_key_order()):
+        yield from forest.group(index)
         yield made.record(number)
 
 
 def _exported(top: list[bytes], made: _Made, forest: _Forest) -> Iterator[bytes]:
-    """The nodes of a group are those whose newest record has that number, as the top has too."""
+    """The group of a node is the number of its newest record: they are written together."""
     batch = top
     for number in reversed(range(made.count)):
         batch = [*batch, *forest.group(number), made.record(number)]
         yield from sorted(batch, key=_cid_text, reverse=True)
         batch = []
-    yield from sorted(batch, key=_cid_text, reverse=True)  # the top, where there are no records
+    yield from sorted(batch, key=_cid_text, reverse=True)  # the top, if there are no records
 
 
 def _cid_text(data: bytes) -> bytes:
@@ -506,19 +509,27 @@ def _cid_text(data: bytes) -> bytes:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write a CAR of made records to a file, as the command line says.
+    """Run `python -m repo_stream.testing`, which writes a CAR of made records to a file.
 
     Args:
-        arguments: The arguments; those of the process, unless given.
+        arguments: The arguments; `None` for those of the process.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m repo_stream.testing", description="Write a CAR file of made records."
+        prog="python -m repo_stream.testing", description="Write a CAR file of invented records."
     )
-    parser.add_argument("out", metavar="OUT.car")
-    parser.add_argument("--records", type=int, default=1000, metavar="N")
-    parser.add_argument("--order", choices=get_args(Order), default="shuffled")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--did", default=DID)
+    parser.add_argument("out", metavar="OUT.car", help="the file to write")
+    parser.add_argument(
+        "--records", type=int, default=1000, metavar="N", help="how many (default: 1000)"
+    )
+    parser.add_argument(
+        "--order",
+        choices=get_args(Order),
+        default="shuffled",
+        help="the order of the blocks: at random, as a walk needs them, or as the reference server "
+        "exports them (default: shuffled)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="other records and order (default: 0)")
+    parser.add_argument("--did", default=DID, help="the account (default: %(default)s)")
     options = parser.parse_args(arguments)
     pieces = made_car(options.records, did=options.did, order=options.order, seed=options.seed)
     anyio.run(_write, options.out, pieces)

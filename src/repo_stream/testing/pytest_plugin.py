@@ -1,13 +1,13 @@
-"""Fixtures for those who test programs that read repos; pytest finds them by itself.
+"""Fixtures for tests of programs that read repos. pytest loads this plugin by itself.
 
-A test asks for what it needs, and nothing is imported before:
+A test names the fixtures that it uses, and nothing is imported for other tests:
 
     async def test_backup(car_server, made_repo):
         url = car_server.serve(made_repo.to_car())
         ...
 
 `car_builder` builds CARs of given records, `made_repo` is a repo of a hundred records, `disk_store`
-is an open `DiskStore`, and `car_server` serves `getRepo` on loopback, well or badly.
+is an open `DiskStore`, and `car_server` serves `getRepo` on loopback, with faults if asked for.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["car_builder", "car_server", "disk_store", "made_repo"]
 
 @pytest.fixture(scope="session")
 def car_builder() -> Callable[..., bytes]:
-    """`repo_stream.testing.build_car`: records in, the bytes of a CAR out.
+    """`repo_stream.testing.build_car`, which returns the bytes of a CAR for `{key: record}`.
 
     Example::
 
@@ -45,7 +45,7 @@ def car_builder() -> Callable[..., bytes]:
 def made_repo() -> BuiltRepo:
     """A repo of 100 records in four collections; `made_repo.to_car()` is its CAR.
 
-    `made_repo.records` gives the CID of each key. It is the same in every run.
+    `made_repo.records` has the CID of each key. The repo is the same in every run.
     """
     from repo_stream.testing import build_repo  # noqa: PLC0415 - as above
 
@@ -63,9 +63,9 @@ def made_repo() -> BuiltRepo:
 
 @pytest.fixture
 async def disk_store() -> AsyncGenerator[DiskStore]:
-    """An open `DiskStore` in a temporary file, closed at the end.
+    """An open `DiskStore` in a temporary file, closed after the test.
 
-    Being asynchronous it needs anyio's own plugin: mark the test with `pytest.mark.anyio`.
+    The fixture is asynchronous, and needs anyio's plugin: mark the test with `pytest.mark.anyio`.
     """
     from repo_stream import DiskBuilder  # noqa: PLC0415 - as above
 
@@ -75,7 +75,7 @@ async def disk_store() -> AsyncGenerator[DiskStore]:
 
 @pytest.fixture
 def car_server() -> Iterator[CarServer]:
-    """A server of repos on loopback, a `repo_stream.testing.CarServer`, stopped at the end."""
+    """A `repo_stream.testing.CarServer`, which serves CARs on loopback until the test ends."""
     from repo_stream.testing import CarServer  # noqa: PLC0415 - as above
 
     with CarServer() as server:

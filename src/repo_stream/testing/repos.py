@@ -1,13 +1,13 @@
-"""Repos with given records, built in memory: the oracle that readers are tested against.
+"""Repos of given records, built in memory: the oracle that readers are tested against.
 
-- `build_car` turns `{key: record}` into the bytes of a valid CAR;
-- `build_repo` does the same and keeps every part in reach, for tests that need to know them.
+- `build_car` returns the bytes of a valid CAR for `{key: record}`.
+- `build_repo` returns a `BuiltRepo`, with all its parts.
 
-Below them lie the pieces (`encode`, `node`, `section` and so on), which check nothing, so that
-they can build what no honest repo contains.
+They are made of functions that check nothing (`encode`, `node`, `section` and so on), which can
+therefore build repos that are not valid.
 
-It shares no code with the readers of this library, and is the plain recursive definition of the
-tree.
+This module shares no code with the readers of the library. Its tree is the plain recursive
+definition of a Merkle Search Tree.
 """
 
 from __future__ import annotations
@@ -46,27 +46,27 @@ __all__ = [
 
 
 Order: TypeAlias = Literal["shuffled", "stream", "export"]
-"""How the blocks of a CAR follow each other.
+"""The order of the blocks in a CAR.
 
 - `"stream"`: as a walk needs them, each once: the commit, then each node before what is below it,
-  and each record where its key comes. A reader can then walk while it reads.
-- `"export"`: as the reference server exports them: newest revision first, and by descending CID
-  text within one. The commit is among the first, not always the first. The keys that are TIDs
-  tell the revisions; other keys count as the oldest.
-- `"shuffled"`: at random, the commit included, the same way for the same seed.
+  and the records in key order. A reader can then walk while it reads.
+- `"export"`: as the reference server exports them: newest revision first, and by descending text of
+  the CID within a revision. The commit is among the first blocks, not always the first. Revisions
+  are taken from the keys that are TIDs; other keys count as the oldest.
+- `"shuffled"`: at random, including the commit, the same for the same seed.
 """
 
 DID = "did:plc:testrepotestrepotestrepo"
-"""The account of a built repo, unless another is given."""
+"""The default account of a built repo."""
 
 REV = "3zzzzzzzzzzzz"
-"""The revision of a built repo, unless another is given: a TID later than any of our time."""
+"""The default revision of a built repo: a TID far in the future."""
 
 Entry: TypeAlias = tuple[int, bytes, bytes, bytes | None]
-"""An entry of a tree node, as it is written.
+"""An entry of a tree node, in the form of the node's block.
 
-How many bytes of the key are those of the key before, the rest of the key, the CID of the record,
-and the CID of the subtree after it or `None`.
+It has four parts: how many bytes the key shares with the key before, the rest of the key, the CID
+of the record, and the CID of the subtree after it or `None`.
 """
 
 _DAG_CBOR = 0x71
@@ -78,10 +78,10 @@ _UNSIGNED = bytes(64)
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link to another block, for use inside a record.
+    """A link to another block, for use in a record.
 
     Attributes:
-        cid: The binary CID, without the zero byte that CBOR puts before it.
+        cid: The binary CID, without the zero byte that precedes it in CBOR.
     """
 
     cid: bytes
@@ -89,10 +89,10 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class RawRecord:
-    """A record given as the bytes of its block, which may be anything at all.
+    """A record given as the bytes of its block, which need not be valid.
 
     Attributes:
-        data: The block, taken as it is.
+        data: The block.
     """
 
     data: bytes
@@ -103,13 +103,13 @@ def encode(value: object) -> bytes:
 
     Args:
         value: `None`, a `bool`, `int`, `float`, `str`, `bytes`, `bytearray` or `Link`, or a
-            sequence or a mapping of such values, as deep as Python's recursion limit allows.
+            sequence or a mapping of such values, nested as deep as Python's recursion limit allows.
 
     Returns:
-        The one encoding that DAG-CBOR has for the value.
+        The only canonical encoding of the value.
 
     Raises:
-        TypeError: If the value, a map key or something within has no place in the data model.
+        TypeError: If the value, or anything in it, has no encoding in DAG-CBOR.
         ValueError: If an integer does not fit in 64 bits, a float is not finite, or a string is
             not valid Unicode.
     """
@@ -144,13 +144,13 @@ def _map(items: Mapping[object, object]) -> bytes:
     for key in items:
         if not isinstance(key, str):
             raise TypeError(f"a DAG-CBOR map key must be a string, not {type(key).__name__}")
-    # The head of a key grows with its length: so this sorts by length first, as DAG-CBOR wants.
+    # The head of a key grows with its length, so this sorts by length first, as DAG-CBOR requires.
     pairs = sorted((encode(key), encode(value)) for key, value in items.items())
     return cbor_head(5, len(pairs)) + b"".join(key + value for key, value in pairs)
 
 
 def cbor_head(major: int, number: int) -> bytes:
-    """A CBOR head: three bits of type, and a number in as few bytes as it takes."""
+    """Return a CBOR head: three bits of type, and a number in as few bytes as possible."""
     kind = major << 5
     if number < 24:
         return bytes((kind | number,))
@@ -173,14 +173,14 @@ def _link(cid: bytes) -> bytes:
 
 
 def cid_of(data: bytes, codec: int = _DAG_CBOR) -> bytes:
-    """Name a block by its content.
+    """Return the CID of a block.
 
     Args:
         data: The bytes of the block.
-        codec: The multicodec of the content: DAG-CBOR, unless given; raw blobs have 0x55.
+        codec: The multicodec of the content, DAG-CBOR by default; that of raw bytes is 0x55.
 
     Returns:
-        A binary CIDv1 with a SHA-256 digest: 36 bytes where the codec takes one.
+        A binary CIDv1 with a SHA-256 digest: 36 bytes if the codec takes one byte.
     """
     return b"\x01" + varint(codec) + b"\x12\x20" + hashlib.sha256(data).digest()
 
@@ -208,40 +208,40 @@ def varint(number: int) -> bytes:
 
 
 def car_header(roots: Iterable[bytes]) -> bytes:
-    """Encode the head of a CARv1 file, its length included.
+    """Encode the header of a CARv1 file, including its length prefix.
 
     Args:
         roots: Binary CIDs. A repo has one root, the commit.
 
     Returns:
-        The bytes a CAR file starts with.
+        The first bytes of the CAR file.
     """
     header = encode({"roots": [Link(root) for root in roots], "version": 1})
     return varint(len(header)) + header
 
 
 def section(cid: bytes, data: bytes) -> bytes:
-    """Encode one block as a CAR file holds it.
+    """Encode a block as a section of a CAR file.
 
     Args:
-        cid: The binary CID, which may be a lie.
+        cid: The binary CID, which need not be that of the data.
         data: The bytes of the block.
 
     Returns:
-        A varint that counts both, the CID and the data.
+        The section: the length of CID and data as a varint, the CID, and the data.
     """
     return varint(len(cid) + len(data)) + cid + data
 
 
 def write_car(roots: Iterable[bytes], blocks: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Write a CARv1 file of exactly these blocks, with no checks.
+    """Return a CARv1 file of the given blocks, without any checks.
 
     Args:
         roots: Binary CIDs for the header.
         blocks: The `(cid, data)` of each block, in order.
 
     Returns:
-        The whole file.
+        The bytes of the file.
     """
     return car_header(roots) + b"".join(section(cid, data) for cid, data in blocks)
 
@@ -250,11 +250,11 @@ def write_car(roots: Iterable[bytes], blocks: Iterable[tuple[bytes, bytes]]) -> 
 
 
 def tid(number: int) -> str:
-    """Write a number as a TID, the 13 characters that most record keys and all revisions are.
+    """Return the TID of a number: 13 characters, the form of all revisions and of most rkeys.
 
     Args:
-        number: 63 bits: microseconds since 1970, times 1024, plus a clock identifier. The greater
-            number gives the greater TID.
+        number: 63 bits: microseconds since 1970, times 1024, plus a clock identifier. A greater
+            number has a greater TID.
 
     Returns:
         The TID.
@@ -273,21 +273,21 @@ _TID_PAIRS = [high + low for high in TID_ALPHABET for low in TID_ALPHABET]
 
 
 def key_height(key: str | bytes) -> int:
-    """Find the layer of the tree a key lives in.
+    """Return the height of a key in the tree, which readers call its depth.
 
     Args:
-        key: The repo path, `collection/rkey`.
+        key: The key, `collection/rkey`.
 
     Returns:
-        How many pairs of zero bits the SHA-256 digest of the key starts with: 0 for three keys in
-        four.
+        How many pairs of zero bits the SHA-256 digest of the key starts with: 0 for three of four
+        keys.
     """
     digest = hashlib.sha256(key.encode() if isinstance(key, str) else key).digest()
     return (256 - int.from_bytes(digest, "big").bit_length()) // 2
 
 
 def node(left: bytes | None, entries: Iterable[Entry] = ()) -> bytes:
-    """Encode a node of the Merkle search tree, with no checks.
+    """Encode a node of the Merkle Search Tree, without any checks.
 
     Args:
         left: The CID of the subtree before the first entry, or `None`.
@@ -329,8 +329,8 @@ def commit(
         data: The CID of the root node.
         did: The account.
         rev: The revision, a TID.
-        sign: Given the bytes of the commit without its signature, returns the signature, 64
-            bytes. Without it the signature is 64 zero bytes.
+        sign: Returns the signature, 64 bytes, for the bytes of the commit without its signature.
+            By default the signature is 64 zero bytes.
 
     Returns:
         The block of the commit.
@@ -341,13 +341,13 @@ def commit(
 
 
 def tree_of(records: Mapping[str, bytes]) -> tuple[bytes, dict[bytes, bytes]]:
-    """Build the Merkle search tree over records.
+    """Build the Merkle Search Tree of records.
 
     Args:
         records: The CID of the record at each key, in any order.
 
     Returns:
-        The CID of the root, and all nodes by CID, each before those below it.
+        The CID of the root node, and all nodes by CID, each before those below it.
     """
     tree = _tree(records)
     return tree.cid, dict(tree.nodes())
@@ -355,7 +355,7 @@ def tree_of(records: Mapping[str, bytes]) -> tuple[bytes, dict[bytes, bytes]]:
 
 @dataclass(frozen=True, slots=True)
 class _Leaf:
-    """A key, the CID of its record, and the layer it belongs to."""
+    """A key, the CID of its record, and its height."""
 
     key: bytes
     value: bytes
@@ -364,7 +364,7 @@ class _Leaf:
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """A node with all that is below it: a subtree, then a leaf and a subtree for each entry."""
+    """A node and all that is below it: a subtree, then a leaf and a subtree for each entry."""
 
     cid: bytes
     data: bytes
@@ -372,14 +372,14 @@ class _Tree:
     entries: list[tuple[_Leaf, _Tree | None]]
 
     def nodes(self) -> Iterator[tuple[bytes, bytes]]:
-        """All nodes, each before those below it."""
+        """Yield all nodes, each before those below it."""
         yield self.cid, self.data
         for tree in (self.left, *(tree for _, tree in self.entries)):
             if tree:
                 yield from tree.nodes()
 
     def walk(self) -> Iterator[bytes]:
-        """The CIDs of all nodes and records, as a walk in key order needs them."""
+        """Yield the CIDs of all nodes and records in the order in which a walk needs them."""
         yield self.cid
         if self.left:
             yield from self.left.walk()
@@ -389,11 +389,11 @@ class _Tree:
                 yield from tree.walk()
 
     def date(self, revisions: dict[bytes, str]) -> str:
-        """Note for each CID the newest revision at or below it, and return that of this tree."""
+        """Add for each CID the newest revision at or below it, and return that of this tree."""
         newest = self.left.date(revisions) if self.left else ""
         for leaf, tree in self.entries:
             revision = _revision(leaf.key.decode())
-            # The server keeps a block that it has already: so the oldest of its dates counts.
+            # The server does not store a block again, so the oldest of its dates counts.
             revisions[leaf.value] = min(revision, revisions.get(leaf.value, revision))
             newest = max(newest, revision, tree.date(revisions) if tree else "")
         revisions[self.cid] = min(newest, revisions.get(self.cid, newest))
@@ -401,7 +401,7 @@ class _Tree:
 
 
 def _revision(key: str) -> str:
-    """When the record of a key was written: a TID tells, anything else was there at the start."""
+    """Return the revision of a record: its rkey if that is a TID, else the oldest, an empty one."""
     name = key.rpartition("/")[2]
     return name if len(name) == 13 and set(name) <= set(TID_ALPHABET) else ""
 
@@ -413,9 +413,9 @@ def _tree(records: Mapping[str, bytes]) -> _Tree:
 
 
 def _subtree(leaves: list[_Leaf], layer: int) -> _Tree:
-    """Build the tree of leaves in key order, none of them higher than the layer."""
+    """Build the tree of leaves in key order, none of them above the layer."""
     own = [index for index, leaf in enumerate(leaves) if leaf.height == layer]
-    # What lies before, between and after this layer's own leaves, one layer down.
+    # The leaves before, between and after those of this layer, for the layer below.
     spans = [
         leaves[start:stop]
         for start, stop in zip([0, *(i + 1 for i in own)], [*own, len(leaves)], strict=True)
@@ -445,9 +445,9 @@ def common_prefix(one: bytes, other: bytes) -> int:
 
 @dataclass(frozen=True)
 class BuiltRepo:
-    """A repo with all its parts, made by `build_repo`.
+    """A repo with all its parts. `build_repo` makes it.
 
-    A repo with wrong bytes under a right CID is one with other blocks:
+    For a repo with a block that does not match its CID, replace the blocks:
     `dataclasses.replace(repo, blocks={**repo.blocks, cid: b"wrong"})`.
 
     Attributes:
@@ -457,9 +457,8 @@ class BuiltRepo:
         nodes: The CIDs of all nodes, each before those below it.
         records: The CID of each record, in key order.
         blocks: All blocks by CID, in `"stream"` order.
-        revisions: The TID that tells when each block was written, if the keys tell the history:
-            the newest among those of the records at and below it. Keys that are no TIDs count as
-            `""`, before all others.
+        revisions: The revision of each block as a TID: the newest one of the records at and below
+            it. That of a record is its rkey; an rkey that is not a TID counts as `""`, the oldest.
     """
 
     commit_cid: bytes
@@ -471,11 +470,11 @@ class BuiltRepo:
     revisions: dict[bytes, str] = field(repr=False)
 
     def ordered(self, order: Order, seed: int = 0) -> list[bytes]:
-        """List the CIDs of all blocks, each once, in an order.
+        """Return the CIDs of all blocks, each once, in an order.
 
         Args:
-            order: Which order; see `Order`.
-            seed: What `"shuffled"` depends on.
+            order: The order; see `Order`.
+            seed: The seed of `"shuffled"`.
 
         Returns:
             The CIDs.
@@ -507,20 +506,20 @@ class BuiltRepo:
         omit: Iterable[bytes] = (),
         extra_roots: Iterable[bytes] = (),
     ) -> bytes:
-        """Write the repo as a CAR file.
+        """Return the repo as a CAR file.
 
         Args:
-            order: How the blocks follow each other; see `Order`.
-            seed: What `"shuffled"` depends on.
-            copies: How often each block of the repo is written: in a row, or if the order is
-                `"shuffled"` anywhere.
-            extra_blocks: More `(cid, data)` to write, once each: at the end, or if the order is
-                `"shuffled"` anywhere. Nothing is checked.
-            omit: CIDs of blocks of the repo to leave out.
+            order: The order of the blocks; see `Order`.
+            seed: The seed of `"shuffled"`.
+            copies: How often to write each block of the repo: one copy after the other, or anywhere
+                if the order is `"shuffled"`.
+            extra_blocks: The `(cid, data)` of more blocks, which are not checked: at the end, or
+                anywhere if the order is `"shuffled"`.
+            omit: The CIDs of blocks to leave out.
             extra_roots: CIDs for the header, after that of the commit.
 
         Returns:
-            The whole file.
+            The bytes of the file.
 
         Raises:
             ValueError: If there is no such order.
@@ -540,7 +539,7 @@ class BuiltRepo:
 
 
 def cid_text(cid: bytes) -> bytes:
-    """What the text of a CID sorts like."""
+    """Return bytes that sort as the text of a CID does."""
     return base64.b32encode(cid)
 
 
@@ -551,22 +550,21 @@ def build_repo(
     rev: str = REV,
     sign: Callable[[bytes], bytes] | None = None,
 ) -> BuiltRepo:
-    """Build a repo and keep all its parts.
+    """Build a repo, with all its parts.
 
     Args:
-        records: The record at each key (`collection/rkey`), in any order: a value that
-            `encode` takes, or a `RawRecord`. Keys are not checked.
+        records: The record of each key (`collection/rkey`), in any order: a value for `encode`, or
+            a `RawRecord`. Keys are not checked.
         did: The account.
         rev: The revision, a TID.
-        sign: Given the bytes of the commit without its signature, returns the signature, 64
-            bytes. Without it the signature is 64 zero bytes.
+        sign: Returns the signature, 64 bytes, for the bytes of the commit without its signature.
+            By default the signature is 64 zero bytes.
 
     Returns:
-        The repo. Records that are equal share one block.
+        The repo. Equal records share one block.
 
     Raises:
-        TypeError: If a record has no encoding.
-        ValueError: If a record has no encoding.
+        TypeError, ValueError: If a record has no encoding; see `encode`.
     """
     encoded = {
         key: value.data if isinstance(value, RawRecord) else encode(value)
@@ -605,30 +603,28 @@ def build_car(
     omit: Iterable[bytes] = (),
     extra_roots: Iterable[bytes] = (),
 ) -> bytes:
-    """Build a repo and write it as a CAR file.
+    """Build a repo, and return it as a CAR file.
 
     Args:
-        records: The record at each key (`collection/rkey`), in any order: a value that
-            `encode` takes, or a `RawRecord`. Keys are not checked.
+        records: The record of each key (`collection/rkey`), in any order: a value for `encode`, or
+            a `RawRecord`. Keys are not checked.
         did: The account.
         rev: The revision, a TID.
-        sign: Given the bytes of the commit without its signature, returns the signature, 64
-            bytes. Without it the signature is 64 zero bytes.
-        order: How the blocks follow each other; see `Order`.
-        seed: What `"shuffled"` depends on.
-        copies: How often each block of the repo is written: in a row, or if the order is
-            `"shuffled"` anywhere.
-        extra_blocks: More `(cid, data)` to write, once each: at the end, or if the order is
-            `"shuffled"` anywhere. Nothing is checked.
-        omit: CIDs of blocks of the repo to leave out.
+        sign: Returns the signature, 64 bytes, for the bytes of the commit without its signature.
+            By default the signature is 64 zero bytes.
+        order: The order of the blocks; see `Order`.
+        seed: The seed of `"shuffled"`.
+        copies: How often to write each block; see `BuiltRepo.to_car`.
+        extra_blocks: More blocks to write; see `BuiltRepo.to_car`.
+        omit: The CIDs of blocks to leave out.
         extra_roots: CIDs for the header, after that of the commit.
 
     Returns:
-        The whole file.
+        The bytes of the file.
 
     Raises:
-        TypeError: If a record has no encoding.
-        ValueError: If a record has no encoding, or there is no such order.
+        TypeError, ValueError: If a record has no encoding; see `encode`.
+        ValueError: If there is no such order.
     """
     return build_repo(records, did=did, rev=rev, sign=sign).to_car(
         order=order,
@@ -640,6 +636,5 @@ def build_car(
     )
 
 
-# What bytes of noise become: base32, TID characters, and the first and the last character of a
-# digest in base32, which have fewer bits to spend.
+# For `bytes.translate`: turns noise into the characters of base32.
 BASE32 = b"abcdefghijklmnopqrstuvwxyz234567" * 8
