@@ -50,7 +50,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Limits"]
+__all__ = ["KIB", "MIB", "Limits"]
 
 
 KIB = 1024

@@ -1,7 +1,7 @@
 """Look ahead of a walk: which blocks does it need next, and which does it no longer need?
 
-A driver that fetches blocks from a log wants to ask for a thousand at a time. So the nodes at hand
-are opened before the walk gets there, where they hang, and what they name is looked through.
+A driver that fetches blocks from a log asks for a thousand at a time. To name so many, the available
+nodes are opened before the walk gets there, and what they name is looked through.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ T = TypeVar("T")
 #: Checks the top node of a subtree and returns the frames of what is in it.
 OpenNode: TypeAlias = Callable[[Subtree, bytes], list[Frame]]
 
-# How many records and subtrees are looked at to name the blocks that are not at hand. A driver asks
-# for a thousand; with less than twice as many it would get fewer for nearly every repo.
+# How many records and subtrees are looked at to name the blocks that are not available. A driver
+# asks for a thousand; with less than twice as many it would get fewer for nearly every repo.
 _LOOK_AHEAD = 2000
 
 
@@ -30,8 +30,8 @@ class LookAhead(NamedTuple):
     """What is ahead of a walk.
 
     Attributes:
-        wanted: the CIDs of blocks that are not at hand, in the order of the walk, each once.
-        stack: the stack of the walk, with the nodes at hand opened, the next frame last.
+        wanted: the CIDs of blocks that are not available, in the order of the walk, each once.
+        stack: the stack of the walk, with the available nodes opened, the next frame last.
         nodes: the CIDs of those nodes.
     """
 
@@ -54,18 +54,18 @@ class LookAhead(NamedTuple):
 def look_ahead(
     stack: list[Frame], blocks: Blocks[T], n: int, open_node: OpenNode, *, records: bool
 ) -> LookAhead:
-    """Name the blocks that a walk needs next and that are not at hand.
+    """Name the blocks that a walk needs next and that are not available.
 
     It ends before a node that is not valid: the walk will end there. `take` raises the error once
     the walk stands before the node, after all the records that come first.
 
     It also ends after `_LOOK_AHEAD` records and subtrees, if any block has been named by then.
-    Without that, a hostile tree, of which all nodes are at hand and whose next records are large
-    and come one at a time, would be opened as a whole.
+    Without that, a hostile tree, of which all nodes are available and whose next records are
+    large and come one at a time, would be opened as a whole.
 
     Args:
         stack: what is ahead of the walk, the next frame last. It is not changed.
-        blocks: the blocks at hand.
+        blocks: the available blocks.
         n: the most blocks to name.
         open_node: opens a node for the walk.
         records: whether records are named, or nodes alone.

@@ -102,7 +102,7 @@ class TreeNode(NamedTuple):
 
 
 class Present(NamedTuple):
-    """Proof that the repo has a record with this key. The record's block need not be at hand.
+    """Proof that the repo has a record with this key. The record's block is not needed for it.
 
     Attributes:
         key: the key.

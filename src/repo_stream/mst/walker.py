@@ -1,9 +1,9 @@
-"""Walk a tree, depth first and in key order, as far as its blocks are at hand.
+"""Walk a tree, depth first and in key order, as far as its blocks are available.
 
 **The stack.** A walk keeps what is still ahead of it on a stack of *frames*, the next one on top
-(the last of the list). A frame is a subtree that has not been opened, or a run of records; `frames`
-says what forms they have. A walk always looks at the frame on top. If it is a run, its records are
-taken. If it is a subtree, it is *opened*: its top node is checked, and the frame gives way to the
+(the last in the list). A frame is a subtree that has not been opened, or a run of records; `frames`
+says what they look like. A walk always looks at the frame on top. If it is a run, its records are
+taken. If it is a subtree, it is *opened*: its top node is checked, and the frame is replaced by the
 frames of what is in the node. Every rule that a node has to obey is checked at that moment
 (`rules`), so no key comes out of a node that breaks one, and nothing recurses. Each subtree frame
 has the two keys between which all its keys must lie. As keys are in order inside every node, that
@@ -11,20 +11,20 @@ is enough to make the whole walk ordered.
 
 **Where blocks come from.** There are two sources: tables of blocks that were kept (`Blocks`), and
 the blocks of the piece of the file that was read last (`Arrivals`), which in a file in walk order
-come exactly as the walk needs them. `_open_top` and `_take_one_by_one` look in both. `_take`
-and `_take_along` are their fast paths for whole runs, one for each source: there records are looked
-up, compared and processed by the list, in C.
+come exactly as the walk needs them. `_open_top` and `_take_one_by_one` look in both. `_take` and
+`_take_along` add a fast path for whole runs, one for each source: there records are looked up,
+compared and processed by the list, in C.
 
-**Stopping and going on.** If a block is missing, a take ends early. The stack then says what is
-next (`nearest`, `missing`), and the next take goes on from there. A frame is replaced only after
-its node was checked or its records were taken, so a take that fails leaves the walk before the
-fault. `_Attempt` then hands over what was taken before it, and lets every further take raise the
-error. If a take is interrupted by anything else (Ctrl-C in the processor), its records are lost to
-the caller, and `_Attempt` puts the walk back to where it stood before.
+**Stopping and going on.** If a block is missing, a take ends early. The frame on top then says what
+is missing (`nearest`, `missing`), and the next take goes on from there. A frame is replaced only
+after its node was checked or its records were taken, so a take that fails leaves the walk before
+the fault. `_Attempt` then returns what was taken before it, and has every further take raise the
+error. If anything else interrupts a take (Ctrl-C in the processor), the caller gets nothing, and
+`_Attempt` puts the walk back to where it stood before.
 
-**Looking ahead.** `wanted` names the blocks that the walk needs next. It opens nodes that are at
-hand ahead of the walk, on the same stack, so that none is opened twice. Only a walk that hands out
-nodes as well (`take_items`) keeps its stack as it is, and what is ahead beside it.
+**Looking ahead.** `wanted` names the blocks that the walk needs next. It opens available nodes ahead
+of the walk, on the same stack, so that none is opened twice. A walk that hands out nodes as well
+(`take_items`) must come by them one by one; it keeps its stack, and what is ahead beside it.
 
 What moves a walk without taking anything is in `cursor`, what it leaves out in `selection`.
 """
@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 
 class Walker(Cursor, Generic[T]):
-    """A walk that takes records, as far as its blocks are at hand.
+    """A walk that takes records, as far as its blocks are available.
 
     Args:
         root: the CID of the tree's root node, the commit's `data`.
@@ -149,7 +149,7 @@ class Walker(Cursor, Generic[T]):
     def _process_run(
         self, run: Run, find_raw: Callable[[Sequence[bytes]], Iterable[bytes]], taken: Taken[T]
     ) -> bool:
-        """Take the run on top if all of it is at hand and raw; return whether it was taken.
+        """Take the run on top if all of it is available and raw; return whether it was taken.
 
         The records are processed in C, which takes 0.9 of the time of a walk that processes them
         one by one.
@@ -191,7 +191,7 @@ class Walker(Cursor, Generic[T]):
         return taken
 
     def _take_along(self, arrivals: Arrivals, blocks: Blocks[T], n: int, taken: Taken[T]) -> None:
-        """Take records until there are `n`, or the next block is not at hand.
+        """Take records until there are `n`, or the next block is not available.
 
         Whole runs are compared and processed in C: 300,000 records take 0.7 of the time that they
         take if they are looked up in a table.
@@ -239,7 +239,7 @@ class Walker(Cursor, Generic[T]):
     ) -> bool:
         """Take up to `room` records of the run on top, from either source; return whether any was.
 
-        It ends early if a block is not at hand.
+        It ends early if a block is not available.
         """
         keys, cids = cast("Run", self._stack[-1])
         done = 0
@@ -388,12 +388,12 @@ class Walker(Cursor, Generic[T]):
     # --- Looking ahead --------------------------------------------------------------------------
 
     def wanted(self, blocks: Blocks[T], n: int, *, records: bool = True) -> list[bytes]:
-        """Name up to `n` blocks that are not at hand, in the order in which the walk needs them.
+        """Name up to `n` unavailable blocks, in the order in which the walk needs them.
 
         If anything interrupts it, the walk stays as it was.
 
         Args:
-            blocks: the blocks at hand.
+            blocks: the available blocks.
             n: the most blocks to name.
             records: whether records are named, or nodes alone.
         """
@@ -405,7 +405,7 @@ class Walker(Cursor, Generic[T]):
         return ahead.wanted
 
     def prune(self, blocks: Blocks[T]) -> None:
-        """Remove the blocks at hand that the walk, as far as it has looked ahead, does not name."""
+        """Remove the blocks that the walk, as far as it has looked ahead, does not name."""
         ahead = self._ahead if self._hands_out_nodes else LookAhead([], self._stack, [])
         named = ahead.named()
         for table in blocks.tables:
