@@ -1,1 +1,7 @@
-"""CAR files: sections in, blocks out."""
+"""CAR files: bytes in, blocks out.
+
+- `source` and `files`: where the bytes come from.
+- `decoder`: blocks from bytes, without input or output; `file_type` for files that are not CARs.
+- `reader`: both together.
+- `sections`: blocks that are read again at any offset.
+"""

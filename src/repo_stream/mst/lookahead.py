@@ -1,7 +1,7 @@
 """Look ahead of a walk: which blocks does it need next, and which does it no longer need?
 
-A driver that fetches blocks from a log asks for a thousand at a time. To name so many, the available
-nodes are opened before the walk gets there, and what they name is looked through.
+A driver that fetches blocks from a log asks for a thousand at a time. To name so many, nodes that
+are available are opened before the walk gets there, and what they name is looked through.
 """
 
 from __future__ import annotations

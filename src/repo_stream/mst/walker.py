@@ -22,8 +22,8 @@ the fault. `_Attempt` then returns what was taken before it, and has every furth
 error. If anything else interrupts a take (Ctrl-C in the processor), the caller gets nothing, and
 `_Attempt` puts the walk back to where it stood before.
 
-**Looking ahead.** `wanted` names the blocks that the walk needs next. It opens available nodes ahead
-of the walk, on the same stack, so that none is opened twice. A walk that hands out nodes as well
+**Looking ahead.** `wanted` names the blocks that the walk needs next. It opens nodes ahead of the
+walk, on the same stack, so that none is opened twice. A walk that hands out nodes as well
 (`take_items`) must come by them one by one; it keeps its stack, and what is ahead beside it.
 
 What moves a walk without taking anything is in `cursor`, what it leaves out in `selection`.
