@@ -1,10 +1,11 @@
-"""When a build compiles, and what becomes of it if that fails: `src/compile/hook.py`."""
+"""When a build compiles, and what the wheel says if it does not: `src/compile/hook.py`."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -63,50 +64,79 @@ def has_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CC", raising=False)
 
 
-def built(hook: Hook, version: str = "standard") -> dict[str, Any]:
-    """What the wheel is made of, with the scratch directory cleared up."""
+@dataclass
+class Wheel:
+    """What the hook makes of a wheel.
+
+    Attributes:
+        is_compiled: whether it is for this Python and this platform alone.
+        modules: the compiled modules in it.
+        reason: why it is plain, as the installed package says it.
+    """
+
+    is_compiled: bool
+    modules: list[str]
+    reason: str | None
+
+
+def built(hook: Hook, version: str = "standard") -> Wheel:
+    """What a wheel is made of; afterwards nothing is left of the scratch directory."""
     build_data: dict[str, Any] = {"force_include": {}}
     hook.initialize(version, build_data)
+    names = {name: Path(file) for file, name in build_data["force_include"].items()}
+    reason = names.pop("repo_stream/_not_compiled.txt", None)
+    wheel = Wheel(
+        (build_data.get("pure_python"), build_data.get("infer_tag")) == (False, True),
+        [*names],
+        None if reason is None else reason.read_text(encoding="utf-8"),
+    )
     hook.finalize(version, build_data, "")
     assert not [folder for folder in FOLDERS if folder.exists()]
+    assert reason is None or not reason.exists()
     FOLDERS.clear()
-    return build_data
+    return wheel
 
 
-def is_compiled(build_data: dict[str, Any]) -> bool:
-    included = [*build_data["force_include"].values()]
-    kind = build_data.get("pure_python"), build_data.get("infer_tag")
-    return kind == (False, True) and included == ["repo_stream/car.so"]
+COMPILED = Wheel(is_compiled=True, modules=["repo_stream/ipld/_digest.so"], reason=None)
+FAILED = "it could not be compiled when it was installed: "
 
 
-PLAIN: dict[str, Any] = {"force_include": {}}
+def plain(reason: str) -> Wheel:
+    return Wheel(is_compiled=False, modules=[], reason=reason)
 
 
 def test_wheel_is_compiled_if_it_can_be(hook: Hook) -> None:
     assert hook.dependencies() == BUILD_NEEDS
-    assert is_compiled(built(hook))
+    assert built(hook) == COMPILED
 
 
 @pytest.mark.parametrize(
-    "command",
+    ("command", "shown"),
     [
-        pytest.param("no-such-compiler -O2", id="not there"),
-        pytest.param(" ", id="blank"),
-        pytest.param("cc '", id="unclosed quote"),
+        pytest.param("no-such-compiler -O2", "no-such-compiler -O2", id="not there"),
+        pytest.param(" ", "CC is blank", id="blank"),
+        pytest.param("cc '", "cc '", id="unclosed quote"),
     ],
 )
 def test_wheel_is_plain_without_a_compiler(
-    hook: Hook, monkeypatch: pytest.MonkeyPatch, command: str
+    hook: Hook, app: App, monkeypatch: pytest.MonkeyPatch, command: str, shown: str
 ) -> None:
     monkeypatch.setenv("CC", command)
     assert hook.dependencies() == []
-    assert built(hook) == PLAIN
+    reason = (
+        f"{FAILED}no C compiler was found ({shown})\n"
+        "install a C compiler, then this package again, with pip's --no-cache-dir"
+    )
+    assert built(hook) == plain(reason)
+    assert app.warnings == [f"The wheel is plain Python: {reason}"]
 
 
 def test_wheel_is_plain_without_the_headers(hook: Hook, tmp_path: Path) -> None:
     (tmp_path / "Python.h").unlink()
     assert hook.dependencies() == []
-    assert built(hook) == PLAIN
+    why, remedy = str(built(hook).reason).splitlines()
+    assert why == f"{FAILED}there is no {tmp_path / 'Python.h'}"
+    assert remedy.startswith("install Python's headers")
 
 
 def test_wheel_is_plain_on_other_implementations(
@@ -114,14 +144,14 @@ def test_wheel_is_plain_on_other_implementations(
 ) -> None:
     monkeypatch.setattr(sys.implementation, "name", "pypy")
     assert hook.dependencies() == []
-    assert built(hook) == PLAIN
+    assert built(hook) == plain("pypy runs it faster like this")
 
 
 def test_wheel_is_plain_for_free_threads(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
     has = {"Py_GIL_DISABLED": 1}
     monkeypatch.setattr(sysconfig, "get_config_var", has.get)
     assert hook.dependencies() == []
-    assert built(hook) == PLAIN
+    assert built(hook) == plain("a free-threaded Python runs it like this")
 
 
 def test_zero_in_the_environment_never_compiles(
@@ -129,7 +159,7 @@ def test_zero_in_the_environment_never_compiles(
 ) -> None:
     monkeypatch.setenv("REPO_STREAM_COMPILE", "0")
     assert hook.dependencies() == []
-    assert built(hook) == PLAIN
+    assert built(hook) == plain("REPO_STREAM_COMPILE was 0 when it was installed")
 
 
 def test_one_in_the_environment_compiles_whatever_is_at_hand(
@@ -138,7 +168,7 @@ def test_one_in_the_environment_compiles_whatever_is_at_hand(
     monkeypatch.setenv("REPO_STREAM_COMPILE", "1")
     monkeypatch.setenv("CC", "no-such-compiler")
     assert hook.dependencies() == BUILD_NEEDS
-    assert is_compiled(built(hook))
+    assert built(hook) == COMPILED
 
 
 def test_anything_else_in_the_environment_is_an_error(
@@ -152,7 +182,7 @@ def test_anything_else_in_the_environment_is_an_error(
 def test_editable_install_runs_from_the_sources(
     hook: Hook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert built(hook, "editable") == PLAIN
+    assert built(hook, "editable") == Wheel(is_compiled=False, modules=[], reason=None)
     monkeypatch.setenv("REPO_STREAM_COMPILE", "1")
     with pytest.raises(ValueError, match="an editable install has none"):
         built(hook, "editable")
@@ -162,14 +192,14 @@ def test_editable_install_runs_from_the_sources(
 FOLDERS: list[Path] = []
 
 
-def succeed(scratch: Path) -> list[Path]:
+def succeed(scratch: Path) -> list[tuple[Path, str]]:
     FOLDERS.append(scratch)
-    return [scratch / "car.so"]
+    return [(scratch / "built" / "_digest.so", "repo_stream/ipld/_digest.so")]
 
 
-def fail(scratch: Path) -> list[Path]:
+def fail(scratch: Path) -> list[tuple[Path, str]]:
     FOLDERS.append(scratch)
-    raise RuntimeError("command '/usr/bin/cc' failed with exit code 1")
+    raise RuntimeError("command '/usr/bin/cc' failed\nwith exit code 1")
 
 
 def test_wheel_is_plain_if_compiling_fails(
@@ -179,9 +209,12 @@ def test_wheel_is_plain_if_compiling_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_compiled", fail)
-    assert built(hook) == PLAIN
-    (warning,) = app.warnings
-    assert warning.startswith("The wheel is of plain Python, as compiling failed: command '/usr")
+    reason = (
+        f"{FAILED}compiling failed: command '/usr/bin/cc' failed with exit code 1\n"
+        "REPO_STREAM_COMPILE=1 pip install -v shows how it failed"
+    )
+    assert built(hook) == plain(reason)
+    assert app.warnings == [f"The wheel is plain Python: {reason}"]
 
 
 def test_failure_is_raised_if_compiling_was_asked_for(
@@ -191,5 +224,5 @@ def test_failure_is_raised_if_compiling_was_asked_for(
 ) -> None:
     monkeypatch.setenv("REPO_STREAM_COMPILE", "1")
     monkeypatch.setattr(module, "_compiled", fail)
-    with pytest.raises(RuntimeError, match="failed with exit code 1"):
+    with pytest.raises(RuntimeError, match=r"failed\nwith exit code 1"):
         built(hook)

@@ -99,10 +99,11 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     sources = {
         path.relative_to(ROOT / "src").as_posix()
         for path in (ROOT / "src" / "repo_stream").rglob("*")
-        if path.suffix in {".py", ".typed"}
+        if path.suffix in {".py", ".pyi", ".pyx", ".pxd", ".typed"}
     }
-    assert "repo_stream/py.typed" in sources
-    assert {name for name in names if ".dist-info/" not in name} == sources
+    assert {"repo_stream/py.typed", "repo_stream/ipld/_digest.pyi"} <= sources
+    plain = "repo_stream/_not_compiled.txt"
+    assert {name for name in names if ".dist-info/" not in name} == {*sources, plain}
 
 
 def test_wheel_says_what_it_is(wheel: Path) -> None:
@@ -160,9 +161,9 @@ def test_sdist_is_enough_to_work_with(sdist: Path) -> None:
         "LICENSE-MIT",
         "README.md",
         "pyproject.toml",
-        "src/compile/car.pxd",
         "src/compile/hook.py",
-        "src/compile/nodes.pyx",
+        "src/repo_stream/ipld/_digest.pxd",
+        "src/repo_stream/ipld/_digest.pyx",
         "src/repo_stream/py.typed",
         "tests/cars/sample.car",
         "tests/conftest.py",
@@ -184,6 +185,12 @@ def test_installed_package_reads_a_repo(stranger: Path, tmp_path: Path) -> None:
         done = run(*command, cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
         assert ["Total", "500"] in [line.split()[:2] for line in done.stdout.splitlines()]
+
+
+def test_installed_package_says_why_it_is_not_compiled(stranger: Path, tmp_path: Path) -> None:
+    done = run(stranger, "-I", "-m", "repo_stream", "--version", cwd=tmp_path)
+    why = "(plain Python: REPO_STREAM_COMPILE was 0 when it was installed)"
+    assert done.stdout.rstrip().endswith(why)
 
 
 def test_installed_package_is_the_one_from_the_wheel(stranger: Path, tmp_path: Path) -> None:
