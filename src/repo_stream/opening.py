@@ -167,7 +167,8 @@ def open_car(
         builder = builder.with_key_range(*key_range)
     if prefix is not None:
         builder = builder.with_prefix(prefix)
-    builder = builder.with_on_error(on_error)
+    if on_error != "raise":
+        builder = builder.with_on_error(on_error)
     if gaps:
         builder = builder.with_gaps()
     return _opened(

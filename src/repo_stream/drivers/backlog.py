@@ -73,17 +73,23 @@ class Backlog(Generic[T]):
         self._returned = min(start + n, len(records.keys))
         return records.cut(start, start + n)
 
-    def next_pair(self) -> tuple[str, T]:
-        """Return the next record as a pair of key and value."""
-        at = self._returned
-        self._returned = at + 1
-        return self._records.keys[at], self._records.values[at]
+    def next_pair(self) -> tuple[str, T] | None:
+        """Remove and return the next record, as a pair of key and value; `None` if there is none.
 
-    def next_output(self) -> Output[T]:
-        """Return the next record with its CID."""
-        at = self._returned
+        Loops over single records spend their time here, and in what calls it.
+        """
+        records, at = self._records, self._returned
+        if at == len(records.keys):
+            return None
         self._returned = at + 1
-        keys, cids, values = self._records
+        return records.keys[at], records.values[at]
+
+    def next_output(self) -> Output[T] | None:
+        """Remove and return the next record, with its CID; `None` if there is none."""
+        (keys, cids, values), at = self._records, self._returned
+        if at == len(keys):
+            return None
+        self._returned = at + 1
         return Output(keys[at], Cid(cids[at]), values[at])
 
     def slices(self, n: int, size: int) -> Iterator[Taken[T]]:

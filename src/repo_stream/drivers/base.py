@@ -404,18 +404,18 @@ class RepoDriver(Generic[T]):
 
     async def __anext__(self) -> tuple[str, T]:
         """Return the next record as a pair of key and value."""
-        if not self._ready:
+        while (pair := self._ready.next_pair()) is None:
             await self._fill_ready()
-        return self._ready.next_pair()
+        return pair
 
     def outputs(self) -> AsyncIterator[Output[T]]:
         """Iterate over the records that are left, as `Output`."""
         return _Outputs(self._next_output)
 
     async def _next_output(self) -> Output[T]:
-        if not self._ready:
+        while (output := self._ready.next_output()) is None:
             await self._fill_ready()
-        return self._ready.next_output()
+        return output
 
     async def _fill_ready(self) -> None:
         """Take some records to the backlog; raise `StopAsyncIteration` if there are no more."""
