@@ -8,7 +8,7 @@ available is listed as skipped, with the reason.
 
     python benches/compare.py
     python benches/compare.py --files midsize shuffled:50000 --only 'ours*' 'Rust 0.2.2*'
-    python benches/compare.py --json report.json --plot report.png
+    python benches/compare.py --readme --json report.json --plot report.png --markdown
     python benches/compare.py --from report.json --plot report.png --markdown
 
 A file is the path of a CAR; `little` or `midsize` of the shared ones; a made one, `ORDER:RECORDS`;
@@ -48,6 +48,7 @@ FILES = [
     *("stream:300000", "small:1000"),
 ]
 PLOT_FILES = ["shuffled:1000", "shuffled:3500", "shuffled:35000", "shuffled:100000"]
+README_FILES = [*PLOT_FILES, "shuffled:11585", "shuffled:300000", "stream:300000"]
 SMALL_RECORDS = 20
 
 
@@ -586,11 +587,15 @@ def arguments() -> argparse.Namespace:
     add("--no-build", dest="build", action="store_false", help="take what was built before")
     add("--json", type=Path, metavar="OUT")
     add("--plot", type=Path, metavar="OUT.png", help="needs matplotlib")
+    add("--readme", action="store_true", help="only what README.md and benches/README.md show")
     add("--markdown", action="store_true", help="print the tables of benches/README.md, too")
     add("--from", type=Path, dest="source", metavar="JSON", help="measure nothing, show this one")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error("--rounds: at least one")
+    if options.readme:
+        options.files = options.files or README_FILES
+        options.only = [*LINES, *(name for names in TABLES.values() for name in names)]
     return options
 
 
