@@ -562,6 +562,7 @@ def main() -> int:
     if options.markdown:
         print("\n".join(markdown(report)))
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     if options.plot:
         plot(report, options.plot)

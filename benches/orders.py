@@ -137,6 +137,7 @@ def main() -> int:
         where = "through the disk" if found["spilled"] else "in memory"
         print(f"{name:<34}first record after {first:6.1f} MB, {most:6.1f} MiB, {where}")
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report) + "\n")
     if options.plot:
         plot(report, options.plot)

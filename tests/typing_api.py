@@ -1,7 +1,7 @@
 # pyright: strict
 """What type checkers must find in the public names; it is checked, never run.
 
-The first function is the example of the README. If types were lost on the way, `assert_type` would
+The first function is the README's example of `load_car`. If types were lost on the way, `assert_type` would
 see `Any`.
 """
 
