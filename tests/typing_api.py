@@ -1,8 +1,8 @@
 # pyright: strict
 """What type checkers must find in the public names; it is checked, never run.
 
-The first function is the README's example of `load_car`. If types were lost on the way, `assert_type` would
-see `Any`.
+The first function is the README's example of `load_car`. If types were lost on the way,
+`assert_type` would see `Any`.
 """
 
 from __future__ import annotations
