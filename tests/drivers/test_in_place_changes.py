@@ -28,7 +28,7 @@ from repo_stream import (
 from repo_stream.car.decoder import write_section
 from repo_stream.drivers import builder as drive
 from repo_stream.drivers.loading import Loading
-from repo_stream.drivers.spilling import load_to_disk
+from repo_stream.drivers.writing import load_to_disk
 from repo_stream.store.repo_log import RepoLog
 from repo_stream.testing import RawRecord, build_repo, write_car
 from support import new_descriptors

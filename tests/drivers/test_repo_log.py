@@ -18,7 +18,7 @@ from repo_stream import (
 )
 from repo_stream.car.decoder import write_section
 from repo_stream.drivers.loading import Loading
-from repo_stream.drivers.spilling import load_to_disk
+from repo_stream.drivers.writing import load_to_disk
 from repo_stream.limits import MIB
 from repo_stream.process import noop
 from repo_stream.store.disk import Lease

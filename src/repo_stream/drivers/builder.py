@@ -21,8 +21,8 @@ from repo_stream.drivers.keywords import BuilderKeywords, StreamKeywords, takes
 from repo_stream.drivers.loaded import DiskDriver, MemDriver
 from repo_stream.drivers.loading import Loading
 from repo_stream.drivers.options import OnError, Options
-from repo_stream.drivers.spilling import load_to_disk
 from repo_stream.drivers.stream import StreamDriver, streamed
+from repo_stream.drivers.writing import load_to_disk
 from repo_stream.errors import MissingBlock, ProcessError
 from repo_stream.limits import Limits
 from repo_stream.mst.commit import Commit

@@ -1,7 +1,7 @@
 """Reading a CAR into memory: the commit is picked out, and all other blocks go to a memory store.
 
-A block is processed as it comes, unless the processor is late; see `Options.processes_late`. Once a
-log has been begun (`spilling`), everything that is read goes there as well.
+A block is processed as it comes, unless that is done late; see `Options.processes_late`. When a log
+has been started (`writing`), everything that is read goes there as well.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Loading(Generic[T]):
         self.before_commit: int = 0
         #: The size of its section, in bytes.
         self.commit_size: int = 0
-        #: The log that all blocks go to, once it has been begun.
+        #: The log that all blocks go to, once it has been started.
         self.log: RepoLog | None = None
         #: Results that could not be stored, by the CIDs of their blocks.
         self.unstored: dict[bytes, Unstored] = {}

@@ -1,42 +1,44 @@
-"""Here it is decided what goes to disk, and when.
+"""What goes to disk, and when: that is decided here.
 
 `load_car` reads into memory until the blocks need their share of the memory limit (`Loading.fill`,
-`store.budget`). Then the caller opens a store, and `load_to_disk` moves everything there at once.
+`store.budget`). Then the caller opens a store, and everything goes there (`writing.load_to_disk`).
 
-`stream_car` decides block by block, in `Kept`. A block is in one of these states:
+`stream_car` decides block by block, and that is here, in `Kept`. A block is in one of these states:
 
 - *kept*: it came before the walk needed it, and is in memory (`blocks`), raw or processed;
-- *used*: the walk has read it, but it is still among the kept blocks (`_used` has its CID);
+- *used*: the walk has read it, but it is still among the kept blocks (`used` has its CID);
 - *released*: the walk has used it, or gone past it, and it has left the kept blocks. It is only
   needed again if two keys name one record, or if a method looks at another part of the repo;
 - *on disk*: the whole repo is in a log, and the walk fetches blocks from there (`_shelf`).
 
-The log is begun when released blocks take more than their share of memory, or when memory is full:
-everything in memory is appended to it, and then everything that is read. From then on released
-blocks are dropped, as the log has them. If the source is the path of a file, that file is the log
-from the start. If there is nowhere to spill (`spill=False`), the oldest released blocks are lost.
+The log is started when released blocks take more than their share of memory, or when memory is
+full: everything in memory is appended to it, and then everything that is read (`writing.LogStart`).
+From then on released blocks are dropped, as the log has them. If the source is the path of a file,
+that file is the log from the start. If there is nowhere to spill (`spill=False`), the oldest
+released blocks are lost.
 
 If memory is full, used blocks are released first. If that does not help, the repo moves to disk:
 the blocks in memory are dropped, as they are in the log, and the rest of the file is read to the
 log without being walked.
 
-Every step can be cancelled and is resumed by the next call. So each takes a few blocks, leaves them
-where they are until they are where they should be, and remembers what it has begun: `_unwritten`
-while the log is begun, `_moving` while the repo moves to disk. `resume` goes on with either.
+Every step can be cancelled and is resumed by the next call. So each moves a few blocks at a time,
+leaves them in their old place until they are in the new one, and notes what it has begun:
+`LogStart.under_way` while the log is started, `_moving` while the repo moves to disk. `resume` goes
+on with either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from repo_stream.car.decoder import Block
 from repo_stream.drivers.destination import Destination
 from repo_stream.drivers.fetch import Shelf
 from repo_stream.drivers.keywords import Spill
-from repo_stream.drivers.loading import BATCH, Loading, Unstored
-from repo_stream.drivers.piece import Piece, starts_of
+from repo_stream.drivers.loading import BATCH, Loading
+from repo_stream.drivers.piece import Piece
 from repo_stream.drivers.released import Marks, Released
+from repo_stream.drivers.writing import LogStart, read_to_log
 from repo_stream.errors import (
     BlockReleased,
     MemLimitExceeded,
@@ -44,26 +46,17 @@ from repo_stream.errors import (
     ProcessError,
     RepoStreamError,
 )
-from repo_stream.ipld.cid import Cid
 from repo_stream.mst.blocks import Blocks
 from repo_stream.mst.walker import Walker
-from repo_stream.process import as_bytes
 from repo_stream.store.budget import Budget
 from repo_stream.store.repo_log import RepoLog
 
 if TYPE_CHECKING:
     from repo_stream.store.disk import Lease
 
-__all__ = ["Kept", "load_to_disk"]
+__all__ = ["Kept"]
 
 T = TypeVar("T")
-
-# Blocks to take out of memory at a time, to be written.
-_WRITE_BLOCKS: Final = 1000
-
-# How many results that cannot be stored are ignored, as their blocks may not be records at all. If
-# there are more, it is the processor whose results cannot be stored.
-_MOST_UNSTORED: Final = 100
 
 # What it costs to note that the walk has used a kept block: its CID, as the tree has it, in a set.
 # It counts as soon as the block is kept, as the walk may use all of them before the next one comes.
@@ -72,89 +65,6 @@ _NOTE_COST: Final = 120
 # Releasing used blocks must free more than this, or else it would be done for every few blocks that
 # come: if it leaves more of the memory in use, the repo goes to disk.
 _ROOMY: Final = 7 / 8
-
-
-# --- All at once --------------------------------------------------------------------------------
-
-
-async def load_to_disk(loading: Loading[T], log: RepoLog) -> None:
-    """Move the blocks in memory to the log, and then read the rest of the file to it.
-
-    Raises:
-        ProcessError: if too many results cannot be stored.
-        DiskError: if the store fails.
-        RepoStreamError: if the file cannot be read.
-    """
-    store = loading.store
-    if log.is_the_car:
-        store.drop()
-    while not store.empty:
-        raw, results = store.drain(_WRITE_BLOCKS, log.write_size)
-        log.add(raw)
-        while results:
-            await _dump_results(loading, log, results)
-            await log.keep_up()
-        await log.keep_up()
-    if not log.is_the_car:
-        log.follow()
-    loading.log = log
-    await log.index()
-    await _read_to_log(loading, log)
-
-
-async def _read_to_log(loading: Loading[T], log: RepoLog) -> None:
-    """Read the rest of the file, which goes to the log."""
-    while await loading.next_columns() is not None:
-        await loading.turn.pause_if_over()
-    await log.seal()
-
-
-async def _dump_results(loading: Loading[T], log: RepoLog, results: list[tuple[bytes, T]]) -> None:
-    """Add some results to the log, from the end of the list, and remove them from it.
-
-    Those that cannot be stored are remembered in `Loading.unstored`.
-
-    Raises:
-        ProcessError: if they are too many.
-    """
-    dumps = loading.processor.dumps
-    dumped: list[Block] = []
-    taken, room = 0, log.write_size
-    for cid, value in reversed(results[-BATCH:]):
-        if room <= 0:
-            break
-        taken += 1
-        try:
-            data = as_bytes(dumps(value))
-        except Exception as error:
-            message = _cannot_store(value, error)
-            if len(loading.unstored) == _MOST_UNSTORED and cid not in loading.unstored:
-                raise ProcessError(message, key=None, cid=Cid(cid)) from error
-            # Without its traceback, which would keep the blocks of this call in memory.
-            loading.unstored[cid] = Unstored(message, error.with_traceback(None))
-        else:
-            dumped.append((cid, data))
-            room -= len(data)
-    log.add(dumped, results=True)
-    del results[-taken:]
-    await loading.turn.pause_if_over()
-
-
-def _cannot_store(value: object, error: Exception) -> str:
-    return (
-        f"the processor's result, a {type(value).__qualname__}, cannot be stored on disk: {error}; "
-        "return plain values, or use Processor(..., dumps=..., loads=...)"
-    )
-
-
-# --- Block by block -----------------------------------------------------------------------------
-
-
-class _Unwritten(NamedTuple, Generic[T]):
-    """What has to be written before the log is complete: kept blocks by their CIDs, and results."""
-
-    cids: list[bytes]
-    results: list[tuple[bytes, T]]
 
 
 class Kept(Generic[T]):
@@ -191,7 +101,7 @@ class Kept(Generic[T]):
         self._destination = Destination(spill, budget.cache)
         room = budget.places if self._can_spill else max(budget.store, budget.places)
         self._log = RepoLog(loading.reader, self._leased, room, budget.write, loading.turn)
-        # Whether the log has been begun. Then everything that is read goes there.
+        # Whether the log has been started. Then everything that is read goes there.
         self._logged = self._log.is_the_car
         if self._logged:
             loading.log = self._log
@@ -206,12 +116,16 @@ class Kept(Generic[T]):
         # Which sections in the log the walk has gone past without using them.
         self._passed = Marks()
         # Which sections in the log the walk has used, if they are counted.
-        self._counting = counting
-        self._counted = Marks()
+        self._counted: Marks | None = Marks() if counting else None
 
-        # A log that is being begun, and the reason why it cannot be finished.
-        self._unwritten: _Unwritten[T] | None = None
-        self._unstorable: ProcessError | None = None
+        self._start = LogStart(
+            loading,
+            self._log,
+            released=self._released,
+            piece=self.piece,
+            passed=self._passed,
+            counted=self._counted,
+        )
         # Whether the repo is moving to disk, and where it is afterwards.
         self._moving = False
         self._shelf: Shelf[T] | None = None
@@ -229,7 +143,7 @@ class Kept(Generic[T]):
     @property
     def counts(self) -> bool:
         """Whether it is known how many blocks the walk has used."""
-        return self._counting or not self.on_disk
+        return self._counted is not None or not self.on_disk
 
     @property
     def early(self) -> int:
@@ -274,7 +188,7 @@ class Kept(Generic[T]):
         self.used_count += end - start
         if not self._released_to_log:
             self._released.add(arrivals.cids[start:end], arrivals.data[start:end], used=True)
-        if self._counting and self._logged:
+        if self._counted is not None and self._logged:
             self._count(self.piece.starts()[start:end])
 
     def pass_by(self, numbers: Sequence[int]) -> None:
@@ -289,16 +203,16 @@ class Kept(Generic[T]):
 
     def _count(self, starts: Iterable[int]) -> int:
         """Note which sections the walk has used; return how many of them are new."""
-        return sum(map(self._counted.add, starts))
+        return 0 if self._counted is None else sum(map(self._counted.add, starts))
 
     async def _release_used(self) -> None:
         """Release the used blocks, a few at a time, as they may be all that is kept."""
         store, used = self._loading.store, self.used
         while used:
-            if self._logged and self._unstorable is not None:
-                raise self._unstorable
+            if self._logged and self._start.unstorable is not None:
+                raise self._start.unstorable
             some = self._pop_used()
-            if self._counting and self._logged:
+            if self._counted is not None and self._logged:
                 self._count(await self._log.starts_of(some))
             raw, results = store.forget(some)
             if self._logged:
@@ -437,8 +351,8 @@ class Kept(Generic[T]):
             most = max(self._budget.store * _ROOMY - self._kept_need, 0)
             while self._released.size > most:
                 self._lost += len(self._released.take(BATCH)[0])
-        elif self._released.size > self._budget.released or self._unwritten is not None:
-            await self._begin_log()
+        elif self._released.size > self._budget.released or self._start.under_way:
+            await self._start_log()
 
     async def _leave_released_to_log(self) -> None:
         """Drop the released blocks from memory, as the log has them."""
@@ -461,7 +375,7 @@ class Kept(Generic[T]):
         if not self._is_full:
             return
         if not self._logged and self._can_spill:
-            await self._begin_log()
+            await self._start_log()
         if not self.everything:
             await self._release_used()
             await self.limit_released()
@@ -494,22 +408,22 @@ class Kept(Generic[T]):
         await self.resume()
 
     async def resume(self) -> None:
-        """Go on with what was cancelled: beginning the log, and moving to disk."""
-        if self._unwritten is not None:
-            await self._begin_log()
+        """Go on with what was cancelled: starting the log, and moving to disk."""
+        if self._start.under_way:
+            await self._start_log()
         if not self._moving or self.on_disk:
             return
         loading, log = self._loading, self._log
         if not self._logged:
-            await self._begin_log()
-        if self._unstorable is not None:
-            raise self._unstorable
+            await self._start_log()
+        if self._start.unstorable is not None:
+            raise self._start.unstorable
         await log.index()
-        if self._counting:
+        if self._counted is not None:
             self._count(await log.starts_of([*self.used]))
             log.starts = []
         self._drop_all()
-        await _read_to_log(loading, log)
+        await read_to_log(loading, log)
         self._shelf = Shelf(log, loading.processor, loading.unstored)
 
     def _drop_all(self) -> None:
@@ -520,64 +434,10 @@ class Kept(Generic[T]):
         self.opened.clear()
         self.piece.drop()
 
-    async def _begin_log(self) -> None:
-        """Begin the log with all that is in memory; then it follows the CAR."""
-        if self._unwritten is None:
-            raw, processed = self.blocks.raw, self.blocks.processed
-            results = [] if processed is raw else [*processed.items()]
-            self._unwritten = _Unwritten([*raw], results)
-        await self._write_released()
-        await self._write_blocks(self._unwritten.cids)
-        await self._write_results(self._unwritten.results)
-        self._follow_car()
-        self._unwritten, self._logged, self._released_to_log = None, True, True
+    async def _start_log(self) -> None:
+        await self._start.run()
+        self._logged = self._released_to_log = True
         await self._log.keep_up()
-
-    async def _write_released(self) -> None:
-        log = self._log
-        while self._released.blocks:
-            some, passed = self._released.take(BATCH)
-            for (cid, _), start in zip(some, starts_of(some, log.end), strict=True):
-                if cid in passed:
-                    self._passed.add(start)
-                elif self._counting:
-                    self._counted.add(start)
-            log.add(some)
-            await self._keep_up()
-
-    async def _write_blocks(self, cids: list[bytes]) -> None:
-        while cids:
-            some: list[Block] = []
-            size = 0
-            for cid in cids[: -BATCH - 1 : -1]:
-                some.append((cid, self.blocks.raw[cid]))
-                size += len(some[-1][1])
-                if size >= self._budget.write:
-                    break
-            self._log.add(some)
-            del cids[-len(some) :]
-            await self._keep_up()
-
-    async def _write_results(self, results: list[tuple[bytes, T]]) -> None:
-        while results and self._unstorable is None:
-            try:
-                await _dump_results(self._loading, self._log, results)
-            except ProcessError as error:
-                # It matters only if results have to leave the memory.
-                self._unstorable = error
-            await self._log.keep_up()
-
-    def _follow_car(self) -> None:
-        """Append what is left of the piece to the log, and from now on all that is read."""
-        log, start = self._log, self._log.end
-        log.add(self.piece.rest())
-        log.follow()
-        self._loading.log = log
-        self.piece.move(start, log.offset)
-
-    async def _keep_up(self) -> None:
-        await self._log.keep_up()
-        await self._loading.turn.pause_if_over()
 
     async def aclose(self) -> None:
         """Close what was opened here, and empty a store that was given."""
