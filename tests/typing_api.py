@@ -86,15 +86,15 @@ async def channel(driver: DiskDriver[str]) -> None:
             assert_type(chunk, list[tuple[str, str]])
 
 
-def sizes(block: bytes) -> dict[str, int]:
+def sizes_of(block: bytes) -> dict[str, int]:
     return {"size": len(block)}
 
 
 async def builders() -> None:
     assert_type(DriverBuilder(), DriverBuilder[bytes])
     assert_type(DriverBuilder(mem_limit_mb=1, verify_cids=False), DriverBuilder[bytes])
-    assert_type(DriverBuilder(block_processor=sizes), DriverBuilder[dict[str, int]])
-    processor = Processor(sizes)
+    assert_type(DriverBuilder(block_processor=sizes_of), DriverBuilder[dict[str, int]])
+    processor = Processor(sizes_of)
     assert_type(processor, Processor[dict[str, int]])
     assert_type(DriverBuilder().with_block_processor(processor), DriverBuilder[dict[str, int]])
     assert_type(DriverBuilder().with_block_processor(len), DriverBuilder[int])
@@ -129,6 +129,10 @@ async def one_line(source: Path) -> None:
             assert_type(size, int)
         async for output in sizes.outputs():
             assert_type(output, Output[int])
+    async with open_car(source, block_processor=lambda block: block.hex()) as texts:
+        assert_type(texts, Repo[str])
+    async with open_car(source, block_processor=Processor(sizes_of), spill=False) as processed:
+        assert_type(processed, Repo[dict[str, int]])
     async with open_car(source, mem_limit_mb=1, block_processor=record) as records:
         async for _, value in records:
             assert_type(value, dict[str, Any])

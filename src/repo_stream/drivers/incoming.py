@@ -142,7 +142,7 @@ class Incoming(Generic[T]):
         That is for walks to any part of the repo.
         """
         kept = self._kept
-        if kept.everything and self.over and kept.all_at_hand:
+        if kept.everything and self.over and kept.is_settled:
             return
         kept.everything = True
         await kept.move_if_only_logged()

@@ -136,8 +136,8 @@ class Kept(Generic[T]):
         return self._shelf is not None
 
     @property
-    def all_at_hand(self) -> bool:
-        """Whether no block is released or about to move to disk."""
+    def is_settled(self) -> bool:
+        """Whether no block in memory is released, or about to move to disk."""
         return not self._released.blocks and not self._moving
 
     @property
@@ -258,19 +258,25 @@ class Kept(Generic[T]):
         if start is None:
             return False
         fetched = await self._log.fetch([cid])
+        block = fetched.raw.get(cid)
         result: T | None = None
-        if cid in fetched.processed:
-            try:
-                result = self._loading.processor.loads(fetched.processed[cid])
-            except Exception as error:
-                raise _unreadable(walker.missing(), error) from error
-        elif cid not in fetched.raw:
-            return False  # another block has a place like it
+        if block is None:
+            if cid not in fetched.processed:
+                return False  # another block has a place like it
+            result = self._loaded(fetched.processed[cid], walker)
         await self._release_used_if_full()
-        self._loading.store.put_back(cid, block=fetched.raw.get(cid), result=result)
+        self._loading.store.put_back(cid, block=block, result=result)
         if not self._passed.discard(start):
             self.used.add(cid)
         return True
+
+    def _loaded(self, dumped: bytes, walker: Walker[T]) -> T:
+        """Load the stored result for the record that the walk stands before."""
+        try:
+            return self._loading.processor.loads(dumped)
+        except Exception as error:
+            missing, message = walker.missing(), f"its stored result cannot be read back: {error}"
+            raise ProcessError(message, key=missing.key, cid=missing.cid) from error
 
     async def _released_start(self, cid: bytes) -> int | None:
         """Return the offset in the log of a released block; `None` if it is not one."""
@@ -445,8 +451,3 @@ class Kept(Generic[T]):
             await self._loading.aclose()
         finally:
             await self._destination.aclose()
-
-
-def _unreadable(missing: MissingBlock, failure: Exception) -> ProcessError:
-    message = f"its stored result cannot be read back: {failure}"
-    return ProcessError(message, key=missing.key, cid=missing.cid)
