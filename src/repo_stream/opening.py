@@ -99,7 +99,7 @@ def open_car(
     on_error: OnError = "raise",
     gaps: bool = False,
     **keywords: Unpack[OpenKeywords],
-) -> AbstractAsyncContextManager[Repo[Any]]:
+) -> AbstractAsyncContextManager[Repo[Any]]:  # Any: see the overloads
     """Open a repo and walk it while its CAR is read; everything is closed at the end.
 
     The first record comes with the first piece of the file, if the order of its blocks allows that,
@@ -155,7 +155,7 @@ def open_car(
         keywords["prefix"],
     )
     _refuse_text(collections=collections, key_range=key_range)
-    builder: DriverBuilder[Any] = DriverBuilder(
+    builder: DriverBuilder[Any] = DriverBuilder(  # Any: see the overloads
         block_processor=block_processor,
         mem_limit_mb=keywords["mem_limit_mb"],
         verify_cids=keywords["verify_cids"],

@@ -106,6 +106,23 @@ def test_the_size_is_what_is_allocated_in_batches_of_any_size(
         assert said == pytest.approx(grown, rel=0.1), batch
 
 
+def test_a_late_store_keeps_blocks_as_they_are_and_calls_no_processor() -> None:
+    def never(block: bytes) -> int:
+        pytest.fail(f"called with {block!r}")
+
+    there = blocks(1000)
+    late = MemoryStore(Processor(never), late=True)
+    for part in batches([*there, *there[:10]]):
+        late.add(*columns(part))
+    raw = filled([*there, *there[:10]], RAW)
+    assert (late.processes, raw.processes, MemoryStore(LENGTHS).processes) == (False, False, True)
+    assert (dict(late.blocks.raw), len(late.blocks.processed)) == (dict(there), 0)
+    empty = sys.getsizeof(late.blocks.processed)
+    assert late.size == raw.size + empty
+    assert late.forget([cid for cid, _ in there]) == (there, [])
+    assert late.empty
+
+
 @BOTH
 def test_every_block_adds_to_the_size(processor: Processor[Any]) -> None:
     store = MemoryStore(processor)

@@ -135,7 +135,8 @@ class DriverBuilder(Options[T]):
             raise ValueError('with_on_error("yield") must come after with_block_processor')
         if self.gaps:
             raise ValueError("with_gaps() must come after with_block_processor")
-        processor: Any = as_processor(block_processor)  # another type of result than the builder's
+        # Any: `replace` expects results of the builder's type.
+        processor: Any = as_processor(block_processor)
         return cast("DriverBuilder[U]", replace(self, block_processor=processor))
 
     def with_cid_verification(self, verify_cids: bool) -> DriverBuilder[T]:
@@ -200,7 +201,7 @@ class DriverBuilder(Options[T]):
     def with_on_error(
         self, on_error: Literal["yield"]
     ) -> DriverBuilder[T | ProcessError | MissingBlock]: ...
-    def with_on_error(self, on_error: OnError) -> DriverBuilder[Any]:
+    def with_on_error(self, on_error: OnError) -> DriverBuilder[Any]:  # Any: see the overloads
         """Return a builder whose drivers raise, skip or yield the errors of single records.
 
         Those errors are `ProcessError`, and `MissingBlock` for a record. An error in a node is

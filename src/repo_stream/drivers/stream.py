@@ -29,7 +29,7 @@ from repo_stream.store.budget import Budget
 
 __all__ = ["StreamDriver", "streamed"]
 
-D = TypeVar("D", bound="StreamDriver[Any]")
+D = TypeVar("D", bound="StreamDriver[Any]")  # Any: of whatever results
 T = TypeVar("T")
 
 
