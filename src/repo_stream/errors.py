@@ -56,8 +56,8 @@ attributes, so that a program can act on them without parsing the message.
     ├─ InvalidCid               bytes or text are not a CID              fix the input
     └─ InvalidDagCbor           bytes are not canonical DAG-CBOR         fix the input
 
-If nothing is to be done about an error in particular, it is what its branch says. `InvalidCid`,
-`InvalidDagCbor` and `RepoStreamError` are defined in `ipld.errors`.
+Where the last column is empty, do what it says for the branch. `RepoStreamError`, `InvalidCid` and
+`InvalidDagCbor` are defined in `ipld.errors`.
 
 Records before an error are returned first; from then on every call raises it again. Wrong use of
 the library is reported with Python's own `TypeError`, `ValueError` and `RuntimeError`. A path that

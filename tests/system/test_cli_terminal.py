@@ -100,4 +100,4 @@ def test_parquet_is_not_for_a_terminal() -> None:
 
 
 def test_car_is_not_for_a_terminal(car: Path) -> None:
-    assert "not for a terminal" in on_terminal(command("order", car, "-"))
+    assert "cannot be shown on a terminal" in on_terminal(command("order", car, "-"))

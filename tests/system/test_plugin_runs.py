@@ -23,7 +23,8 @@ def test_run_without_the_fixtures_imports_nothing(pytester: pytest.Pytester) -> 
         def test_imports():
             assert "repo_stream.testing.pytest_plugin" in sys.modules
             ours = {name for name in sys.modules if name.startswith("repo_stream")}
-            assert ours == {"repo_stream", "repo_stream.testing.pytest_plugin"}
+            face = {"repo_stream", "repo_stream._face", "repo_stream.testing"}
+            assert ours == {*face, "repo_stream.testing.pytest_plugin"}
             assert not {"anyio._core", "cbor2", "aiosqlite", "multiformats"} & set(sys.modules)
     """)
     pytester.runpytest_subprocess("-p", "no:anyio").assert_outcomes(passed=1)

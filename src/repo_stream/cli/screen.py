@@ -1,4 +1,4 @@
-"""Text for terminals: no control characters, one line where one is due, tables of 80 columns."""
+"""Text for terminals: without control characters, and tables within 80 columns."""
 
 from __future__ import annotations
 

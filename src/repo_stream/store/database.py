@@ -23,10 +23,11 @@ from anyio.lowlevel import RunVar
 from repo_stream.car.files import OpenFile
 from repo_stream.errors import StoreClosed, StoreCorrupt, StoreGone, StoreReadOnly
 from repo_stream.store import sql
-from repo_stream.store.disk_errors import as_disk_errors, is_writable
+from repo_stream.store.disk_errors import is_writable
 from repo_stream.store.foreign import refuse_foreign
 from repo_stream.store.log import Log, delete_log, identity
 from repo_stream.store.loop import Loop, open_loop
+from repo_stream.store.sqlite_errors import as_disk_errors
 
 if TYPE_CHECKING:
     import aiosqlite

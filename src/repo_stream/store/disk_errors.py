@@ -1,16 +1,13 @@
-"""Errors of the system and of SQLite as leaves of `DiskError`.
+"""Errors of the system as leaves of `DiskError`.
 
-Each leaf stands for something that a caller can do: free some space, choose another path, wait. A
-code that is in no table below is a plain `DiskIOError` or `DiskError`.
+Each leaf stands for something that a caller can do: free some space, choose another path, wait. An
+error that is in no table below is a plain `DiskIOError`. Those of SQLite are in `sqlite_errors`.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import sqlite3
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -18,37 +15,11 @@ from repo_stream.errors import (
     DiskError,
     DiskFull,
     DiskIOError,
-    StoreCorrupt,
-    StoreLocked,
     StoreReadOnly,
     StoreUnavailable,
 )
 
-__all__ = [
-    "as_disk_errors",
-    "from_os_error",
-    "from_sqlite_error",
-    "is_writable",
-    "primary_code",
-]
-
-
-@contextmanager
-def as_disk_errors(store: Path | None) -> Generator[None]:
-    """Raise errors of the system and of SQLite as the leaves of `DiskError` that they are.
-
-    Args:
-        store: the path of the store; `None` for a temporary one.
-    """
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise from_sqlite_error(error, store) from error
-    except OSError as error:
-        raise from_os_error(error, store) from error
-
-
-# --- Errors of the system -----------------------------------------------------------------------
+__all__ = ["from_os_error", "is_writable", "lack_of_descriptors"]
 
 _FULL: Final = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _READ_ONLY: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -79,63 +50,13 @@ def from_os_error(error: OSError, store: Path | None) -> DiskError:
     return DiskIOError(f"the system could not read or write it ({why})", path=store)
 
 
-# --- Errors of SQLite ---------------------------------------------------------------------------
-
-_LOCKED: Final = (StoreLocked, "it is in use by another store; use one path for each store")
-_UNWRITABLE: Final = (StoreReadOnly, "it cannot be written; check its permissions")
-_DAMAGED: Final = (StoreCorrupt, "it is damaged; delete it and load the repo again")
-
-# By SQLite's primary result code.
-_BY_CODE: Final[dict[int, tuple[type[DiskError], str]]] = {
-    sqlite3.SQLITE_BUSY: _LOCKED,
-    sqlite3.SQLITE_LOCKED: _LOCKED,
-    sqlite3.SQLITE_READONLY: _UNWRITABLE,
-    sqlite3.SQLITE_PERM: _UNWRITABLE,
-    sqlite3.SQLITE_CORRUPT: _DAMAGED,
-    sqlite3.SQLITE_NOTADB: _DAMAGED,
-    sqlite3.SQLITE_CANTOPEN: (
-        StoreUnavailable,
-        "it cannot be opened; check that its directory exists",
-    ),
-    sqlite3.SQLITE_FULL: (DiskFull, "no space is left on its disk; free some space"),
-    sqlite3.SQLITE_IOERR: (DiskIOError, "the system could not read or write it"),
-}
-
-
-def from_sqlite_error(error: sqlite3.Error, store: Path | None) -> DiskError:
-    """Return the `DiskError` for an error of SQLite.
-
-    Args:
-        error: the error.
-        store: the path of the store; `None` for a temporary one.
-    """
-    code = primary_code(error)
-    kind, message = _BY_CODE.get(code, (DiskError, "SQLite failed"))
-    if code == sqlite3.SQLITE_CANTOPEN:
-        if (no_descriptor := _lack_of_descriptors()) is not None:
-            return from_os_error(no_descriptor, store)
-        if store is not None and _would_be_created_in_read_only_directory(store):
-            kind, message = StoreReadOnly, "its directory cannot be written; choose another path"
-    return kind(f"{message} ({error})", path=store)
-
-
-def primary_code(error: sqlite3.Error) -> int:
-    """Return SQLite's primary result code; 0 if the error is one of Python's own."""
-    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-
-
-def _lack_of_descriptors() -> OSError | None:
+def lack_of_descriptors() -> OSError | None:
     """Return why no file can be opened now, if that is for lack of file descriptors."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
         return error if error.errno in _NO_DESCRIPTOR else None
     return None
-
-
-def _would_be_created_in_read_only_directory(store: Path) -> bool:
-    directory = store.resolve().parent
-    return directory.is_dir() and not store.exists() and not is_writable(directory)
 
 
 def is_writable(directory: Path) -> bool:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from repo_stream.errors import ForeignFile, StoreUnavailable
-from repo_stream.store.disk_errors import from_sqlite_error, primary_code
 from repo_stream.store.log import refuse_foreign_log
+from repo_stream.store.sqlite_errors import from_sqlite_error, primary_code
 
 __all__ = ["APPLICATION_ID", "refuse_foreign"]
 

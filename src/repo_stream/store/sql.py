@@ -16,8 +16,8 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
-from repo_stream.store.disk_errors import primary_code
 from repo_stream.store.foreign import APPLICATION_ID
+from repo_stream.store.sqlite_errors import primary_code
 
 if TYPE_CHECKING:
     import aiosqlite
