@@ -51,9 +51,6 @@ class Backlog(Generic[T]):
 
     def add(self, taken: Taken[T]) -> None:
         """Add records that come after all others."""
-        if self._returned == len(self._records.keys):
-            # Those that were returned are not kept, and `take` can return these as they are.
-            self._records, self._returned = Taken([], [], []), 0
         self._records.extend(taken)
 
     def put_back(self, chunks: Sequence[Taken[T]]) -> None:

@@ -470,6 +470,8 @@ class RepoDriver(Generic[T]):
         await self._turn.pause_if_over()
         ready = self._ready
         ready.keep_records_only()
+        if not ready:
+            ready.clear()  # drop what was returned before more is taken
         while (left := n - len(ready)) > 0 and (at_once or not ready):
             if not await self._advance(min(left, self._slice)):
                 break
