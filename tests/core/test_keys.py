@@ -176,7 +176,7 @@ def test_uri_of_more_than_a_record_is_not_a_key() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "app.", "app.bsky", "app.bsky.feed.post", "a.b.c/", "a.b.c/3k", f"{KEY}\0", "a/b/c", "/"],
+    ["", "app.", "App.Bsky", "app.bsky.feed.post", "a.b.c/", "a.b.c/3k", f"{KEY}\0", "a/b/c", "/"],
     ids=repr,
 )
 def test_beginning_of_a_key_is_where_a_walk_starts(text: str) -> None:
@@ -283,6 +283,8 @@ def test_lengths_of_nsids_are_bounded() -> None:
     assert not is_nsid(".".join([*parts, "n" * 64]))
     assert not is_nsid(".".join([*parts[:-1], "a" * 62, "n" * 63]))
     assert not is_nsid(f"{'a' * 64}.b.c")
+    assert is_nsid(f"a.b.{'c' * 63}")
+    assert not is_nsid(f"a.b.{'c' * 64}")
 
 
 def test_lengths_of_rkeys_are_bounded() -> None:
