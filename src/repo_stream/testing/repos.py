@@ -22,8 +22,10 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, cast
 
 __all__ = [
+    "BASE32",
     "DID",
     "REV",
+    "TID_ALPHABET",
     "BuiltRepo",
     "Entry",
     "Link",
@@ -32,8 +34,11 @@ __all__ = [
     "build_car",
     "build_repo",
     "car_header",
+    "cbor_head",
     "cid_of",
+    "cid_text",
     "commit",
+    "common_prefix",
     "encode",
     "key_height",
     "node",
@@ -437,6 +442,7 @@ def _node_of(left: _Tree | None, entries: list[tuple[_Leaf, _Tree | None]]) -> b
 
 
 def common_prefix(one: bytes, other: bytes) -> int:
+    """Return how many bytes two keys have in common at their start."""
     for index, (left, right) in enumerate(zip(one, other, strict=False)):
         if left != right:
             return index
