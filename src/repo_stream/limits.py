@@ -1,7 +1,7 @@
 """What is checked of a file from strangers, and `Limits`, which bounds how much it may take.
 
-Each check below raises one of the errors that stand behind it. If a limit belongs to it, the limit
-is given with its default: a field of `Limits`, unless it says otherwise.
+Each check is followed by the errors that it raises, and by its limit, if it has one, with the
+default. Limits are fields of `Limits`, unless the list says otherwise.
 
 The CAR file (https://ipld.io/specs/transport/car/carv1/):
 
@@ -29,7 +29,7 @@ The tree (https://atproto.com/specs/repository#mst-structure):
 - Nodes are canonical DAG-CBOR with exactly their fields: `MalformedNode`, `BadNodeLink`.
 - A node does not have too many entries: `LimitExceeded`, `node_entries=8192`.
 - Shared prefixes exist and are minimal: `NodePrefixTooLong`, `NodePrefixNotMinimal`.
-- Keys are text: `InvalidKey`; and not too long: `LimitExceeded`, `key_bytes=1024`.
+- Keys are UTF-8 and not empty: `InvalidKey`; and not too long: `LimitExceeded`, `key_bytes=1024`.
 - Keys are in order, in a node and across nodes: `KeyOutOfOrder`, `KeyOutOfRange`.
 - Keys are at the depth that their hash demands: `WrongDepth`, `ChildBelowLeaf`; and the tree is not
   too deep: `LimitExceeded`, `mst_depth=40`.
