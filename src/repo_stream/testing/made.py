@@ -43,7 +43,7 @@ from repo_stream.testing.repos import (
     tid,
 )
 
-__all__ = ["COLLECTIONS", "main", "made_car", "made_records"]
+__all__ = ["COLLECTIONS", "made_car", "made_records", "main"]
 
 
 # --- Made records ----------------------------------------------------------------------------
