@@ -103,7 +103,7 @@ class DiskDriver(RepoDriver[T]):
             store = self._require_lease().store
             await store.reset()
             self._lease = None
-            self._error = StoreClosed("its driver handed it on with reset_store", path=store.path)
+            self._error = StoreClosed("its driver returned it from reset_store", path=store.path)
             self._ready.clear()
             return store
 
@@ -114,13 +114,13 @@ class DiskDriver(RepoDriver[T]):
         """
         lease, self._lease = self._lease, None
         if lease is not None:
-            self._error = StoreClosed("its driver has been closed", path=lease.store.path)
+            self._error = StoreClosed("its driver was closed", path=lease.store.path)
             self._ready.clear()
             await lease.abandon()
 
     def _require_lease(self) -> Lease:
         if self._lease is None:
-            raise StoreClosed("its driver handed it on with reset_store", path=None)
+            raise StoreClosed("its driver returned it from reset_store", path=None)
         return self._lease
 
     async def _supply(

@@ -220,7 +220,9 @@ class StreamDriver(RepoDriver[T]):
 
     async def aclose(self) -> None:
         """End the walk, and close what was opened for it. Afterwards it raises `StoreClosed`."""
-        self._error = StoreClosed("its CAR is no longer read", path=None)
+        self._error = StoreClosed(
+            "the repo was closed; use its driver within `async with`", path=None
+        )
         self._ready.clear()
         await self._kept.aclose()
 
