@@ -9,7 +9,8 @@ from __future__ import annotations
 from itertools import compress
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from repo_stream.car.decoder import Columns, section_size
+from repo_stream.car.decoder import Columns
+from repo_stream.car.encoder import section_size
 from repo_stream.car.reader import CarReader
 from repo_stream.errors import BadRoot, MissingCommit, MissingRoot
 from repo_stream.ipld.cid import Cid

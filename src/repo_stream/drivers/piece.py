@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from repo_stream.car.decoder import Block, section_size
+from repo_stream.car.decoder import Block
+from repo_stream.car.encoder import section_size
 from repo_stream.mst.blocks import Arrivals
 
 __all__ = ["Piece", "starts_of"]
