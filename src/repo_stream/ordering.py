@@ -16,7 +16,8 @@ from typing import Final, Self, Unpack
 
 import anyio
 
-from repo_stream.car.decoder import Block, write_header, write_section
+from repo_stream.car.decoder import Block
+from repo_stream.car.encoder import write_header, write_section
 from repo_stream.car.source import Source
 from repo_stream.drivers.builder import DriverBuilder
 from repo_stream.drivers.keywords import OrderKeywords, Spill, takes

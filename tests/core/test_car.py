@@ -21,7 +21,8 @@ from repo_stream import (
     RepoStreamError,
     TruncatedCar,
 )
-from repo_stream.car.decoder import cut_ordinary, section_size, write_header, write_section
+from repo_stream.car.decoder import cut_ordinary
+from repo_stream.car.encoder import section_size, write_header, write_section
 from repo_stream.testing import car_header, cid_of, section, varint, write_car
 from support import traced
 from support.decoding import (

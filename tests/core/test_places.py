@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repo_stream.car.decoder import read_length, write_section
+from repo_stream.car.decoder import read_length
+from repo_stream.car.encoder import write_section
 from repo_stream.store.buckets import Buckets, are_alike, bucket_of, candidates, has_room_for
 from repo_stream.store.places import Places, locate
 from support.forms import both_forms

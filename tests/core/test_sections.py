@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from repo_stream.car.decoder import read_length, write_section
+from repo_stream.car.decoder import read_length
+from repo_stream.car.encoder import write_section
 from repo_stream.car.files import OpenFile
 from repo_stream.car.sections import HEAD, read_sections
 from support.forms import both_forms

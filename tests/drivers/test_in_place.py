@@ -25,10 +25,10 @@ from repo_stream import (
     open_car,
 )
 from repo_stream._compiled import COMPILED
-from repo_stream.car.decoder import write_section
+from repo_stream.car.encoder import write_section
 from repo_stream.ipld import digest
 from repo_stream.process import noop, record
-from repo_stream.store import buckets, places, repo_log
+from repo_stream.store import buckets, checked_sections, places
 from repo_stream.testing import RawRecord, build_repo, cid_of
 from support import new_descriptors, pieces_of, replaced, traced, walk
 from support.cancelling import every_stop, in_two_ways
@@ -469,7 +469,7 @@ async def test_blocks_that_are_read_again_are_hashed_again_if_they_are_verified(
         hashed.update(cids)
         return digest.agreeing(cids, blocks)
 
-    monkeypatch.setattr(repo_log, "agreeing", agreeing)
+    monkeypatch.setattr(checked_sections, "agreeing", agreeing)
     source = pieces_of(CAR, 5000) if copied else file
     async with DiskBuilder().open() as store:
         driver = await opened(source, store)
@@ -482,7 +482,7 @@ async def test_nothing_is_hashed_without_verification(
     file: Path, copied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("agreeing", "verify"):
-        monkeypatch.setattr(repo_log, name, not_to_be_called)
+        monkeypatch.setattr(checked_sections, name, not_to_be_called)
     source = pieces_of(CAR, 5000) if copied else file
     builder = TO_DISK.with_cid_verification(verify_cids=False)
     async with DiskBuilder().open() as store:

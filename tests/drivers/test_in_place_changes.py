@@ -25,7 +25,7 @@ from repo_stream import (
     StoreClosed,
     TruncatedCar,
 )
-from repo_stream.car.decoder import write_section
+from repo_stream.car.encoder import write_section
 from repo_stream.drivers import builder as drive
 from repo_stream.drivers.loading import Loading
 from repo_stream.drivers.writing import load_to_disk

@@ -35,7 +35,7 @@ from repo_stream import (
     StoreReadOnly,
     StoreUnavailable,
 )
-from repo_stream.car.decoder import write_section
+from repo_stream.car.encoder import write_section
 from repo_stream.store import places, sql
 from repo_stream.store.disk import Lease
 from repo_stream.store.log import LOG_START

@@ -16,7 +16,7 @@ from repo_stream import (
     Processor,
     StoreClosed,
 )
-from repo_stream.car.decoder import write_section
+from repo_stream.car.encoder import write_section
 from repo_stream.drivers.loading import Loading
 from repo_stream.drivers.writing import load_to_disk
 from repo_stream.limits import MIB

@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from repo_stream import DiskDriver, DiskError, DiskStore, Driver, DriverBuilder
-from repo_stream.car.decoder import write_section
+from repo_stream.car.encoder import write_section
 from repo_stream.store.log import LOG_START
 from repo_stream.store.places import Places
 from repo_stream.testing import build_car, encode

@@ -24,11 +24,11 @@ A file that is not a CAR at all is described by `file_type`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
 from repo_stream._compiled import COMPILED
+from repo_stream.car.encoder import section_size
 from repo_stream.car.file_type import START_BYTES, is_known, not_a_car
 from repo_stream.errors import (
     BadCarHeader,
@@ -58,9 +58,6 @@ __all__ = [
     "parse_header",
     "parse_header_plainly",
     "read_length",
-    "section_size",
-    "write_header",
-    "write_section",
 ]
 
 
@@ -413,12 +410,6 @@ def cut_ordinary(
     return at
 
 
-def section_size(cid: bytes, data: bytes) -> int:
-    """Return how many bytes a section has."""
-    length = len(cid) + len(data)
-    return length + (1 if length < 0x80 else 2 if length < 0x4000 else len(_varint(length)))
-
-
 def read_length(buffer: bytes, at: int, offset: int) -> tuple[int, int]:
     """Read a length prefix, a varint.
 
@@ -491,31 +482,6 @@ def parse_header_plainly(data: bytes) -> CarHeader:
     if len(links) != len(roots):
         raise BadCarHeader("its roots are not a list of links")
     return CarHeader(roots=links)
-
-
-# --- Writing ------------------------------------------------------------------------------------
-
-
-def write_header(roots: Sequence[Cid]) -> bytes:
-    """Return the header of a CAR, with its length prefix."""
-    header = dagcbor.encode({"roots": [*roots], "version": 1})
-    return _varint(len(header)) + header
-
-
-def write_section(cid: bytes, data: bytes) -> tuple[bytes, bytes, bytes]:
-    """Return the three parts of a section: length prefix, CID and data."""
-    return _varint(len(cid) + len(data)), cid, data
-
-
-def _varint(number: int) -> bytes:
-    if 0x80 <= number < 0x4000:  # nearly every block
-        return bytes((number & 0x7F | 0x80, number >> 7))
-    groups = bytearray()
-    while number >= 0x80:
-        groups.append(number & 0x7F | 0x80)
-        number >>= 7
-    groups.append(number)
-    return bytes(groups)
 
 
 if COMPILED:

@@ -13,38 +13,29 @@ database.
 Results that a processor made before the log was begun are appended as well, as sections of a
 checksum and the dumped bytes. The log remembers which offsets hold results.
 
-The file may be changed while it is read, by accident or on purpose. So every section that is read
-must have the CID that was asked for, and its hash if CIDs are verified. If it does not, the other
-places with the same bits of the hash are tried. If none has the block, that is an error: a changed
-log never yields another block, and a block is never reported missing because of a change.
+The file may be changed while it is read, by accident or on purpose, so every section that is read
+is checked (`checked_sections`). If it is not the one that was asked for, the other places with the
+same bits of the hash are tried. If none has the block, that is an error: a changed log never yields
+another block, and a block is never reported missing because of a change.
 """
 
 from __future__ import annotations
 
-from binascii import crc32
-from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, TypeVar
 
-from repo_stream.car.decoder import (
-    Block,
-    CarDecoder,
-    Columns,
-    read_length,
-    write_header,
-    write_section,
-)
+from repo_stream.car.decoder import Block, CarDecoder, Columns
+from repo_stream.car.encoder import write_header, write_section
 from repo_stream.car.files import OpenFile
 from repo_stream.car.reader import CarReader, checksum_of
-from repo_stream.car.sections import HEAD, Head, read_sections
-from repo_stream.errors import CarChanged, CarError, DiskError, InvalidCid, RepoStreamError
-from repo_stream.ipld.cid import Cid, read_cid, verify
-from repo_stream.ipld.digest import agreeing
+from repo_stream.errors import CarChanged, DiskError, RepoStreamError
+from repo_stream.ipld.cid import Cid
 from repo_stream.limits import MIB, Limits
-from repo_stream.store.buckets import Buckets, are_alike, candidates, has_room_for
+from repo_stream.store.buckets import Buckets, candidates, has_room_for
+from repo_stream.store.checked_sections import CheckedSections, is_lookalike, with_checksum
 from repo_stream.store.log import LOG_START
 from repo_stream.store.places import Places, locate
 from repo_stream.turn import Turn
@@ -84,8 +75,6 @@ class Fetched(NamedTuple):
 #: The most to write to a log at a time, in bytes, unless a section is longer. Writes of 256 KiB
 #: take 1.05 of the time, and 1.2 under trio.
 WRITE_BYTES: Final = MIB // 2
-# An answer has so many bytes of sections longer than `HEAD`, or one section more.
-_LONG_BYTES: Final = 2 * MIB
 # Blocks to locate at a time, as each may need a bucket from disk. The buckets of a thousand blocks
 # are a MiB, which fragmented several MiB in the memory of SQLite's thread.
 _LOCATED: Final = 250
@@ -93,9 +82,6 @@ _LOCATED: Final = 250
 _NOTED: Final = 512
 # How much of the log to read at a time to build the index, in bytes.
 _SCANNED: Final = MIB // 4
-
-# A section: a CID, where in the file it starts, and the length of CID and data, in bytes.
-_Section = tuple[bytes, int, int]
 
 
 class RepoLog:
@@ -127,8 +113,7 @@ class RepoLog:
         #: How much to write at a time, in bytes.
         self.write_size: int = write
         self._turn = turn
-        self._verifies = reader.verifies_cids
-        self._longest = reader.longest_section
+        self._sections = CheckedSections(reader.longest_section, verifies=reader.verifies_cids)
         # What is to be appended, how many blocks end in it, and the offset where it goes.
         self._parts: list[bytes] = []
         self._blocks = 0
@@ -137,8 +122,6 @@ class RepoLog:
         self._ahead = 0
         # The checksum of the CIDs that were added before the rest of the CAR.
         self._checksum = 0
-        # Which offsets hold results: the start and the end of each run of them.
-        self._results: list[int] = []
         # The index, the blocks to add next (and how many of them have been added), and the offset
         # of the next one.
         self._places: Places | None = None
@@ -184,16 +167,13 @@ class RepoLog:
         if not blocks:
             return
         if results:
-            blocks = [(cid, _checked(data)) for cid, data in blocks]
+            blocks = [(cid, with_checksum(data)) for cid, data in blocks]
         start = self.end
         self._checksum = checksum_of([cid for cid, _ in blocks], self._checksum)
         self._parts.append(b"".join(chain.from_iterable([write_section(*each) for each in blocks])))
         self._blocks += len(blocks)
         if results:
-            if self._results and self._results[-1] == start:
-                self._results[-1] = self.end
-            else:
-                self._results += (start, self.end)
+            self._sections.note_results(start, self.end)
 
     def follow(self) -> None:
         """Add the rest of the CAR, from its next section on, as it is read."""
@@ -330,7 +310,8 @@ class RepoLog:
             starts = [start for start in starts if start >= 0]
         if not cids:
             return Fetched({}, {}, [])
-        fetched, odd = await self._visit(partial(self._read, cids, starts))
+        raw, processed, far, odd = await self._visit(partial(self._sections.read, cids, starts))
+        fetched = Fetched(raw, processed, far)
         if self.starts is not None:
             self.starts += starts
         for cid in odd:
@@ -362,62 +343,6 @@ class RepoLog:
             self._lease.check()  # if it has ended, the file has been closed
         return done
 
-    def _read(
-        self, cids: Sequence[bytes], starts: Sequence[int], file: OpenFile
-    ) -> tuple[Fetched, list[bytes]]:
-        """Read blocks at the offsets where they should be.
-
-        All of it is one visit: if visits go to a thread, a walk with two takes 1.1 of the time.
-
-        Returns:
-            The blocks, and the CIDs at whose offsets is something else.
-        """
-        blocks, others = read_sections(file, cids, starts)
-        long, odd = self._split(others)
-        near, far = _near(long)
-        for cid, start, length in near:
-            section = file.read(length, start)
-            if len(section) == length and section.startswith(cid):
-                blocks[cid] = section[len(cid) :]
-            else:
-                odd.append(cid)
-        results: dict[bytes, bytes] = {}
-        if self._results:
-            for cid, start in zip(cids, starts, strict=True):
-                if cid in blocks and self._is_result(start):
-                    data = blocks.pop(cid)
-                    if _is_whole(data):
-                        results[cid] = data[_CHECK:]
-                    else:
-                        odd.append(cid)
-        if self._verifies:
-            for cid in _mismatched(blocks):
-                del blocks[cid]
-                odd.append(cid)
-        return Fetched(blocks, results, far), odd
-
-    def _is_result(self, start: int) -> bool:
-        return bisect_right(self._results, start) % 2 == 1
-
-    def _split(self, heads: Sequence[Head]) -> tuple[list[_Section], list[bytes]]:
-        """Split what `read_sections` left: long sections, and the CIDs of anything else."""
-        long: list[_Section] = []
-        odd: list[bytes] = []
-        for cid, start, head in heads:
-            try:
-                length, body = read_length(head, 0, start)
-            except CarError:
-                length, body = 0, -1
-            if body >= 0 and self._is_plausible(length, start) and head.startswith(cid, body):
-                long.append((cid, start + body, length))
-            else:
-                odd.append(cid)
-        return long, odd
-
-    def _is_plausible(self, length: int, start: int) -> bool:
-        """Return whether a section may have this length: a changed file may state any."""
-        return length <= (self._written - start if self._is_result(start) else self._longest)
-
     async def _find(self, cid: bytes, fetched: Fetched, *, nearest: bool) -> None:
         """Look for a block in all of its places, and add it to what was fetched.
 
@@ -426,38 +351,19 @@ class RepoLog:
         """
         changed_at = -1
         for start in candidates(await self._buckets([cid]), cid):
-            body = await self._visit(partial(self._section, start))
-            data = body[len(cid) :]
-            if body.startswith(cid):
-                if self._is_result(start) and _is_whole(data):
-                    fetched.processed[cid] = data[_CHECK:]
-                    return
-                if not self._is_result(start) and self._has_hash(cid, data):
-                    fetched.raw[cid] = data
-                    return
-            if not _is_lookalike(body, cid):
+            body = await self._visit(partial(self._sections.body_at, start))
+            content = self._sections.content(cid, start, body)
+            if content is not None:
+                of_kind = fetched.processed if self._sections.is_result(start) else fetched.raw
+                of_kind[cid] = content
+                return
+            if not is_lookalike(body, cid):
                 changed_at = start
         if changed_at < 0:
             return  # it was never in the log: only other blocks have its bits of the hash
         if nearest:
             self._changed(changed_at, cid)
         fetched.far.append(cid)
-
-    def _section(self, start: int, file: OpenFile) -> bytes:
-        """Return the CID and data of a section; nothing if there is no section any more."""
-        head = file.read(HEAD, start)
-        try:
-            length, body = read_length(head, 0, start)
-        except CarError:
-            return b""
-        if body < 0 or not self._is_plausible(length, start):
-            return b""
-        section = file.read(length, start + body)
-        return section if len(section) == length else b""
-
-    def _has_hash(self, cid: bytes, data: bytes) -> bool:
-        """Return whether a block has the hash in its CID, or CIDs are not verified."""
-        return not self._verifies or verify(Cid(cid), data) is not False
 
     def _changed(self, at: int, cid: bytes | None = None) -> NoReturn:
         if self._lease is not None:
@@ -469,53 +375,6 @@ class RepoLog:
 
 _NO_LIMITS: Final = Limits(block_bytes=1 << 62)
 
-# The length of the checksum before a result, in bytes. Its CID is the hash of the block, not of it.
-_CHECK: Final = 4
-
-
-def _checked(result: bytes) -> bytes:
-    return crc32(result).to_bytes(_CHECK) + result
-
-
-def _is_whole(result: bytes) -> bool:
-    return crc32(result[_CHECK:]).to_bytes(_CHECK) == result[:_CHECK]
-
 
 def _read(start: int, size: int, file: OpenFile) -> bytes:
     return file.read(size, start)
-
-
-def _mismatched(blocks: dict[bytes, bytes]) -> list[bytes]:
-    """Return the CIDs of blocks that do not have the hash in their CIDs."""
-    cids, data = [*blocks], [*blocks.values()]
-    mismatched: list[bytes] = []
-    at = agreeing(cids, data)
-    while at < len(cids):
-        if verify(Cid(cids[at]), data[at]) is False:
-            mismatched.append(cids[at])
-        at += 1
-        at += agreeing(cids[at:], data[at:])
-    return mismatched
-
-
-def _is_lookalike(body: bytes, cid: bytes) -> bool:
-    """Return whether a section is of another block that has the same bits of the hash."""
-    try:
-        other = body[: read_cid(body, 0, len(body))]
-    except InvalidCid:
-        return False
-    return other != cid and are_alike(other, cid)
-
-
-def _near(sections: Sequence[_Section]) -> tuple[list[_Section], list[bytes]]:
-    """Return the sections that one answer has room for, and the CIDs of the others."""
-    near: list[_Section] = []
-    far: list[bytes] = []
-    room = _LONG_BYTES
-    for section in sections:
-        if room <= 0:
-            far.append(section[0])
-        else:
-            near.append(section)
-            room -= section[2]
-    return near, far
