@@ -404,27 +404,29 @@ class NeedDisk(Generic[T]):
         budget = Budget.of(self._builder.mem_limit_mb)
         try:
             lease = await store.begin(budget.cache)
-
-            async def leased() -> Lease:
-                return lease
-
-            log = RepoLog(loading.reader, leased, budget.places, budget.write, loading.turn)
             try:
-                await log.hold()
-                await load_to_disk(loading, log)
-                self.commit = loading.commit_found()
-                lease.check()
-                if log.is_the_car:
-                    lease.held.at_end = loading.reader.aclose
-                    loading.hand_over()
-                return self.commit, DiskDriver(
-                    self._builder, self.commit, log, lease, loading.unstored
-                )
+                return await self._load_to(lease, loading, budget)
             except BaseException:
                 await lease.abandon()
                 raise
         finally:
             await loading.aclose()
+
+    async def _load_to(
+        self, lease: Lease, loading: Loading[T], budget: Budget
+    ) -> tuple[Commit, DiskDriver[T]]:
+        async def leased() -> Lease:
+            return lease
+
+        log = RepoLog(loading.reader, leased, budget.places, budget.write, loading.turn)
+        await log.hold()
+        await load_to_disk(loading, log)
+        self.commit = loading.commit_found()
+        lease.check()
+        if log.is_the_car:
+            lease.held.at_end = loading.reader.aclose
+            loading.hand_over()
+        return self.commit, DiskDriver(self._builder, self.commit, log, lease, loading.unstored)
 
     async def aclose(self) -> None:
         """Discard what has been read, and close the file if the source is a path."""
