@@ -457,6 +457,7 @@ TABLES = {
         "atproto SDK's CAR + walk": "`atproto`'s `CAR` and a walk",
         "atmst": "`atmst`",
         "Rust 0.2.2 memory 1M": "Rust `repo-stream` 0.2.2, in memory",
+        "Rust 0.2.2 memory 8K": "the same, read in pieces of 8 KiB as in its example",
         "Rust 0.2.2 disk raw 1M": "Rust `repo-stream` 0.2.2, through disk at 16 MiB, raw",
         "Rust 0.5.0-alpha.10 memory 1M": "Rust `repo-stream` 0.5.0-alpha.10, in memory",
         "Rust 0.5.0-alpha.10 disk raw 1M": (
