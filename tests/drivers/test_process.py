@@ -402,11 +402,12 @@ async def test_error_of_dumps_is_the_cause_of_a_process_error() -> None:
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-async def test_dumps_has_to_give_bytes() -> None:
+async def test_dumps_must_return_bytes() -> None:
     wrong: list[Any] = [None, 5, "text", bytearray(b"b")]
     for given in wrong:
         processor = Processor(bytes, dumps={data: given for _, data in BLOCKS}.__getitem__)
-        with pytest.raises(ProcessError, match=f"dumps returned a {type(given).__name__} ") as caught:
+        message = f"dumps returned a {type(given).__name__} instead of bytes"
+        with pytest.raises(ProcessError, match=message) as caught:
             await results(processor, 0)
         assert isinstance(caught.value.__cause__, TypeError)
 
