@@ -24,8 +24,8 @@ from repo_stream import (
     StoreCorrupt,
     StoreLocked,
 )
-from repo_stream.store.log import LOG_START
 from repo_stream.store.buckets import bucket_of, candidates
+from repo_stream.store.log import LOG_START
 from repo_stream.store.places import locate
 from repo_stream.testing import RawRecord, build_car, build_repo, encode, key_height, write_car
 from support import new_descriptors, pieces_of, traced
