@@ -12,8 +12,8 @@ is enough to make the whole walk ordered.
 **Where blocks come from.** There are two sources: tables of blocks that were kept (`Blocks`), and
 the blocks of the piece of the file that was read last (`Arrivals`), which in a file in walk order
 come exactly as the walk needs them. `_open_top` and `_take_one_by_one` look in both. `_take` and
-`_take_along` add a fast path for whole runs, one for each source: there records are looked up,
-compared and processed by the list, in C.
+`_take_along` add a fast path, one for each source: they open ordinary nodes without a detour, and
+look up, compare and process the records of whole runs by the list, in C.
 
 **Stopping and going on.** If a block is missing, a take ends early. The frame on top then says what
 is missing (`nearest`, `missing`), and the next take goes on from there. A frame is replaced only
