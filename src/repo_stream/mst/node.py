@@ -64,9 +64,22 @@ _BRANCHES: Final = {
 _RECORD: Final = b"\x61v" + LINK_START
 _LEFT: Final = b"\x61l" + LINK_START
 _NO_LEFT: Final = b"\x61l\xf6"
-# What the suffix and the shortest entry need to the end of the node, at the least.
-_AFTER_SUFFIX: Final = 17 + 32 + len(_NO_LEFT)
-_SHORTEST_ENTRY: Final = 4 + 1 + _AFTER_SUFFIX
+# Lengths, in bytes: of what comes before a suffix of up to 23 bytes; of what comes between a suffix
+# and its digest in a leaf, if the length of the prefix takes one byte or two; how much less that is
+# in a branch; of what comes before the digest of its record; and of a digest.
+_SUFFIX_HEAD: Final = len(_LONG_SUFFIX)
+_LEAF: Final = min(map(len, _LEAVES))
+_LONG_LEAF: Final = max(map(len, _LEAVES))
+_LESS_IN_BRANCH: Final = _LEAF - min(map(len, _BRANCHES))
+_RECORD_HEAD: Final = len(_RECORD)
+_DIGEST: Final = 32
+_CID_HEAD: Final = len(ORDINARY_PREFIX)
+# What comes at least after a suffix, a digest of a subtree, and the start of an entry.
+_AFTER_SUFFIX: Final = _LEAF + _DIGEST + len(_NO_LEFT)
+_AFTER_TREE: Final = _RECORD_HEAD + _DIGEST + len(_NO_LEFT)
+_SHORTEST_ENTRY: Final = _SUFFIX_HEAD + 1 + _AFTER_SUFFIX
+# The first byte of a number that takes another byte
+_TWO_BYTES: Final = 0x18
 _NO_TREES: Final[dict[int, bytes]] = {}
 # The fast decoder sees no longer suffix and no longer prefix, so it need not check the limit.
 _MAX_FAST_KEY: Final = 255 + 255
@@ -102,20 +115,21 @@ def decode_node(block: bytes, cid: bytes, limits: Limits) -> Node:
 
 
 def decode_node_fast(block: bytes, limits: Limits) -> Node | None:
-    """Decode a node, or give `None` for whatever is not surely canonical.
+    """Decode a node, or return `None` if it may not be canonical.
 
-    What stands between the suffix of a key and the next digest has few forms, which dictionaries
-    know, so that two look-ups check every byte of it. It takes 0.6 us an entry, a fifth of what the
-    plain decoder takes.
+    What comes between the suffix of a key and the next digest has few forms. They are in
+    dictionaries, so that two look-ups check every byte of it. It takes 0.6 us an entry, a fifth of
+    what the plain decoder takes.
     """
     size = len(block)
-    if size < 7 or block[:3] != _NODE_START or limits.key_bytes < _MAX_FAST_KEY:
+    at = len(_NODE_START)
+    if size < at + 2 or not block.startswith(_NODE_START) or limits.key_bytes < _MAX_FAST_KEY:
         return None
-    count = block[3] - 0x80
-    at = 4
+    count = block[at] - 0x80  # the head of an array
+    at += 1
     if count == 24:
-        count = block[4]
-        at = 5
+        count = block[at]
+        at += 1
         if count < 24:
             return None
     elif not 0 <= count < 24:
@@ -127,53 +141,52 @@ def decode_node_fast(block: bytes, limits: Limits) -> Node | None:
     trees = _NO_TREES
     key = b""
     key_length = 0
-    window = block  # whatever is cut out of these two lies within them: see mst.pxd
-    previous = key
     last = size - _SHORTEST_ENTRY
     last_end = size - _AFTER_SUFFIX
     while at <= last:
-        length = _SHORT_SUFFIXES.get(window[at : at + 4], 0)
+        length = _SHORT_SUFFIXES.get(block[at : at + _SUFFIX_HEAD], 0)
         if not length:
-            length = window[at + 4]
-            if length < 24 or window[at : at + 4] != _LONG_SUFFIX:
+            length = block[at + _SUFFIX_HEAD]
+            if length < 24 or block[at : at + _SUFFIX_HEAD] != _LONG_SUFFIX:
                 return None
             at += 1
-        at += 4
+        at += _SUFFIX_HEAD
         end = at + length
         if end > last_end:
             return None
-        digest = end + 18 if window[end + 2] == 0x18 else end + 17
-        shared = _LEAVES.get(window[end:digest], -1)
+        digest = end + (_LONG_LEAF if block[end + 2] == _TWO_BYTES else _LEAF)
+        shared = _LEAVES.get(block[end:digest], -1)
         if shared < 0:
-            digest -= 3
-            shared = _BRANCHES.get(window[end:digest], -1)
-            tree_end = digest + 32
-            if shared < 0 or tree_end + 46 > size or window[tree_end : tree_end + 11] != _RECORD:
+            digest -= _LESS_IN_BRANCH
+            shared = _BRANCHES.get(block[end:digest], -1)
+            tree_end = digest + _DIGEST
+            following = tree_end + _RECORD_HEAD
+            if shared < 0 or tree_end + _AFTER_TREE > size or block[tree_end:following] != _RECORD:
                 return None
             if trees is _NO_TREES:
                 trees = {}
-            trees[len(keys)] = window[digest - 4 : tree_end]
-            digest = tree_end + 11
+            trees[len(keys)] = block[digest - _CID_HEAD : tree_end]
+            digest = following
         # The first byte that is not shared says both that the key sorts after the one before it,
         # and that no more bytes could have been shared.
         if shared < key_length:
-            if previous[shared] >= window[at]:
+            if key[shared] >= block[at]:
                 return None
         elif shared > key_length:
             return None
-        key = previous[:shared] + window[at:end]
-        previous = key
+        key = key[:shared] + block[at:end]
         key_length = shared + length
         keys.append(key)
-        at = digest + 32
-        values.append(window[digest - 4 : at])
+        at = digest + _DIGEST
+        values.append(block[digest - _CID_HEAD : at])
     if len(keys) != count:
         return None
-    if size - at == 3:
-        return (None, keys, values, trees) if block[at:] == _NO_LEFT else None
-    if size - at != 43 or block[at : at + 11] != _LEFT:
+    rest = block[at:]
+    if rest == _NO_LEFT:
+        return None, keys, values, trees
+    if len(rest) != len(_LEFT) + _DIGEST or not rest.startswith(_LEFT):
         return None
-    return block[-36:], keys, values, trees
+    return rest[len(_LEFT) - _CID_HEAD :], keys, values, trees
 
 
 def decode_node_plainly(block: bytes, cid: bytes, limits: Limits) -> Node:
