@@ -82,3 +82,20 @@ def test_the_hash_of_a_compiled_table_is_another_in_every_process() -> None:
     assert len({each for pair in seen for each in pair}) == 6
     # Each word has a factor of its own, which is as unknown.
     assert len({int(first) - int(second) for first, second in seen}) == 3
+
+
+@pytest.mark.skipif(not COMPILED, reason="nothing runs compiled here")
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        pytest.param("1", "repo_stream.mst.rules", id="plain"),
+        pytest.param("0", "repo_stream.mst._rules", id="zero"),
+        pytest.param("", "repo_stream.mst._rules", id="empty"),
+    ],
+)
+def test_compiled_forms_can_be_turned_off(
+    monkeypatch: pytest.MonkeyPatch, value: str, form: str
+) -> None:
+    monkeypatch.setenv("REPO_STREAM_PURE", value)
+    program = "from repo_stream.mst.rules import open_ordinary; print(open_ordinary.__module__)"
+    assert printed_by(program) == [form]
