@@ -32,6 +32,7 @@ PACKAGE = SOURCES / "repo_stream"
 FORMS = sorted(PACKAGE.rglob("_*.pyx"))
 # See `_compiled.why_not_compiled`.
 REASON = "repo_stream/_not_compiled.txt"
+AGAIN = "then this package again, with pip's --force-reinstall --no-cache-dir"
 
 
 class CompileHook(BuildHookInterface[Any]):
@@ -116,14 +117,13 @@ def _obstacle() -> str | None:
     if not _is_there(command):
         return _failure(
             f"no C compiler was found ({command.strip() or 'CC is blank'})",
-            "install a C compiler, then this package again, with pip's --no-cache-dir",
+            f"install a C compiler, {AGAIN}",
         )
     headers = Path(sysconfig.get_path("include"), "Python.h")
     if not headers.is_file():
         return _failure(
             f"there is no {headers}",
-            "install Python's headers (python3-dev or python3-devel), then this package again, "
-            "with pip's --no-cache-dir",
+            f"install Python's headers (python3-dev or python3-devel), {AGAIN}",
         )
     return None
 

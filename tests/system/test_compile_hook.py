@@ -125,7 +125,7 @@ def test_wheel_is_plain_without_a_compiler(
     assert hook.dependencies() == []
     reason = (
         f"{FAILED}no C compiler was found ({shown})\n"
-        "install a C compiler, then this package again, with pip's --no-cache-dir"
+        "install a C compiler, then this package again, with pip's --force-reinstall --no-cache-dir"
     )
     assert built(hook) == plain(reason)
     assert app.warnings == [f"The wheel is plain Python: {reason}"]
