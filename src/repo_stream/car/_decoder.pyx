@@ -1,4 +1,4 @@
-"""Ordinary sections, as `decoder.py` cuts them: a third of the time, without slices to look at.
+"""Ordinary sections, as `decoder.py` cuts them: half of the time.
 
 Each block is hashed where it lies, before it is cut out.
 """
