@@ -23,6 +23,8 @@ PIECE = 1 << 16
 
 
 async def main(options: argparse.Namespace) -> None:
+    import aiosqlite  # noqa: F401, PLC0415 - its import is no part of the job
+
     with serving(options) as url:
         gauge, tally = Gauge(), Tally(record_bytes=0)
         builder: DriverBuilder[Any] = DriverBuilder()

@@ -6,9 +6,11 @@ prints, so `repo-stream --version` shows it, and so does the command once it tak
 `REPO_STREAM_COMPILE=0` asks for a plain wheel, `REPO_STREAM_COMPILE=1` for a compiled one or an
 error. An editable install runs from the sources.
 
-What is compiled lies beside its module: `ipld/_digest.pyx` beside `ipld/digest.py`. Which of the
-two runs is decided at run time (`repo_stream/_compiled.py`), so the wheel holds both. It also holds
-the `.pyx` files, so that tracebacks can show their lines.
+What is compiled lies beside its module: `ipld/_digest.pyx` beside `ipld/digest.py`, and its types
+in `ipld/_digest.pyi`. A form that has a stub alone, such as `mst/_walker.pyi`, is the source of its
+module as it is, `mst/walker.py`. Which form runs is decided at run time
+(`repo_stream/_compiled.py`), so the wheel holds both. It also holds the `.pyx` files, so that
+tracebacks can show their lines.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 VARIABLE = "REPO_STREAM_COMPILE"
 SOURCES = Path(__file__).resolve().parents[1]
 PACKAGE = SOURCES / "repo_stream"
-FORMS = sorted(PACKAGE.rglob("_*.pyx"))
+# The compiled forms have stubs, as a type checker cannot read them.
+STUBS = sorted(stub for stub in PACKAGE.rglob("_*.pyi") if stub.stem != "__init__")
 # See `_compiled.why_not_compiled`.
 REASON = "repo_stream/_not_compiled.txt"
 AGAIN = "then this package again, with pip's --force-reinstall --no-cache-dir"
@@ -141,6 +144,11 @@ def _is_there(command: str) -> bool:
     return bool(words) and shutil.which(words[0]) is not None
 
 
+def _source_of(stub: Path) -> Path:
+    form = stub.with_suffix(".pyx")
+    return form if form.exists() else stub.with_name(f"{stub.stem.removeprefix('_')}.py")
+
+
 def _compiled(scratch: Path) -> list[tuple[Path, str]]:
     """Compile the modules in a scratch directory; return the files, with their names in a wheel."""
     # Only a build that compiles has these two.
@@ -148,21 +156,21 @@ def _compiled(scratch: Path) -> list[tuple[Path, str]]:
     setuptools: Any = import_module("setuptools")
 
     # Tracebacks name files as they are named here, and so find their lines in the wheel's sources.
-    names = [form.relative_to(SOURCES) for form in FORMS]
     extensions = [
         setuptools.Extension(
-            ".".join(name.with_suffix("").parts),
-            [name.as_posix()],
+            ".".join(stub.relative_to(SOURCES).with_suffix("").parts),
+            [_source_of(stub).relative_to(SOURCES).as_posix()],
             # What a debugger would need is four fifths of a module, and `-O3` gains nothing.
             extra_compile_args=["-g0", "-O2"] if os.name == "posix" else [],
         )
-        for name in names
+        for stub in STUBS
     ]
     with contextlib.chdir(SOURCES):
         extensions = cythonize(
             extensions,
             build_dir=str(scratch / "c"),
-            compiler_directives={"language_level": 3},
+            # To Cython an annotation with `bytes` would exclude a `Cid`.
+            compiler_directives={"language_level": 3, "annotation_typing": False},
         )
         build = setuptools.Distribution({"ext_modules": extensions}).get_command_obj("build_ext")
         built = scratch / "built"

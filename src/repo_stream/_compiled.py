@@ -2,7 +2,8 @@
 
 A hot module has a second form beside it, which Cython compiles: `ipld/_digest.pyx` beside
 `ipld/digest.py`. It has the same functions under the same names, and its types are in a stub,
-`ipld/_digest.pyi`. At its end the plain module takes them in place of its own:
+`ipld/_digest.pyi`. A form that has a stub alone is the source of its module as it is, compiled. At
+its end the plain module takes what is compiled in place of its own:
 
     if COMPILED:
         from repo_stream.ipld._digest import agreeing, first_outside

@@ -34,8 +34,11 @@ HOT = [
     "repo_stream.car.decoder",
     "repo_stream.car.sections",
     "repo_stream.ipld.digest",
+    "repo_stream.mst.cursor",
+    "repo_stream.mst.lookahead",
     "repo_stream.mst.rules",
     "repo_stream.mst.tables",
+    "repo_stream.mst.walker",
     "repo_stream.store.memory",
     "repo_stream.store.places",
 ]
@@ -51,13 +54,16 @@ def hot_module(stub: Path) -> ModuleType:
 
 
 def hot_functions() -> Iterator[tuple[ModuleType, str]]:
-    """The functions that have a compiled form, each with its module."""
+    """The functions and classes that have a compiled form, each with its module."""
     for stub in STUBS:
         module = hot_module(stub)
         for statement in ast.parse(stub.read_text("utf-8")).body:
             # What only a compiled form has is for tests.
             if isinstance(statement, ast.FunctionDef) and hasattr(module, statement.name):
                 yield module, statement.name
+            # The stub of a form that is the module's own source refers to the module.
+            elif isinstance(statement, ast.ImportFrom) and statement.module == module.__name__:
+                yield from ((module, each.name) for each in statement.names)
 
 
 def test_it_runs_compiled_if_it_has_to() -> None:

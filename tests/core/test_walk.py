@@ -30,7 +30,10 @@ from repo_stream.testing import (
     node,
     tid,
 )
+from support.forms import both_forms
 from support.trees import keys_of
+
+form = both_forms("repo_stream.mst.walker", __name__)
 
 LIMITS: Final = Limits()
 Triple = tuple[str, bytes, bytes]

@@ -11,13 +11,14 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TypeAlias, cast
 
+from repo_stream._compiled import COMPILED
 from repo_stream.errors import MissingBlock, RepoStreamError
 from repo_stream.ipld.cid import Cid
 from repo_stream.limits import Limits
 from repo_stream.mst.frames import Frame, Run, Subtree
 from repo_stream.mst.ranges import KeyRanges
 from repo_stream.mst.results import Gap
-from repo_stream.mst.rules import key_depth, open_node
+from repo_stream.mst.rules import key_depth, open_node_plainly, open_ordinary
 from repo_stream.mst.selection import Selection
 
 __all__ = ["Cursor", "Mark"]
@@ -183,7 +184,9 @@ class Cursor:
 
     def _frames_in(self, subtree: Subtree, block: bytes) -> list[Frame]:
         """Check a subtree's top node; return the frames of what is wanted in it, the first last."""
-        frames = open_node(subtree, block, self._limits)
+        frames = open_ordinary(subtree, block, self._limits)
+        if frames is None:
+            frames = open_node_plainly(subtree, block, self._limits)
         return frames if self._selection.everything else self._selection.wanted_of(frames)
 
     # --- What is left out -----------------------------------------------------------------------
@@ -218,3 +221,7 @@ class Cursor:
     def want(self, cid: bytes) -> None:
         """Remove a block from `passing`: the walk needs it, if at another place of the tree."""
         self._selection.want(cid)
+
+
+if COMPILED:
+    from repo_stream.mst._cursor import Cursor

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from repo_stream._compiled import COMPILED
 from repo_stream.errors import RepoStreamError
 from repo_stream.mst.blocks import Blocks
 from repo_stream.mst.frames import Frame, Subtree
@@ -117,3 +118,7 @@ def keep_only(table: Table[Any], cids: Iterable[bytes]) -> None:
     kept = {cid: table[cid] for cid in cids if cid in table}
     table.clear()
     table.update(kept)
+
+
+if COMPILED:
+    from repo_stream.mst._lookahead import keep_only, look_ahead

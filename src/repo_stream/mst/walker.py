@@ -35,6 +35,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
+from repo_stream._compiled import COMPILED
 from repo_stream.errors import MalformedNode, ProcessError, RepoStreamError
 from repo_stream.ipld.cid import Cid
 from repo_stream.limits import Limits
@@ -491,3 +492,7 @@ def _failed(error: Exception, key: str, cid: bytes) -> ProcessError:
 
 def _not_a_node(cid: bytes) -> MalformedNode:
     return MalformedNode(cid=Cid(cid), reason='it does not start as a map of "e" and "l"', offset=0)
+
+
+if COMPILED:
+    from repo_stream.mst._walker import Walker

@@ -1,0 +1,1 @@
+from repo_stream.mst.cursor import Cursor as Cursor

@@ -1,0 +1,1 @@
+from repo_stream.mst.walker import Walker as Walker
