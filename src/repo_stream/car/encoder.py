@@ -31,7 +31,9 @@ def section_size(cid: bytes, data: bytes) -> int:
 
 
 def _varint(number: int) -> bytes:
-    if 0x80 <= number < 0x4000:  # the length of nearly every section
+    if number < 0x80:
+        return bytes((number,))
+    if number < 0x4000:  # the length of nearly every section
         return bytes((number & 0x7F | 0x80, number >> 7))
     groups = bytearray()
     while number >= 0x80:

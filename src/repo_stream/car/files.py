@@ -109,9 +109,12 @@ class SharedFile:
 
     async def aclose(self) -> None:
         """Close the file; do nothing if that was done before."""
-        if not self._reading:
+        if self._reading:
+            await self._close_in_thread()
+        else:
             self.close()
-            return
+
+    async def _close_in_thread(self) -> None:
         try:
             await anyio.to_thread.run_sync(self.close)
         except BaseException:

@@ -217,12 +217,8 @@ class CarFile(SharedFile):
         self._ended = True
         if self._regular or self._reading or self._file is None:
             await super().aclose()
-            return
-        try:
-            await anyio.to_thread.run_sync(self.close)
-        except BaseException:
-            self.close()
-            raise
+        else:
+            await self._close_in_thread()
 
     def _read(self, size: int) -> bytes:
         with self._lock:

@@ -49,9 +49,10 @@ class Backlog(Generic[T]):
             items, self.items = self.items, []
             self.put_back([columns_of(items)])
 
-    def add(self, taken: Taken[T]) -> None:
-        """Add records that come after all others."""
+    def add(self, taken: Taken[T]) -> bool:
+        """Add records that come after all others; return whether there were any."""
         self._records.extend(taken)
+        return bool(taken.keys)
 
     def put_back(self, chunks: Sequence[Taken[T]]) -> None:
         """Put records back that were taken, in front of all others."""
@@ -119,6 +120,12 @@ class Backlog(Generic[T]):
         """Convert records to items."""
         self.items += items_of(self._records.cut(self._returned))
         self._records, self._returned = Taken([], [], []), 0
+
+    def add_items(self, items: Iterable[TreeNode | Output[T] | Gap]) -> bool:
+        """Add items that come after all others; return whether there were any."""
+        known = len(self.items)
+        self.items += items
+        return len(self.items) > known
 
     def take_items(self, n: int) -> list[TreeNode | Output[T] | Gap]:
         """Remove and return up to `n` items."""

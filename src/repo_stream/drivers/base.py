@@ -222,31 +222,13 @@ class RepoDriver(Generic[T]):
             await self._turn.pause_if_over()
             ready = self._ready
             ready.keep_items_only()
-            while len(ready.items) < n and await self._more_items(n - len(ready.items)):
+            while (left := n - len(ready.items)) > 0:
+                if not await self._advance(min(left, self._slice), items=True):
+                    break
                 await self._turn.pause_if_over()
             if not ready.items and self._error is not None:
                 raise self._error.with_traceback(self._trace)
             return ready.take_items(n) or None
-
-    async def _more_items(self, n: int) -> bool:
-        """Add up to `n` items to the backlog; return whether there may be more."""
-        if self._error is not None:
-            return False
-        try:
-            if self._walker.done:
-                await self._end()
-                return False
-            items = self._take_items(min(n, self._slice))
-            if not items and not self._walker.done:
-                await self._supply(self._walker, self._blocks, FETCH)
-        except RepoStreamError as error:
-            instead = self._go_past(error)
-            if instead is None:
-                return False
-            self._ready.items += items_of(instead)
-        else:
-            self._ready.items += items
-        return True
 
     async def seek(self, key: str | bytes) -> None:
         r"""Go on from a key, forward or back: the first key that is equal or greater comes next.
@@ -478,25 +460,27 @@ class RepoDriver(Generic[T]):
             if left > self._slice:
                 await self._turn.pause_if_over()
 
-    async def _advance(self, n: int) -> bool:
-        """Take up to `n` records to the backlog; return whether there may be more."""
+    async def _advance(self, n: int, *, items: bool = False) -> bool:
+        """Take up to `n` records to the backlog, or items; return whether there may be more."""
         if self._error is not None:
             return False
+        ready = self._ready
         try:
             if self._walker.done:
                 await self._end()
                 return False
-            taken = self._take(n)
-            if not taken.keys and not self._walker.done:
+            took = ready.add_items(self._take_items(n)) if items else ready.add(self._take(n))
+            if not took and not self._walker.done:
                 await self._supply(self._walker, self._blocks, FETCH)
         except RepoStreamError as error:
             instead = self._go_past(error)
             if instead is None:
                 return False
-            self._ready.add(instead)
+            if items:
+                ready.add_items(items_of(instead))
+            else:
+                ready.add(instead)
             await self._turn.pause_if_over()
-            return True
-        self._ready.add(taken)
         return True
 
     def _go_past(self, error: RepoStreamError) -> Taken[T] | None:

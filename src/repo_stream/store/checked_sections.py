@@ -91,8 +91,10 @@ class CheckedSections:
                 odd.append(cid)
         results: dict[bytes, bytes] = {}
         if self._results:
+            first, end = self._results[0], self._results[-1]
             for cid, start in zip(cids, starts, strict=True):
-                if cid in blocks and self.is_result(start):
+                # Most sections are of blocks that came after all results.
+                if first <= start < end and cid in blocks and self.is_result(start):
                     data = blocks.pop(cid)
                     if _is_whole(data):
                         results[cid] = data[_CHECK:]
