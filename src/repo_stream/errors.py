@@ -35,14 +35,14 @@ attributes, so that a program can act on them without parsing the message.
     │  ├─ ChildBelowLeaf        it is at depth 0 and has a subtree
     │  ├─ EmptyNode             it is empty
     │  └─ BareRoot              the root has a subtree and no key
-    ├─ LimitExceeded            something is larger than `Limits` allows raise it if you trust it
+    ├─ LimitExceeded            something exceeds one of the `Limits`    raise it if you trust it
     ├─ MissingBlock             a block of the tree is not in the CAR    fetch it again, or use gaps
     │  └─ IncompleteRange       a slice does not prove a range of keys   fetch a slice that has it
-    ├─ BlockReleased            a block is needed again, but was dropped raise mem_limit_mb or spill
+    ├─ BlockReleased            a dropped block is needed again          raise mem_limit_mb or spill
     ├─ MemLimitExceeded         blocks do not fit in memory              raise mem_limit_mb or spill
     ├─ ProcessError             the block processor failed               fix it; pass dumps, loads
     ├─ DiskError                a disk store failed
-    │  ├─ MaxSizeExceeded       the repo is larger than the store may be raise max_stored_mb
+    │  ├─ MaxSizeExceeded       the repo is too large for the store      raise max_stored_mb
     │  ├─ DiskFull              no space is left on the disk             free some; reuse the store
     │  ├─ ForeignFile           a path has a file that no store made     choose another path
     │  ├─ StoreLocked           another store has the file open          use one path for each store
@@ -220,7 +220,10 @@ class MissingRoot(CarError):
     """The header has no root, so the commit cannot be found."""
 
     def __init__(self) -> None:
-        super().__init__("the CAR header has no root, so the commit cannot be found", offset=0)
+        super().__init__(
+            "the CAR header has no root, so the commit cannot be found; is this the CAR of a repo?",
+            offset=0,
+        )
 
 
 class BadRoot(CarError):
@@ -232,7 +235,8 @@ class BadRoot(CarError):
 
     def __init__(self, *, cid: Cid) -> None:
         super().__init__(
-            f"the first root, {cid}, cannot be a commit: it is not a DAG-CBOR CIDv1 with SHA-256",
+            f"the first root, {cid}, cannot be a commit: it is not a DAG-CBOR CIDv1 with SHA-256; "
+            "is this the CAR of a repo?",
             offset=0,
         )
         self.cid = cid
@@ -564,8 +568,7 @@ class LimitExceeded(RepoStreamError):
     def __init__(self, *, limit: str, maximum: int, actual: int, where: str) -> None:
         super().__init__(
             f"{where}: {actual} is over the limit {limit}={maximum}; "
-            "if you trust the source, raise it: "
-            f"DriverBuilder().with_limits(Limits({limit}=...))"
+            f"if you trust the source, raise it: limits=Limits({limit}=...)"
         )
         self.limit = limit
         self.maximum = maximum

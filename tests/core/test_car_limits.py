@@ -49,7 +49,7 @@ def test_a_car_at_a_limit_is_read_and_one_over_it_is_refused(
     error = outcome.error
     assert isinstance(error, LimitExceeded)
     assert (error.limit, error.maximum, error.actual) == (name, enough - 1, enough)
-    assert f"with_limits(Limits({name}=...))" in str(error)
+    assert f"limits=Limits({name}=...)" in str(error)
     assert f"{name}={enough - 1}" in str(error)
     assert error.where in str(error)
 
