@@ -35,8 +35,8 @@ from support.cli import Run
             for limit in ("x", "-1", "nan", "inf", "1e308")
         ),
         *(
-            pytest.param(["inspect", "a.car", "--limit", limit], id=f"limit {limit}")
-            for limit in ("blocks", "blocks=", "blocks=-1", "block=1", "=1")
+            pytest.param(["inspect", "a.car", "--limit", limit], id=f"limit {limit[:9]}")
+            for limit in ("blocks", "blocks=", "blocks=-1", "block=1", "=1", f"blocks={'9' * 5000}")
         ),
     ],
 )
@@ -44,6 +44,7 @@ def test_wrong_usage_shows_the_usage(run: Run, arguments: list[str]) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith("usage: repo-stream")
+    assert " _" not in err  # a name of the program's own
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,14 @@ def test_wrong_usage_shows_the_usage(run: Run, arguments: list[str]) -> None:
         ),
         pytest.param(
             ["ls", "a.car", "--range", "b", "a"], "a range cannot end before it starts", id="range"
+        ),
+        *(
+            pytest.param(
+                ["ls", "a.car", "--range", *bounds],
+                "argument --range: not UTF-8: 'a/\\udcff'",
+                id=f"{which} of a range that is no text",
+            )
+            for which, bounds in {"start": ("a/\udcff", ""), "stop": ("", "a/\udcff")}.items()
         ),
     ],
 )

@@ -93,11 +93,20 @@ def test_order_does_not_append_to_its_own_car(car: Path) -> None:
     assert car.read_bytes() == content
 
 
-def test_pipe_without_a_reader_ends_it_quietly(car: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("inspect", SAMPLE), id="report"),
+        pytest.param(("--version",), id="version"),
+        pytest.param(("--help",), id="help"),
+        pytest.param(("get", "--help"), id="help on a command"),
+    ],
+)
+def test_pipe_without_a_reader_ends_it_quietly(arguments: tuple[str | Path, ...]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        ended = done("inspect", car, stdout=writing)
+        ended = done(*arguments, stdout=writing)
     finally:
         os.close(writing)
     assert (ended.returncode, ended.stderr) == (141, b"")
@@ -125,9 +134,17 @@ def test_reader_that_leaves_midway_ends_it_quietly(arguments: tuple[str | Path, 
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
-def test_full_disk_behind_the_output_gives_one_line(car: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("inspect", SAMPLE), id="report"),
+        pytest.param(("--version",), id="version"),
+        pytest.param(("--help",), id="help"),
+    ],
+)
+def test_full_disk_behind_the_output_gives_one_line(arguments: tuple[str | Path, ...]) -> None:
     with FULL.open("wb") as full:
-        ended = done("inspect", car, stdout=full)
+        ended = done(*arguments, stdout=full)
     assert ended.returncode == 1
     assert ended.stderr == b"repo-stream: standard output: No space left on device\n"
 
@@ -205,6 +222,8 @@ NO_OUTPUT, NO_INPUT = "standard output: Bad file descriptor", "-: Bad file descr
     [
         pytest.param(">&-", ("ls", SAMPLE), 1, NO_OUTPUT, id="output, of text"),
         pytest.param(">&-", ("export", SAMPLE), 1, NO_OUTPUT, id="output, of bytes"),
+        pytest.param(">&-", ("--version",), 1, NO_OUTPUT, id="output, of the version"),
+        pytest.param(">&-", ("ls", "--help"), 1, NO_OUTPUT, id="output, of the help"),
         pytest.param("<&-", ("ls", "-"), 1, NO_INPUT, id="input"),
         pytest.param("2>&-", ("ls", SAMPLE), 0, "", id="errors, of which there is none"),
         pytest.param("2>&-", ("ls", "nowhere.car"), 1, "", id="errors, of which there is one"),

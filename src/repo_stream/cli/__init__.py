@@ -52,16 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    options = parse(arguments)
+    try:
+        options = parse(arguments)
+    except OutputError as error:
+        return _without_output(error)
     try:
         code = anyio.run(_run, options)
     except KeyboardInterrupt:  # before the command began
         return INTERRUPTED
     except OutputError as error:
-        drop_output()
-        if isinstance(error.cause, BrokenPipeError):
-            return _NO_READER
-        return _complain(str(error))
+        return _without_output(error)
     except (MissingExtra, UnsupportedKey) as error:
         return _complain(str(error), _WRONG_USAGE)
     except RepoStreamError as error:
@@ -83,6 +83,11 @@ async def _run(options: argparse.Namespace) -> int:
         pass
     drop_output()
     return INTERRUPTED
+
+
+def _without_output(error: OutputError) -> int:
+    drop_output()
+    return _NO_READER if isinstance(error.cause, BrokenPipeError) else _complain(str(error))
 
 
 def _can_skip(options: argparse.Namespace, error: RepoStreamError) -> bool:

@@ -14,6 +14,7 @@ from repo_stream.cli.export import export, get
 from repo_stream.cli.inspection import inspect
 from repo_stream.cli.listing import ls
 from repo_stream.cli.ordering import order
+from repo_stream.cli.output import put
 from repo_stream.cli.screen import one_line
 from repo_stream.cli.verification import verify
 from repo_stream.keys import parse_key
@@ -23,11 +24,20 @@ __all__ = ["PROGRAM", "parse"]
 PROGRAM: Final = "repo-stream"
 
 _MOST_MEBIBYTES: Final = 2**44  # as much as 64 bits can address
+_MOST_DIGITS: Final = 640  # as many as Python converts, whatever it is set to
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; exit with the usage if it is wrong."""
-    options = _parser().parse_args(arguments)
+    """Parse the command line; exit with the usage if it is wrong.
+
+    Raises:
+        OutputError: if what `--help` and `--version` show cannot be written.
+    """
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit:
+        put("")  # written now, as an error at the exit of the interpreter could not be handled
+        raise
     try:
         # Check the filters before the CAR is opened.
         builder = DriverBuilder().with_key_range(*(options.key_range or ()))
@@ -130,7 +140,8 @@ def _common() -> argparse.ArgumentParser:
     common.add_argument(
         "--disk",
         metavar="PATH",
-        help="database file for that, which is left empty (default: a temporary file)",
+        help="database file that a larger repo goes to, and that is empty at the end (default: a "
+        "temporary file)",
     )
     common.add_argument(
         "--limit",
@@ -169,28 +180,37 @@ class _ShowVersion(argparse.Action):
     """Show the version, looked up only then: that takes longer than the rest of this module."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        print(f"{PROGRAM} {repo_stream.__version__} ({how_it_runs()})")
+        put(f"{PROGRAM} {repo_stream.__version__} ({how_it_runs()})\n")
         parser.exit()
 
 
 def _key(text: str) -> str:
+    _check_utf8(text)
     try:
-        parse_key(text).encode()  # an argument of the shell may not be UTF-8
-    except UnicodeEncodeError as error:
-        raise argparse.ArgumentTypeError(f"not UTF-8: {text!r}") from error
+        parse_key(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(one_line(str(error))) from error
     return text
 
 
 def _bound(text: str) -> str | None:
+    _check_utf8(text)
     return text or None
+
+
+def _check_utf8(text: str) -> None:
+    """Refuse an argument that is not UTF-8; a shell passes any bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(f"not UTF-8: {text!r}") from error
 
 
 def _limit(text: str) -> tuple[str, int]:
     name, _, number = text.partition("=")
     names = [field.name for field in dataclasses.fields(Limits)]
-    if name not in names or not (number.isascii() and number.isdecimal()):
+    is_number = number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS
+    if name not in names or not is_number:
         shown = f"{', '.join(names[:-1])} or {names[-1]}"
         raise argparse.ArgumentTypeError(f"not NAME=N, where NAME is {shown}: {text!r}")
     return name, int(number)
