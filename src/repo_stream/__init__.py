@@ -2,8 +2,8 @@
 
 Start with `open_car`, or with `DriverBuilder` to decide for yourself what goes to disk.
 
-The public names are in `__init__.pyi`. A name is imported from its module when it is first used:
-whoever needs the errors, the CIDs or the CAR decoder alone does not pay for the rest.
+The public names are in `__init__.pyi`. A name is imported from its module when it is first used, so
+a program that needs only the errors, CIDs or the CAR decoder does not pay for the rest.
 """
 
 from repo_stream import _face

@@ -22,7 +22,7 @@ def main() -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
     _open_closed_files()
-    from repo_stream.cli import main as command  # noqa: PLC0415 - the point
+    from repo_stream.cli import main as command  # noqa: PLC0415 - after Ctrl-C is handled
 
     return command()
 
@@ -39,9 +39,9 @@ def _open_closed_files() -> None:
         except OSError:
             os.open(os.devnull, mode)  # it gets the lowest number that is free
     if sys.stdout is None:
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - to the end
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - stays open
     if sys.stderr is None:
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - to the end
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - stays open
 
 
 def _leave(*_: object) -> None:

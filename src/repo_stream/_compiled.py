@@ -3,7 +3,7 @@
 A hot module has a second form beside it, which Cython compiles: `ipld/_digest.pyx` beside
 `ipld/digest.py`. It has the same functions under the same names, and its types are in a stub,
 `ipld/_digest.pyi`. A form that has a stub alone is the source of its module as it is, compiled. At
-its end the plain module takes what is compiled in place of its own:
+its end the plain module imports the compiled functions, which replace its own:
 
     if COMPILED:
         from repo_stream.ipld._digest import agreeing, first_outside
@@ -46,7 +46,7 @@ def why_not_compiled() -> tuple[str, str]:
 
     The latter is empty if nothing has to be done. So are both if the package is compiled.
     """
-    from importlib.resources import files  # noqa: PLC0415 - hardly anybody asks
+    from importlib.resources import files  # noqa: PLC0415 - only for those who ask
 
     if find_spec("repo_stream.ipld._digest") is not None:
         return "", ""

@@ -125,7 +125,7 @@ def parse_bound(text: str) -> str:
     """Return a bound of a range of keys, or a prefix, which can be any text but a URI.
 
     Raises:
-        ValueError: if `text` is an `at://` URI, which is not a key nor the beginning of one.
+        ValueError: if `text` is an `at://` URI, which is neither a key nor the beginning of one.
     """
     if text.startswith(_SCHEME):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What is checked of a file from strangers, and `Limits`, which bounds how much it may take.
+"""What is checked in a CAR, which anyone may have made, and `Limits`, which bounds its cost.
 
 Each check is followed by the errors that it raises, and by its limit, if it has one, with the
 default. Limits are fields of `Limits`, unless the list says otherwise.

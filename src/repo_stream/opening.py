@@ -110,7 +110,7 @@ def open_car(
     Args:
         source: see `Source`. It is not closed; only the file of a path is opened and closed here.
             Blocks that do not fit in memory are read again in such a file, so do not write to it
-            meanwhile. To have it copied instead, open it yourself.
+            meanwhile. If you pass an open file instead, they are copied.
         block_processor: what to make of each record; see `DriverBuilder.with_block_processor`. The
             default, `noop`, leaves it as it is.
         on_error: see `DriverBuilder.with_on_error`.

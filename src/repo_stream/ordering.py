@@ -188,7 +188,7 @@ def order_car(
     when it has used it, and neither side has to remember which records there have been, which would
     take memory that grows with the repo. But the file can grow, and its author can make it grow on
     purpose: `Limits.repeated_bytes` limits that. `Limits.car_bytes` and `Limits.blocks` apply to
-    the output as well, so whoever can read the input can read the output.
+    the output as well, so a reader with these limits can read both.
 
     Args:
         source: see `Source`. It is not closed; only the file of a path is opened and closed here.

@@ -39,26 +39,26 @@ BLOCK_OVERHEAD: Final = 33 + 7.5
 #: allocator does.
 CID_COST: Final = 80
 
-# A `dict` of a million entries takes 30 bytes for each when it is full, a smaller one 27. One with
-# less than this to each of its entries is about to grow.
-_ROOMY_ENTRY: Final = 32
-# One with more than this to each has grown for four times as many.
-_SPARSE_ENTRY: Final = 120
+# A `dict` of a million items takes 30 bytes for each when it is full, a smaller one 27. If it has
+# less than this for each, it is about to grow.
+_ROOMY_ITEM: Final = 32
+# If it has more than this for each, it has grown for four times as many.
+_SPARSE_ITEM: Final = 120
 
 
 def growth_of_dict(table: dict[Any, Any]) -> int:
     """Return how much more memory a `dict` may need for a while to take more in, in bytes.
 
     That is twice its size if it is about to grow: a full one is copied into one twice as large
-    before its memory is given back.
+    before its memory is freed.
     """
     size = sys.getsizeof(table)
-    return 2 * size if len(table) * _ROOMY_ENTRY > size else 0
+    return 2 * size if len(table) * _ROOMY_ITEM > size else 0
 
 
 def is_sparse(table: dict[Any, Any]) -> bool:
     """Return whether a `dict` once held much more than it does now, and still has the memory."""
-    return sys.getsizeof(table) > _SPARSE_ENTRY * (len(table) + 1000)
+    return sys.getsizeof(table) > _SPARSE_ITEM * (len(table) + 1000)
 
 
 def size_of(value: object) -> int:

@@ -235,7 +235,7 @@ class CarReader:
 
 
 def _append(pieces: list[bytes], piece: bytes) -> None:
-    """Add a piece to a list; join it with the one before if that is small, as both may be."""
+    """Add a piece to a list, or join it to the last one if that is small."""
     if pieces and len(pieces[-1]) < _LEAST_COPIED:
         pieces[-1] += piece
     else:

@@ -44,7 +44,7 @@ def read_sections(
         if len(head) > 1:
             length, body = head[0], 1
             if length >= 0x80:
-                length += (head[1] << 7) - 0x80  # far too much where there is a third byte
+                length += (head[1] << 7) - 0x80  # if there is a third byte, far too much
                 body = 2
             data, end = body + len(cid), body + length
             if data <= end <= len(head) and head.startswith(cid, body):

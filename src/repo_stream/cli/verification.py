@@ -36,7 +36,7 @@ _CHECKS: Final[dict[Name, str]] = {
     "blocks": "every block has the hash in its CID",
     "commit": "the commit is complete and canonical",
     "signature": "the commit is signed with the account's key",
-    "tree": "every node is canonical and in its place",
+    "tree": "every node is canonical and obeys the rules of the tree",
     "records": "every record is present and canonical DAG-CBOR",
 }
 # The most bad records to name; the others are counted.

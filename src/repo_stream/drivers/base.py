@@ -238,8 +238,8 @@ class RepoDriver(Generic[T]):
 
         Args:
             key: a key or the beginning of one, such as `app.bsky.feed.post/3k`, `app.bsky.feed.`
-                or `""`; no record has to have it. It can also be the `at://` URI of a record, a
-                collection or the account. Bytes can be any key or beginning at all.
+                or `""`, even if the repo has no such record. It can also be the `at://` URI of a
+                record, a collection or the account. Bytes can be any key or beginning at all.
 
         Raises:
             ValueError: if `key` is text that no key begins with, such as an rkey without its

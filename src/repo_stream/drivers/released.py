@@ -10,7 +10,7 @@ from repo_stream.car.decoder import Block
 
 __all__ = ["Marks", "Released"]
 
-# What a released block costs beside its bytes: its CID, the headers of both, and a dict entry.
+# What a released block costs beside its bytes: its CID, the headers of both, and space in a `dict`.
 _RELEASED_COST: Final = 140
 # A section has a CID of 36 bytes and a length of at least one, so no two of them start nearer to
 # each other than this.

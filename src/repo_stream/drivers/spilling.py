@@ -21,8 +21,8 @@ If memory is full, used blocks are released first. If that does not help, the re
 the blocks in memory are dropped, as they are in the log, and the rest of the file is read to the
 log without being walked.
 
-Every step can be cancelled and is resumed by the next call. So each moves a few blocks at a time,
-leaves them in their old place until they are in the new one, and notes what it has begun:
+Every step can be cancelled and is resumed by the next call. So each copies a few blocks at a
+time, then removes them from where they were, and notes what it has begun:
 `LogStart.under_way` while the log is started, `_moving` while the repo moves to disk. `resume` goes
 on with either.
 """
@@ -409,7 +409,7 @@ class Kept(Generic[T]):
         return await self._destination.leased()
 
     async def move_to_disk(self) -> None:
-        """Have the whole repo on disk: all that is kept, and the rest of the file."""
+        """Move the whole repo to disk: all that is kept, and the rest of the file."""
         self._moving = True
         await self.resume()
 

@@ -87,7 +87,7 @@ def _convert_links(parts: Any, room: int, *, linked: bool) -> bool:  # noqa: ANN
     """
     whole: type[object] = parts.__class__
     items = parts.items() if whole is dict else enumerate(parts)
-    for place, item in cast("Iterable[tuple[Any, Any]]", items):
+    for at, item in cast("Iterable[tuple[Any, Any]]", items):
         kind: type[object] = item.__class__
         if kind is str or kind is int:
             continue
@@ -99,7 +99,7 @@ def _convert_links(parts: Any, room: int, *, linked: bool) -> bool:  # noqa: ANN
         elif linked and kind is bytes:
             if len(item) != 36 or not item.startswith((ORDINARY_PREFIX, _RAW_PREFIX)):
                 return False
-            parts[place] = Cid(item)
+            parts[at] = Cid(item)
     return True
 
 

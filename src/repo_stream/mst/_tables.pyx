@@ -240,7 +240,7 @@ cdef class Table:
         return growth
 
     cdef int shrink(self) except -1:
-        """Give back the memory that is no longer needed."""
+        """Free the memory that is no longer needed."""
         cdef Py_ssize_t rows = PyList_GET_SIZE(self.values_)
         cdef Py_ssize_t slots = FEWEST_SLOTS
         if self.room > 2 * rows + FEWEST_ROWS:

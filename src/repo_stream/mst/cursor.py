@@ -219,7 +219,7 @@ class Cursor:
         self._selection.leave_out_records(cids)
 
     def want(self, cid: bytes) -> None:
-        """Remove a block from `passing`: the walk needs it, if at another place of the tree."""
+        """Remove a block from `passing`: the walk needs it elsewhere in the tree."""
         self._selection.want(cid)
 
 

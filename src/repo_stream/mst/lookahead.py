@@ -61,8 +61,8 @@ def look_ahead(
     the walk stands before the node, after all the records that come first.
 
     It also ends after `_LOOK_AHEAD` records and subtrees, if any block has been named by then.
-    Without that, a hostile tree, of which all nodes are available and whose next records are
-    large and come one at a time, would be opened as a whole.
+    Without that, a hostile tree would be opened as a whole: one whose nodes are all available, and
+    whose records are so large that they are fetched one at a time.
 
     Args:
         stack: what is ahead of the walk, the next frame last. It is not changed.

@@ -51,7 +51,7 @@ class Gap(NamedTuple):
         key: the key of the missing record; `None` if a node is missing, and with it a subtree of
             unknown keys.
         after: a key before the gap, `None` if there is none. For a subtree, it is the key to the
-            left of it; for a record, the last key that the walk came by.
+            left of it; for a record, the last key that the walk has passed.
         before: a key after the gap, `None` if there is none. For a subtree, it is the key to the
             right of it; for a record, the next key in its node, or after that node, within the key
             range.

@@ -119,7 +119,7 @@ class Selection:
     def passes(self, cid: bytes, block: bytes) -> bool:
         """Return whether a block is one of those in `passing`, and forget it.
 
-        If it is a node, all that it names takes its place there.
+        If it is a node, all that it names is added instead.
         """
         passing = self.passing
         if not passing or cid not in passing:
@@ -137,6 +137,6 @@ class Selection:
         return True
 
     def want(self, cid: bytes) -> None:
-        """Remove a block from `passing`: the walk needs it, if at another place of the tree."""
+        """Remove a block from `passing`: the walk needs it elsewhere in the tree."""
         if self.passing:
             self.passing.pop(cid, None)

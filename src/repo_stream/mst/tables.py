@@ -50,7 +50,7 @@ def need(table: Table[Any]) -> int:
 
 
 def shrink(table: Table[Any]) -> None:
-    """Give back the memory of a table that once held much more than it does now."""
+    """Free memory, if a table once held much more than it does now."""
     if is_sparse(table):
         # A table shrinks only when it is built anew.
         kept = dict(table)

@@ -528,7 +528,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="the order of the blocks: at random, as a walk needs them, or as the reference server "
         "exports them (default: shuffled)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="other records and order (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the records and of a random order (default: 0)"
+    )
     parser.add_argument("--did", default=DID, help="the account (default: %(default)s)")
     options = parser.parse_args(arguments)
     pieces = made_car(options.records, did=options.did, order=options.order, seed=options.seed)
