@@ -25,7 +25,7 @@ _PATIENCE: Final = 1.0
 
 
 class _Handler:
-    """The handler of Ctrl-C. With asyncio's own, the second Ctrl-C would raise in any place."""
+    """The handler of Ctrl-C. With asyncio's own, the second Ctrl-C could raise anywhere."""
 
     def __init__(self, scope: anyio.CancelScope) -> None:
         self._loop = asyncio.get_running_loop()
