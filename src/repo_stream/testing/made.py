@@ -299,15 +299,15 @@ def made_records(
     like follows. All records differ. They are made one at a time and not kept.
 
     Args:
-        count: How many records, including the profile.
-        seed: The seed; the records depend on `count` and `collections`, too.
-        collections: The share of each collection, rounded to a thousandth of the repo.
+        count: how many records, including the profile.
+        seed: the seed; the records depend on `count` and `collections`, too.
+        collections: the share of each collection, rounded to a thousandth of the repo.
 
     Yields:
         The key (`collection/rkey`) and the block of each record.
 
     Raises:
-        ValueError: If `count` is negative, or if the shares are not positive numbers.
+        ValueError: if `count` is negative, or if the shares are not positive numbers.
     """
     made = _Made(count, seed, collections)
     for number in made.in_key_order():
@@ -419,22 +419,22 @@ async def made_car(
     (`contextlib.aclosing`), as any async generator.
 
     Args:
-        count: How many records, including the profile.
-        did: The account.
-        rev: The revision; by default the TID of the time after the last record.
-        sign: Returns the signature, 64 bytes, for the bytes of the commit without its signature.
+        count: how many records, including the profile.
+        did: the account.
+        rev: the revision; by default the TID of the time after the last record.
+        sign: returns the signature, 64 bytes, for the bytes of the commit without its signature.
             By default the signature is 64 zero bytes.
-        order: The order of the blocks; see `Order`.
-        seed: The seed of the records, and of the order if it is `"shuffled"`. The records are the
+        order: the order of the blocks; see `Order`.
+        seed: the seed of the records, and of the order if it is `"shuffled"`. The records are the
             same in any order.
-        collections: The share of each collection, rounded to a thousandth of the repo.
-        piece_size: The size of each piece, in bytes; the last one may be smaller.
+        collections: the share of each collection, rounded to a thousandth of the repo.
+        piece_size: the size of each piece, in bytes; the last one may be smaller.
 
     Yields:
         The pieces of the file.
 
     Raises:
-        ValueError: If there is no such order, `count` is negative, `piece_size` is not positive,
+        ValueError: if there is no such order, `count` is negative, `piece_size` is not positive,
             or the shares are not positive numbers.
     """
     if order not in get_args(Order):
@@ -512,7 +512,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `python -m repo_stream.testing`, which writes a CAR of made records to a file.
 
     Args:
-        arguments: The arguments; `None` for those of the process.
+        arguments: the arguments; `None` for those of the process.
     """
     parser = argparse.ArgumentParser(
         prog="python -m repo_stream.testing", description="Write a CAR file of invented records."

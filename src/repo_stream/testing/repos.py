@@ -86,7 +86,7 @@ class Link:
     """A link to another block, for use in a record.
 
     Attributes:
-        cid: The binary CID, without the zero byte that precedes it in CBOR.
+        cid: the binary CID, without the zero byte that precedes it in CBOR.
     """
 
     cid: bytes
@@ -97,7 +97,7 @@ class RawRecord:
     """A record given as the bytes of its block, which need not be valid.
 
     Attributes:
-        data: The block.
+        data: the block.
     """
 
     data: bytes
@@ -114,8 +114,8 @@ def encode(value: object) -> bytes:
         The only canonical encoding of the value.
 
     Raises:
-        TypeError: If the value, or anything in it, has no encoding in DAG-CBOR.
-        ValueError: If an integer does not fit in 64 bits, a float is not finite, or a string is
+        TypeError: if the value, or anything in it, has no encoding in DAG-CBOR.
+        ValueError: if an integer does not fit in 64 bits, a float is not finite, or a string is
             not valid Unicode.
     """
     match value:
@@ -181,8 +181,8 @@ def cid_of(data: bytes, codec: int = _DAG_CBOR) -> bytes:
     """Return the CID of a block.
 
     Args:
-        data: The bytes of the block.
-        codec: The multicodec of the content, DAG-CBOR by default; that of raw bytes is 0x55.
+        data: the bytes of the block.
+        codec: the multicodec of the content, DAG-CBOR by default; that of raw bytes is 0x55.
 
     Returns:
         A binary CIDv1 with a SHA-256 digest: 36 bytes if the codec takes one byte.
@@ -194,13 +194,13 @@ def varint(number: int) -> bytes:
     """Encode a number as an unsigned varint (LEB128), seven bits a byte, low bits first.
 
     Args:
-        number: Zero or more.
+        number: zero or more.
 
     Returns:
         The shortest encoding.
 
     Raises:
-        ValueError: If the number is negative.
+        ValueError: if the number is negative.
     """
     if number < 0:
         raise ValueError("a varint cannot be negative")
@@ -216,7 +216,7 @@ def car_header(roots: Iterable[bytes]) -> bytes:
     """Encode the header of a CARv1 file, including its length prefix.
 
     Args:
-        roots: Binary CIDs. A repo has one root, the commit.
+        roots: binary CIDs. A repo has one root, the commit.
 
     Returns:
         The first bytes of the CAR file.
@@ -229,8 +229,8 @@ def section(cid: bytes, data: bytes) -> bytes:
     """Encode a block as a section of a CAR file.
 
     Args:
-        cid: The binary CID, which need not be that of the data.
-        data: The bytes of the block.
+        cid: the binary CID, which need not be that of the data.
+        data: the bytes of the block.
 
     Returns:
         The section: the length of CID and data as a varint, the CID, and the data.
@@ -242,8 +242,8 @@ def write_car(roots: Iterable[bytes], blocks: Iterable[tuple[bytes, bytes]]) -> 
     """Return a CARv1 file of the given blocks, without any checks.
 
     Args:
-        roots: Binary CIDs for the header.
-        blocks: The `(cid, data)` of each block, in order.
+        roots: binary CIDs for the header.
+        blocks: the `(cid, data)` of each block, in order.
 
     Returns:
         The bytes of the file.
@@ -265,7 +265,7 @@ def tid(number: int) -> str:
         The TID.
 
     Raises:
-        ValueError: If the number is negative or has more than 63 bits.
+        ValueError: if the number is negative or has more than 63 bits.
     """
     if not 0 <= number < 1 << 63:
         raise ValueError("a TID has 63 bits")
@@ -281,7 +281,7 @@ def key_height(key: str | bytes) -> int:
     """Return the height of a key in the tree, which readers call its depth.
 
     Args:
-        key: The key, `collection/rkey`.
+        key: the key, `collection/rkey`.
 
     Returns:
         How many pairs of zero bits the SHA-256 digest of the key starts with: 0 for three of four
@@ -295,8 +295,8 @@ def node(left: bytes | None, entries: Iterable[Entry] = ()) -> bytes:
     """Encode a node of the Merkle Search Tree, without any checks.
 
     Args:
-        left: The CID of the subtree before the first entry, or `None`.
-        entries: Its entries, in order; see `Entry`.
+        left: the CID of the subtree before the first entry, or `None`.
+        entries: its entries, in order; see `Entry`.
 
     Returns:
         The block of the node.
@@ -331,10 +331,10 @@ def commit(
     """Encode a commit of repo version 3.
 
     Args:
-        data: The CID of the root node.
-        did: The account.
-        rev: The revision, a TID.
-        sign: Returns the signature, 64 bytes, for the bytes of the commit without its signature.
+        data: the CID of the root node.
+        did: the account.
+        rev: the revision, a TID.
+        sign: returns the signature, 64 bytes, for the bytes of the commit without its signature.
             By default the signature is 64 zero bytes.
 
     Returns:
@@ -349,7 +349,7 @@ def tree_of(records: Mapping[str, bytes]) -> tuple[bytes, dict[bytes, bytes]]:
     """Build the Merkle Search Tree of records.
 
     Args:
-        records: The CID of the record at each key, in any order.
+        records: the CID of the record at each key, in any order.
 
     Returns:
         The CID of the root node, and all nodes by CID, each before those below it.
@@ -457,13 +457,13 @@ class BuiltRepo:
     `dataclasses.replace(repo, blocks={**repo.blocks, cid: b"wrong"})`.
 
     Attributes:
-        commit_cid: The CID of the commit.
-        commit: The block of the commit.
-        root: The CID of the root node.
-        nodes: The CIDs of all nodes, each before those below it.
-        records: The CID of each record, in key order.
-        blocks: All blocks by CID, in `"stream"` order.
-        revisions: The revision of each block as a TID: the newest one of the records at and below
+        commit_cid: the CID of the commit.
+        commit: the block of the commit.
+        root: the CID of the root node.
+        nodes: the CIDs of all nodes, each before those below it.
+        records: the CID of each record, in key order.
+        blocks: all blocks by CID, in `"stream"` order.
+        revisions: the revision of each block as a TID: the newest one of the records at and below
             it. That of a record is its rkey; an rkey that is not a TID counts as `""`, the oldest.
     """
 
@@ -479,14 +479,14 @@ class BuiltRepo:
         """Return the CIDs of all blocks, each once, in an order.
 
         Args:
-            order: The order; see `Order`.
-            seed: The seed of `"shuffled"`.
+            order: the order; see `Order`.
+            seed: the seed of `"shuffled"`.
 
         Returns:
             The CIDs.
 
         Raises:
-            ValueError: If there is no such order.
+            ValueError: if there is no such order.
         """
         cids = list(self.blocks)
         match order:
@@ -515,20 +515,20 @@ class BuiltRepo:
         """Return the repo as a CAR file.
 
         Args:
-            order: The order of the blocks; see `Order`.
-            seed: The seed of `"shuffled"`.
-            copies: How often to write each block of the repo: one copy after the other, or anywhere
+            order: the order of the blocks; see `Order`.
+            seed: the seed of `"shuffled"`.
+            copies: how often to write each block of the repo: one copy after the other, or anywhere
                 if the order is `"shuffled"`.
-            extra_blocks: The `(cid, data)` of more blocks, which are not checked: at the end, or
+            extra_blocks: the `(cid, data)` of more blocks, which are not checked: at the end, or
                 anywhere if the order is `"shuffled"`.
-            omit: The CIDs of blocks to leave out.
+            omit: the CIDs of blocks to leave out.
             extra_roots: CIDs for the header, after that of the commit.
 
         Returns:
             The bytes of the file.
 
         Raises:
-            ValueError: If there is no such order.
+            ValueError: if there is no such order.
         """
         omitted = frozenset(omit)
         blocks = [
@@ -559,18 +559,18 @@ def build_repo(
     """Build a repo, with all its parts.
 
     Args:
-        records: The record of each key (`collection/rkey`), in any order: a value for `encode`, or
+        records: the record of each key (`collection/rkey`), in any order: a value for `encode`, or
             a `RawRecord`. Keys are not checked.
-        did: The account.
-        rev: The revision, a TID.
-        sign: Returns the signature, 64 bytes, for the bytes of the commit without its signature.
+        did: the account.
+        rev: the revision, a TID.
+        sign: returns the signature, 64 bytes, for the bytes of the commit without its signature.
             By default the signature is 64 zero bytes.
 
     Returns:
         The repo. Equal records share one block.
 
     Raises:
-        TypeError, ValueError: If a record has no encoding; see `encode`.
+        TypeError, ValueError: if a record has no encoding; see `encode`.
     """
     encoded = {
         key: value.data if isinstance(value, RawRecord) else encode(value)
@@ -612,25 +612,25 @@ def build_car(
     """Build a repo, and return it as a CAR file.
 
     Args:
-        records: The record of each key (`collection/rkey`), in any order: a value for `encode`, or
+        records: the record of each key (`collection/rkey`), in any order: a value for `encode`, or
             a `RawRecord`. Keys are not checked.
-        did: The account.
-        rev: The revision, a TID.
-        sign: Returns the signature, 64 bytes, for the bytes of the commit without its signature.
+        did: the account.
+        rev: the revision, a TID.
+        sign: returns the signature, 64 bytes, for the bytes of the commit without its signature.
             By default the signature is 64 zero bytes.
-        order: The order of the blocks; see `Order`.
-        seed: The seed of `"shuffled"`.
-        copies: How often to write each block; see `BuiltRepo.to_car`.
-        extra_blocks: More blocks to write; see `BuiltRepo.to_car`.
-        omit: The CIDs of blocks to leave out.
+        order: the order of the blocks; see `Order`.
+        seed: the seed of `"shuffled"`.
+        copies: how often to write each block; see `BuiltRepo.to_car`.
+        extra_blocks: more blocks to write; see `BuiltRepo.to_car`.
+        omit: the CIDs of blocks to leave out.
         extra_roots: CIDs for the header, after that of the commit.
 
     Returns:
         The bytes of the file.
 
     Raises:
-        TypeError, ValueError: If a record has no encoding; see `encode`.
-        ValueError: If there is no such order.
+        TypeError, ValueError: if a record has no encoding; see `encode`.
+        ValueError: if there is no such order.
     """
     return build_repo(records, did=did, rev=rev, sign=sign).to_car(
         order=order,
