@@ -20,6 +20,7 @@ import re
 from typing import Final
 
 __all__ = [
+    "is_did",
     "is_nsid",
     "is_rkey",
     "parse_bound",
@@ -30,15 +31,29 @@ __all__ = [
 
 _SCHEME: Final = "at://"
 
+_DID_LENGTH: Final = 2048
+_DID: Final = re.compile(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]")
+_HANDLE_LENGTH: Final = 253
 _NSID_LENGTH: Final = 317
 _SEGMENT: Final = "[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 _TOP: Final = rf"(?![0-9]){_SEGMENT}"
+_HANDLE: Final = re.compile(rf"(?:{_SEGMENT}\.)+{_TOP}")
 _NSID: Final = re.compile(rf"{_TOP}(?:\.{_SEGMENT})+\.[a-zA-Z][a-zA-Z0-9]{{0,62}}")
 # The part before `.*`: one segment of an authority, or more.
 _GROUP: Final = re.compile(rf"{_TOP}(?:\.{_SEGMENT})*")
 _RKEY: Final = re.compile(r"[a-zA-Z0-9._:~-]{1,512}")
 # The beginning of an NSID, as far as its first period at least: without one, it could be an rkey.
 _BEGINNING_OF_NSID: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*(?:\.[a-zA-Z0-9-]*)+")
+
+
+def is_did(text: str) -> bool:
+    """Return whether a text is a DID, the name of an account: https://atproto.com/specs/did.
+
+    Example:
+        >>> is_did("did:web:example.com"), is_did("example.com")
+        (True, False)
+    """
+    return len(text) <= _DID_LENGTH and bool(_DID.fullmatch(text))
 
 
 def is_nsid(text: str) -> bool:
@@ -176,7 +191,7 @@ def _parse_uri(uri: str, did: str | None) -> tuple[str, str]:
     if reason := _why_not_uri(authority, path):
         raise ValueError(f"{uri!r} is not a valid at:// URI: {reason}; {_URI_FORM}")
     if did is not None and authority != did:
-        if authority.startswith("did:"):
+        if is_did(authority):
             raise ValueError(f"{uri!r} names the account {authority}; this repo is of {did}")
         raise ValueError(
             f"{uri!r} names its account by the handle {authority}, which this repo, of {did}, does "
@@ -189,6 +204,8 @@ def _parse_uri(uri: str, did: str | None) -> tuple[str, str]:
 def _why_not_uri(authority: str, path: list[str]) -> str | None:
     if not authority:
         return "it names no account"
+    if not is_did(authority) and not _is_handle(authority):
+        return f"{authority!r} is not a DID nor a handle"
     if len(path) > 2 or "" in path:
         return "it has a slash too many"
     if path and not is_nsid(path[0]):
@@ -196,6 +213,11 @@ def _why_not_uri(authority: str, path: list[str]) -> str | None:
     if len(path) == 2 and not is_rkey(path[1]):
         return f"{path[1]!r} is not an rkey"
     return None
+
+
+def _is_handle(text: str) -> bool:
+    """Return whether a text is a handle: https://atproto.com/specs/handle."""
+    return len(text) <= _HANDLE_LENGTH and bool(_HANDLE.fullmatch(text))
 
 
 def _why_not_key(text: str) -> str | None:

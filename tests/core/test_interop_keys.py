@@ -49,3 +49,6 @@ def test_uris_that_are_listed_as_invalid_are_refused() -> None:
     for uri in invalid:
         with pytest.raises(ValueError, match=r"not a key|not a valid|account|not the URI"):
             parse_key(uri, DID)
+        if uri.startswith("at://"):
+            with pytest.raises(ValueError, match=r"not a valid"):
+                parse_start(uri)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repo_stream.keys import (
+    is_did,
     is_nsid,
     is_rkey,
     parse_bound,
@@ -51,6 +52,7 @@ dids = st.from_regex(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]", fullmatch=Tr
 @given(nsids, rkeys, dids)
 def test_valid_key_and_its_uri_mean_the_key(collection: str, rkey: str, did: str) -> None:
     key = f"{collection}/{rkey}"
+    assert is_did(did)
     assert is_nsid(collection)
     assert is_rkey(rkey)
     assert parse_key(key) == parse_key(key, did) == key
@@ -119,6 +121,15 @@ def test_bytes_that_are_not_utf8_are_no_key() -> None:
     [
         pytest.param("at://", "it names no account", id="nothing"),
         pytest.param(f"at:///{KEY}", "it names no account", id="no account"),
+        pytest.param(
+            f"at://alice/{KEY}", "'alice' is not a DID nor a handle", id="handle without a period"
+        ),
+        pytest.param(
+            f"at://x y.z/{KEY}", "'x y.z' is not a DID nor a handle", id="space in a handle"
+        ),
+        pytest.param(
+            f"at://DID:a:b/{KEY}", "'DID:a:b' is not a DID nor a handle", id="DID in capitals"
+        ),
         pytest.param(f"at://{DID}/", "it has a slash too many", id="slash after the account"),
         pytest.param(f"{URI}/", "it has a slash too many", id="slash after the rkey"),
         pytest.param(f"{URI}/more", "it has a slash too many", id="three parts"),
@@ -149,7 +160,7 @@ def test_uri_of_another_account_is_refused_and_both_are_named() -> None:
 
 
 def test_dids_are_compared_byte_by_byte() -> None:
-    for did in ("did:plc:SOMEONE", "DID:plc:someone", "did:plc:someone%20", "did:plc:someon"):
+    for did in ("did:plc:SOMEONE", "did:plc:someone%20", "did:plc:someon"):
         with pytest.raises(ValueError, match=f"this repo(, | is )of {DID}"):
             parse_key(f"at://{did}/{KEY}", DID)
 
@@ -169,6 +180,16 @@ def test_uri_of_more_than_a_record_is_not_a_key() -> None:
         with pytest.raises(ValueError, match="not the URI of a record") as caught:
             parse_key(uri, DID)
         assert str(caught.value) == f"{uri!r} is not the URI of a record but of {named}; {URI_FORM}"
+
+
+def test_accounts_are_dids_or_handles_no_longer_than_those_can_be() -> None:
+    did, label = f"did:web:{'a' * 2040}", "a" * 63
+    handle = f"{label}.{label}.{label}.{'a' * 61}"
+    for account in (did, handle, "xn--ls8h.example.com", "1.example", "A.B"):
+        assert parse_key(f"at://{account}/{KEY}") == KEY
+    for account in (f"{did}a", f"{handle}a", f"{label}a.example", "a.1", "a-.b", "did:a:", "a.b."):
+        with pytest.raises(ValueError, match="is not a DID nor a handle"):
+            parse_key(f"at://{account}/{KEY}")
 
 
 # --- Where a walk starts --------------------------------------------------------------------------

@@ -9,13 +9,12 @@ from typing import Final
 from repo_stream.errors import BadCommit, InvalidDagCbor
 from repo_stream.ipld import dagcbor
 from repo_stream.ipld.cid import Cid
+from repo_stream.keys import is_did
 from repo_stream.mst import signature
 
 __all__ = ["Commit", "decode_commit_plainly"]
 
 
-_DID: Final = re.compile(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]")
-_MAX_DID_LENGTH: Final = 2048
 # Four times the size of a commit with the longest DID. Decoding a block of 2 MiB can take seconds.
 _MAX_COMMIT_BYTES: Final = 8192
 _TID: Final = re.compile(r"[234567abcdefghij][234567abcdefghijklmnopqrstuvwxyz]{12}")
@@ -121,7 +120,7 @@ def decode_commit_plainly(block: bytes, cid: Cid) -> Commit:
         raise BadCommit(cid=cid, field="version", reason=f"is {_short(version)}, not 3")
     for name in sorted(set(fields).difference(_COMMIT_FIELDS)):
         raise BadCommit(cid=cid, field=name, reason="is not a field of a commit")
-    if type(did) is not str or len(did) > _MAX_DID_LENGTH or not _DID.fullmatch(did):
+    if type(did) is not str or not is_did(did):
         raise BadCommit(cid=cid, field="did", reason=f"is not a DID: {_short(did)}")
     if type(rev) is not str or not _TID.fullmatch(rev):
         raise BadCommit(cid=cid, field="rev", reason=f"is not a TID: {_short(rev)}")
