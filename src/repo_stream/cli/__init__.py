@@ -7,7 +7,8 @@
     repo-stream order CAR OUT    the same CAR in streamable order
     repo-stream verify CAR       a report on every check
 
-`CAR` is a file, or `-` for standard input. The command uses the public names of the package only.
+`CAR` is a file, or `-` for standard input. The command uses the public names of the package, `keys`
+to check what the command line names, and `_compiled` for `--version`.
 Strangers write what is in a repo, so only printable characters of it are written to a terminal.
 
 Exit codes: 0, 1 if the repo cannot be read or is not valid, 2 for wrong usage, and those of shells
@@ -17,7 +18,6 @@ for a command that was interrupted (130) or whose output nobody reads any more (
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Final
 
@@ -31,15 +31,14 @@ from repo_stream import (
     UnsupportedKey,
 )
 from repo_stream.cli.interrupts import INTERRUPTED, interruptible
-from repo_stream.cli.options import PROGRAM, parse
+from repo_stream.cli.messages import WRONG_USAGE, complain
+from repo_stream.cli.options import parse
 from repo_stream.cli.output import OutputError, drop_output
-from repo_stream.cli.screen import explained, one_line
+from repo_stream.cli.screen import explained
 from repo_stream.cli.slowness import explain_slowness
 
 __all__ = ["main"]
 
-_BAD_REPO: Final = 1
-_WRONG_USAGE: Final = 2
 _NO_READER: Final = 128 + 13  # SIGPIPE
 
 
@@ -63,12 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OutputError as error:
         return _without_output(error)
     except (MissingExtra, UnsupportedKey) as error:
-        return _complain(str(error), _WRONG_USAGE)
+        return complain(str(error), WRONG_USAGE)
     except RepoStreamError as error:
         hint = "; to leave out such records: --skip-bad" if _can_skip(options, error) else ""
-        return _complain(f"{options.car}: {explained(error)}{hint}")
+        return complain(f"{options.car}: {explained(error)}{hint}")
     except OSError as error:
-        return _complain(f"{error.filename or options.car}: {error.strerror or error}")
+        return complain(f"{error.filename or options.car}: {error.strerror or error}")
     if code != INTERRUPTED:
         explain_slowness(options)
     return code
@@ -87,15 +86,10 @@ async def _run(options: argparse.Namespace) -> int:
 
 def _without_output(error: OutputError) -> int:
     drop_output()
-    return _NO_READER if isinstance(error.cause, BrokenPipeError) else _complain(str(error))
+    return _NO_READER if isinstance(error.cause, BrokenPipeError) else complain(str(error))
 
 
 def _can_skip(options: argparse.Namespace, error: RepoStreamError) -> bool:
     """Return whether the command has an option to leave out the record with this error."""
     of_a_record = isinstance(error, (MissingBlock, ProcessError)) and error.key is not None
     return of_a_record and "skip_bad" in options
-
-
-def _complain(message: str, code: int = _BAD_REPO) -> int:
-    print(f"{PROGRAM}: {one_line(message)}", file=sys.stderr)
-    return code

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import IO, Final, Literal, Protocol
@@ -12,18 +11,15 @@ from typing import IO, Final, Literal, Protocol
 from repo_stream import Output
 from repo_stream.cli.filters import report_unmatched
 from repo_stream.cli.input import is_input
+from repo_stream.cli.messages import WRONG_USAGE, complain
 from repo_stream.cli.opened import opened
 from repo_stream.cli.output import destination, is_terminal, put_json, writing_to
 from repo_stream.cli.parquet import parquet, pyarrow_and_parquet
-from repo_stream.cli.screen import explained, harmless_json, one_line
+from repo_stream.cli.screen import explained, harmless_json
 from repo_stream.keys import parse_key
 from repo_stream.process import dag_json
 
 __all__ = ["export", "get"]
-
-
-_STANDARD_OUTPUT: Final = "-"
-_WRONG_USAGE: Final = 2
 
 
 class _Sink(Protocol):
@@ -37,7 +33,7 @@ class _Sink(Protocol):
 async def export(options: argparse.Namespace) -> int:
     """Write the records in key order; return 1 if bad ones were left out."""
     kind = _KINDS[options.format]
-    path: str | None = None if options.output == _STANDARD_OUTPUT else options.output
+    path: str | None = options.output
     if path is not None and is_input(options.car, path):
         options.usage(f"-o names the CAR itself, which would be overwritten: {path}")
     if kind is parquet:
@@ -61,7 +57,7 @@ async def export(options: argparse.Namespace) -> int:
         return 0
     left_out = f"{bad:,} {'record was' if bad == 1 else 'records were'} left out"
     first = explained(car.repo.problems[0].error)
-    return _complain(f"{options.car}: {left_out}; the first: {first}")
+    return complain(f"{options.car}: {left_out}; the first: {first}")
 
 
 async def get(options: argparse.Namespace) -> int:
@@ -71,17 +67,12 @@ async def get(options: argparse.Namespace) -> int:
         try:
             key = parse_key(options.key, car.repo.commit.did)
         except ValueError as error:
-            return _complain(f"{options.car}: {error}", _WRONG_USAGE)
+            return complain(f"{options.car}: {error}", WRONG_USAGE)
         output = await car.repo.get(key)
     if output is None:
-        return _complain(f"{options.car}: the repo has no record {key!r}")
+        return complain(f"{options.car}: the repo has no record {key!r}")
     put_json(_shown(output))
     return 0
-
-
-def _complain(message: str, code: int = 1) -> int:
-    print(f"repo-stream: {one_line(message)}", file=sys.stderr)
-    return code
 
 
 def _shown(output: Output[str]) -> str:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from typing import Any, Final
 
 from repo_stream import RepoStreamError
+from repo_stream.cli.messages import complain
 from repo_stream.cli.opened import Opened
-from repo_stream.cli.screen import name_of, one_line
+from repo_stream.cli.screen import name_of
 from repo_stream.keys import parse_collection
 
 __all__ = ["report_unmatched"]
@@ -44,7 +44,7 @@ async def report_unmatched(options: argparse.Namespace, car: Opened[Any], found:
     there = await _what_there_is(car)
     message = f"{options.car}: no record matches {shlex.join(flags)}{there}"
     car.meter.close()
-    print(f"repo-stream: {one_line(message)}", file=sys.stderr)
+    complain(message)
 
 
 async def _unmatched_collections(

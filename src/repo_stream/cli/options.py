@@ -13,15 +13,14 @@ from repo_stream._compiled import how_it_runs
 from repo_stream.cli.export import export, get
 from repo_stream.cli.inspection import inspect
 from repo_stream.cli.listing import ls
+from repo_stream.cli.messages import PROGRAM
 from repo_stream.cli.ordering import order
 from repo_stream.cli.output import put
 from repo_stream.cli.screen import one_line
 from repo_stream.cli.verification import verify
 from repo_stream.keys import parse_key
 
-__all__ = ["PROGRAM", "parse"]
-
-PROGRAM: Final = "repo-stream"
+__all__ = ["parse"]
 
 _MOST_MEBIBYTES: Final = 2**44  # as much as 64 bits can address
 _MOST_DIGITS: Final = 640  # as many as Python converts, whatever it is set to
@@ -90,7 +89,11 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add("export", "write records as DAG-JSON, one per line, or as Parquet")
     command.add_argument(
-        "-o", "--output", metavar="PATH", help='file to write (default: "-", standard output)'
+        "-o",
+        "--output",
+        type=_output,
+        metavar="PATH",
+        help='file to write (default: "-", standard output)',
     )
     command.add_argument(
         "--format",
@@ -109,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add("order", "write the CAR in streamable order, for readers with little memory")
     command.add_argument(
         "output",
+        type=_output,
         metavar="OUT",
         help='CAR file to write, which appears once it is complete; "-" for standard output',
     )
@@ -191,6 +195,10 @@ def _key(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(one_line(str(error))) from error
     return text
+
+
+def _output(text: str) -> str | None:
+    return None if text == "-" else text
 
 
 def _bound(text: str) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Final
 
 from repo_stream import OrderedCar
 from repo_stream.cli.input import is_standard_output
@@ -13,12 +12,10 @@ from repo_stream.cli.output import destination, is_terminal, writing_to
 
 __all__ = ["order"]
 
-_STANDARD_OUTPUT: Final = "-"
-
 
 async def order(options: argparse.Namespace) -> int:
     """Write the CAR in streamable order, and report how many blocks were written and dropped."""
-    path: str | None = None if options.output == _STANDARD_OUTPUT else options.output
+    path: str | None = options.output
     if path is None and is_terminal():
         options.usage("a CAR cannot be shown on a terminal: name a file, or use a pipe")
     if path is None and is_standard_output(options.car):

@@ -8,8 +8,7 @@ from time import process_time
 from typing import Final
 
 from repo_stream._compiled import why_not_compiled
-from repo_stream.cli.options import PROGRAM
-from repo_stream.cli.screen import one_line
+from repo_stream.cli.messages import complain
 
 __all__ = ["explain_slowness"]
 
@@ -23,5 +22,4 @@ def explain_slowness(options: argparse.Namespace) -> None:
         return
     reason, remedy = why_not_compiled()
     if remedy:
-        message = f"slower than it could be, as {reason}; {remedy}"
-        print(f"{PROGRAM}: {one_line(message)}", file=sys.stderr)
+        complain(f"slower than it could be, as {reason}; {remedy}")

@@ -95,11 +95,11 @@ async def verify(options: argparse.Namespace) -> int:
     report = Report()
     try:
         async with opened(options, _check, on_error="skip") as car:
-            report.commit = car.repo.commit
+            report.commit = commit = car.repo.commit
             report.passed("car", note=f"{car.repo.bytes_read:,} bytes")
             report.passed("blocks")
-            report.passed("commit", note=str(car.repo.commit.cid))
-            _check_signature(report, options.key)
+            report.passed("commit", note=str(commit.cid))
+            _check_signature(report, commit, options.key)
             await _check_records(report, car)
     except UnsupportedKey:
         raise  # wrong usage
@@ -116,13 +116,12 @@ def _check(block: bytes) -> None:
     record(block)  # only for the errors that it raises
 
 
-def _check_signature(report: Report, did_key: str | None) -> None:
-    assert report.commit is not None  # noqa: S101 - for the type checkers
+def _check_signature(report: Report, commit: Commit, did_key: str | None) -> None:
     if did_key is None:
         report.checks["signature"].note = "pass the account's key with --key did:key:..."
         return
     try:
-        report.commit.verify_signature(did_key)
+        commit.verify_signature(did_key)
     except BadSignature as error:
         report.failed(error)
     else:
