@@ -22,6 +22,7 @@ from typing import Final, TypeAlias
 __all__ = [
     "BUCKETS",
     "HASH",
+    "PLACE",
     "START",
     "START_BITS",
     "WIDTH",
@@ -45,7 +46,8 @@ BUCKETS: Final = 1 << 14
 #: Buckets by their numbers.
 Buckets: TypeAlias = list[bytearray] | Mapping[int, bytes]
 
-_PLACE: Final = Struct("<Q")
+#: A place as bytes.
+PLACE: Final = Struct("<Q")
 
 
 def bucket_of(cid: bytes) -> int:
@@ -66,6 +68,6 @@ def are_alike(one: bytes, other: bytes) -> bool:
 def candidates(buckets: Buckets, cid: bytes) -> Iterator[int]:
     """Yield all starts of sections that may be a block's, the latest first."""
     sought = hash(cid) & HASH
-    for (place,) in reversed([*_PLACE.iter_unpack(buckets[bucket_of(cid)])]):
+    for (place,) in reversed([*PLACE.iter_unpack(buckets[bucket_of(cid)])]):
         if place & HASH == sought:
             yield place & START

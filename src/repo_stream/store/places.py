@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from struct import Struct
 from typing import Final
 
 from repo_stream._compiled import COMPILED
-from repo_stream.store.buckets import BUCKETS, HASH, START, START_BITS, WIDTH, Buckets
+from repo_stream.store.buckets import BUCKETS, HASH, PLACE, START, START_BITS, WIDTH, Buckets
 
 __all__ = ["Places", "add_places", "locate"]
 
-_PLACE: Final = Struct("<Q")
 _HASH_AT: Final = START_BITS // 8
 _HASH_BYTES: Final = WIDTH - _HASH_AT
 _IN_BUCKET: Final = BUCKETS - 1
@@ -43,9 +41,10 @@ def add_places(
     for cid, data in zip(cids, blocks, strict=True):
         starts[cid] = at
         length = len(cid) + len(data)
+        # As `section_size`, without a call for each.
         at += 1 if length < 0x80 else 2 if length < 0x4000 else (length.bit_length() + 6) // 7
         at += length
-    pack = _PLACE.pack
+    pack = PLACE.pack
     for cid, start in starts.items():
         hashed = hash(cid)
         buckets[hashed & _IN_BUCKET].extend(pack(hashed & HASH | start))
@@ -62,7 +61,7 @@ def locate(buckets: Buckets, cids: Sequence[bytes]) -> list[int]:
         buckets: all of those that the blocks' places can be in.
         cids: their CIDs.
     """
-    place_at = _PLACE.unpack_from
+    place_at = PLACE.unpack_from
     starts: list[int] = []
     for cid in cids:
         hashed = hash(cid)
