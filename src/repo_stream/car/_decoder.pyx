@@ -1,4 +1,4 @@
-"""Ordinary sections, as `decoder.py` cuts them: half of the time.
+"""Ordinary sections, as `decoder.py` cuts them, in half of the time.
 
 Each block is hashed where it lies, before it is cut out.
 """

@@ -1,4 +1,4 @@
-"""Sections, as `sections.py` reads them: half of the time.
+"""Sections, as `sections.py` reads them, in half of the time.
 
 Many are read at a time, one after the other into one buffer, without Python's lock: a thread that
 takes the lock again for each may have to wait for it each time. The bytes after the end of a section
@@ -18,8 +18,8 @@ from libc.string cimport memcmp
 from repo_stream.car.files import HEAD
 
 cdef enum:
-    # What is read at a time: so many bytes at the most, and so many sections. A buffer of this size
-    # is not taken from the system, and given back to it, each time.
+    # What is read at a time: so many bytes at the most, and so many sections. For a larger buffer the
+    # allocator would ask the system each time.
     ROOM = 96 * 1024
     AT_ONCE = 512
 

@@ -1,4 +1,4 @@
-"""SHA-256 of many texts at a time, as in `digest.py`: a third of the time for each.
+"""SHA-256 of many texts at a time, as in `digest.py`, in a third of the time for each.
 
 Most of what `hashlib` takes for a short text goes into making and copying contexts. Here the same
 library, OpenSSL's libcrypto, is called directly, with a context on the stack. Its three functions

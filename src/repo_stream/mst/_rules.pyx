@@ -1,4 +1,4 @@
-"""Ordinary nodes, as `rules.py` opens them: a quarter of the time, byte by byte in C.
+"""Ordinary nodes, as `rules.py` opens them, in a quarter of the time: byte by byte in C.
 
 Every byte of a node is compared, in one pass, and so is the room that is left of the block before
 a byte is read. A key is put together in a buffer that holds the longest: a prefix and a suffix of

@@ -1,7 +1,7 @@
 """Tables, as in `tables.py`, but with digests in rows: a walk takes half the time.
 
 In a large repo most of the time that a `dict` takes to find a block goes into misses of the
-processor's caches: for its index, its entry, the key, and the value. Here a key is a row of 32
+processor's caches: for its index, its item, the key, and the value. Here a key is a row of 32
 bytes, and misses overlap, as all that a node names is looked up at once, before the walk needs the
 first of it.
 

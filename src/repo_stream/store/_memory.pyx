@@ -1,4 +1,4 @@
-"""Blocks that are processed as they come, as in `memory.py`: two thirds of the time."""
+"""Blocks that are processed as they come, as in `memory.py`, in two thirds of the time."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.long cimport PyLong_CheckExact

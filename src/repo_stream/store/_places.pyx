@@ -1,4 +1,4 @@
-"""Places, as in `places.py`: a third of the time."""
+"""Places, as in `places.py`, in a third of the time."""
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -67,7 +67,7 @@ cdef long long start_in(
 cdef list locate_in_memory(list buckets, list cids):
     """Locate some blocks at a time, whose buckets are all brought near before the first is read.
 
-    Each bucket is two misses of the processor's caches, which overlap like this: 0.6 of the time.
+    Each bucket is two misses of the processor's caches, which overlap like this. It takes 0.6 of the time.
     """
     cdef list starts = []
     cdef unsigned long long hashes[AT_ONCE]
