@@ -67,7 +67,8 @@ cdef long long start_in(
 cdef list locate_in_memory(list buckets, list cids):
     """Locate some blocks at a time, whose buckets are all brought near before the first is read.
 
-    Each bucket is two misses of the processor's caches, which overlap like this. It takes 0.6 of the time.
+    Each bucket is two misses of the processor's caches. They overlap like this, which takes 0.6 of
+    the time.
     """
     cdef list starts = []
     cdef unsigned long long hashes[AT_ONCE]
