@@ -204,7 +204,7 @@ def as_bytes(data: object) -> bytes:
 def _is_async(process: object) -> bool:
     return any(
         inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
-        for function in (process, getattr(process, "__call__", None))  # noqa: B004 - its code
+        for function in (process, getattr(process, "__call__", None))  # noqa: B004 - to look at it, not to call it
     )
 
 

@@ -41,7 +41,7 @@ class Loop:
     async def run(
         self,
         operation: Callable[..., Coroutine[Any, Any, R]],
-        *arguments: Any,  # noqa: ANN401 - passed on
+        *arguments: Any,  # noqa: ANN401 - passed on as they are
     ) -> R:
         """Run `operation`; a cancellation waits until it has ended."""
         task = _Operation(operation(*arguments), loop=asyncio.get_running_loop())
@@ -81,7 +81,7 @@ class _PortalLoop(Loop):
     async def run(
         self,
         operation: Callable[..., Coroutine[Any, Any, R]],
-        *arguments: Any,  # noqa: ANN401 - passed on
+        *arguments: Any,  # noqa: ANN401 - passed on as they are
     ) -> R:
         return await anyio.to_thread.run_sync(self._portal.call, operation, *arguments)
 

@@ -47,7 +47,7 @@ def made_repo() -> BuiltRepo:
 
     `made_repo.records` has the CID of each key. The repo is the same in every run.
     """
-    from repo_stream.testing import build_repo  # noqa: PLC0415 - as above
+    from repo_stream.testing import build_repo  # noqa: PLC0415 - only for tests that use it
 
     names = ("feed.like", "feed.post", "feed.repost", "graph.follow")
     return build_repo(
@@ -67,7 +67,7 @@ async def disk_store() -> AsyncGenerator[DiskStore]:
 
     The fixture is asynchronous, and needs anyio's plugin: mark the test with `pytest.mark.anyio`.
     """
-    from repo_stream import DiskBuilder  # noqa: PLC0415 - as above
+    from repo_stream import DiskBuilder  # noqa: PLC0415 - only for tests that use it
 
     async with DiskBuilder().open() as store:
         yield store
@@ -76,7 +76,7 @@ async def disk_store() -> AsyncGenerator[DiskStore]:
 @pytest.fixture
 def car_server() -> Iterator[CarServer]:
     """A `repo_stream.testing.CarServer`, which serves CARs on loopback until the test ends."""
-    from repo_stream.testing import CarServer  # noqa: PLC0415 - as above
+    from repo_stream.testing import CarServer  # noqa: PLC0415 - only for tests that use it
 
     with CarServer() as server:
         yield server
