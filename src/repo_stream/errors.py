@@ -165,7 +165,7 @@ class TruncatedCar(CarError):
         else:
             where = "is empty, without a header"
         super().__init__(
-            f"the CAR {where}; the download is probably incomplete, fetch it again",
+            f"the CAR {where}; the download is probably incomplete, so fetch it again",
             offset=offset,
         )
         self.have = have
@@ -274,7 +274,7 @@ class CidMismatch(CarError):
     def __init__(self, *, cid: Cid, offset: int) -> None:
         super().__init__(
             f"a block does not have the hash in its CID {cid}; "
-            "the file is damaged or forged, fetch it again from the account's own server",
+            "the file is damaged or forged, so fetch it again from the account's own server",
             offset=offset,
         )
         self.cid = cid
@@ -315,7 +315,7 @@ class MissingCommit(CommitError):
     def __init__(self, *, cid: Cid) -> None:
         super().__init__(
             f"the commit {cid}, the root in the CAR header, is not in the file; "
-            "the download may be incomplete, fetch it again"
+            "the download may be incomplete, so fetch it again"
         )
         self.cid = cid
 

@@ -194,8 +194,8 @@ def _parse_uri(uri: str, did: str | None) -> tuple[str, str]:
         if is_did(authority):
             raise ValueError(f"{uri!r} names the account {authority}; this repo is of {did}")
         raise ValueError(
-            f"{uri!r} names its account by the handle {authority}, which this repo, of {did}, does "
-            f"not know; use the DID instead"
+            f"{uri!r} names its account by the handle {authority}, but the repo only has a DID, "
+            f"{did}; use the DID instead"
         )
     collection, rkey, *_ = *path, "", ""
     return collection, rkey
@@ -205,7 +205,7 @@ def _why_not_uri(authority: str, path: list[str]) -> str | None:
     if not authority:
         return "it names no account"
     if not is_did(authority) and not _is_handle(authority):
-        return f"{authority!r} is not a DID nor a handle"
+        return f"{authority!r} is neither a DID nor a handle"
     if len(path) > 2 or "" in path:
         return "it has a slash too many"
     if path and not is_nsid(path[0]):

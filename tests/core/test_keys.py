@@ -122,13 +122,15 @@ def test_bytes_that_are_not_utf8_are_no_key() -> None:
         pytest.param("at://", "it names no account", id="nothing"),
         pytest.param(f"at:///{KEY}", "it names no account", id="no account"),
         pytest.param(
-            f"at://alice/{KEY}", "'alice' is not a DID nor a handle", id="handle without a period"
+            f"at://alice/{KEY}",
+            "'alice' is neither a DID nor a handle",
+            id="handle without a period",
         ),
         pytest.param(
-            f"at://x y.z/{KEY}", "'x y.z' is not a DID nor a handle", id="space in a handle"
+            f"at://x y.z/{KEY}", "'x y.z' is neither a DID nor a handle", id="space in a handle"
         ),
         pytest.param(
-            f"at://DID:a:b/{KEY}", "'DID:a:b' is not a DID nor a handle", id="DID in capitals"
+            f"at://DID:a:b/{KEY}", "'DID:a:b' is neither a DID nor a handle", id="DID in capitals"
         ),
         pytest.param(f"at://{DID}/", "it has a slash too many", id="slash after the account"),
         pytest.param(f"{URI}/", "it has a slash too many", id="slash after the rkey"),
@@ -188,7 +190,7 @@ def test_accounts_are_dids_or_handles_no_longer_than_those_can_be() -> None:
     for account in (did, handle, "xn--ls8h.example.com", "1.example", "A.B"):
         assert parse_key(f"at://{account}/{KEY}") == KEY
     for account in (f"{did}a", f"{handle}a", f"{label}a.example", "a.1", "a-.b", "did:a:", "a.b."):
-        with pytest.raises(ValueError, match="is not a DID nor a handle"):
+        with pytest.raises(ValueError, match="is neither a DID nor a handle"):
             parse_key(f"at://{account}/{KEY}")
 
 

@@ -18,6 +18,8 @@ from repo_stream.mst.walker import Walker
 from repo_stream.store.repo_log import RepoLog
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from repo_stream.store.disk import DiskStore, Lease
 
 __all__ = ["DiskDriver", "MemDriver"]
@@ -103,7 +105,7 @@ class DiskDriver(RepoDriver[T]):
             store = self._require_lease().store
             await store.reset()
             self._lease = None
-            self._error = StoreClosed("its driver returned it from reset_store", path=store.path)
+            self._error = _returned(store.path)
             self._ready.clear()
             return store
 
@@ -114,13 +116,15 @@ class DiskDriver(RepoDriver[T]):
         """
         lease, self._lease = self._lease, None
         if lease is not None:
-            self._error = StoreClosed("its driver was closed", path=lease.store.path)
+            self._error = StoreClosed(
+                "its driver was closed; load the repo again", path=lease.store.path
+            )
             self._ready.clear()
             await lease.abandon()
 
     def _require_lease(self) -> Lease:
         if self._lease is None:
-            raise StoreClosed("its driver returned it from reset_store", path=None)
+            raise _returned(None)
         return self._lease
 
     async def _supply(
@@ -128,3 +132,7 @@ class DiskDriver(RepoDriver[T]):
     ) -> None:
         self._require_lease()
         await self._shelf.bring(walker, blocks, n, records=records)
+
+
+def _returned(path: Path | None) -> StoreClosed:
+    return StoreClosed("its driver returned it from reset_store; load the repo again", path=path)
