@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -438,6 +439,13 @@ def test_the_fast_cutter_takes_every_ordinary_section(verify_cids: bool) -> None
     end = cut_ordinary(data, 0, cids, blocks, most=9, longest=0x3FFF, verify=verify_cids)
     assert end == len(data)
     assert list(zip(cids, blocks, strict=True)) == OF_LENGTHS
+
+
+@pytest.mark.parametrize("beyond", [0, 1, 100, sys.maxsize])
+def test_the_fast_cutter_takes_nothing_from_beyond_the_end(beyond: int) -> None:
+    data = section(*OF_LENGTHS[0])
+    at = min(len(data) + beyond, sys.maxsize)
+    assert cut_ordinary(data, at, [], [], most=9, longest=0x3FFF, verify=True) == at
 
 
 def test_a_mismatch_after_ordinary_sections_has_its_offset() -> None:

@@ -6,7 +6,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -201,6 +201,15 @@ def test_of_two_blocks_with_one_cid_the_later_stays() -> None:
         assert store.blocks.raw == {cid: b"second"}
         lengths = filled([(cid, b"first"), (cid, b"second")], LENGTHS, batch)
         assert lengths.blocks.processed == {cid: 6}
+
+
+def test_what_is_not_bytes_is_no_block() -> None:
+    cids = [cid_of(b"first"), cid_of(b"second")]
+    for wrong in (None, 5):
+        store = MemoryStore(LENGTHS)
+        with pytest.raises(TypeError):
+            store.add(cids, cast("list[bytes]", [b"first", wrong]))
+        assert len(store.blocks.processed) == 1
 
 
 # --- Raw or processed ---------------------------------------------------------------------------

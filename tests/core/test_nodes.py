@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import pairwise, permutations
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -207,6 +208,15 @@ def test_a_number_in_a_longer_form_is_not_ordinary(heads: dict[str, bytes]) -> N
     assert by_hand(LIKES) == node(None, entries_of(LIKES, [None, None]))
     assert open_ordinary(subtree, by_hand(LIKES), Limits()) is not None
     assert open_ordinary(subtree, by_hand(LIKES, **heads), Limits()) is None
+
+
+@pytest.mark.parametrize(
+    "bounds", [(None, None), (5, None), (b"", 5)], ids=["no lower", "number below", "number above"]
+)
+def test_a_bound_that_is_not_bytes_is_refused(bounds: tuple[object, object]) -> None:
+    subtree = cast("Subtree", (b"", 0, *bounds))
+    with pytest.raises(TypeError):
+        open_ordinary(subtree, by_hand(LIKES), Limits())
 
 
 def test_a_number_in_a_shorter_form_is_not_ordinary() -> None:

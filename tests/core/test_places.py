@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from hashlib import sha256
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +12,15 @@ from hypothesis import strategies as st
 
 from repo_stream.car.decoder import read_length
 from repo_stream.car.encoder import write_section
-from repo_stream.store.buckets import Buckets, are_alike, bucket_of, candidates, has_room_for
-from repo_stream.store.places import Places, locate
+from repo_stream.store.buckets import (
+    BUCKETS,
+    Buckets,
+    are_alike,
+    bucket_of,
+    candidates,
+    has_room_for,
+)
+from repo_stream.store.places import Places, add_places, locate
 from support.forms import both_forms
 
 Block = tuple[bytes, bytes]
@@ -100,6 +108,15 @@ def test_places_can_be_taken_out_in_parts() -> None:
     for key, data in dict(blocks).items():
         (place,) = locate(buckets, [key])
         assert there(file, place) == key + data
+
+
+def test_what_is_not_a_bucket_is_refused() -> None:
+    for wrong in (None, 5):
+        buckets = cast("list[bytearray]", [wrong] * BUCKETS)
+        with pytest.raises((TypeError, AttributeError)):
+            add_places(buckets, [cid(1)], [b"data"], 0)
+        with pytest.raises((TypeError, AttributeError)):
+            locate(buckets, [cid(1)])
 
 
 def test_the_size_of_places_is_what_they_take_in_memory() -> None:

@@ -31,7 +31,7 @@ def cut_ordinary(
     cdef unsigned char digest[32]
     if at < 0:
         raise ValueError("an index into a buffer must not be negative")
-    while at + 1 < size and len(cids) < most:
+    while at < size - 1 and len(cids) < most:
         length = <unsigned char> data[at]
         start = at + 1
         if length >= 0x80:

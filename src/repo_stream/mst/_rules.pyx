@@ -90,7 +90,8 @@ def open_ordinary(tuple subtree not None, bytes block not None, limits):
     cdef Py_ssize_t longest_key = min(<Py_ssize_t> sizeof(key), limits.key_bytes)
     cdef Py_ssize_t at = 3, count, row, suffix, length, shared, tree, record, byte, key_length = 0
     cdef int depth = -1
-    cdef bytes lower = subtree[2], upper = subtree[3], first = None, pending = None, after = None
+    cdef bytes lower = <bytes?> subtree[2], upper = subtree[3]
+    cdef bytes first = None, pending = None, after = None
     cdef list keys, values, frames
     cdef object below = None
 

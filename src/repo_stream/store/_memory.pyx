@@ -35,7 +35,8 @@ def process_into(raw, processed, cids, blocks, *, process, size_of):
     cdef long long known
     cdef bint plain = size_of is sizes.size_of
     cdef bytes data
-    for cid, data in zip(cids, blocks, strict=True):
+    for cid, block in zip(cids, blocks, strict=True):
+        data = <bytes?> block
         if not may_be_node(data):
             try:
                 value = process(data)

@@ -39,7 +39,7 @@ def add_places(list buckets not None, cids, blocks, long long at):
     for cid, start in starts.items():
         hashed = hash_of(cid)
         number = hashed & HASH | <unsigned long long> start
-        bucket = buckets[<Py_ssize_t> (hashed & IN_BUCKET)]
+        bucket = <bytearray?> buckets[<Py_ssize_t> (hashed & IN_BUCKET)]
         size = PyByteArray_GET_SIZE(bucket)
         PyByteArray_Resize(bucket, size + WIDTH)
         place = <unsigned char *> PyByteArray_AS_STRING(bucket) + size
