@@ -23,16 +23,18 @@ class Style:
         strong: whether it is thick and solid, with filled markers, or thin and dashed, with hollow
             ones.
         marker: the shape of its markers, as matplotlib calls it.
+        width: how thick it is if it is strong, in points. A wide and pale one is seen under another.
     """
 
     colour: str
     strong: bool = True
     marker: str = "o"
+    width: float = 2.8
 
     def options(self) -> dict[str, Any]:
         return {
             "color": self.colour,
-            "linewidth": 2.8 if self.strong else 1.2,
+            "linewidth": self.width if self.strong else 1.2,
             "linestyle": "-" if self.strong else "--",
             "marker": self.marker,
             "markersize": 6,
