@@ -9,6 +9,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from repo_stream import DiskBuilder, DiskDriver, DriverBuilder, MissingBlock, Processor
+from repo_stream.store.disk import Lease
 from repo_stream.testing import build_car
 from support.driving import (
     REPO,
@@ -120,6 +121,48 @@ async def test_ctrl_c_in_the_walk_of_a_channel_comes_out_as_it_is() -> None:
     assert got == pairs(REPO)
 
 
+class Halt(BaseException):
+    """Raised by a processor to stop the program, as `SystemExit` is."""
+
+
+@pytest.mark.parametrize("kind", [Halt, SystemExit], ids=["exception", "exit"])
+async def test_whatever_a_processor_raises_comes_out_as_it_is(kind: type[BaseException]) -> None:
+    def stops(_block: bytes) -> bytes:
+        raise kind("stop")
+
+    builder = DriverBuilder(mem_limit_mb=0, block_processor=Processor(stops, lazy=True))
+
+    async def take_all(driver: DiskDriver[bytes]) -> None:
+        async with driver.to_channel(20) as channel:
+            async for _ in channel:
+                pytest.fail("there is no record")
+
+    async with DiskBuilder().open() as store:
+        _, driver = await (await paused_at(REPO.to_car(), builder)).finish_loading(store)
+        with pytest.raises(kind, match="stop"):
+            await take_all(driver)
+
+
+async def test_error_that_is_not_of_the_repo_comes_out_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As if no thread could be started to read the log."""
+
+    async def visit(_lease: Lease, _work: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def take_all(driver: DiskDriver[bytes]) -> None:
+        async with driver.to_channel(20) as channel:
+            async for _ in channel:
+                pytest.fail("there is no record")
+
+    async with disk_driver(REPO.to_car()) as driver:
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="new thread"):
+            patch.setattr(Lease, "visit", visit)
+            await take_all(driver)
+        assert await rest_of(driver) == pairs(REPO)
+
+
 async def test_channel_raises_after_the_records_before_an_error() -> None:
     for at, n in ((0, 1), (0, 1000), (1, 1), (255, 100), (300, 100), (699, 1), (699, 1000)):
         car, key = damaged(REPO, at)
@@ -202,3 +245,18 @@ async def test_asking_the_driver_of_an_open_channel_takes_no_record_twice() -> N
                     got += await driver.next_chunk(3) or []
         got += await rest_of(driver)
     assert sorted(got) == sorted(pairs(REPO))
+
+
+async def test_loop_over_the_driver_of_an_open_channel_is_refused() -> None:
+    """Also if records are ready that an earlier loop has left: the channel returns them."""
+    async with disk_driver(REPO.to_car()) as driver:
+        got = [await anext(driver) for _ in range(20)]
+        async with driver.to_channel(7) as channel:
+            for loop in (driver, driver.outputs()):
+                with pytest.raises(anyio.BusyResourceError):
+                    await anext(loop)
+            async for chunk in channel:
+                got += chunk
+                with pytest.raises(anyio.BusyResourceError):
+                    await anext(driver)
+    assert got == pairs(REPO)

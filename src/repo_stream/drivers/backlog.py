@@ -21,14 +21,20 @@ T = TypeVar("T")
 
 
 class Backlog(Generic[T]):
-    """Records or items that wait to be returned, in key order."""
+    """Records or items that wait to be returned, in key order.
 
-    __slots__ = ("_records", "_returned", "items")
+    Loops over single records take them without the driver's guard, which would cost too much for
+    each. So they may take only what they have been offered (`offer`), and only until another call
+    begins (`hold`), which may be waiting for more records while a loop asks for the next.
+    """
+
+    __slots__ = ("_offered", "_records", "_returned", "items")
 
     def __init__(self) -> None:
         self._records: Taken[T] = Taken([], [], [])
-        # How many of the records have been returned.
+        # How many of the records have been returned, and up to which of them loops may go.
         self._returned = 0
+        self._offered = 0
         #: Items, if `keep_items_only` was called last.
         self.items: list[TreeNode | Output[T] | Gap] = []
 
@@ -39,12 +45,22 @@ class Backlog(Generic[T]):
     def clear(self) -> None:
         """Drop everything."""
         self._records, self._returned = Taken([], [], []), 0
+        self._offered = 0
         self.items = []
+
+    def offer(self) -> None:
+        """Let loops take the records that are here now."""
+        self._offered = len(self._records.keys)
+
+    def hold(self) -> None:
+        """Keep all records for the call that begins."""
+        self._offered = 0
 
     # --- Records --------------------------------------------------------------------------------
 
     def keep_records_only(self) -> None:
-        """Convert items to records; nodes are dropped."""
+        """Convert items to records, for the call that begins; nodes are dropped."""
+        self.hold()
         if self.items:
             items, self.items = self.items, []
             self.put_back([columns_of(items)])
@@ -72,20 +88,20 @@ class Backlog(Generic[T]):
         return records.cut(start, start + n)
 
     def next_pair(self) -> tuple[str, T] | None:
-        """Remove and return the next record, as a pair of key and value; `None` if there is none.
+        """Remove and return the next record that is offered, as a pair of key and value, if any.
 
         Loops over single records spend their time here, and in what calls it.
         """
         records, at = self._records, self._returned
-        if at == len(records.keys):
+        if at >= self._offered:
             return None
         self._returned = at + 1
         return records.keys[at], records.values[at]
 
     def next_output(self) -> Output[T] | None:
-        """Remove and return the next record, with its CID; `None` if there is none."""
+        """Remove and return the next record that is offered, with its CID, if there is any."""
         (keys, cids, values), at = self._records, self._returned
-        if at == len(keys):
+        if at >= self._offered:
             return None
         self._returned = at + 1
         return Output(keys[at], Cid(cids[at]), values[at])
@@ -117,7 +133,8 @@ class Backlog(Generic[T]):
     # --- Items ----------------------------------------------------------------------------------
 
     def keep_items_only(self) -> None:
-        """Convert records to items."""
+        """Convert records to items, for the call that begins."""
+        self.hold()
         self.items += items_of(self._records.cut(self._returned))
         self._records, self._returned = Taken([], [], []), 0
 

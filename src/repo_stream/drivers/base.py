@@ -253,6 +253,7 @@ class RepoDriver(Generic[T]):
         """
         start = parse_start(key, self.commit.did).encode()
         with self._guard:
+            self._ready.hold()
             await self._turn.pause_if_over()
             if isinstance(self._error, DiskError):
                 raise self._error.with_traceback(self._trace)
@@ -406,6 +407,7 @@ class RepoDriver(Generic[T]):
             if not self._ready:
                 self._raise_if_failed()
                 raise StopAsyncIteration
+            self._ready.offer()
 
     async def _next_shaped(self, n: int, shape: Callable[[Taken[T]], list[R]]) -> list[R] | None:
         """Return the next records in the shape that `shape` makes of them.

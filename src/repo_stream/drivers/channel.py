@@ -15,7 +15,6 @@ from typing import Generic, TypeVar
 
 import anyio
 
-from repo_stream.errors import RepoStreamError
 from repo_stream.mst.results import Taken
 
 __all__ = ["Channel", "walk_ahead"]
@@ -96,7 +95,10 @@ async def walk_ahead(
         nonlocal failure
         try:
             await _fill(channel, next_chunk)
-        except KeyboardInterrupt as error:  # trio raises it in any task that is running
+        except (anyio.get_cancelled_exc_class(), GeneratorExit):
+            raise
+        # Such as `KeyboardInterrupt`, which trio raises in any task that is running.
+        except BaseException as error:  # noqa: BLE001 - raised again below
             failure = error
             tasks.cancel_scope.cancel()
 
@@ -123,5 +125,5 @@ async def _fill(channel: Channel[T], next_chunk: Callable[[], Awaitable[Taken[T]
             channel.put(taken)
             await channel.room()
         channel.end(None)
-    except (RepoStreamError, OSError) as error:  # `OSError` if the CAR cannot be read again
+    except Exception as error:  # noqa: BLE001 - the channel raises it
         channel.end(error)

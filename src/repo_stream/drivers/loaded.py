@@ -91,6 +91,7 @@ class DiskDriver(RepoDriver[T]):
         if n < 1:
             raise ValueError(f"a chunk has at least 1 record, not {n}")
         with self._guard:
+            self._ready.hold()
             async with walk_ahead(lambda: self._next(n), self._ready.put_back) as channel:
                 yield channel
 
