@@ -32,6 +32,7 @@ from support.streams import (
     ORDERS,
     AnyBuilder,
     Outcome,
+    budgeted,
     car_in,
     in_memory,
     ordered,
@@ -488,6 +489,24 @@ async def test_copies_of_a_record_on_disk_are_not_all_read_back() -> None:
             assert peak() < 8 << 20
         assert not driver.spilled
     assert len(found) == len(records)
+
+
+async def test_results_are_not_given_up_if_they_can_go_to_disk() -> None:
+    """A record that two keys share comes again when memory is full: other results are needed, too.
+
+    Until then all that was released is in memory, and nothing has been written.
+    """
+    kept, again = {"kept": True}, {"again": True}
+    records: dict[str, object] = {f"a/{n:04}": {"n": n, "text": "x" * 90} for n in range(400)}
+    records |= {"a/0000": kept, "a/0001": again, "b/0000": again, "c/0000": kept}
+    repo = build_repo(records)
+    early = repo.records["a/0000"]
+    blocks = [(cid, data) for cid, data in repo.blocks.items() if cid != early]
+    car = write_car([repo.commit_cid], [blocks[0], (early, repo.blocks[early]), *blocks[1:]])
+    wanted = await in_memory(car, PROCESSORS["parts"])
+    assert len(wanted.outputs) == len(records)
+    with budgeted(store=30_000, released=1 << 30):
+        same(await streamed(pieces_of(car, 500), PROCESSORS["parts"], chunk=1), wanted)
 
 
 # --- With nowhere to spill ------------------------------------------------------------------------

@@ -208,22 +208,33 @@ class Kept(Generic[T]):
     async def _release_used(self) -> None:
         """Release the used blocks, a few at a time, as they may be all that is kept."""
         store, used = self._loading.store, self.used
+        if used:
+            await self._prepare_release()
         while used:
-            if self._logged and self._start.unstorable is not None:
-                raise self._start.unstorable
-            some = self._pop_used()
-            if self._counted is not None and self._logged:
-                self._count(await self._log.starts_of(some))
-            raw, results = store.forget(some)
-            if self._logged:
-                self._released_to_log = True
-            else:
+            raw, results = store.forget(self._pop_used())
+            if not self._logged:
                 self._released.add([cid for cid, _ in raw], [data for _, data in raw], used=True)
                 self._lost += len(results)
             await self.limit_released()
             await self._loading.turn.pause_if_over()
         self.used = set()  # an emptied set stays large
         store.shrink()
+
+    async def _prepare_release(self) -> None:
+        """Have the used blocks in the log, if there can be one, and count them there.
+
+        Raises:
+            ProcessError: if there are results that cannot be stored.
+        """
+        if self._can_spill and not self._logged:
+            await self._start_log()
+        if not self._logged:
+            return
+        if self._start.unstorable is not None:
+            raise self._start.unstorable
+        if self._counted is not None:
+            self._count(await self._log.starts_of([*self.used]))
+        await self._leave_released_to_log()
 
     def _pop_used(self) -> list[bytes]:
         """Remove some CIDs from `used`: as many as are written at a time."""
@@ -248,12 +259,13 @@ class Kept(Generic[T]):
         block = self._released.blocks.get(cid)
         if block is not None:
             passed = cid in self._released.passed
-            await self._release_used_if_full()  # it may drop the block from `_released`
-            self._loading.store.put_back(cid, block=block, result=None)
-            self._released.passed.discard(cid)
-            if not passed:
-                self.used.add(cid)
-            return True
+            await self._release_used_if_full()
+            if not self._released_to_log:  # else it was left to the log just now
+                self._loading.store.put_back(cid, block=block, result=None)
+                self._released.passed.discard(cid)
+                if not passed:
+                    self.used.add(cid)
+                return True
         start = await self._released_start(cid)
         if start is None:
             return False
@@ -362,6 +374,8 @@ class Kept(Generic[T]):
 
     async def _leave_released_to_log(self) -> None:
         """Drop the released blocks from memory, as the log has them."""
+        if self._released_to_log:
+            return
         if passed := self._released.passed:
             for start in await self._log.starts_of([*passed]):
                 self._passed.add(start)

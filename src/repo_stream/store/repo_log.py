@@ -301,10 +301,7 @@ class RepoLog:
         await self.note()
         await self.flush()
         nearest = cids[0] if cids else b""
-        starts: list[int] = []
-        for at in range(0, len(cids), _LOCATED):
-            some = cids[at : at + _LOCATED]
-            starts += locate(await self._buckets(some), some)
+        starts = await self._located(cids)
         if -1 in starts:
             cids = [cid for cid, start in zip(cids, starts, strict=True) if start >= 0]
             starts = [start for start in starts if start >= 0]
@@ -322,7 +319,14 @@ class RepoLog:
         """Return the offsets of the sections of blocks, of those that are in the log."""
         await self.index()
         await self.note()
-        return [start for start in locate(await self._buckets(cids), cids) if start >= 0]
+        return [start for start in await self._located(cids) if start >= 0]
+
+    async def _located(self, cids: Sequence[bytes]) -> list[int]:
+        starts: list[int] = []
+        for at in range(0, len(cids), _LOCATED):
+            some = cids[at : at + _LOCATED]
+            starts += locate(await self._buckets(some), some)
+        return starts
 
     async def _buckets(self, cids: Sequence[bytes]) -> Buckets:
         """Return the buckets for some CIDs, with the places in the database and in memory."""
