@@ -7,8 +7,8 @@
     repo-stream order CAR OUT    the same CAR in streamable order
     repo-stream verify CAR       a report on every check
 
-`CAR` is a file, or `-` for standard input. The command uses the public names of the package, `keys`
-to check what the command line names, and `_compiled` for `--version`. Strangers write what is in a
+`CAR` is a file, or `-` for standard input. The command uses the public names of the package, and
+`keys`, `background` and `_compiled`, which know nothing of the rest. Strangers write what is in a
 repo, so only printable characters of it are written to a terminal.
 
 Exit codes: 0, 1 if the repo cannot be read or is not valid, 2 for wrong usage, and those of shells

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from repo_stream.background import in_background
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -47,19 +49,8 @@ class Meter:
                 self.read(taken())
                 await anyio.sleep(_PERIOD)
 
-        failure: BaseException | None = None
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(follow)
-            try:
-                yield
-            except anyio.get_cancelled_exc_class():
-                raise
-            except BaseException as error:  # noqa: BLE001 - raised again below
-                # Raised outside the task group, which would wrap it.
-                failure = error
-            tasks.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        async with in_background(follow):
+            yield
 
     def expect(self, total: int | None) -> None:
         """Set how many bytes there are; `None` if that is not known."""
