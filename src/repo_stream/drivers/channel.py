@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Generic, TypeVar
 
 import anyio
 
+from repo_stream.background import in_background
 from repo_stream.mst.results import Taken
 
 __all__ = ["Channel", "walk_ahead"]
@@ -89,34 +91,11 @@ async def walk_ahead(
         The channel that the chunks are put into.
     """
     channel: Channel[T] = Channel()
-    failure: BaseException | None = None
-
-    async def fill() -> None:
-        nonlocal failure
-        try:
-            await _fill(channel, next_chunk)
-        except (anyio.get_cancelled_exc_class(), GeneratorExit):
-            raise
-        # Such as `KeyboardInterrupt`, which trio raises in any task that is running.
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            failure = error
-            tasks.cancel_scope.cancel()
-
     try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(fill)
-            try:
-                yield channel
-            except anyio.get_cancelled_exc_class():
-                raise
-            except BaseException as error:  # noqa: BLE001 - raised again below
-                # The task group would wrap it in an exception group.
-                failure = error
-            tasks.cancel_scope.cancel()
+        async with in_background(partial(_fill, channel, next_chunk)):
+            yield channel
     finally:
         put_back(channel.close())
-    if failure is not None:
-        raise failure
 
 
 async def _fill(channel: Channel[T], next_chunk: Callable[[], Awaitable[Taken[T] | None]]) -> None:
