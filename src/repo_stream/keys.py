@@ -98,6 +98,7 @@ def parse_key(text: str | bytes, did: str | None = None) -> str:
     """
     if isinstance(text, bytes):
         return text.decode()
+    _check_type(text, "a key is a string or bytes")
     if text.startswith(_SCHEME):
         collection, rkey = _parse_uri(text, did)
         if not rkey:
@@ -128,6 +129,7 @@ def parse_start(text: str | bytes, did: str | None = None) -> str:
     """
     if isinstance(text, bytes):
         return text.decode()
+    _check_type(text, "a key is a string or bytes")
     if text.startswith(_SCHEME):
         collection, rkey = _parse_uri(text, did)
         return f"{collection}/{rkey}" if collection else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -111,6 +112,16 @@ def test_bytes_that_are_not_utf8_are_no_key() -> None:
     for parse in (parse_key, parse_start):
         with pytest.raises(ValueError, match="utf-8"):
             parse(b"a/\xff", DID)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, bytearray(b"a/b"), b"a/b"], ids=repr)
+def test_what_is_of_another_type_is_refused_in_plain_words(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"a bound or a prefix is a string, not "):
+        parse_bound(wrong)
+    if type(wrong) is not bytes:
+        for parse in (parse_key, parse_start):
+            with pytest.raises(TypeError, match=r"a key is a string or bytes, not "):
+                parse(wrong)
 
 
 # --- URIs -----------------------------------------------------------------------------------------

@@ -78,13 +78,13 @@ class Output(NamedTuple, Generic[T]):
 
     @property
     def collection(self) -> str:
-        """The NSID of its collection, the part of the key before the slash."""
-        return self.key.partition("/")[0]
+        """The NSID of its collection, the part of the key before the slash; empty without one."""
+        return self.key.partition("/")[0] if "/" in self.key else ""
 
     @property
     def rkey(self) -> str:
-        """Its record key, the part of the key after the slash."""
-        return self.key.partition("/")[2]
+        """Its record key, the part of the key after the slash; all of the key without one."""
+        return self.key.partition("/")[2] if "/" in self.key else self.key
 
 
 class TreeNode(NamedTuple):
