@@ -26,7 +26,7 @@ from repo_stream.car.reader import CarReader
 from repo_stream.drivers.released import Marks, Released
 from repo_stream.store.disk import Lease
 from repo_stream.testing import BuiltRepo, RawRecord, build_repo, cid_of, encode, section, write_car
-from support.streams import ORDERS, AnyBuilder, car_in, in_memory, ordered, streamed
+from support.streams import ORDERS, AnyBuilder, budgeted, car_in, in_memory, ordered, streamed
 
 REPO = build_repo(
     {f"app.test.a/{n:04}": {"n": n, "text": "x" * 400} for n in range(1000)}
@@ -291,6 +291,25 @@ async def test_blocks_that_are_kept_again_are_those_that_were_used(
         assert len(await driver.next_chunk(5000) or []) == len(REPO.records) - taken
         assert await driver.next_chunk() is None
         assert driver.left_over == unneeded
+
+
+async def test_record_that_is_walked_past_and_used_later_is_not_left_over(tmp_path: Path) -> None:
+    """Its first key is passed, then memory is full, and then another key names the record."""
+    records = {f"a/{n:04}": {"n": n, "text": "x" * 9000} for n in range(400)}
+    repo = build_repo(records | {f"b/{n:04}": records[f"a/{n:04}"] for n in range(20)})
+    stream = list(repo.blocks)
+    early = [repo.records[f"a/{n:04}"] for n in range(100, 200)]  # kept and used: can be released
+    late = repo.records["a/0350"]  # comes before a record that is needed, which fills the memory
+    cids = [stream[0], *early, *[cid for cid in stream[1:] if cid not in {*early, late}]]
+    cids.insert(cids.index(repo.records["a/0340"]), late)
+    car = tmp_path / "repo.car"
+    car.write_bytes(write_car([repo.commit_cid], [(cid, repo.blocks[cid]) for cid in cids]))
+    with budgeted(store=3_000_000, released=1 << 30):
+        async with DriverBuilder().stream_car(car) as (_, driver):
+            assert len(await driver.next_keys(20) or []) == 20
+            assert len([pair async for pair in driver]) == 400
+            assert not driver.spilled
+            assert driver.left_over == 0
 
 
 async def test_streamable_file_needs_no_store_for_records_that_keys_share(
