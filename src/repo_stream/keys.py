@@ -87,6 +87,7 @@ def parse_key(text: str | bytes, did: str | None = None) -> str:
         did: the account of the repo, which a URI has to name; `None` to allow any.
 
     Raises:
+        TypeError: if `text` is neither a string nor bytes.
         ValueError: if `text` is none of that, or bytes that are not UTF-8; or if it is a URI that
             names another account, or its account by a handle, which cannot be compared with a DID.
 
@@ -121,6 +122,7 @@ def parse_start(text: str | bytes, did: str | None = None) -> str:
         did: see `parse_key`.
 
     Raises:
+        TypeError: if `text` is neither a string nor bytes.
         ValueError: if `text` is none of that, or a URI that `parse_key` would refuse.
 
     Example:
@@ -142,8 +144,10 @@ def parse_bound(text: str) -> str:
     """Return a bound of a range of keys, or a prefix, which can be any text but a URI.
 
     Raises:
+        TypeError: if `text` is not a string.
         ValueError: if `text` is an `at://` URI, which is neither a key nor the beginning of one.
     """
+    _check_type(text, "a bound or a prefix is a string")
     if text.startswith(_SCHEME):
         raise ValueError(
             f"{text!r} is a URI; a bound or a prefix is a key or the beginning of one, such as "
@@ -185,6 +189,11 @@ _KEY_FORM: Final = (
 )
 _BAD_SCHEME: Final = "an at:// URI begins with at://"
 _URI_FORM: Final = "the URI of a record is at://DID/collection/rkey"
+
+
+def _check_type(text: object, form: str) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{form}, not {text!r}")
 
 
 def _parse_uri(uri: str, did: str | None) -> tuple[str, str]:
