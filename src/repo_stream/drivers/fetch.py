@@ -14,7 +14,7 @@ from repo_stream.mst.walker import Walker
 from repo_stream.process import Processor
 from repo_stream.store.repo_log import Fetched, RepoLog
 
-__all__ = ["FETCH", "Shelf"]
+__all__ = ["FETCH", "Fetcher"]
 
 T = TypeVar("T")
 
@@ -29,8 +29,8 @@ _PRUNE_BYTES: Final = MIB
 _BLOCK_COST: Final = MIB // (2 * FETCH)
 
 
-class Shelf(Generic[T]):
-    """A repo in a log, for walks through it.
+class Fetcher(Generic[T]):
+    """Fetches the blocks of a repo from its log, for walks through the repo.
 
     Args:
         log: the log.
@@ -52,7 +52,7 @@ class Shelf(Generic[T]):
         # records need not ask again for each.
         self._absent: set[bytes] = set()
 
-    async def bring(
+    async def fetch(
         self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
     ) -> None:
         """Fetch the blocks that a walk needs next, and sometimes drop those that it has used.
@@ -71,7 +71,7 @@ class Shelf(Generic[T]):
         nearest = walker.nearest()
         if nearest not in self._absent and nearest not in self._unreadable:
             needed = walker.wanted(blocks, n, records=records)
-            if blocks.brought >= _PRUNE_BYTES:
+            if blocks.fetched >= _PRUNE_BYTES:
                 walker.prune(blocks)
             self._unreadable.clear()
             fetched = await self._log.fetch(needed)
@@ -86,8 +86,8 @@ class Shelf(Generic[T]):
             raise ProcessError(message, key=missing.key, cid=Cid(nearest)) from cause
 
     def _keep(self, blocks: Blocks[T], fetched: Fetched) -> None:
-        blocks.brought += sum(fetched.sizes)
-        blocks.brought += _BLOCK_COST * (len(fetched.raw) + len(fetched.processed))
+        blocks.fetched += sum(fetched.sizes)
+        blocks.fetched += _BLOCK_COST * (len(fetched.raw) + len(fetched.processed))
         blocks.raw.update(fetched.raw)
         processed, loads = blocks.processed, self._loads
         for cid, data in fetched.processed.items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from repo_stream.drivers.base import DEFAULT_CHUNK, LAZY_SLICE, RepoDriver
 from repo_stream.drivers.channel import Channel, walk_ahead
-from repo_stream.drivers.fetch import Shelf
+from repo_stream.drivers.fetch import Fetcher
 from repo_stream.drivers.loading import Unstored
 from repo_stream.drivers.options import Options
 from repo_stream.errors import StoreClosed
@@ -59,7 +59,7 @@ class DiskDriver(RepoDriver[T]):
         if not self._alike:
             self._slice = LAZY_SLICE
         self._lease: Lease | None = lease
-        self._shelf: Shelf[T] = Shelf(log, processor, unstored)
+        self._fetcher: Fetcher[T] = Fetcher(log, processor, unstored)
 
     def _own_blocks(self) -> Blocks[T]:
         return Blocks[T].empty(alike=self._alike)
@@ -132,7 +132,7 @@ class DiskDriver(RepoDriver[T]):
         self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
     ) -> None:
         self._require_lease()
-        await self._shelf.bring(walker, blocks, n, records=records)
+        await self._fetcher.fetch(walker, blocks, n, records=records)
 
 
 def _returned(path: Path | None) -> StoreClosed:

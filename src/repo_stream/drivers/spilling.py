@@ -9,7 +9,7 @@
 - *used*: the walk has read it, but it is still among the kept blocks (`used` has its CID);
 - *released*: the walk has used it, or gone past it, and it has left the kept blocks. It is only
   needed again if two keys name one record, or if a method looks at another part of the repo;
-- *on disk*: the whole repo is in a log, and the walk fetches blocks from there (`_shelf`).
+- *on disk*: the whole repo is in a log, and the walk fetches blocks from there (`_fetcher`).
 
 The log is started when released blocks take more than their share of memory, or when memory is
 full: everything in memory is appended to it, and then everything that is read (`writing.LogStart`).
@@ -33,7 +33,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from repo_stream.drivers.destination import Destination
-from repo_stream.drivers.fetch import Shelf
+from repo_stream.drivers.fetch import Fetcher
 from repo_stream.drivers.keywords import Spill
 from repo_stream.drivers.loading import BATCH, Loading
 from repo_stream.drivers.piece import Piece
@@ -128,12 +128,12 @@ class Kept(Generic[T]):
         )
         # Whether the repo is moving to disk, and where it is afterwards.
         self._moving = False
-        self._shelf: Shelf[T] | None = None
+        self._fetcher: Fetcher[T] | None = None
 
     @property
     def on_disk(self) -> bool:
         """Whether the whole repo is on disk."""
-        return self._shelf is not None
+        return self._fetcher is not None
 
     @property
     def is_settled(self) -> bool:
@@ -328,14 +328,14 @@ class Kept(Generic[T]):
             return BlockReleased(cid=missing.cid, key=missing.key)
         return missing
 
-    async def bring(
+    async def fetch(
         self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
     ) -> None:
-        """Fetch the blocks that a walk needs next from disk; see `Shelf.bring`."""
-        if self._shelf is None:
+        """Fetch the blocks that a walk needs next from disk; see `Fetcher.fetch`."""
+        if self._fetcher is None:
             raise self.gone(walker)
         try:
-            await self._shelf.bring(walker, blocks, n, records=records)
+            await self._fetcher.fetch(walker, blocks, n, records=records)
         except MissingBlock:
             raise self.gone(walker) from None
         finally:
@@ -444,7 +444,7 @@ class Kept(Generic[T]):
             log.starts = []
         self._drop_all()
         await read_to_log(loading, log)
-        self._shelf = Shelf(log, loading.processor, loading.unstored)
+        self._fetcher = Fetcher(log, loading.processor, loading.unstored)
 
     def _drop_all(self) -> None:
         """Drop everything from memory, as the log has it."""

@@ -156,7 +156,7 @@ class StreamDriver(RepoDriver[T]):
         if walker is not self._walker or kept.on_disk:
             if not self._options.block_processor.keeps_bytes:
                 self._slice = LAZY_SLICE
-            await kept.bring(walker, blocks, n, records=records)
+            await kept.fetch(walker, blocks, n, records=records)
         else:
             await self._read_as_far_as_needed()
 

@@ -18,16 +18,16 @@ class Blocks(Generic[T]):
         raw: blocks as they came: all that may be nodes, and records that could not be processed.
         processed: the processor's results for blocks that cannot be nodes. If the processor changes
             nothing, this is the same table as `raw`.
-        brought: how much was fetched since `Walker.prune`, in bytes, as counted by the code that
+        fetched: how much was fetched since `Walker.prune`, in bytes, as counted by the code that
             fetches.
     """
 
-    __slots__ = ("brought", "processed", "raw")
+    __slots__ = ("fetched", "processed", "raw")
 
     def __init__(self, raw: Table[bytes], processed: Table[T]) -> None:
         self.raw: Table[bytes] = raw
         self.processed: Table[T] = processed
-        self.brought: int = 0
+        self.fetched: int = 0
 
     @classmethod
     def empty(cls, *, alike: bool, many: bool = False) -> Blocks[T]:

@@ -423,7 +423,7 @@ class Walker(Cursor, Generic[T]):
         named = ahead.named()
         for table in blocks.tables:
             keep_only(table, named)
-        blocks.brought = 0
+        blocks.fetched = 0
 
 
 class _Attempt:
