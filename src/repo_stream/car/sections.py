@@ -1,4 +1,4 @@
-"""Sections of a CAR that lie here and there in a file, read and cut into CID and data.
+"""Read sections anywhere in a file, and cut them into CID and data.
 
 The compiled form takes half of the time.
 """

@@ -35,7 +35,7 @@ def frames_of(
     Args:
         node: the node; it has at least one key.
         keys: its keys as text.
-        depth: the depth at which it hangs.
+        depth: its depth in the tree.
         lower: the key before the node's subtree, `b""` if there is none.
         upper: the key after it, `None` if there is none.
     """

@@ -10,7 +10,7 @@ It accepts nearly all nodes of real repos and nothing that is not canonical, but
 wrong. Whatever it does not accept goes to the plain one, which reads field by field and raises the
 error that names the first fault. The tests compare the two.
 
-Rules about where a node hangs in the tree are in `rules`.
+Rules about a node's position in the tree are in `rules`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which keys of a repo are wanted: ranges of keys, and which parts of a tree lie within them.
+"""Which keys of a repo are wanted: ranges of keys, and which parts of a tree are within them.
 
 Keys are compared as bytes, which is the order of the tree. Text is in the same order by its code
 points, since a key is UTF-8.

@@ -1,10 +1,10 @@
-"""The rules that a node has to obey where it hangs in the tree, checked when a walk opens it.
+"""The rules that a node has to obey in its position in the tree, checked when a walk opens it.
 
 What can be seen in the bytes of a node alone is checked by `node.decode_node`: the canonical form,
 the links, the order of the keys, and how much of each is shared. Checked here:
 
-    every key has the depth at which the node hangs        WrongDepth
-    every key lies between the keys beside the subtree     KeyOutOfRange
+    every key has the depth of the node                    WrongDepth
+    every key is between the keys beside the subtree       KeyOutOfRange
     every key is UTF-8                                     InvalidKey
     a node at depth 0 has no subtrees                      ChildBelowLeaf
     a node below the root is not empty                     EmptyNode
@@ -44,7 +44,7 @@ __all__ = ["DEPTH_BOUNDS", "key_depth", "open_node", "open_node_plainly", "open_
 
 
 def key_depth(key: bytes) -> int:
-    """Return the depth at which a key hangs: half the number of leading zero bits of its SHA-256.
+    """Return the depth of a key in a tree: half the number of leading zero bits of its SHA-256.
 
     See https://atproto.com/specs/repository#mst-structure.
 

@@ -1,7 +1,7 @@
 """Tables: blocks, or what was made of them, by their CIDs.
 
 Such a table is a `dict`. The compiled form has a type of its own instead, which takes half the
-memory, and which can have what a walk needs next loaded into the processor's caches beforehand.
+memory, and which can load what a walk needs next into the processor's caches.
 """
 
 from __future__ import annotations

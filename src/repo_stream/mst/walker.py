@@ -24,7 +24,8 @@ error. If anything else interrupts a take (Ctrl-C in the processor), the caller 
 
 **Looking ahead.** `wanted` names the blocks that the walk needs next. It opens nodes ahead of the
 walk, on the same stack, so that none is opened twice. A walk that hands out nodes as well
-(`take_items`) must come by them one by one; it keeps its stack, and what is ahead beside it.
+(`take_items`) has to open them one by one; it leaves its stack alone, and keeps what is ahead in
+`_ahead`.
 
 What moves a walk without taking anything is in `cursor`, what it leaves out in `selection`.
 """

@@ -41,7 +41,7 @@ class Found(NamedTuple):
         raw: blocks as they came.
         processed: results, as dumped by the processor.
         far: blocks that are there, but too large to be read now.
-        odd: CIDs at whose offsets is something else.
+        odd: CIDs with something else at their offsets.
     """
 
     raw: dict[bytes, bytes]

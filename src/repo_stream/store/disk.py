@@ -81,9 +81,10 @@ class DiskBuilder:
         """Open a store: `await` it, or use it with `async with`, which also closes it.
 
         While a store with a path holds a repo, the repo's sections are in a log beside the
-        database, whose name is the database's and `-log`. Without a path both are temporary files
-        in the directory that SQLite uses for those (`SQLITE_TMPDIR`, `TMPDIR`, else `/var/tmp` or
-        `/tmp`); they have no names, and are gone when the store is closed or the process ends.
+        database, which has the database's name and `-log` after it. Without a path both are
+        temporary files in the directory that SQLite uses for those (`SQLITE_TMPDIR`, `TMPDIR`, else
+        `/var/tmp` or `/tmp`); they have no names, and are gone when the store is closed or the
+        process ends.
 
         Args:
             path: the database, which is created if it does not exist. An existing file must be
