@@ -9,8 +9,7 @@ import pickle
 from typing import Any
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 from multiformats import CID, multibase
 
 from repo_stream import Cid, InvalidCid

@@ -8,13 +8,11 @@ import tracemalloc
 from typing import cast
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from repo_stream import Cid, InvalidDagCbor
 from repo_stream.ipld.dagcbor import decode, decode_map, encode
-from repo_stream.testing import Link
-from repo_stream.testing import encode as plain_encode
+from repo_stream.testing import Link, encode as plain_encode
 from support.values import shape
 
 CID = Cid.of(b"a block")

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from repo_stream import CarDecoder, Cid, Limits, RepoStreamError
 from repo_stream.car.decoder import parse_header, parse_header_plainly

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from repo_stream import Cid
 from repo_stream.ipld.digest import agreeing, first_outside

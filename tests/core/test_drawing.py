@@ -8,8 +8,7 @@ from itertools import pairwise
 from types import ModuleType
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from support import ROOT
 

@@ -12,8 +12,7 @@ from typing import Any, Final, cast
 
 import cbor2
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from repo_stream import (
     BadNodeLink,

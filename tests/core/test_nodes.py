@@ -9,8 +9,7 @@ from itertools import pairwise, permutations
 from typing import cast
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from repo_stream import Limits, RepoStreamError
 from repo_stream.ipld.cid import ordinary

@@ -7,8 +7,7 @@ from hashlib import sha256
 from typing import cast
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from repo_stream.car.decoder import read_length
 from repo_stream.car.encoder import write_section

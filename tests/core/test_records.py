@@ -11,12 +11,10 @@ from typing import Any
 
 import libipld
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from repo_stream import Cid, DriverBuilder, InvalidDagCbor, Processor
-from repo_stream.ipld import dagcbor
-from repo_stream.ipld import datamodel as records
+from repo_stream.ipld import dagcbor, datamodel as records
 from repo_stream.process import dag_json, record
 
 CID = Cid.of(b"a record")

@@ -20,8 +20,7 @@ from zoneinfo import ZoneInfo
 
 import cbor2
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from repo_stream import Cid
 from repo_stream.ipld.spilled_values import dump_value, load_value

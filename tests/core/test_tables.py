@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from repo_stream import Cid
 from repo_stream.ipld.cid import ordinary

@@ -12,8 +12,7 @@ from typing import cast, get_args
 
 import cbor2
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from repo_stream import testing
 from repo_stream.testing import Link, Order, RawRecord, build_car, build_repo, made, repos

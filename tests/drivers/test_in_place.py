@@ -10,8 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from repo_stream import (
     CarError,
@@ -33,11 +32,9 @@ from repo_stream.testing import RawRecord, build_repo, cid_of
 from support import new_descriptors, pieces_of, replaced, traced, walk
 from support.cancelling import every_stop, in_two_ways
 from support.hostile import FAMILIES, Hostile
-from support.hostile_reading import check
-from support.hostile_reading import read as read_all
+from support.hostile_reading import check, read as read_all
 from support.in_place import CAR, REPO, SMALL, TO_DISK, opened, rest_of, without, written
-from support.streams import ORDERS, Outcome, car_in, in_memory
-from support.streams import walk_on as walk_to_the_end
+from support.streams import ORDERS, Outcome, car_in, in_memory, walk_on as walk_to_the_end
 
 MIB = 1 << 20
 

@@ -33,8 +33,7 @@ from repo_stream.store.repo_log import RepoLog
 from repo_stream.testing import RawRecord, build_repo, write_car
 from support import new_descriptors
 from support.in_place import CAR, REPO, SMALL, TO_DISK, opened, rest_of, without, written
-from support.streams import Outcome, car_in
-from support.streams import walk_on as walk_to_the_end
+from support.streams import Outcome, car_in, walk_on as walk_to_the_end
 
 MIB = 1 << 20
 KEYS = list(REPO.records)

@@ -58,8 +58,7 @@ from support.stores import (
     section,
     snapshot,
 )
-from support.streams import Outcome, car_in
-from support.streams import walk_on as walk_to_the_end
+from support.streams import Outcome, car_in, walk_on as walk_to_the_end
 
 REPO = build_repo({f"app.test.a/{n:02}": {"n": n} for n in range(24)})
 KEYS = [*REPO.records]

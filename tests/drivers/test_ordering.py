@@ -11,8 +11,7 @@ from typing import Any
 import anyio.lowlevel
 import cbor2
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from repo_stream import (
     BlockOrder,
