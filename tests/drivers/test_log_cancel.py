@@ -15,7 +15,7 @@ from repo_stream.store.log import LOG_START
 from repo_stream.testing import RawRecord, build_repo
 from support.cancelling import Pieces, Stop, every_stop, in_every_way, in_two_ways, leaving_nothing
 from support.stores import LOG_MARK, TO_DISK, log_of, names_in, section
-from support.streams import car_in
+from support.streams import budgeted, car_in
 
 REPO = build_repo(
     {f"app.test.a/{n:03}": RawRecord(b"%03d" % n + bytes(400)) for n in range(300)}
@@ -110,3 +110,36 @@ async def test_walk_cancelled_in_each_call_writes_the_same_log(
     async with leaving_nothing():
         for at in (1, 2, 3, 5, 8, 13):
             assert await log_after(path, order, Stop(at, how), every_call=True) == expected
+
+
+@in_two_ways
+@pytest.mark.parametrize("reused", [True, False], ids=["path", "pieces"])
+async def test_index_that_is_cancelled_goes_on_where_it_was(
+    how: str, reused: bool, tmp_path: Path
+) -> None:
+    """Each call is cancelled early, and each place is stored once."""
+    repo = build_repo(
+        {f"a/{n:04}": RawRecord(b"%04d" % n + bytes(500)) for n in range(3000)}
+        | {"b/0": RawRecord(b"0000" + bytes(500))}
+    )
+    car = tmp_path / "repo.car"
+    car.write_bytes(car_in(repo, "stream"))
+    walked: list[tuple[str, bytes]] = []
+    with budgeted(released=0, places=0):
+        async with DiskBuilder().open() as store:
+            source = car if reused else Pieces(car.read_bytes(), 60_000)
+            async with TO_DISK.stream_car(source, spill=store) as (_, driver):
+                walked += await driver.next_chunk(3000) or []
+                for _ in range(200):
+                    done = await Stop(6, how).run(lambda: driver.next_chunk(1))
+                    if done:
+                        break
+                else:
+                    pytest.fail("it never comes to an end")
+                for part in done:
+                    walked += part or []
+                stored = store.stored
+        assert walked == [(key, repo.blocks[cid]) for key, cid in repo.records.items()]
+        places = 8 * len(repo.blocks)
+        size = car.stat().st_size
+        assert stored == places if reused else places < stored < places + size

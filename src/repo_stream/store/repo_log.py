@@ -31,7 +31,7 @@ from repo_stream.car.decoder import Block, CarDecoder, Columns
 from repo_stream.car.encoder import write_header, write_section
 from repo_stream.car.files import OpenFile
 from repo_stream.car.reader import CarReader, checksum_of
-from repo_stream.errors import CarChanged, DiskError, RepoStreamError
+from repo_stream.errors import CarChanged, RepoStreamError
 from repo_stream.ipld.cid import Cid
 from repo_stream.limits import MIB, Limits
 from repo_stream.store.buckets import Buckets, candidates, has_room_for
@@ -122,9 +122,10 @@ class RepoLog:
         self._ahead = 0
         # The checksum of the CIDs that were added before the rest of the CAR.
         self._checksum = 0
-        # The index, the blocks to add next (and how many of them have been added), and the offset
-        # of the next one.
+        # The index, how far it is built (`None` when all of it is), the blocks to add next (and how
+        # many of them have been added), and the offset of the next one.
         self._places: Places | None = None
+        self._scan: _Scan | None = None
         self._noting: tuple[Columns, int] | None = None
         self._noted = 0
         self._start = reader.header_end if self._file is not None else LOG_START
@@ -206,8 +207,12 @@ class RepoLog:
     def expect(self, cids: Sequence[bytes], blocks: Sequence[bytes]) -> None:
         """Announce the next blocks of the CAR; `note` puts them into the index, if there is one."""
         self._blocks += 0 if self._file is not None else len(cids)
-        if self._places is not None:
+        if self._is_indexed:
             self._noting = ([*cids], [*blocks]), 0
+
+    @property
+    def _is_indexed(self) -> bool:
+        return self._places is not None and self._scan is None
 
     @contextmanager
     def _dropping_index_on_failure(self) -> Generator[None]:
@@ -217,8 +222,8 @@ class RepoLog:
         """
         try:
             yield
-        except DiskError:
-            self._places = self._noting = None
+        except RepoStreamError:
+            self._places = self._scan = self._noting = None
             raise
 
     async def note(self) -> None:
@@ -238,41 +243,41 @@ class RepoLog:
     async def index(self) -> None:
         """Build the index of all that is in the log by now, unless there is one.
 
+        If it is cancelled, the next call goes on where it was.
+
         Raises:
             CarError: if the file has been changed since it was read.
             DiskError: if the store fails.
         """
-        if self._places is not None:
+        if self._is_indexed:
             return
         await self.flush()
-        end, expected = self.offset, self._reader.checksum
-        checksum = 0
-        places = Places()
-        at = self._start
-        # All of it has been decoded before. A result may be longer than any block.
-        decoder = CarDecoder(limits=_NO_LIMITS, verify_cids=False)
-        decoder.feed(write_header(self._reader.header.roots))
-        for start in range(self._start, end, _SCANNED):
-            size = min(_SCANNED, end - start)
-            data = await self._visit(partial(_read, start, size))
-            if len(data) < size:
-                self._changed(start + len(data))
-            try:
-                cids, blocks = decoder.feed_columns(data)
-            except RepoStreamError:
-                self._changed(start)
-            checksum = checksum_of(cids, checksum)
-            for first in range(0, len(cids), _NOTED):
-                some = slice(first, first + _NOTED)
-                at = places.add(cids[some], blocks[some], at)
-                await self._turn.pause_if_over()
-            if places.size > self._room:
-                await (await self._store()).put_places(places)
-        if at != end:
-            self._changed(at)
-        if checksum != expected:  # a block whose CID has been changed would be reported missing
-            self._changed(self._start)
-        self._places, self._noted = places, end
+        end, checksum = self.offset, self._reader.checksum
+        if self._places is None or self._scan is None:
+            self._places, self._noted = Places(), self._start
+            self._scan = _Scan(self._start, self._reader.header.roots)
+        scan = self._scan
+        with self._dropping_index_on_failure():
+            await self.note()
+            while scan.at < end:
+                size = min(_SCANNED, end - scan.at)
+                data = await self._visit(partial(_read, scan.at, size))
+                self._noting = self._scanned(scan, data, size), 0
+                await self.note()
+            if self._noted != end:
+                self._changed(self._noted)
+            if scan.checksum != checksum:  # a block with another CID would be reported missing
+                self._changed(self._start)
+        self._scan = None
+
+    def _scanned(self, scan: _Scan, data: bytes, size: int) -> Columns:
+        """Return the blocks in the next bytes of the log, of which there were `size` before."""
+        if len(data) < size:
+            self._changed(scan.at + len(data))
+        try:
+            return scan.feed(data)
+        except RepoStreamError:
+            self._changed(scan.at)
 
     async def seal(self) -> None:
         """Write what is left, and commit: nothing more will be added."""
@@ -377,7 +382,30 @@ class RepoLog:
         raise CarChanged(offset=at, cid=None if cid is None else Cid(cid))
 
 
+# All of a log has been decoded before. A result may be longer than any block.
 _NO_LIMITS: Final = Limits(block_bytes=1 << 62)
+
+
+class _Scan:
+    """How far a log has been read again to build its index.
+
+    Attributes:
+        at: the offset of the next byte.
+        checksum: the checksum of the CIDs so far.
+    """
+
+    def __init__(self, start: int, roots: Sequence[Cid]) -> None:
+        self.at = start
+        self.checksum = 0
+        self._decoder = CarDecoder(limits=_NO_LIMITS, verify_cids=False)
+        self._decoder.feed(write_header(roots))
+
+    def feed(self, data: bytes) -> Columns:
+        """Return the blocks that end in the next bytes."""
+        columns = self._decoder.feed_columns(data)
+        self.checksum = checksum_of(columns[0], self.checksum)
+        self.at += len(data)
+        return columns
 
 
 def _read(start: int, size: int, file: OpenFile) -> bytes:
