@@ -23,7 +23,7 @@ class Style:
         strong: whether it is thick and solid, with filled markers, or thin and dashed, with hollow
             ones.
         marker: the shape of its markers, as matplotlib calls it.
-        width: how thick it is if it is strong, in points. A wide and pale one is seen under another.
+        width: how thick it is if it is strong, in points. A wide, pale one is seen under another.
     """
 
     colour: str
