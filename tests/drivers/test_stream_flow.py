@@ -36,12 +36,20 @@ from repo_stream import (
 from repo_stream.mst.tables import KEY_COST
 from repo_stream.process import Processor, noop
 from repo_stream.store.memory import MemoryStore
-from repo_stream.testing import BuiltRepo, build_repo, car_header, cid_of, made_car, section
+from repo_stream.testing import (
+    BuiltRepo,
+    build_repo,
+    car_header,
+    cid_of,
+    made_car,
+    section,
+    write_car,
+)
 from repo_stream.testing.car_server import CarServer
 from support import columns, pieces_of
 from support.cancelling import Pieces, rest_of, usable
 from support.stores import becomes, file_size_limit, lasting_threads, names_in
-from support.streams import Counted, car_in, in_memory, streamed
+from support.streams import Counted, budgeted, car_in, in_memory, streamed
 
 REPO = build_repo(
     {
@@ -226,6 +234,23 @@ async def test_record_that_comes_back_from_disk_counts_once() -> None:
         assert [key for key, _ in await driver.next_keys(1) or ()] == ["app.test.a/000"]
         assert len(await rest_of(driver)) == 299
         assert driver.left_over == 0
+
+
+async def test_copy_of_the_commit_moves_no_other_block() -> None:
+    """It is not processed. A record behind it is passed, released, and used at another key."""
+    records = {f"a/{n:04}": {"n": n, "text": "x" * 90} for n in range(400)}
+    repo = build_repo(records | {f"b/{n:04}": records[f"a/{n:04}"] for n in range(300, 310)})
+    blocks = [*repo.blocks.items()]
+    at = blocks.index((repo.records["a/0300"], repo.blocks[repo.records["a/0300"]]))
+    blocks[at:at] = [(repo.commit_cid, repo.commit)] * 2
+    car = write_car([repo.commit_cid], blocks)
+    builder = DriverBuilder(block_processor=len)
+    with budgeted(released=0):  # what is released is in the log alone
+        async with builder.stream_car(pieces_of(car, 2000)) as (_, driver):
+            assert len(await driver.next_chunk(300) or []) == 300
+            assert len(await driver.next_keys(10) or []) == 10
+            assert len(await rest_of(driver)) == 100
+            assert driver.left_over == 2
 
 
 @pytest.mark.parametrize("order", ["stream", "shuffled"])

@@ -94,7 +94,6 @@ class Incoming(Generic[T]):
         else:
             self.used_kept([commit.cid])
         self.order.in_order = loading.commit_first
-        kept.piece.had_commit(loading.before_commit, loading.commit_size)
         if before := loading.before_commit:
             new = kept.new_among(self.arrivals.cids[:before])
             self.order.had_to_keep(kept.early + len(new))
@@ -117,7 +116,7 @@ class Incoming(Generic[T]):
         if columns is None:
             self._at_end = True
             return False
-        self._kept.piece.replace(Arrivals(*columns), self._kept.log_end)
+        self._kept.piece.replace(Arrivals(*columns), self._kept.log_end, self._loading.left_out)
         return True
 
     async def drain(self, *, keep: bool) -> None:

@@ -6,7 +6,6 @@ has been started (`writing`), everything that is read goes there as well.
 
 from __future__ import annotations
 
-from itertools import compress
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from repo_stream.car.decoder import Columns
@@ -20,7 +19,7 @@ from repo_stream.store.memory import MemoryStore
 from repo_stream.store.repo_log import RepoLog
 from repo_stream.turn import Turn
 
-__all__ = ["BATCH", "Loading", "Unstored", "root_of"]
+__all__ = ["BATCH", "LeftOut", "Loading", "Unstored", "root_of"]
 
 T = TypeVar("T")
 
@@ -39,6 +38,18 @@ class Unstored(NamedTuple):
 
     message: str
     cause: Exception
+
+
+class LeftOut(NamedTuple):
+    """A section among the blocks that were read, which is not one of them: that of the commit.
+
+    Attributes:
+        before: how many of the blocks come before it.
+        size: its size in bytes.
+    """
+
+    before: int
+    size: int
 
 
 def root_of(reader: CarReader) -> Cid:
@@ -76,8 +87,8 @@ class Loading(Generic[T]):
         #: Whether the commit was the first block, and how many blocks of its piece came before it.
         self.commit_first: bool = False
         self.before_commit: int = 0
-        #: The size of its section, in bytes.
-        self.commit_size: int = 0
+        #: The sections that were left out of the blocks that were read last.
+        self.left_out: list[LeftOut] = []
         #: The log that all blocks go to, once it has been started.
         self.log: RepoLog | None = None
         #: Results that could not be stored, by the CIDs of their blocks.
@@ -132,12 +143,11 @@ class Loading(Generic[T]):
             await self.log.keep_up()
         cids, blocks = columns = self._coming
         self._coming = None
+        self.left_out = []
         if self.commit is None:
             self._pick_commit(cids, blocks)
         if self.store.processes and self._root in cids:
-            # A second copy of the commit must not be processed either.
-            others = [cid != self._root for cid in cids]
-            return [*compress(cids, others)], [*compress(blocks, others)]
+            return self._without_copies(cids, blocks)
         return columns
 
     def _pick_commit(self, cids: list[bytes], blocks: list[bytes]) -> None:
@@ -147,9 +157,20 @@ class Loading(Generic[T]):
         at = cids.index(self._root)
         self.commit_first = self.blocks == len(cids) and at == 0
         self.commit = Commit.decode(blocks[at], self._root)
-        self.commit_size = section_size(cids[at], blocks[at])
+        self.left_out.append(LeftOut(at, section_size(cids[at], blocks[at])))
         self.store.keep_raw(cids.pop(at), blocks.pop(at))
         self.before_commit = at
+
+    def _without_copies(self, cids: list[bytes], blocks: list[bytes]) -> Columns:
+        """Leave out copies of the commit: they must not be processed either."""
+        others: Columns = [], []
+        for cid, data in zip(cids, blocks, strict=True):
+            if cid == self._root:
+                self.left_out.append(LeftOut(len(others[0]), section_size(cid, data)))
+            else:
+                others[0].append(cid)
+                others[1].append(data)
+        return others
 
     def commit_found(self) -> Commit:
         """Return the commit, or raise `MissingCommit` if the file did not have it."""

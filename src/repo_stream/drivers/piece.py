@@ -7,6 +7,7 @@ from itertools import accumulate
 
 from repo_stream.car.decoder import Block
 from repo_stream.car.encoder import section_size
+from repo_stream.drivers.loading import LeftOut
 from repo_stream.mst.blocks import Arrivals
 
 __all__ = ["Piece", "starts_of"]
@@ -26,30 +27,25 @@ class Piece:
         self.start: int = 0
         self._end = end
         self._starts: list[int] | None = None
-        # How many blocks come before the commit, and the size of its section.
-        self._before_commit = 0
-        self._commit_size = 0
+        self._left_out: Sequence[LeftOut] = ()
 
-    def replace(self, arrivals: Arrivals, end: int) -> None:
-        """Go on to the next piece, which ends at an offset in the log."""
+    def replace(self, arrivals: Arrivals, end: int, left_out: Sequence[LeftOut]) -> None:
+        """Go on to the next piece.
+
+        Args:
+            arrivals: its blocks.
+            end: the offset in the log at which it ends, in bytes.
+            left_out: the sections among them that are not in `arrivals`.
+        """
         self.drop()
-        self.arrivals = arrivals
+        self.arrivals, self._left_out = arrivals, left_out
         self.start, self._end = self._end, end
 
     def drop(self) -> None:
         """Forget the blocks."""
         self.arrivals = Arrivals()
         self._starts = None
-        self._before_commit = self._commit_size = 0
-
-    def had_commit(self, before: int, size: int) -> None:
-        """Note that the commit was in this piece.
-
-        Args:
-            before: how many blocks come before it.
-            size: the size of its section, in bytes.
-        """
-        self._before_commit, self._commit_size = before, size
+        self._left_out = ()
 
     def starts(self) -> list[int]:
         """Return the offset in the log of each block."""
@@ -57,10 +53,12 @@ class Piece:
             arrivals = self.arrivals
             blocks = [*zip(arrivals.cids, arrivals.data, strict=True)]
             self._starts = starts_of(blocks, self.start)
-            if self._commit_size:
-                before = self._before_commit
-                behind = [start + self._commit_size for start in self._starts[before:]]
-                self._starts[before:] = behind
+            if self._left_out:
+                sizes = [0] * (len(blocks) + 1)
+                for before, size in self._left_out:
+                    sizes[before] += size
+                moved = zip(self._starts, accumulate(sizes[:-1]), strict=True)
+                self._starts = [start + size for start, size in moved]
         return self._starts
 
     def rest(self) -> list[Block]:
