@@ -47,7 +47,8 @@ from repo_stream.testing import (
 )
 from repo_stream.testing.car_server import CarServer
 from support import columns, pieces_of
-from support.cancelling import Pieces, rest_of, usable
+from support.cancelling import Pieces, usable
+from support.driving import rest_of
 from support.stores import becomes, file_size_limit, lasting_threads, names_in
 from support.streams import Counted, budgeted, car_in, in_memory, streamed
 

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any, Protocol, TypeAlias, cast
 
 import anyio
-import anyio.to_thread
 from anyio.abc import ByteReceiveStream
 from anyio.lowlevel import checkpoint
 
