@@ -12,7 +12,7 @@ import pytest
 
 from repo_stream import DiskBuilder, DriverBuilder, Output, StreamDriver
 from repo_stream.store.places import Places
-from repo_stream.testing import build_repo
+from repo_stream.testing import build_repo, write_car
 from support.cancelling import (
     Pieces,
     every_stop,
@@ -282,6 +282,26 @@ async def test_blocks_that_are_let_go_of_meanwhile_are_not_lost(
                     assert found.value == expected[3][1]
                 assert store.stored == 0
     assert aside or order != "swapped"
+
+
+@in_two_ways
+async def test_repo_is_whole_after_the_start_of_its_log_was_cancelled(how: str) -> None:
+    """All of the file has been read by then, and what was released is in the log alone."""
+    cids = list(REPO.blocks)
+    early = cids.pop(80)
+    cids.insert(60, early)
+    car = write_car([REPO.commit_cid], [(cid, REPO.blocks[cid]) for cid in cids])
+    with budgeted(store=8000, write=2000):
+        async with leaving_nothing():
+            for stop in every_stop(how, at_least=5):
+                async with builder(16).stream_car(Pieces(car, len(car))) as (_, driver):
+                    assert await driver.next_chunk(2) == EXPECTED[:2]
+                    done = await stop.run(lambda: driver.next_chunk(98))
+                    for key, value in EXPECTED[::40]:
+                        found = await driver.get(key)
+                        assert found is not None
+                        assert found.value == value
+                    assert await rest_of(driver) == EXPECTED[100 if done else 2 :]
 
 
 @pytest.mark.both_loops

@@ -144,8 +144,8 @@ class Incoming(Generic[T]):
         if kept.everything and self.over and kept.is_settled:
             return
         kept.everything = True
-        await kept.move_if_only_logged()
         await kept.resume()
+        await kept.move_if_only_logged()
         while not kept.on_disk:
             if kept.released_in_memory:
                 kept.put_released_back()

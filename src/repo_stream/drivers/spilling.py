@@ -137,8 +137,8 @@ class Kept(Generic[T]):
 
     @property
     def is_settled(self) -> bool:
-        """Whether no block in memory is released, or about to move to disk."""
-        return not self._released.blocks and not self._moving
+        """Whether all kept blocks are in memory to stay, and none of them is released."""
+        return not (self._released.blocks or self._released_to_log or self._moving)
 
     @property
     def counts(self) -> bool:
