@@ -69,9 +69,13 @@ class Released:
         elif not used:
             self.passed.update(cids)
 
+    def oldest(self, n: int) -> list[Block]:
+        """Return the oldest `n` blocks."""
+        return [(cid, self.blocks[cid]) for cid in islice(self.blocks, n)]
+
     def take(self, n: int) -> tuple[list[Block], set[bytes]]:
         """Remove and return the oldest `n` blocks, and which of them were not used."""
-        some = [(cid, self.blocks[cid]) for cid in islice(self.blocks, n)]
+        some = self.oldest(n)
         cids = [cid for cid, _ in some]
         passed = self.passed.intersection(cids)
         self.passed.difference_update(cids)

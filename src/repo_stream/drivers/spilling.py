@@ -303,9 +303,10 @@ class Kept(Generic[T]):
 
     def put_released_back(self) -> None:
         """Keep some released blocks again."""
-        blocks, passed = self._released.take(BATCH)
-        for cid, block in blocks:
+        for cid, block in self._released.oldest(BATCH):
             self._loading.store.put_back(cid, block=block, result=None)
+        # Only now, as `size_of` of the processor may have been interrupted.
+        blocks, passed = self._released.take(BATCH)
         self.used.update([cid for cid, _ in blocks if cid not in passed])
 
     @property
