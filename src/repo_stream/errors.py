@@ -746,7 +746,14 @@ class DiskIOError(DiskError):
 
 
 class StoreClosed(DiskError):
-    """The store has been closed or reset, or has another repo by now."""
+    """The store has been closed or reset, or has another repo by now; or the repo was closed."""
+
+    @classmethod
+    def of_repo(cls) -> StoreClosed:
+        """Return the error for a repo that was closed, which may have had no store."""
+        error = cls("", path=None)
+        error.args = ("the repo was closed; use it within `async with`",)
+        return error
 
 
 # --- Extras -------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from __future__ import annotations
 # pyright: reportInvalidTypeVarUse=false
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast, overload
 
 from repo_stream.car.reader import CarReader
 from repo_stream.car.source import Source
@@ -140,8 +140,8 @@ def open_car(
         MemLimitExceeded: if the blocks before the commit exceed the limit, and `spill` is `False`.
         ProcessError: if results of the processor cannot be stored on disk.
         DiskError: if the store fails.
-        TypeError: if `source` is not a supported source, if `collections` is a `str`, or if there
-            is no such keyword.
+        TypeError: if `source` is not a supported source, if `collections`, `key_range` or `spill`
+            is of the wrong type, or if there is no such keyword.
         ValueError: if a name, a range or `on_error` is not valid.
 
     Example:
@@ -154,7 +154,7 @@ def open_car(
         keywords["key_range"],
         keywords["prefix"],
     )
-    _refuse_text(collections=collections, key_range=key_range)
+    _check_shapes(collections=collections, key_range=key_range)
     builder: DriverBuilder[Any] = DriverBuilder(  # Any: see the overloads
         block_processor=block_processor,
         mem_limit_mb=keywords["mem_limit_mb"],
@@ -180,12 +180,16 @@ def open_car(
     )
 
 
-def _refuse_text(*, collections: object, key_range: object) -> None:
-    """Refuse one `str` instead of several: it would be taken apart into its characters."""
+def _check_shapes(*, collections: object, key_range: object) -> None:
+    """Refuse what is not several names or a pair: a `str` would be split into its characters."""
     if isinstance(collections, str):
         raise TypeError(f"collections must be a list of NSIDs, such as [{collections!r}]")
-    if isinstance(key_range, str):
+    if key_range is not None and not _is_pair(key_range):
         raise TypeError(f"key_range must be a pair, (start, stop), not {key_range!r}")
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, (tuple, list)) and len(cast("list[object]", value)) == 2
 
 
 @asynccontextmanager

@@ -210,7 +210,8 @@ def order_car(
         CommitError: if its commit is missing or not valid.
         MemLimitExceeded: if the blocks before the commit exceed the limit, and `spill` is `False`.
         DiskError: if the store fails.
-        TypeError: if `source` is not a supported source, or if there is no such keyword.
+        TypeError: if `source` is not a supported source, if `spill` is of the wrong type, or if
+            there is no such keyword.
 
     Example:
         >>> async def ordered(source: Source) -> bytes:

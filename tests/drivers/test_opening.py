@@ -132,8 +132,25 @@ def test_one_text_is_not_taken_for_a_list() -> None:
     wrong: Any = "com.example.a"
     with pytest.raises(TypeError, match=r"\['com\.example\.a'\]"):
         open_car(REPO.to_car(), collections=wrong)
-    with pytest.raises(TypeError, match="start, stop"):
-        open_car(REPO.to_car(), key_range=wrong[:2])
+    no_pairs: list[Any] = [wrong[:2], ("a", "b", "c"), ("a",), 5]
+    for pair in no_pairs:
+        with pytest.raises(TypeError, match="start, stop"):
+            open_car(REPO.to_car(), key_range=pair)
+
+
+@pytest.mark.parametrize("spill", [True, 5, b"work.db"], ids=repr)
+async def test_what_cannot_be_a_store_is_refused_before_it_is_needed(spill: Any) -> None:
+    with pytest.raises(TypeError, match="spill must be a path, a DiskStore, None or False, not"):
+        async with open_car(REPO.to_car(), spill=spill):
+            pass
+
+
+async def test_closed_repo_says_so_and_does_not_speak_of_a_store() -> None:
+    async with open_car(REPO.to_car()) as repo:
+        pass
+    with pytest.raises(StoreClosed) as caught:
+        await repo.next_chunk()
+    assert str(caught.value) == "the repo was closed; use it within `async with`"
 
 
 # --- How it streams -------------------------------------------------------------------------------

@@ -305,7 +305,7 @@ class DriverBuilder(Options[T]):
             MemLimitExceeded: if the blocks before the commit exceed the limit, and `spill` is
                 `False`.
             DiskError: if the store fails.
-            TypeError: if `source` is not a supported source.
+            TypeError: if `source` is not a supported source, or `spill` is of the wrong type.
 
         Example:
             >>> async def total(source: Source) -> int:

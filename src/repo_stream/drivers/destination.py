@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from repo_stream.drivers.keywords import Spill
@@ -18,9 +19,13 @@ class Destination:
     Args:
         spill: the store, or the path of its database; `None` for a temporary file.
         cache: the size of SQLite's page cache, in bytes.
+
+    Raises:
+        TypeError: if `spill` is anything else.
     """
 
     def __init__(self, spill: Spill, cache: int) -> None:
+        _check_type(spill)
         self._spill: Spill = spill
         self._cache = cache
         self._store: DiskStore | None = None
@@ -54,3 +59,13 @@ class Destination:
         finally:
             if self._opened_here:
                 await store.aclose()
+
+
+def _check_type(spill: object) -> None:
+    """Raise `TypeError` for what cannot be a store, before one is needed."""
+    if spill is None or spill is False or isinstance(spill, (str, os.PathLike)):
+        return
+    from repo_stream.store.disk import DiskStore  # noqa: PLC0415 - imported if there is one
+
+    if not isinstance(spill, DiskStore):
+        raise TypeError(f"spill must be a path, a DiskStore, None or False, not {spill!r}")

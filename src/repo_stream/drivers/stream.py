@@ -220,9 +220,7 @@ class StreamDriver(RepoDriver[T]):
 
     async def aclose(self) -> None:
         """End the walk, and close what was opened for it. Afterwards it raises `StoreClosed`."""
-        self._error = StoreClosed(
-            "the repo was closed; use its driver within `async with`", path=None
-        )
+        self._error = StoreClosed.of_repo()
         self._ready.clear()
         await self._kept.aclose()
 
