@@ -150,6 +150,21 @@ def test_the_command_line_writes_a_made_car(tmp_path: Path) -> None:
     assert out.read_bytes() == anyio.run(lambda: whole(50, order="stream", seed=7))
 
 
+@pytest.mark.parametrize(
+    ("out", "records", "message"),
+    [
+        pytest.param("made.car", "-1", "must not be negative, not -1", id="negative number"),
+        pytest.param("nowhere/made.car", "1", "No such file or directory", id="no such folder"),
+    ],
+)
+def test_the_command_line_explains_wrong_usage(
+    out: str, records: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / out), "--records", records])
+    assert message in capsys.readouterr().err
+
+
 def test_the_sample_is_a_made_car() -> None:
     sample = SAMPLE.read_bytes()
     assert sample == anyio.run(lambda: whole(500, order="export"))

@@ -534,7 +534,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--did", default=DID, help="the account (default: %(default)s)")
     options = parser.parse_args(arguments)
     pieces = made_car(options.records, did=options.did, order=options.order, seed=options.seed)
-    anyio.run(_write, options.out, pieces)
+    try:
+        anyio.run(_write, options.out, pieces)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
 
 
 async def _write(path: str, pieces: AsyncGenerator[bytes, None]) -> None:
