@@ -28,7 +28,7 @@ from repo_stream.testing import RawRecord, build_repo, write_car
 from repo_stream.turn import Turn
 from support import pieces_of, traced
 from support.in_place import CAR, REPO, opened, rest_of, written
-from support.stores import cid, log_of
+from support.stores import cid, log_of, places_of
 
 COMMIT = REPO.commit_cid
 BLOCKS = {cid: data for cid, data in REPO.blocks.items() if cid != COMMIT}
@@ -231,3 +231,21 @@ async def test_nothing_is_written_before_it_is_enough_for_a_write(tmp_path: Path
         assert len(leases) == 1
         assert log_of(path).stat().st_size == log.end
         await reader.aclose()
+
+
+async def test_places_of_a_bucket_are_one_row_once_all_have_been_added() -> None:
+    cids = [cid(n) for n in range(3000)]
+    async with DiskBuilder().open() as store:
+        lease = await store.begin(64)
+        await lease.append(LOG_START, [bytes(100)], 1)
+        for at in (LOG_START, 10_000_000, 20_000_000):
+            await lease.put_places(places_of(3000, at))
+        before, stored = await lease.buckets(cids), store.stored
+        await lease.seal()
+        assert await lease.buckets(cids) == before
+        assert store.stored == stored
+        rows = await lease._database.places(sorted(before))
+        assert len(rows) == len(before)
+        await lease.put_places(places_of(3000, 30_000_000))  # a log that is indexed again
+        again = await lease.buckets(cids)
+        assert [*map(len, again.values())] == [len(each) // 3 for each in before.values()]

@@ -68,6 +68,8 @@ class Database:
         self._identity: tuple[int, int] | None = None
         # The log, once something has been appended.
         self._log: Log | None = None
+        # Whether the places of each bucket are together.
+        self._merged = False
 
     @classmethod
     async def open(cls, path: Path | None) -> Database:
@@ -116,6 +118,7 @@ class Database:
         await self._run(self._reset)
 
     async def _reset(self, connection: aiosqlite.Connection) -> None:
+        self._merged = False
         await self._remove_log()
         await sql.reset(connection)
 
@@ -144,11 +147,17 @@ class Database:
 
     async def put_places(self, buckets: Iterable[tuple[int, bytearray]]) -> None:
         """Add places to buckets, each with its number."""
+        self._merged = False
         await self._run(sql.put_places, buckets)
 
     async def places(self, buckets: Sequence[int]) -> list[tuple[int, bytes]]:
         """Return the places in buckets: one or more rows a bucket, in the order of `put_places`."""
-        return await self._run(sql.places, buckets)
+        return await self._run(sql.merged_places if self._merged else sql.places, buckets)
+
+    async def merge_places(self) -> None:
+        """Bring the places of each bucket together, as all of them have been added."""
+        await self._run(sql.merge_places)
+        self._merged = True
 
     async def commit(self) -> None:
         """Commit what has been recorded."""

@@ -349,9 +349,11 @@ class Lease:
             return await self._database.visit(work)
 
     async def seal(self) -> None:
-        """Commit what has been recorded: nothing more will be appended."""
+        """Merge the places and commit what has been recorded: nothing more will be added."""
         with self._guard:
             self.check()
+            if self.place_bytes:
+                await self._database.merge_places()
             await self._database.commit()
 
     async def abandon(self) -> None:

@@ -1,9 +1,11 @@
 """The SQL of a store's database.
 
-Two tables: `extents` records what has been appended to the log (an *extent* is one write: where it
-starts, how long it is, how many blocks end in it), and `places` keeps the places of blocks that are
-too many for the memory, bucket by bucket. All writes are in one transaction whose journal is in
-memory. A crash can leave the file damaged; it is then refused as `StoreCorrupt` and can be deleted.
+`extents` records what has been appended to the log (an *extent* is one write: where it starts, how
+long it is, how many blocks end in it), and `places` keeps the places of blocks that are too many
+for the memory. There a bucket has a row for each time that places were added. Once all have been
+added, they move to `merged`, where a bucket is one row: a million blocks would else be looked for
+in eight rows each. All writes are in one transaction whose journal is in memory. A crash can leave
+the file damaged; it is then refused as `StoreCorrupt` and can be deleted.
 
 These functions run in the event loop that `aiosqlite` lives in, one at a time.
 """
@@ -16,19 +18,34 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
+from repo_stream.store.buckets import BUCKETS
 from repo_stream.store.foreign import APPLICATION_ID
 from repo_stream.store.sqlite_errors import primary_code
 
 if TYPE_CHECKING:
     import aiosqlite
 
-__all__ = ["begin", "commit", "connect", "places", "put_places", "record", "reset"]
+__all__ = [
+    "begin",
+    "commit",
+    "connect",
+    "merge_places",
+    "merged_places",
+    "places",
+    "put_places",
+    "record",
+    "reset",
+]
 
 R = TypeVar("R")
+
+# Buckets that are merged at a time. Of a million blocks they have half a MiB of places.
+_MERGED_AT_ONCE: Final = 1024
 
 _TABLES: Final = {
     "extents": "offset INTEGER PRIMARY KEY, length INT NOT NULL, blocks INT NOT NULL",
     "places": "bucket INT NOT NULL, places BLOB NOT NULL",
+    "merged": "bucket INTEGER PRIMARY KEY, places BLOB NOT NULL",
 }
 
 
@@ -147,6 +164,26 @@ async def put_places(
     await cursor.close()
 
 
+async def merge_places(connection: aiosqlite.Connection) -> None:
+    """Move the places to `merged`, a row for each bucket.
+
+    They are deleted as they go, so that their pages are used again. None of these pages was there
+    when the transaction began, so the journal has none of them.
+    """
+    await _index_places(connection)
+    some = "SELECT bucket, places FROM places WHERE bucket BETWEEN ? AND ? ORDER BY rowid"
+    for first in range(0, BUCKETS, _MERGED_AT_ONCE):
+        buckets: dict[int, bytes] = {}
+        between = (first, first + _MERGED_AT_ONCE - 1)
+        for bucket, rows in await connection.execute_fetchall(some, between):
+            buckets[bucket] = buckets.get(bucket, b"") + rows
+        insert = "INSERT OR REPLACE INTO merged VALUES (?, ?)"
+        cursor = await connection.executemany(insert, buckets.items())
+        await cursor.close()
+        delete = "DELETE FROM places WHERE bucket BETWEEN ? AND ?"
+        await connection.execute_fetchall(delete, between)
+
+
 async def commit(connection: aiosqlite.Connection) -> None:
     """Commit the transaction."""
     await connection.commit()
@@ -159,12 +196,25 @@ async def places(
     connection: aiosqlite.Connection, buckets: Sequence[int]
 ) -> list[tuple[int, bytes]]:
     """Return the rows of buckets, in the order in which they were added to each."""
-    # Built when it is first needed: to keep it up with each added row takes longer.
-    index = "CREATE INDEX IF NOT EXISTS places_by_bucket ON places (bucket)"
-    await connection.execute_fetchall(index)
+    await _index_places(connection)
     marks = ",".join("?" * len(buckets))
     query = (
         "SELECT bucket, places FROM places "  # noqa: S608 - `marks` has nothing but marks
         f"WHERE bucket IN ({marks}) ORDER BY bucket, rowid"
     )
     return cast("list[tuple[int, bytes]]", await connection.execute_fetchall(query, buckets))
+
+
+async def merged_places(
+    connection: aiosqlite.Connection, buckets: Sequence[int]
+) -> list[tuple[int, bytes]]:
+    """Return the row of each of some buckets, after `merge_places`."""
+    marks = ",".join("?" * len(buckets))
+    query = f"SELECT bucket, places FROM merged WHERE bucket IN ({marks})"  # noqa: S608 - as above
+    return cast("list[tuple[int, bytes]]", await connection.execute_fetchall(query, buckets))
+
+
+async def _index_places(connection: aiosqlite.Connection) -> None:
+    # Built when it is first needed: to keep it up with each added row takes longer.
+    index = "CREATE INDEX IF NOT EXISTS places_by_bucket ON places (bucket)"
+    await connection.execute_fetchall(index)
