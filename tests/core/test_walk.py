@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import cbor2
 import pytest
@@ -33,7 +33,21 @@ from repo_stream.testing import (
 from support.forms import both_forms
 from support.trees import keys_of
 
-form = both_forms("repo_stream.mst.walker", __name__)
+form = both_forms(
+    "repo_stream.mst.walker",
+    __name__,
+    below=["repo_stream.mst.cursor", "repo_stream.mst.lookahead"],
+)
+
+
+def test_all_parts_of_a_walker_are_of_one_form() -> None:
+    walker: type[Walker[Any]] = Walker
+    look_ahead = walker.wanted.__globals__["look_ahead"]
+    parts = [each.__module__ for each in (*walker.__mro__, look_ahead)]
+    ours = [module for module in parts if module.startswith("repo_stream.")]
+    assert len(ours) == 3
+    assert len({"._" in module for module in ours}) == 1, ours
+
 
 LIMITS: Final = Limits()
 Triple = tuple[str, bytes, bytes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -17,25 +17,24 @@ from repo_stream._compiled import COMPILED
 __all__ = ["both_forms", "plain_form"]
 
 
-def both_forms(name: str, tests: str) -> Callable[..., Any]:
+def both_forms(name: str, tests: str, *, below: Sequence[str] = ()) -> Callable[..., Any]:
     """A fixture that runs all tests of a file with either form of a module.
 
     Args:
         name: the full name of a module that has a compiled form.
         tests: the full name of the file's module. Both have the functions of one form, and then of
             the other.
+        below: the full names of modules with compiled forms that it is made of, the lowest first.
+            They are of the same form.
     """
-    module = import_module(name)
+    modules = [import_module(each) for each in (*below, name)]
 
     @pytest.fixture(scope="module", autouse=True, params=["plain", "compiled"][: 1 + COMPILED])
     def form(request: pytest.FixtureRequest) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             if request.param == "plain" and COMPILED:
-                for each, plain in _differences(module).items():
-                    compiled = vars(module)[each]
-                    for place in (module, sys.modules[tests]):
-                        if vars(place).get(each) is compiled:
-                            patch.setattr(place, each, plain)
+                for module in modules:
+                    _make_plain(module, sys.modules[tests], patch)
             yield
 
     return form
@@ -52,6 +51,14 @@ def plain_form(module: ModuleType) -> ModuleType:
         patch.setitem(sys.modules, spec.name, copy)
         spec.loader.exec_module(copy)
     return copy
+
+
+def _make_plain(module: ModuleType, tests: ModuleType, patch: pytest.MonkeyPatch) -> None:
+    for name, plain in _differences(module).items():
+        compiled = vars(module)[name]
+        for place in (module, tests):
+            if vars(place).get(name) is compiled:
+                patch.setattr(place, name, plain)
 
 
 def _differences(module: ModuleType) -> dict[str, Any]:
