@@ -155,7 +155,7 @@ class Database:
         return await self._run(sql.merged_places if self._merged else sql.places, buckets)
 
     async def merge_places(self) -> None:
-        """Bring the places of each bucket together, as all of them have been added."""
+        """Move the places of each bucket together: all of them have been added."""
         await self._run(sql.merge_places)
         self._merged = True
 

@@ -218,7 +218,7 @@ class RepoLog:
     def _dropping_index_on_failure(self) -> Generator[None]:
         """Drop the index if the store fails, which may undo what was stored of it before.
 
-        The same if the file was changed. The index is built again when it is needed.
+        It is also dropped if the file was changed. It is built again when it is needed.
         """
         try:
             yield
