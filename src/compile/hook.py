@@ -21,6 +21,7 @@ import shlex
 import shutil
 import sys
 import sysconfig
+import textwrap
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,6 +36,8 @@ PACKAGE = SOURCES / "repo_stream"
 STUBS = sorted(stub for stub in PACKAGE.rglob("_*.pyi") if stub.stem != "__init__")
 # See `_compiled.why_not_compiled`.
 REASON = "repo_stream/_not_compiled.txt"
+# Of what went wrong, in characters: a compiler's command line fills a page.
+LONGEST = 200
 AGAIN = "then this package again, with pip's --force-reinstall --no-cache-dir"
 
 
@@ -132,8 +135,8 @@ def _obstacle() -> str | None:
 
 
 def _failure(what: str, remedy: str) -> str:
-    one_line = " ".join(what.split())
-    return f"it could not be compiled when it was installed: {one_line}\n{remedy}"
+    short = textwrap.shorten(what, LONGEST, placeholder=" ...")
+    return f"it could not be compiled when it was installed: {short}\n{remedy}"
 
 
 def _is_there(command: str) -> bool:

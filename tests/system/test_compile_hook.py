@@ -217,6 +217,21 @@ def test_wheel_is_plain_if_compiling_fails(
     assert app.warnings == [f"The wheel is plain Python: {reason}"]
 
 
+def test_a_long_failure_is_cut_to_what_a_person_reads(
+    hook: Hook, module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_at_length(scratch: Path) -> list[tuple[Path, str]]:
+        FOLDERS.append(scratch)
+        raise RuntimeError(f"command 'cc{' -O2' * 500}' failed")
+
+    monkeypatch.setattr(module, "_compiled", fail_at_length)
+    why, remedy = str(built(hook).reason).splitlines()
+    assert why.startswith(f"{FAILED}compiling failed: command 'cc -O2")
+    assert why.endswith(" ...")
+    assert len(why) < 300
+    assert remedy == "REPO_STREAM_COMPILE=1 pip install -v shows how it failed"
+
+
 def test_failure_is_raised_if_compiling_was_asked_for(
     hook: Hook,
     module: ModuleType,
