@@ -4,8 +4,10 @@
 long it is, how many blocks end in it), and `places` keeps the places of blocks that are too many
 for the memory. There a bucket has a row for each time that places were added. Once all have been
 added, they move to `merged`, where a bucket is one row: otherwise each of a million blocks would be
-looked for in eight rows. All writes are in one transaction whose journal is in memory. A crash can leave
-the file damaged; it is then refused as `StoreCorrupt` and can be deleted.
+looked for in eight rows.
+
+All writes are in one transaction whose journal is in memory. A crash can leave the file damaged; it
+is then refused as `StoreCorrupt` and can be deleted.
 
 These functions run in the event loop that `aiosqlite` lives in, one at a time.
 """
