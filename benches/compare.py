@@ -507,7 +507,7 @@ LINES = {
 
 def plot(report: dict[str, Any], path: Path) -> None:
     """Draw time and memory growth against the size of the repo, from the shuffled made ones."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - only for whoever plots
+    from matplotlib.figure import Figure  # noqa: PLC0415 - only to draw a picture
 
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     time, memory = figure.subplots(1, 2)

@@ -81,7 +81,7 @@ async def watch(path: str, limit: float) -> dict[str, Any]:
 
 def plot(report: dict[str, Any], path: Path) -> None:
     """Draw memory growth: first while the CAR comes in, then while the rest of it is walked."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - only for whoever plots
+    from matplotlib.figure import Figure  # noqa: PLC0415 - only to draw a picture
 
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots()
