@@ -120,7 +120,8 @@ def _obstacle() -> str | None:
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         return "a free-threaded Python runs it like this"
     command = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
-    if not _is_there(command):
+    # Elsewhere setuptools finds the compiler, as on Windows; if it does not, compiling says why.
+    if os.name == "posix" and not _is_there(command):
         return _failure(
             f"no C compiler was found ({command.strip() or 'CC is blank'})",
             f"install a C compiler, {AGAIN}",
