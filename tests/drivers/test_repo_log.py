@@ -244,7 +244,7 @@ async def test_places_of_a_bucket_are_one_row_once_all_have_been_added() -> None
         await lease.seal()
         assert await lease.buckets(cids) == before
         assert store.stored == stored
-        rows = await lease._database.places(sorted(before))
+        rows = await lease._database.places(sorted(before))  # pyright: ignore[reportPrivateUsage] - how many rows are read
         assert len(rows) == len(before)
         await lease.put_places(places_of(3000, 30_000_000))  # a log that is indexed again
         again = await lease.buckets(cids)
