@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TypeAlias, cast
 
 from repo_stream._compiled import COMPILED
-from repo_stream.errors import MissingBlock, RepoStreamError
+from repo_stream.errors import MissingBlock, ProcessError, RepoStreamError
 from repo_stream.ipld.cid import Cid
 from repo_stream.limits import Limits
 from repo_stream.mst.frames import Frame, Run, Subtree
@@ -169,6 +169,11 @@ class Cursor:
             if key_depth(next_key) >= depth:
                 return next_key.decode()
         return None
+
+    def forget_record_error(self) -> None:
+        """Forget an error of the processor; any other stays."""
+        if isinstance(self.error, ProcessError):
+            self.error = None
 
     # --- The frame on top -----------------------------------------------------------------------
 

@@ -328,8 +328,7 @@ class Walker(Cursor, Generic[T]):
         Raises:
             NodeError, LimitExceeded: if the walk stands before the fault.
         """
-        if isinstance(self.error, ProcessError):
-            self.error = None  # the record is not needed here; `take` will raise it again
+        self.forget_record_error()  # the record is not needed here; `take` will raise it again
         if arrivals is None:
             arrivals = Arrivals()
         keys_out: list[str] = []
