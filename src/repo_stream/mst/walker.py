@@ -175,12 +175,17 @@ class Walker(Cursor, Generic[T]):
         except Exception as error:  # noqa: BLE001 - raised below, with its key
             failure = error
         done = len(values_out) - known
+        if done == len(keys):
+            keys_out += keys
+            cids_out += cids
+            self._stack.pop()
+            return True
         keys_out += keys[:done]
         cids_out += cids[:done]
         self._drop_records(done)
         if failure is not None:
             raise _failed(failure, keys[done], cids[done]) from failure
-        return done == len(keys)  # fewer if the processor raised `StopIteration`, which ends `map`
+        return False  # the processor raised `StopIteration`, which ends `map`
 
     def take_along(self, arrivals: Arrivals, blocks: Blocks[T], n: int) -> Taken[T]:
         """Do what `take` does with blocks that come in the order in which the walk needs them.
