@@ -73,6 +73,7 @@ from repo_stream.errors import (
     NodePrefixNotMinimal as NodePrefixNotMinimal,
     NodePrefixTooLong as NodePrefixTooLong,
     NotACar as NotACar,
+    NothingNew as NothingNew,
     ProcessError as ProcessError,
     RepoStreamError as RepoStreamError,
     StoreClosed as StoreClosed,
@@ -85,6 +86,9 @@ from repo_stream.errors import (
     UnsupportedCarVersion as UnsupportedCarVersion,
     UnsupportedKey as UnsupportedKey,
     WrongDepth as WrongDepth,
+)
+from repo_stream.ipld.blobs import (
+    Blob as Blob,
 )
 from repo_stream.ipld.cid import (
     Cid as Cid,

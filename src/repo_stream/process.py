@@ -14,8 +14,8 @@ go to disk as they are, and are processed when the walk reaches them.
 
 That suits results that are smaller than their records. Larger ones would fill the memory, and take
 more space on disk than the record does. For those there are *lazy* processors, which are called
-when the walk reaches a record; until then its block stays as it is. `record` and `dag_json` are
-lazy.
+when the walk reaches a record; until then its block stays as it is. `record` and all that
+use it are lazy.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from repo_stream import sizes
 from repo_stream.ipld import spilled_values
+from repo_stream.ipld.blobs import Blob, faults_in, may_refer, references_in
 from repo_stream.ipld.datamodel import decode_record, to_dag_json
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "Processor",
     "as_bytes",
     "as_processor",
+    "blob_faults",
+    "blobs",
     "dag_json",
     "length",
     "noop",
@@ -111,6 +114,54 @@ def dag_json(block: bytes) -> str:
     return to_dag_json(decode_record(block))
 
 
+def blobs(block: bytes) -> list[Blob]:
+    r"""Find the blobs that the record refers to: images and other files, which are not in the CAR.
+
+    References are found in the form of the specification and in the legacy form
+    (https://atproto.com/specs/data-model#blob-type), wherever in the record they are, in its order,
+    and as often as they are in it. One with a mistake is returned as far as it has a CID; see
+    `blob_faults`. It is lazy, as `record` is.
+
+    Args:
+        block: the record's bytes.
+
+    Raises:
+        InvalidDagCbor: as `record` does.
+
+    Example:
+        >>> async def sizes_by_type(source: Source) -> Counter[str | None]:
+        ...     sizes = Counter()
+        ...     async with open_car(source, block_processor=blobs) as repo:
+        ...         async for key, found in repo:
+        ...             for blob in found:
+        ...                 sizes[blob.mime_type] += blob.size or 0
+        ...     return sizes
+    """
+    value = decode_record(block)
+    return references_in(value) if may_refer(block) else []
+
+
+def blob_faults(block: bytes) -> list[str]:
+    r"""Find what is wrong with the references to blobs in the record, in words.
+
+    There is a text for each reference that `blobs` leaves out because it has no CID, or that has no
+    MIME type, no size, or a CID of another kind than the specification has for blobs. It says where
+    in the record the reference is. It is lazy, as `record` is.
+
+    Args:
+        block: the record's bytes.
+
+    Raises:
+        InvalidDagCbor: as `record` does.
+
+    Example:
+        >>> blob_faults(b"\xa1eimage\xa1e$typedblob")
+        ['image: ref is missing, mimeType is missing, size is missing']
+    """
+    value = decode_record(block)
+    return faults_in(value) if may_refer(block) else []
+
+
 @dataclass(frozen=True)
 class Processor(Generic[T]):
     """A block processor, with what the memory limit and the disk need to know about its results.
@@ -175,7 +226,7 @@ BlockProcessor: TypeAlias = Processor[T] | Callable[[bytes], T]
 
 
 def as_processor(process: BlockProcessor[T]) -> Processor[T]:
-    """Return the `Processor` for a function: a lazy one for `record` and `dag_json`.
+    """Return the `Processor` for a function: a lazy one for `record` and all that use it.
 
     Raises:
         TypeError: if `process` is not callable, or is an async function.
@@ -209,4 +260,4 @@ def _is_async(process: object) -> bool:
 
 
 _NOOP: Final[Callable[[bytes], Any]] = noop
-_LAZY: Final[tuple[Callable[[bytes], Any], ...]] = (record, dag_json)
+_LAZY: Final[tuple[Callable[[bytes], Any], ...]] = (record, dag_json, blobs, blob_faults)

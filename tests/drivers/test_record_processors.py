@@ -1,4 +1,4 @@
-"""`record` and `dag_json` as processors, and lazy processors, in memory and through the disk."""
+"""The ready processors beside `noop`, and lazy ones, in memory and through the disk."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import anyio.lowlevel
 import pytest
 
 from repo_stream import (
+    Blob,
     Cid,
     Driver,
     DriverBuilder,
@@ -20,8 +21,8 @@ from repo_stream import (
     open_car,
 )
 from repo_stream.ipld import datamodel as records
-from repo_stream.process import dag_json, noop, record
-from repo_stream.testing import Link, build_car, build_repo
+from repo_stream.process import blobs, dag_json, noop, record
+from repo_stream.testing import Link, build_car, build_repo, cid_of
 from support import walk
 
 BOTH_WAYS = pytest.mark.parametrize(
@@ -44,6 +45,20 @@ async def test_ready_processors_give_every_record(
     builder = DriverBuilder(mem_limit_mb=mem_limit_mb, block_processor=process)
     found = [(output.key, output.value) for output in await walk(CAR, builder, chunk=7)]
     assert found == [(key, process(REPO.blocks[cid])) for key, cid in REPO.records.items()]
+
+
+@BOTH_WAYS
+async def test_blobs_of_a_repo_come_beside_their_keys(mem_limit_mb: float) -> None:
+    blob = Cid(cid_of(b"an image", 0x55))
+    image = {"$type": "blob", "ref": Link(blob), "mimeType": "image/jpeg", "size": 8}
+    old = {"cid": str(blob), "mimeType": "image/jpeg"}
+    car = build_car({"a.b.c/1": {"n": 1}, "a.b.c/2": {"a": [image]}, "a.b.c/3": {"b": old}})
+    async with open_car(car, mem_limit_mb=mem_limit_mb, block_processor=blobs) as repo:
+        assert [pair async for pair in repo] == [
+            ("a.b.c/1", []),
+            ("a.b.c/2", [Blob(blob, "image/jpeg", 8)]),
+            ("a.b.c/3", [Blob(blob, "image/jpeg", None)]),
+        ]
 
 
 async def test_without_libipld_every_record_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
