@@ -73,6 +73,7 @@ from repo_stream.errors import (
     NodePrefixNotMinimal as NodePrefixNotMinimal,
     NodePrefixTooLong as NodePrefixTooLong,
     NotACar as NotACar,
+    OtherAccount as OtherAccount,
     NothingNew as NothingNew,
     ProcessError as ProcessError,
     RepoStreamError as RepoStreamError,

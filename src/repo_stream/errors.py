@@ -21,6 +21,7 @@ attributes, so that a program can act on them without parsing the message.
     ├─ CommitError              the commit cannot be used                fetch the CAR again
     │  ├─ MissingCommit         it is not in the CAR
     │  ├─ BadCommit             it is not a valid commit of version 3
+    │  ├─ OtherAccount          it is of another account than expected   check which repo it is
     │  ├─ BadSignature          the given key did not sign it            check the key
     │  └─ UnsupportedKey        the given key cannot be used             pass a k256 or p256 did:key
     ├─ NodeError                an MST node breaks a rule                do not trust the repo
@@ -116,6 +117,7 @@ __all__ = [
     "NodePrefixNotMinimal",
     "NodePrefixTooLong",
     "NotACar",
+    "OtherAccount",
     "ProcessError",
     "RepoStreamError",
     "StoreClosed",
@@ -338,6 +340,20 @@ class BadCommit(CommitError):
         self.cid = cid
         self.field = field
         self.reason = reason
+
+
+class OtherAccount(CommitError):
+    """The repo is that of another account than the expected one.
+
+    Attributes:
+        did: the account in the commit.
+        expected: the account that was expected.
+    """
+
+    def __init__(self, *, did: str, expected: str) -> None:
+        super().__init__(f"this is the repo of {did}, not of {expected}")
+        self.did = did
+        self.expected = expected
 
 
 class BadSignature(CommitError):
