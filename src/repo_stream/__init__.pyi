@@ -73,7 +73,6 @@ from repo_stream.errors import (
     NodePrefixNotMinimal as NodePrefixNotMinimal,
     NodePrefixTooLong as NodePrefixTooLong,
     NotACar as NotACar,
-    OtherAccount as OtherAccount,
     NothingNew as NothingNew,
     ProcessError as ProcessError,
     RepoStreamError as RepoStreamError,

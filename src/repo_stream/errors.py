@@ -20,6 +20,7 @@ attributes, so that a program can act on them without parsing the message.
     │  └─ CarTrailingData       bytes were fed to it after `finish()`    call finish() last
     ├─ CommitError              the commit cannot be used                fetch the CAR again
     │  ├─ MissingCommit         it is not in the CAR
+    │  ├─ NothingNew            no block is, not even that one   keep what you have
     │  ├─ BadCommit             it is not a valid commit of version 3
     │  ├─ OtherAccount          it is of another account than expected   check which repo it is
     │  ├─ BadSignature          the given key did not sign it            check the key
@@ -117,7 +118,7 @@ __all__ = [
     "NodePrefixNotMinimal",
     "NodePrefixTooLong",
     "NotACar",
-    "OtherAccount",
+    "NothingNew",
     "ProcessError",
     "RepoStreamError",
     "StoreClosed",
@@ -219,7 +220,11 @@ class NotACar(CarError):
 
 
 class MissingRoot(CarError):
-    """The header has no root, so the commit cannot be found."""
+    """The header has no root, so the commit cannot be found.
+
+    The blocks of such a file, as `com.atproto.sync.getBlocks` returns it, can be read by
+    `CarReader`.
+    """
 
     def __init__(self) -> None:
         super().__init__(
@@ -318,6 +323,26 @@ class MissingCommit(CommitError):
         super().__init__(
             f"the commit {cid}, the root in the CAR header, is not in the file; "
             "the download may be incomplete, so fetch it again"
+        )
+        self.cid = cid
+
+
+class NothingNew(CommitError):
+    """The CAR has a root and no block at all: nothing has changed since the rev that was asked for.
+
+    Servers answer so if `com.atproto.sync.getRepo` is called with `since`, and the repo still has
+    the commit of that rev. What was read of the repo before is then up to date. If `since` was not
+    asked for, the download was cut off right after the header.
+
+    Attributes:
+        cid: the root, which is the CID of the repo's commit.
+    """
+
+    def __init__(self, *, cid: Cid) -> None:
+        super().__init__(
+            f"the CAR names the commit {cid} and has no block: nothing has changed since the rev "
+            "that was asked for with `since`; if none was asked for, the download is incomplete, "
+            "so fetch it again"
         )
         self.cid = cid
 

@@ -19,8 +19,8 @@ The CAR file (https://ipld.io/specs/transport/car/carv1/):
 
 The commit (https://atproto.com/specs/repository#commit-objects):
 
-- It is in the file, of version 3, complete and canonical: `MissingCommit`, `BadCommit`. It has
-  8,192 bytes at most, always.
+- It is in the file, of version 3, complete and canonical: `MissingCommit`, `NothingNew`,
+  `BadCommit`. It has 8,192 bytes at most, always.
 - The account's key signed it: `BadSignature`, `UnsupportedKey`. This is checked only if you call
   `Commit.verify_signature`. Until then a repo is consistent, but anyone could have made it.
 

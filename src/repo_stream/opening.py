@@ -18,10 +18,10 @@ from repo_stream.car.reader import CarReader
 from repo_stream.car.source import Source
 from repo_stream.drivers.builder import DriverBuilder
 from repo_stream.drivers.keywords import OpenKeywords, Spill, takes
-from repo_stream.drivers.loading import root_of
+from repo_stream.drivers.loading import no_commit, root_of
 from repo_stream.drivers.options import OnError
 from repo_stream.drivers.stream import StreamDriver, streamed
-from repo_stream.errors import MissingBlock, MissingCommit, ProcessError
+from repo_stream.errors import MissingBlock, ProcessError
 from repo_stream.limits import Limits
 from repo_stream.mst.commit import Commit
 from repo_stream.mst.results import Gap
@@ -136,7 +136,8 @@ def open_car(
 
     Raises:
         CarError, CidMismatch, LimitExceeded: if the file cannot be read.
-        CommitError: if its commit is missing or not valid.
+        CommitError: if its commit is missing or not valid; `NothingNew` if the file is the answer
+            to `since` and nothing has changed.
         MemLimitExceeded: if the blocks before the commit exceed the limit, and `spill` is `False`.
         ProcessError: if results of the processor cannot be stored on disk.
         DiskError: if the store fails.
@@ -219,7 +220,8 @@ async def load_commit(
 
     Raises:
         CarError, CidMismatch, LimitExceeded: if the file cannot be read.
-        CommitError: if its commit is missing or not valid.
+        CommitError: if its commit is missing or not valid; `NothingNew` if the file is the answer
+            to `since` and nothing has changed.
         TypeError: if `source` is not a supported source.
 
     Example:
@@ -235,4 +237,4 @@ async def load_commit(
             cids, blocks = columns
             if root in cids:
                 return Commit.decode(blocks[cids.index(root)], root)
-    raise MissingCommit(cid=root)
+        raise no_commit(reader)

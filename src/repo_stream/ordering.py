@@ -207,7 +207,7 @@ def order_car(
 
     Raises:
         CarError, CidMismatch, LimitExceeded: if the file cannot be read.
-        CommitError: if its commit is missing or not valid.
+        CommitError: if its commit is missing or not valid; see `NothingNew`.
         MemLimitExceeded: if the blocks before the commit exceed the limit, and `spill` is `False`.
         DiskError: if the store fails.
         TypeError: if `source` is not a supported source, if `spill` is of the wrong type, or if

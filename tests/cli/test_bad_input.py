@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from repo_stream import Cid
 from repo_stream.testing import build_car, build_repo, write_car
 from support.cli import POST, RECORDS, Run
 
@@ -25,6 +26,7 @@ def bad_cars() -> list[object]:
         ),
         pytest.param(forged, "does not have the hash in its CID", id="forged record"),
         pytest.param(repo.to_car(omit=[repo.commit_cid]), "the commit", id="missing commit"),
+        pytest.param(write_car([repo.commit_cid], []), "nothing has changed", id="nothing new"),
     ]
 
 
@@ -77,3 +79,17 @@ def test_name_with_a_line_break_stays_on_one_line(run: Run, tmp_path: Path) -> N
     assert code == 1
     assert r"two\nlines\x1b.car" in err
     assert err.count("\n") == 1
+
+
+def test_every_command_says_that_there_is_nothing_new(run: Run, tmp_path: Path) -> None:
+    path, out_path = tmp_path / "nothing.car", tmp_path / "out.car"
+    root = build_repo(RECORDS).commit_cid
+    path.write_bytes(write_car([root], []))
+    commands = [["inspect"], ["ls"], ["get", f"{POST}/1"], ["export"], ["order", out_path]]
+    for name, *more in commands:
+        code, out, err = run(name, path, *more)
+        assert (code, out) == (1, "")
+        assert f"{Cid(root)} and has no block: nothing has changed since the rev" in err
+        assert "if none was asked for, the download is incomplete, so fetch it again" in err
+        assert err.count("\n") == 1
+    assert not out_path.exists()

@@ -84,6 +84,18 @@ def test_nothing_is_claimed_of_what_was_not_read(
     assert statuses(out)["car"] == statuses(out)["blocks"] == car
 
 
+def test_car_with_nothing_new_fails_for_want_of_a_commit(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "nothing.car"
+    path.write_bytes(write_car([build_repo(RECORDS).commit_cid], []))
+    code, out, _ = run("verify", path, "--json")
+    assert code == 1
+    [commit] = [check for check in json.loads(out)["checks"] if check["name"] == "commit"]
+    assert (commit["status"], commit["error"]) == ("failed", "NothingNew")
+    assert "nothing has changed since the rev" in commit["message"]
+    assert statuses(out)["car"] == statuses(out)["blocks"] == "ok"
+    assert statuses(out)["tree"] == statuses(out)["records"] == "skipped"
+
+
 def test_bad_records_are_counted_and_the_first_20_named(run: Run, tmp_path: Path) -> None:
     not_canonical = RawRecord(b"\xa1\x61n\x18\x01")
     bad = {f"a.b.c/{number:02}\x1b": not_canonical for number in range(30)}

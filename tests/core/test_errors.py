@@ -51,6 +51,7 @@ from repo_stream import (
     NodePrefixNotMinimal,
     NodePrefixTooLong,
     NotACar,
+    NothingNew,
     OtherAccount,
     ProcessError,
     RepoStreamError,
@@ -94,6 +95,7 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
     (CarTrailingData("bytes come after the end", offset=96), [96, "after the end"]),
     (CidMismatch(cid=CID, offset=96), [CID, 96]),
     (MissingCommit(cid=CID), [CID, "incomplete"]),
+    (NothingNew(cid=CID), [CID, "nothing has changed", "since", "fetch it again"]),
     (BadCommit(cid=CID, field="rev", reason="is no TID"), [CID, "'rev'", "is no TID"]),
     (BadCommit(cid=CID, field=None, reason="is not a map"), [CID, "it is not a map"]),
     (OtherAccount(did="did:plc:other", expected="did:web:a.b"), ["did:plc:other", "did:web:a.b"]),
@@ -213,7 +215,7 @@ def test_every_error_is_documented() -> None:
 
 BRANCHES: list[tuple[type[Exception], set[type[RepoStreamError]]]] = [
     (CarError, {TruncatedCar, CidMismatch, BadRoot, MissingRoot}),
-    (CommitError, {MissingCommit, BadCommit, BadSignature}),
+    (CommitError, {MissingCommit, NothingNew, BadCommit, BadSignature}),
     (NodeError, {MalformedNode, WrongDepth, BareRoot}),
     (DiskError, {DiskFull, ForeignFile, MaxSizeExceeded}),
     (ValueError, {InvalidCid, InvalidDagCbor}),

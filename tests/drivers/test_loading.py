@@ -25,6 +25,7 @@ from repo_stream import (
     DriverBuilder,
     MissingCommit,
     MissingRoot,
+    NothingNew,
     RepoStreamError,
     TruncatedCar,
 )
@@ -353,7 +354,7 @@ def without_a_commit() -> list[tuple[bytes, RepoStreamError]]:
         (write_car([raw], blocks), BadRoot(cid=Cid(raw))),
         (write_car([cid_v0], blocks), BadRoot(cid=Cid(cid_v0))),
         (REPO.to_car(omit=[REPO.commit_cid]), no_commit),
-        (write_car([REPO.commit_cid], []), no_commit),
+        (write_car([REPO.commit_cid], []), NothingNew(cid=Cid(REPO.commit_cid))),
     ]
 
 

@@ -11,7 +11,7 @@ from repo_stream import (
     DiskStore,
     DriverBuilder,
     MissingBlock,
-    MissingCommit,
+    NothingNew,
     TruncatedCar,
 )
 from repo_stream.testing import build_repo, car_header, section
@@ -42,7 +42,7 @@ async def check_truncated(at: int, builder: AnyBuilder, store: DiskStore | None 
         assert outcome.error.offset == max((end for end in ENDS if end <= at), default=0)
         assert outcome.outputs == []
     elif at == ENDS[0]:
-        assert isinstance(outcome.error, MissingCommit)
+        assert isinstance(outcome.error, NothingNew)
     elif at < ENDS[-1]:
         assert isinstance(outcome.error, MissingBlock)
         assert outcome.keys == KEYS[: len(outcome.outputs)]

@@ -48,6 +48,7 @@ from repo_stream import (
     NodePrefixNotMinimal,
     NodePrefixTooLong,
     NotACar,
+    NothingNew,
     RepoStreamError,
     TruncatedCar,
     UnsupportedCarVersion,
@@ -360,8 +361,12 @@ case("root CID: BLAKE3", car_header([b"\x01\x71\x1e\x20" + bytes(32)]), BadRoot)
 case("root CID: CIDv0", car_header([b"\x12\x20" + bytes(32)]), BadRoot)
 case("root CID: identity", car_header([b"\x01\x71\x00\x01\xa0"]), BadRoot)
 case(
-    "root CID: its block is missing", write_car([cid_of(HEAD)], []), MissingCommit, cid=cid_of(HEAD)
+    "root CID: its block is missing",
+    write_car([cid_of(HEAD)], [(RECORD_CID, RECORD)]),
+    MissingCommit,
+    cid=cid_of(HEAD),
 )
+case("root CID: no block", write_car([cid_of(HEAD)], []), NothingNew, cid=cid_of(HEAD))
 case(
     "root CID: the commit is the second root",
     write_car([RECORD_CID, cid_of(HEAD)], [(cid_of(HEAD), HEAD)]),
@@ -1034,6 +1039,7 @@ FAMILIES: Final[list[Hostile]] = chosen(
     "root CID: none",
     "root CID: of raw bytes",
     "root CID: its block is missing",
+    "root CID: no block",
     "section: of length zero",
     "section: length not minimal",
     "section: a terabyte long",

@@ -18,6 +18,7 @@ from repo_stream import (
     MissingBlock,
     MissingCommit,
     NodeError,
+    NothingNew,
     ProcessError,
     RepoStreamError,
     UnsupportedKey,
@@ -85,7 +86,7 @@ class Report:
     def failed(self, error: RepoStreamError) -> None:
         """Note a failed check, and the checks that must have passed before it."""
         name = _check_of(error)
-        if isinstance(error, MissingCommit):  # raised at the end of the file
+        if isinstance(error, (MissingCommit, NothingNew)):  # raised at the end of the file
             self.passed("car", "blocks")
         self.checks[name] = Check("FAILED", explained(error), error)
 

@@ -247,7 +247,7 @@ class DriverBuilder(Options[T]):
 
         Raises:
             CarError, CidMismatch, LimitExceeded: if the file cannot be read.
-            CommitError: if its commit is missing or not valid.
+            CommitError: if its commit is missing or not valid; see `NothingNew`.
             TypeError: if `source` is not a supported source.
         """
         budget = Budget.of(self.mem_limit_mb)
@@ -301,7 +301,7 @@ class DriverBuilder(Options[T]):
 
         Raises:
             CarError, CidMismatch, LimitExceeded: if the file cannot be read.
-            CommitError: if its commit is missing or not valid.
+            CommitError: if its commit is missing or not valid; see `NothingNew`.
             MemLimitExceeded: if the blocks before the commit exceed the limit, and `spill` is
                 `False`.
             DiskError: if the store fails.
@@ -393,7 +393,7 @@ class NeedDisk(Generic[T]):
 
         Raises:
             CarError, CidMismatch, LimitExceeded: if the file cannot be read.
-            CommitError: if its commit is missing or not valid.
+            CommitError: if its commit is missing or not valid; see `NothingNew`.
             ProcessError: if results that were made before memory was full cannot be stored.
             DiskError: if the store fails, or is full (`MaxSizeExceeded`).
             RuntimeError: if it was called or closed before.

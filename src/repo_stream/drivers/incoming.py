@@ -82,7 +82,7 @@ class Incoming(Generic[T]):
         """Read as far as the commit, and keep the blocks before it.
 
         Raises:
-            MissingCommit: if it is not in the file.
+            MissingCommit, NothingNew: if it is not in the file.
         """
         loading, kept = self._loading, self._kept
         while loading.commit is None and await self.read_on():

@@ -11,7 +11,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 from repo_stream.car.decoder import Columns
 from repo_stream.car.encoder import section_size
 from repo_stream.car.reader import CarReader
-from repo_stream.errors import BadRoot, MissingCommit, MissingRoot
+from repo_stream.errors import BadRoot, CommitError, MissingCommit, MissingRoot, NothingNew
 from repo_stream.ipld.cid import Cid
 from repo_stream.mst.commit import Commit
 from repo_stream.process import Processor
@@ -19,7 +19,7 @@ from repo_stream.store.memory import MemoryStore
 from repo_stream.store.repo_log import RepoLog
 from repo_stream.turn import Turn
 
-__all__ = ["BATCH", "LeftOut", "Loading", "Unstored", "root_of"]
+__all__ = ["BATCH", "LeftOut", "Loading", "Unstored", "no_commit", "root_of"]
 
 T = TypeVar("T")
 
@@ -64,6 +64,12 @@ def root_of(reader: CarReader) -> Cid:
     if not roots[0].is_ordinary:
         raise BadRoot(cid=roots[0])
     return roots[0]
+
+
+def no_commit(reader: CarReader) -> CommitError:
+    """Return the error for a file that has been read to its end and does not have its commit."""
+    root = root_of(reader)
+    return MissingCommit(cid=root) if reader.blocks else NothingNew(cid=root)
 
 
 class Loading(Generic[T]):
@@ -173,9 +179,13 @@ class Loading(Generic[T]):
         return others
 
     def commit_found(self) -> Commit:
-        """Return the commit, or raise `MissingCommit` if the file did not have it."""
+        """Return the commit.
+
+        Raises:
+            MissingCommit, NothingNew: if the file, which was read to its end, did not have it.
+        """
         if self.commit is None:
-            raise MissingCommit(cid=self._root)
+            raise no_commit(self.reader)
         return self.commit
 
     def hand_over(self) -> None:
