@@ -74,6 +74,7 @@ from repo_stream.errors import (
     NodePrefixTooLong as NodePrefixTooLong,
     NotACar as NotACar,
     NothingNew as NothingNew,
+    OtherAccount as OtherAccount,
     ProcessError as ProcessError,
     RepoStreamError as RepoStreamError,
     StoreClosed as StoreClosed,

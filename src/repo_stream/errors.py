@@ -21,7 +21,7 @@ attributes, so that a program can act on them without parsing the message.
     ├─ CommitError              the commit cannot be used                fetch the CAR again
     │  ├─ MissingCommit         it is not in the CAR
     │  ├─ NothingNew            no block is, not even that one   keep what you have
-    │  ├─ BadCommit             it is not a valid commit of version 3
+    │  ├─ BadCommit             it is not a valid commit of version 3    see message
     │  ├─ OtherAccount          it is of another account than expected   check which repo it is
     │  ├─ BadSignature          the given key did not sign it            check the key
     │  └─ UnsupportedKey        the given key cannot be used             pass a k256 or p256 did:key
@@ -119,6 +119,7 @@ __all__ = [
     "NodePrefixTooLong",
     "NotACar",
     "NothingNew",
+    "OtherAccount",
     "ProcessError",
     "RepoStreamError",
     "StoreClosed",
@@ -361,7 +362,10 @@ class BadCommit(CommitError):
 
     def __init__(self, *, cid: Cid, field: str | None, reason: str) -> None:
         where = f"its field {field!r} " if field else "it "
-        super().__init__(f"the commit {cid} is not valid: {where}{reason}")
+        # A commit of another version is valid as such, and one that is not CBOR may be damaged.
+        wrong = field is not None and field != "version"
+        advice = "; the server wrote it so, and to fetch it again will not help" if wrong else ""
+        super().__init__(f"the commit {cid} is not valid: {where}{reason}{advice}")
         self.cid = cid
         self.field = field
         self.reason = reason
