@@ -20,7 +20,7 @@ attributes, so that a program can act on them without parsing the message.
     │  └─ CarTrailingData       bytes were fed to it after `finish()`    call finish() last
     ├─ CommitError              the commit cannot be used                fetch the CAR again
     │  ├─ MissingCommit         it is not in the CAR
-    │  ├─ NothingNew            no block is, not even that one   keep what you have
+    │  ├─ NothingNew             nothing is in it but its header          keep what you have
     │  ├─ BadCommit             it is not a valid commit of version 3    see message
     │  ├─ OtherAccount          it is of another account than expected   check which repo it is
     │  ├─ BadSignature          the given key did not sign it            check the key
