@@ -20,7 +20,7 @@ attributes, so that a program can act on them without parsing the message.
     │  └─ CarTrailingData       bytes were fed to it after `finish()`    call finish() last
     ├─ CommitError              the commit cannot be used                fetch the CAR again
     │  ├─ MissingCommit         it is not in the CAR
-    │  ├─ NothingNew             nothing is in it but its header          keep what you have
+    │  ├─ NothingNew            nothing is in it but its header          keep what you have
     │  ├─ BadCommit             it is not a valid commit of version 3    see message
     │  ├─ OtherAccount          it is of another account than expected   check which repo it is
     │  ├─ BadSignature          the given key did not sign it            check the key
@@ -39,7 +39,8 @@ attributes, so that a program can act on them without parsing the message.
     │  └─ BareRoot              the root has a subtree and no key
     ├─ LimitExceeded            something exceeds one of the `Limits`    raise it if you trust it
     ├─ MissingBlock             a block of the tree is not in the CAR    fetch it again, or use gaps
-    │  └─ IncompleteRange       a slice does not prove a range of keys   fetch a slice that has it
+    │  ├─ IncompleteRange       a slice does not prove a range of keys   fetch a slice that has it
+    │  └─ UncheckableBlock      a record's hash cannot be checked here   use verify_cids=False
     ├─ BlockReleased            a dropped block is needed again          raise mem_limit_mb or spill
     ├─ MemLimitExceeded         blocks do not fit in memory              raise mem_limit_mb or spill
     ├─ ProcessError             the block processor failed               fix it; pass dumps, loads
@@ -56,10 +57,11 @@ attributes, so that a program can act on them without parsing the message.
     │  └─ StoreClosed           the store was closed, reset or reused    load the repo again
     ├─ MissingExtra             an optional package is not installed     install it (see message)
     ├─ InvalidCid               bytes or text are not a CID              fix the input
-    └─ InvalidDagCbor           bytes are not canonical DAG-CBOR         fix the input
+    ├─ InvalidDagCbor           bytes are not canonical DAG-CBOR         fix the input
+    └─ NestedTooDeep            bytes are nested deeper than is read     fix the input
 
-Where the last column is empty, do what it says for the branch. `RepoStreamError`, `InvalidCid` and
-`InvalidDagCbor` are defined in `ipld.errors`.
+Where the last column is empty, do what it says for the branch. `RepoStreamError`, `InvalidCid`,
+`InvalidDagCbor` and `NestedTooDeep` are defined in `ipld.errors`.
 
 Records before an error are returned first; from then on every call raises it again. Wrong use of
 the library is reported with Python's own `TypeError`, `ValueError` and `RuntimeError`. A path that
@@ -71,7 +73,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from repo_stream.ipld.errors import InvalidCid, InvalidDagCbor, RepoStreamError
+from repo_stream.ipld.errors import (
+    InvalidCid,
+    InvalidDagCbor,
+    NestedTooDeep,
+    RepoStreamError,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,6 +121,7 @@ __all__ = [
     "MissingCommit",
     "MissingExtra",
     "MissingRoot",
+    "NestedTooDeep",
     "NodeError",
     "NodePrefixNotMinimal",
     "NodePrefixTooLong",
@@ -129,6 +137,7 @@ __all__ = [
     "StoreReadOnly",
     "StoreUnavailable",
     "TruncatedCar",
+    "UncheckableBlock",
     "UnsupportedCarVersion",
     "UnsupportedKey",
     "WrongDepth",
@@ -448,17 +457,24 @@ class MalformedNode(NodeError):
 
 
 class BadNodeLink(NodeError):
-    """A link is not a DAG-CBOR CIDv1 with SHA-256, the only kind that a tree may have.
+    """A link to a node is not a DAG-CBOR CIDv1 with SHA-256, or a link to a record is not a CID.
+
+    Links to records may have any CID (https://atproto.com/specs/repository#cid-formats).
 
     Attributes:
         offset: where in the block, in bytes.
+        kind: what is linked to, `"node"` or `"record"`.
     """
 
-    def __init__(self, *, cid: Cid, offset: int) -> None:
+    def __init__(
+        self, *, cid: Cid, offset: int, kind: Literal["node", "record"] = "node"
+    ) -> None:
+        expected = "DAG-CBOR CIDv1 with SHA-256" if kind == "node" else "CID"
         super().__init__(
-            f"a link is not a DAG-CBOR CIDv1 with SHA-256 (byte {offset} of the node)", cid=cid
+            f"a link to a {kind} is not a {expected} (byte {offset} of the node)", cid=cid
         )
         self.offset = offset
+        self.kind: Literal["node", "record"] = kind
 
 
 class NodePrefixTooLong(NodeError):
@@ -670,6 +686,29 @@ class IncompleteRange(MissingBlock):
         self.stop = stop
         self.after = after
         self.before = before
+
+
+class UncheckableBlock(MissingBlock):
+    """A record's block cannot be checked against its CID, so it is not read.
+
+    Its hash function is not known here, or known to be forged (SHA-1, MD5), or its digest has been
+    cut. The tree may name records by such CIDs, so this is a problem of that record alone. Like a
+    missing block, it can be skipped with `on_error`.
+
+    Attributes:
+        hash_function: the multihash code of the hash function, such as 0x1e for BLAKE3.
+    """
+
+    def __init__(self, *, cid: Cid, key: str | None) -> None:
+        super().__init__(cid=cid, kind="record", key=key)
+        Exception.__init__(
+            self,
+            f"the block {cid} of record {key!r} cannot be checked: its CID has a digest of "
+            f"{len(cid.digest)} bytes of hash function {cid.hash_function:#x}; "
+            "if you trust the file, read it with verify_cids=False",
+        )
+        self.hash_function: int = cid.hash_function
+
 
 
 class BlockReleased(RepoStreamError):

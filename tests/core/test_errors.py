@@ -47,6 +47,7 @@ from repo_stream import (
     MissingCommit,
     MissingExtra,
     MissingRoot,
+    NestedTooDeep,
     NodeError,
     NodePrefixNotMinimal,
     NodePrefixTooLong,
@@ -62,6 +63,7 @@ from repo_stream import (
     StoreReadOnly,
     StoreUnavailable,
     TruncatedCar,
+    UncheckableBlock,
     UnsupportedCarVersion,
     UnsupportedKey,
     WrongDepth,
@@ -77,6 +79,7 @@ DID_KEY = "did:key:zQ3shqwJEJyMBsBXCWyCBpUBMqxcon9oHB7mCvx4sSpMdLJwc"
 EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
     (InvalidCid("no CID"), ["no CID"]),
     (InvalidDagCbor("no DAG-CBOR"), ["no DAG-CBOR"]),
+    (NestedTooDeep(maximum=128), ["nested deeper than 128"]),
     (TruncatedCar(offset=96, have=7, need=240), ["a section", 96, 7, 240]),
     (TruncatedCar(offset=96, have=1, need=None), [96, "length of a section"]),
     (TruncatedCar(offset=0, have=1, need=None), ["length of its header"]),
@@ -133,6 +136,10 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
     (
         IncompleteRange(cid=CID, start="a/b", stop=None, after=None, before=None),
         [CID, "'a/b' on", "whole repo"],
+    ),
+    (
+        UncheckableBlock(cid=Cid(b"\x01\x71\x1e\x20" + bytes(32)), key="a/b"),
+        ["'a/b'", "0x1e", 32, "verify_cids=False"],
     ),
     (CarChanged(cid=CID, offset=5), [CID, 5, "was changed", "do not write to it"]),
     (CarChanged(cid=None, offset=5), ["what was read there", 5, "was changed"]),
@@ -218,7 +225,7 @@ BRANCHES: list[tuple[type[Exception], set[type[RepoStreamError]]]] = [
     (CommitError, {MissingCommit, NothingNew, BadCommit, BadSignature}),
     (NodeError, {MalformedNode, WrongDepth, BareRoot}),
     (DiskError, {DiskFull, ForeignFile, MaxSizeExceeded}),
-    (ValueError, {InvalidCid, InvalidDagCbor}),
+    (ValueError, {InvalidCid, InvalidDagCbor, NestedTooDeep}),
     (ImportError, {MissingExtra}),
 ]
 

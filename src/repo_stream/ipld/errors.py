@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["InvalidCid", "InvalidDagCbor", "RepoStreamError"]
+__all__ = ["InvalidCid", "InvalidDagCbor", "NestedTooDeep", "RepoStreamError"]
 
 
 class RepoStreamError(Exception):
@@ -28,3 +28,15 @@ class InvalidCid(RepoStreamError, ValueError):
 
 class InvalidDagCbor(RepoStreamError, ValueError):
     """Bytes that are not canonical DAG-CBOR; see https://ipld.io/specs/codecs/dag-cbor/spec/."""
+
+
+class NestedTooDeep(RepoStreamError, ValueError):
+    """Bytes with lists or maps nested deeper than is read. They may be DAG-CBOR all the same.
+
+    Attributes:
+        maximum: how many levels are read, always 128.
+    """
+
+    def __init__(self, *, maximum: int) -> None:
+        super().__init__(f"nested deeper than {maximum} levels, the most that are read")
+        self.maximum = maximum
