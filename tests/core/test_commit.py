@@ -130,6 +130,10 @@ def test_a_field_of_a_commit_may_have_this_value(field: str, value: object) -> N
         pytest.param("prev", "bafy", id="prev a text"),
         pytest.param("prev", VALUE, id="prev bytes"),
         pytest.param("prev", 0, id="prev zero"),
+        pytest.param("prev", Link(cid_of(b"", 0x55)), id="prev raw"),
+        pytest.param("prev", Link(b"\x12\x20" + bytes(32)), id="prev CIDv0"),
+        pytest.param("prev", Link(b"\x01\x71\x13\x40" + bytes(64)), id="prev SHA-512"),
+        pytest.param("prev", Link(b"\x01\x71\x1e\x20" + bytes(32)), id="prev BLAKE3"),
         pytest.param("sig", None, id="sig null"),
         pytest.param("sig", "a" * 64, id="sig a text"),
         pytest.param("sig", [0] * 64, id="sig a list"),
@@ -149,6 +153,47 @@ def test_a_commit_that_lacks_any_other_field_is_refused() -> None:
             Commit.decode(without(field), CID)
         assert (caught.value.field, caught.value.reason) == (field, "is missing")
         assert caught.value.cid == CID
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        pytest.param(1, "is 1, not 3: repos of before August 2023 are not read", id="1"),
+        pytest.param(2, "is 2, not 3: repos of before August 2023 are not read", id="2"),
+        pytest.param(4, "is 4, not 3: this library does not know that version", id="4"),
+        pytest.param("3", "is '3', not 3", id="text"),
+    ],
+)
+@pytest.mark.parametrize("lacking", [(), ("rev",), ("rev", "prev", "did", "data", "sig")])
+def test_another_version_is_refused_by_its_version_whatever_its_fields(
+    version: object, said: str, lacking: tuple[str, ...]
+) -> None:
+    fields = {name: value for name, value in FIELDS.items() if name not in lacking}
+    for extra in ({}, {"root": Link(TREE)}):
+        with pytest.raises(BadCommit) as caught:
+            Commit.decode(encode({**fields, **extra, "version": version}), CID)
+        assert caught.value.field == "version"
+        assert caught.value.reason.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("rev", "3jzfcijpj2z21"), ("did", "did:plc:"), ("data", None), ("prev", 0), ("sig", None)],
+)
+def test_a_commit_that_the_server_wrote_wrongly_need_not_be_fetched_again(
+    field: str, value: object
+) -> None:
+    with pytest.raises(BadCommit) as caught:
+        decode_commit(**{field: value})
+    message = str(caught.value)
+    assert "the server wrote it so, and to fetch it again will not help" in message
+    assert message.count(";") == 1
+
+
+def test_a_commit_that_is_no_cbor_may_be_damaged() -> None:
+    with pytest.raises(BadCommit) as caught:
+        Commit.decode(b"\xff", CID)
+    assert "will not help" not in str(caught.value)
 
 
 BLOCK: Final = encode(FIELDS)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
-from repo_stream.errors import BadCommit, InvalidDagCbor
+from repo_stream.errors import BadCommit, InvalidDagCbor, NestedTooDeep
 from repo_stream.ipld import dagcbor
 from repo_stream.ipld.cid import Cid
 from repo_stream.keys import is_did
@@ -111,13 +111,14 @@ def decode_commit_plainly(block: bytes, cid: Cid) -> Commit:
     fields = _decode_fields(block, cid)
     if "prev" not in fields:
         fields["prev"] = None
+    # The version first: other versions have other fields.
+    version = fields.get("version")
+    if "version" in fields and (type(version) is not int or version != 3):
+        raise BadCommit(cid=cid, field="version", reason=_why_not_read(version))
     for name in sorted(_COMMIT_FIELDS.difference(fields)):
         raise BadCommit(cid=cid, field=name, reason="is missing")
-    version, did, rev = fields["version"], fields["did"], fields["rev"]
-    data, prev, sig = fields["data"], fields["prev"], fields["sig"]
-    # The version first: other versions have other fields.
-    if type(version) is not int or version != 3:
-        raise BadCommit(cid=cid, field="version", reason=f"is {_short(version)}, not 3")
+    did, rev, data = fields["did"], fields["rev"], fields["data"]
+    prev, sig = fields["prev"], fields["sig"]
     for name in sorted(set(fields).difference(_COMMIT_FIELDS)):
         raise BadCommit(cid=cid, field=name, reason="is not a field of a commit")
     if type(did) is not str or not is_did(did):
@@ -127,11 +128,22 @@ def decode_commit_plainly(block: bytes, cid: Cid) -> Commit:
     if not isinstance(data, Cid) or not data.is_ordinary:
         reason = f"is not a DAG-CBOR CID with SHA-256: {_short(data)}"
         raise BadCommit(cid=cid, field="data", reason=reason)
-    if prev is not None and not isinstance(prev, Cid):
-        raise BadCommit(cid=cid, field="prev", reason=f"is not a link: {_short(prev)}")
+    if prev is not None and (not isinstance(prev, Cid) or not prev.is_ordinary):
+        reason = f"is not null or a DAG-CBOR CID with SHA-256: {_short(prev)}"
+        raise BadCommit(cid=cid, field="prev", reason=reason)
     if type(sig) is not bytes:
         raise BadCommit(cid=cid, field="sig", reason=f"is not bytes: {_short(sig)}")
-    return Commit(did, version, data, rev, prev, sig, cid, block)
+    return Commit(did, 3, data, rev, prev, sig, cid, block)
+
+
+def _why_not_read(version: object) -> str:
+    """Return what is wrong with a version other than 3."""
+    reason = f"is {_short(version)}, not 3"
+    if type(version) is not int:
+        return reason
+    if version < 3:
+        return f"{reason}: repos of before August 2023 are not read; export the repo again"
+    return f"{reason}: this library does not know that version; a later one may"
 
 
 def _decode_fields(block: bytes, cid: Cid) -> dict[str, object]:
@@ -140,7 +152,7 @@ def _decode_fields(block: bytes, cid: Cid) -> dict[str, object]:
         raise BadCommit(cid=cid, field=None, reason=reason)
     try:
         return dagcbor.decode_map(block)
-    except InvalidDagCbor as error:
+    except (InvalidDagCbor, NestedTooDeep) as error:
         raise BadCommit(cid=cid, field=None, reason=f"is {error}") from error
 
 
