@@ -4,6 +4,7 @@
     repo-stream ls CAR           keys and CIDs
     repo-stream get CAR KEY      one record
     repo-stream export CAR       records, as JSON lines or Parquet
+    repo-stream blobs CAR        the blobs that records refer to
     repo-stream order CAR OUT    the same CAR in streamable order
     repo-stream verify CAR       a report on every check
 

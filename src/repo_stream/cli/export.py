@@ -15,7 +15,8 @@ from repo_stream.cli.messages import WRONG_USAGE, complain
 from repo_stream.cli.opened import opened
 from repo_stream.cli.output import destination, is_terminal, put_json, writing_to
 from repo_stream.cli.parquet import parquet, pyarrow_and_parquet
-from repo_stream.cli.screen import explained, harmless_json
+from repo_stream.cli.problems import report_left_out
+from repo_stream.cli.screen import harmless_json
 from repo_stream.keys import parse_key
 from repo_stream.process import dag_json
 
@@ -53,11 +54,7 @@ async def export(options: argparse.Namespace) -> int:
                 found += len(chunk)
         bad = car.repo.problem_count
         await report_unmatched(options, car, found + bad)
-    if not bad:
-        return 0
-    left_out = f"{bad:,} {'record was' if bad == 1 else 'records were'} left out"
-    first = explained(car.repo.problems[0].error)
-    return complain(f"{options.car}: {left_out}; the first: {first}")
+    return report_left_out(options, car.repo)
 
 
 async def get(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from typing import Final
 import repo_stream
 from repo_stream import DriverBuilder, Limits
 from repo_stream._compiled import how_it_runs
+from repo_stream.cli.blobs import blobs
 from repo_stream.cli.export import export, get
 from repo_stream.cli.inspection import inspect
 from repo_stream.cli.listing import ls
@@ -101,13 +102,21 @@ def _parser() -> argparse.ArgumentParser:
         default="jsonl",
         help="format of the output (default: jsonl)",
     )
-    command.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="leave out records that are missing or not valid, report how many, and exit with 1",
-    )
+    _add_skip_bad(command)
     _add_selection(command)
     command.set_defaults(command=export)
+
+    command = add("blobs", "list the blobs that records refer to, such as images")
+    command.description = (
+        "List the blobs that records refer to, such as images: CID, MIME type, size in bytes and "
+        "key of the record, one reference per line. A CAR does not have the blobs themselves. The "
+        "account's server returns one for com.atproto.sync.getBlob?did=DID&cid=CID. It is the "
+        "right one if the SHA-256 of its bytes is the digest of the CID."
+    )
+    command.add_argument("--json", action="store_true", help="write JSON lines, with exact values")
+    _add_skip_bad(command)
+    _add_selection(command)
+    command.set_defaults(command=blobs)
 
     command = add("order", "write the CAR in streamable order, for readers with little memory")
     command.add_argument(
@@ -158,6 +167,14 @@ def _common() -> argparse.ArgumentParser:
     )
     common.add_argument("-q", "--quiet", action="store_true", help="show no progress")
     return common
+
+
+def _add_skip_bad(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out records that are missing or not valid, report how many, and exit with 1",
+    )
 
 
 def _add_selection(command: argparse.ArgumentParser) -> None:
