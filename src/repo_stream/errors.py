@@ -466,9 +466,7 @@ class BadNodeLink(NodeError):
         kind: what is linked to, `"node"` or `"record"`.
     """
 
-    def __init__(
-        self, *, cid: Cid, offset: int, kind: Literal["node", "record"] = "node"
-    ) -> None:
+    def __init__(self, *, cid: Cid, offset: int, kind: Literal["node", "record"] = "node") -> None:
         expected = "DAG-CBOR CIDv1 with SHA-256" if kind == "node" else "CID"
         super().__init__(
             f"a link to a {kind} is not a {expected} (byte {offset} of the node)", cid=cid
@@ -708,7 +706,6 @@ class UncheckableBlock(MissingBlock):
             "if you trust the file, read it with verify_cids=False",
         )
         self.hash_function: int = cid.hash_function
-
 
 
 class BlockReleased(RepoStreamError):

@@ -11,7 +11,8 @@ The CAR file (https://ipld.io/specs/transport/car/carv1/):
 - Length prefixes are minimal, and sections contain a CID: `BadVarint`, `EmptySection`,
   `BadSectionCid`.
 - The file ends where a section ends: `TruncatedCar`, and for `CarDecoder` also `CarTrailingData`.
-- Every block has the hash that its CID claims: `CidMismatch`. `verify_cids=False` turns this off.
+- Every block has the hash that its CID claims: `CidMismatch`; and a record's hash can be checked:
+  `UncheckableBlock`. `verify_cids=False` turns this off.
 - No block is too large: `LimitExceeded`, `block_bytes=2097152`.
 - The file is not too large, in bytes and in blocks: `LimitExceeded`, `car_bytes=None`,
   `blocks=None`. Both are off by default.
@@ -35,6 +36,12 @@ The tree (https://atproto.com/specs/repository#mst-structure):
   too deep: `LimitExceeded`, `mst_depth=40`.
 - No node is needlessly empty: `EmptyNode`, `BareRoot`.
 - Every block that the tree names is in the file: `MissingBlock`.
+
+Records (https://atproto.com/specs/data-model), by `record` and all processors that use it:
+
+- They are maps in canonical DAG-CBOR, without floats, with integers of 64 bits and links with whole
+  digests: `InvalidDagCbor`.
+- Values are not nested deeper than 128 levels, always: `NestedTooDeep`.
 
 What is written:
 

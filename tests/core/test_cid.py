@@ -13,7 +13,7 @@ from hypothesis import example, given, strategies as st
 from multiformats import CID, multibase
 
 from repo_stream import Cid, InvalidCid
-from repo_stream.ipld.cid import ordinary, read_cid, verify
+from repo_stream.ipld.cid import can_verify, ordinary, read_cid, verify
 from repo_stream.testing import varint
 
 DATA = b"some data"
@@ -307,3 +307,55 @@ def test_a_cid_can_be_copied() -> None:
 )
 def test_hashes_are_checked_where_they_can_be(cid: Cid, data: bytes, expected: bool | None) -> None:
     assert verify(cid, data) is expected
+
+
+# By multihash code, as https://github.com/multiformats/multicodec/blob/master/table.csv has them.
+HASHED = {
+    0x12: hashlib.sha256(DATA),
+    0x13: hashlib.sha512(DATA),
+    0x14: hashlib.sha3_512(DATA),
+    0x15: hashlib.sha3_384(DATA),
+    0x16: hashlib.sha3_256(DATA),
+    0x17: hashlib.sha3_224(DATA),
+    0x20: hashlib.sha384(DATA),
+    0x1013: hashlib.sha224(DATA),
+    0xB214: hashlib.blake2b(DATA, digest_size=20),
+    0xB220: hashlib.blake2b(DATA, digest_size=32),
+    0xB240: hashlib.blake2b(DATA, digest_size=64),
+    0xB254: hashlib.blake2s(DATA, digest_size=20),
+    0xB260: hashlib.blake2s(DATA, digest_size=32),
+}
+
+
+@pytest.mark.parametrize("function", HASHED, ids=hex)
+def test_hashes_of_the_standard_library_are_checked(function: int) -> None:
+    digest = HASHED[function].digest()
+    cid = cid_v1(0x71, function, digest)
+    assert can_verify(cid)
+    assert verify(cid, DATA) is True
+    assert verify(cid, DATA + b"!") is False
+    for other in (digest[:-1], digest + b"\0", b""):
+        assert not can_verify(cid_v1(0x71, function, other))
+        assert verify(cid_v1(0x71, function, other), DATA) is False
+
+
+@pytest.mark.parametrize(
+    "cid",
+    [
+        pytest.param(cid_v1(0x71, 0x11, bytes(20)), id="sha1"),
+        pytest.param(cid_v1(0x71, 0xD5, bytes(16)), id="md5"),
+        pytest.param(cid_v1(0x71, 0x1E, bytes(32)), id="blake3"),
+        pytest.param(cid_v1(0x71, 0xB201, b"\0"), id="one-byte-of-blake2b"),
+        pytest.param(cid_v1(0x71, 0xB213, bytes(19)), id="19-bytes-of-blake2b"),
+        pytest.param(cid_v1(0x71, 0xB241, b"\0"), id="one-byte-of-blake2s"),
+    ],
+)
+def test_hashes_that_are_unknown_or_can_be_forged_are_not_checked(cid: Cid) -> None:
+    assert not can_verify(cid)
+    assert verify(cid, b"") is None
+
+
+def test_an_identity_is_checked_whatever_its_length() -> None:
+    for size in range(129):
+        assert can_verify(cid_v1(0x55, 0, bytes(size)))
+        assert verify(cid_v1(0x55, 0, bytes(size)), bytes(size)) is True

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from repo_stream import Cid, InvalidDagCbor
+from repo_stream import Cid, InvalidDagCbor, NestedTooDeep
 from repo_stream.ipld.dagcbor import decode, decode_map, encode
 from repo_stream.testing import Link, encode as plain_encode
 from support.values import shape
@@ -36,7 +36,7 @@ def to_plain(value: object) -> object:
             return value
 
 
-integers = st.integers(-(1 << 64), (1 << 64) - 1)
+integers = st.integers(-(1 << 63), (1 << 63) - 1)
 cids = st.binary(max_size=8).map(Cid.of)
 data_model = st.recursive(
     st.none() | st.booleans() | integers | st.text() | st.binary() | cids,
@@ -59,9 +59,9 @@ def test_values_of_the_data_model_are_encoded_and_decoded_canonically(value: obj
         pytest.param("00", 0, id="0"),
         pytest.param("17", 23, id="23"),
         pytest.param("1818", 24, id="24"),
-        pytest.param("1bffffffffffffffff", 2**64 - 1, id="2^64-1"),
+        pytest.param("1b7fffffffffffffff", 2**63 - 1, id="2^63-1"),
         pytest.param("20", -1, id="minus-1"),
-        pytest.param("3bffffffffffffffff", -(2**64), id="minus-2^64"),
+        pytest.param("3b7fffffffffffffff", -(2**63), id="minus-2^63"),
         pytest.param("f4", False, id="false"),
         pytest.param("f5", True, id="true"),
         pytest.param("f6", None, id="null"),
@@ -101,6 +101,12 @@ def test_nesting_of_128_levels_is_decoded() -> None:
         pytest.param("1b00000000ffffffff", id="2^32-1-in-8-bytes"),
         pytest.param("3800", id="minus-1-in-1-byte"),
         pytest.param("3b00000000ffffffff", id="minus-2^32-in-8-bytes"),
+        # Integers beyond those of 64 bits with a sign.
+        pytest.param("1b8000000000000000", id="2^63"),
+        pytest.param("1bffffffffffffffff", id="2^64-1"),
+        pytest.param("3b8000000000000000", id="minus-2^63-1"),
+        pytest.param("3bffffffffffffffff", id="minus-2^64"),
+        pytest.param("a16161821b800000000000000000", id="2^63-within"),
         pytest.param("c249010000000000000000", id="2^64-as-bignum"),
         pytest.param("c349010000000000000000", id="minus-2^64-1-as-bignum"),
         pytest.param("c24101", id="1-as-bignum"),
@@ -172,6 +178,9 @@ def test_nesting_of_128_levels_is_decoded() -> None:
         pytest.param("d82a582600" + CID.hex() + "00", id="link-with-more"),
         pytest.param("d82a582400" + CID[:-1].hex(), id="link-with-less"),
         pytest.param("d82a7825" + "00" * 37, id="link-text"),
+        pytest.param("d82a581900" + "01711214" + "00" * 20, id="link-with-a-cut-digest"),
+        pytest.param("d82a582600" + "01711221" + "00" * 33, id="link-with-a-longer-digest"),
+        pytest.param("d82a582500" + "01711320" + "00" * 32, id="link-with-half-of-a-sha-512"),
         pytest.param("d82af6", id="link-null"),
         pytest.param("d82a80", id="link-list"),
         pytest.param("d82a" + LINK.hex(), id="link-to-a-link"),
@@ -212,9 +221,18 @@ def test_dag_cbor_that_is_not_strict_is_refused(block: str) -> None:
 
 
 @pytest.mark.parametrize("depth", [129, 1000, 200_000])
-def test_deeper_nesting_is_refused(depth: int) -> None:
-    for level in ("81", "a16161", "82f6", "d82a", "c1", "9f"):
-        with pytest.raises(InvalidDagCbor):
+def test_deeper_nesting_is_refused_for_being_deep(depth: int) -> None:
+    for level in ("81", "a16161", "82f6"):
+        with pytest.raises(NestedTooDeep, match="nested deeper than 128 levels") as raised:
+            decode(bytes.fromhex(level) * depth + b"\x80")
+        assert raised.value.maximum == 128
+        assert "not DAG-CBOR" not in str(raised.value)
+
+
+@pytest.mark.parametrize("depth", [129, 1000, 200_000])
+def test_deep_nesting_of_what_is_not_dag_cbor_is_refused(depth: int) -> None:
+    for level in ("d82a", "c1", "9f"):
+        with pytest.raises((InvalidDagCbor, NestedTooDeep)):
             decode(bytes.fromhex(level) * depth + b"\x80")
 
 
@@ -318,13 +336,29 @@ def damaged_blocks(draw: st.DrawFn) -> bytes:
 def test_any_bytes_are_canonical_or_refused(block: bytes) -> None:
     try:
         value = decode(block)
-    except InvalidDagCbor:
+    except (InvalidDagCbor, NestedTooDeep):
         return
     assert plain_encode(to_plain(value)) == block
 
 
+@pytest.mark.parametrize(
+    "cid",
+    [
+        pytest.param(b"\x12\x20" + bytes(32), id="v0"),
+        pytest.param(b"\x01\x55\x12\x20" + bytes(32), id="raw"),
+        pytest.param(b"\x01\x70\x12\x20" + bytes(32), id="dag-pb"),
+        pytest.param(b"\x01\x71\x13\x40" + bytes(64), id="sha-512"),
+        pytest.param(b"\x01\x71\x1e\x20" + bytes(32), id="blake3"),
+        pytest.param(b"\x01\x55\x00\x03abc", id="identity"),
+    ],
+)
+def test_links_may_have_any_cid_with_a_whole_digest(cid: bytes) -> None:
+    block = plain_encode({"link": Link(cid)})
+    assert shape(decode(block)) == shape({"link": Cid(cid)})
+
+
 def test_values_outside_of_the_data_model_are_not_encoded_as_others() -> None:
-    values: list[object] = [2**64, [-(2**64) - 1], "\ud800", 1j, {1: 2}]
+    values: list[object] = [2**63, 2**64, [-(2**64) - 1], "\ud800", 1j, {1: 2}]
     for value in values:
         # Only what `decode` gave is ever encoded: bignums are the one excess, and it is refused.
         try:

@@ -30,6 +30,7 @@ from repo_stream.mst.blocks import Blocks
 from repo_stream.mst.node import decode_node, decode_node_plainly
 from repo_stream.mst.rules import key_depth
 from repo_stream.mst.walker import Walker
+from repo_stream.process import dag_json, record
 from repo_stream.testing import Entry, Link, cid_of, encode, node, tree_of
 from support import from_base64, shared
 from support.keys import did_key, signer
@@ -194,6 +195,7 @@ def test_valid_data_is_decoded_to_its_values() -> None:
     for case in cases:
         block = encode(from_json(case["json"], Link))
         assert dagcbor.decode(block) == from_json(case["json"], Cid), case["note"]
+        assert record(block) == from_json(case["json"], Cid), case["note"]
 
 
 def test_cids_in_the_fixtures_are_read_and_written_alike() -> None:
@@ -212,7 +214,11 @@ def test_cids_in_the_fixtures_are_read_and_written_alike() -> None:
 # What the rest of the invalid data would be in a block of DAG-CBOR. Those that are not here break
 # rules for `$type` and blobs, which are for whoever reads records, or have no form but JSON.
 INVALID_BLOCKS: Final[dict[str, list[bytes]]] = {
-    "float": [encode({"rcrd": {"$type": "com.example.blah", "a": 123.456, "b": "blah"}})],
+    "float": [
+        encode({"rcrd": {"$type": "com.example.blah", "a": 123.456, "b": "blah"}}),
+        # In JSON this is an integer, and a block has it as one.
+        encode({"rcrd": {"$type": "com.example.blah", "a": 123.0, "b": "blah"}}),
+    ],
     "link with wrong field type": [b"\xa1\x63lnk\xd8\x2a" + encode(1234)],
     "link with bogus CID": [
         b"\xa1\x63lnk\xd8\x2a" + encode("."),
@@ -231,8 +237,9 @@ def test_invalid_data_is_refused_where_it_can_be_written_at_all() -> None:
     assert INVALID_BLOCKS.keys() <= notes
     for note, blocks in INVALID_BLOCKS.items():
         for block in blocks:
-            with pytest.raises(InvalidDagCbor):
-                dagcbor.decode(block)
+            for decode in (dagcbor.decode, record, dag_json):
+                with pytest.raises(InvalidDagCbor):
+                    decode(block)
             with pytest.raises(BadCommit):
                 Commit.decode(block, Cid.of(block))
             assert note

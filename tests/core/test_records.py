@@ -13,7 +13,7 @@ import libipld
 import pytest
 from hypothesis import given, strategies as st
 
-from repo_stream import Cid, DriverBuilder, InvalidDagCbor, Processor
+from repo_stream import Cid, DriverBuilder, InvalidDagCbor, NestedTooDeep, Processor
 from repo_stream.ipld import dagcbor, datamodel as records
 from repo_stream.process import dag_json, record
 
@@ -43,7 +43,7 @@ def shape(value: Any) -> object:
 def outcome(decode: Callable[[bytes], object], block: bytes) -> object:
     try:
         return shape(decode(block))
-    except InvalidDagCbor as error:
+    except (InvalidDagCbor, NestedTooDeep) as error:
         return type(error), str(error)
 
 
@@ -83,7 +83,7 @@ CIDS = st.one_of(
 LEAVES = (
     st.none()
     | st.booleans()
-    | st.integers(-(2**64), 2**64 - 1)
+    | st.integers(-(2**63), 2**63 - 1)
     | st.text(max_size=8)
     | st.binary(max_size=40)
     | CIDS
@@ -105,6 +105,49 @@ RECORDS = st.dictionaries(
 @given(RECORDS)
 def test_decoders_agree_on_records(value: dict[str, object]) -> None:
     assert alike(dagcbor.encode(value)) == shape(value)
+
+
+# Whatever the encoder writes, of the data model or not.
+WIDER = st.dictionaries(
+    st.text(max_size=4),
+    st.recursive(
+        LEAVES
+        | st.floats()
+        | st.sampled_from([2**63 - 1, 2**63, 2**64 - 1, -(2**63), -(2**63) - 1, -(2**64)])
+        | st.binary(max_size=34).map(lambda digest: Cid(b"\1\x71\x12%c%b" % (len(digest), digest)))
+        | st.sampled_from([3, 128, 129]).map(lambda depth: nested(depth - 1)),
+        lambda inner: st.lists(inner, max_size=4),
+        max_leaves=6,
+    ),
+    max_size=5,
+)
+
+
+def nested(depth: int) -> list[object]:
+    value: list[object] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+def is_of_the_data_model(value: Any, depth: int = 1) -> bool:
+    """Judge a value by the specification, for there is no third decoder to ask."""
+    kind: type[object] = value.__class__
+    if kind is dict or kind is list:
+        items = value.values() if kind is dict else value
+        # An empty list or map is no level of its own.
+        return not items or (
+            depth <= 128 and all(is_of_the_data_model(each, depth + 1) for each in items)
+        )
+    if kind is Cid and value.hash_function == 0x12:
+        return len(value.digest) == 32
+    return -(2**63) <= value < 2**63 if kind is int else kind is not float
+
+
+@given(WIDER)
+def test_decoders_take_the_data_model_and_nothing_wider(value: dict[str, object]) -> None:
+    block = dagcbor.encode(value)
+    assert (alike(block) == shape(value)) == is_of_the_data_model(value)
 
 
 @given(RECORDS, st.data())
@@ -146,6 +189,13 @@ def field(hexadecimal: str) -> bytes:
 
 
 NOT_RECORDS = {
+    "2^63": field("1b8000000000000000"),
+    "2^64-1": field("1bffffffffffffffff"),
+    "minus-2^63-1": field("3b8000000000000000"),
+    "minus-2^64": field("3bffffffffffffffff"),
+    "link-with-a-cut-digest": field("d82a581900" + "01711214" + "00" * 20),
+    "link-with-a-longer-digest": field("d82a582600" + "01711221" + "00" * 33),
+    "v0-with-a-cut-digest": field("d82a582200" + "1220" + "00" * 31),
     "float": field("fb3ff8000000000000"),
     "short-float": field("f93c00"),
     "nan": field("f97e00"),
@@ -168,6 +218,8 @@ NOT_RECORDS = {
     "number-as-a-key": bytes.fromhex("a10000"),
     "list": b"\x80",
     "link": bytes.fromhex("d82a582500" + CID.hex()),
+}
+TOO_DEEP = {
     "too-deep": field("81" * 128 + "00"),
     "far-too-deep": field("81" * 900 + "00"),
     "endlessly-deep": field("81" * 200_000 + "00"),
@@ -182,15 +234,45 @@ def test_what_is_no_record_is_refused(name: str) -> None:
             process(NOT_RECORDS[name])
 
 
+@pytest.mark.usefixtures("decoder")
+@pytest.mark.parametrize("name", TOO_DEEP)
+def test_a_record_that_is_nested_too_deep_is_refused_for_that(name: str) -> None:
+    for process in (record, dag_json):
+        with pytest.raises(NestedTooDeep, match="nested deeper than 128 levels"):
+            process(TOO_DEEP[name])
+
+
 def test_both_decoders_say_the_same_of_what_is_no_record() -> None:
-    for block in NOT_RECORDS.values():
+    for block in (*NOT_RECORDS.values(), *TOO_DEEP.values()):
         alike(block)
 
 
 def test_both_decoders_go_equally_deep() -> None:
     for levels in (99, 100, 101, 126, 127, 128):
-        alike(field("81" * levels + "00"))
+        assert isinstance(alike(field("81" * levels + "00")), dict) == (levels <= 127)
         alike(field("81" * levels + "d82a582500" + CID.hex()))
+
+
+@pytest.mark.usefixtures("decoder")
+@pytest.mark.parametrize("number", [2**63 - 1, 2**53, -(2**63)])
+def test_the_widest_integers_of_the_data_model_are_read(number: int) -> None:
+    block = dagcbor.encode({"n": [number]})
+    assert record(block) == {"n": [number]}
+    assert dag_json(block) == f'{{"n":[{number}]}}'
+
+
+def test_the_error_says_that_an_integer_is_too_wide() -> None:
+    with pytest.raises(InvalidDagCbor, match="whose integers have 64 bits"):
+        record(NOT_RECORDS["2^63"])
+
+
+@pytest.mark.usefixtures("decoder")
+def test_links_of_all_forms_that_servers_serve_are_read() -> None:
+    v0 = Cid(b"\x12\x20" + bytes(32))
+    block = dagcbor.encode({"image": [v0, BLOB, CID]})
+    assert shape(record(block)) == shape({"image": [v0, BLOB, CID]})
+    assert str(v0).startswith("Qm")
+    assert f'{{"/":"{v0}"}}' in dag_json(block)
 
 
 def test_the_error_says_that_a_record_has_a_float() -> None:

@@ -40,6 +40,7 @@ from repo_stream.errors import (
     InvalidCid,
     InvalidDagCbor,
     LimitExceeded,
+    NestedTooDeep,
     RepoStreamError,
     TruncatedCar,
     UnsupportedCarVersion,
@@ -467,7 +468,7 @@ def parse_header_plainly(data: bytes) -> CarHeader:
     """
     try:
         header = dagcbor.decode_map(data)
-    except InvalidDagCbor as error:
+    except (InvalidDagCbor, NestedTooDeep) as error:
         raise BadCarHeader(str(error)) from error
     version = header.get("version")
     if isinstance(version, bool) or not isinstance(version, int):

@@ -1,10 +1,10 @@
 """CIDs: raw `bytes` in the inner loops, `Cid` for people.
 
-All blocks that a tree can name have CIDs of one kind, here called *ordinary*: CIDv1, DAG-CBOR,
-SHA-256 (https://atproto.com/specs/data-model#link-and-cid-formats). They are 36 bytes long and
-start with `ORDINARY_PREFIX`, so the inner loops compare bytes and parse nothing. A CAR may contain
-blocks with other CIDs. They are parsed here (`read_cid`); `multiformats` is used for their text
-alone.
+The commit and all nodes have CIDs of one kind, here called *ordinary*: CIDv1, DAG-CBOR, SHA-256
+(https://atproto.com/specs/repository#cid-formats). They are 36 bytes long and start with
+`ORDINARY_PREFIX`, so the inner loops compare bytes and parse nothing. Nearly all records have such
+CIDs, too, but they may have others. Those are parsed here (`read_cid`); `multiformats` is used for
+their text alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import chain
-from typing import Final
+from typing import Final, NamedTuple
 
 from repo_stream.ipld.errors import InvalidCid
 
@@ -22,6 +22,8 @@ __all__ = [
     "ORDINARY_LENGTH",
     "ORDINARY_PREFIX",
     "Cid",
+    "can_verify",
+    "digest_length",
     "ordinary",
     "read_cid",
     "verify",
@@ -98,7 +100,7 @@ class Cid(bytes):
 
     @property
     def is_ordinary(self) -> bool:
-        """Whether it is a CIDv1 of DAG-CBOR with SHA-256, the only kind that a tree may name."""
+        """Whether it is a CIDv1 of DAG-CBOR with SHA-256, as that of every node has to be."""
         return len(self) == ORDINARY_LENGTH and self.startswith(ORDINARY_PREFIX)
 
     @property
@@ -224,20 +226,60 @@ def _identity(data: bytes) -> bytes:
     return data
 
 
-def _hashlib(name: str) -> Callable[[bytes], bytes]:
-    return lambda data: hashlib.new(name, data).digest()
+def _hashlib(name: str, length: int) -> _Hash:
+    return _Hash(lambda data: hashlib.new(name, data).digest(), length)
 
 
-# The hash functions that the standard library has, by their multihash codes.
-_HASHES: dict[int, Callable[[bytes], bytes]] = {
-    0x00: _identity,
-    SHA2_256: _hashlib("sha256"),
-    0x13: _hashlib("sha512"),
-    0x14: _hashlib("sha3_512"),
-    0x16: _hashlib("sha3_256"),
-    0x20: _hashlib("sha384"),
-    0xB220: lambda data: hashlib.blake2b(data, digest_size=32).digest(),
+def _blake2b(length: int) -> _Hash:
+    return _Hash(lambda data: hashlib.blake2b(data, digest_size=length).digest(), length)
+
+
+def _blake2s(length: int) -> _Hash:
+    return _Hash(lambda data: hashlib.blake2s(data, digest_size=length).digest(), length)
+
+
+class _Hash(NamedTuple):
+    """A hash function, and how many bytes its digest has; `None` if it has any number of them."""
+
+    digest: Callable[[bytes], bytes]
+    length: int | None
+
+
+# The hash functions that the standard library has, by their multihash codes
+# (https://github.com/multiformats/multicodec/blob/master/table.csv). Missing are those that can be
+# forged: SHA-1, MD5, and digests of less than 20 bytes.
+_HASHES: Final[dict[int, _Hash]] = {
+    0x00: _Hash(_identity, None),
+    SHA2_256: _hashlib("sha256", 32),
+    0x13: _hashlib("sha512", 64),
+    0x14: _hashlib("sha3_512", 64),
+    0x15: _hashlib("sha3_384", 48),
+    0x16: _hashlib("sha3_256", 32),
+    0x17: _hashlib("sha3_224", 28),
+    0x20: _hashlib("sha384", 48),
+    0x1013: _hashlib("sha224", 28),
+    **{0xB200 + length: _blake2b(length) for length in range(20, 65)},
+    **{0xB240 + length: _blake2s(length) for length in range(20, 33)},
 }
+
+
+def digest_length(function: int) -> int | None:
+    """Return how many bytes a digest has, by the multihash code of its function.
+
+    It is `None` if that is not known here, or if a digest may have any length.
+    """
+    known = _HASHES.get(function)
+    return None if known is None else known.length
+
+
+def can_verify(cid: Cid) -> bool:
+    """Return whether `verify` can tell if a block has this CID.
+
+    It cannot if the hash function is not known here, or if the digest is not as long as the
+    function makes it: such a digest may have been cut.
+    """
+    known = _HASHES.get(cid.hash_function)
+    return known is not None and known.length in (None, len(cid.digest))
 
 
 def verify(cid: Cid, data: bytes) -> bool | None:
@@ -245,7 +287,7 @@ def verify(cid: Cid, data: bytes) -> bool | None:
 
     Returns:
         Whether they match; `None` if the hash function is unknown here. A `CarReader` returns such
-        blocks unchecked; a walk never needs them.
+        blocks unchecked. A walk does not use them: see `UncheckableBlock`.
     """
-    function = _HASHES.get(cid.hash_function)
-    return None if function is None else function(data) == cid.digest
+    known = _HASHES.get(cid.hash_function)
+    return None if known is None else known.digest(data) == cid.digest

@@ -13,11 +13,12 @@ from typing import Any, Final, cast
 
 import cbor2
 
-from repo_stream.ipld.cid import Cid, read_cid
-from repo_stream.ipld.errors import InvalidCid, InvalidDagCbor
+from repo_stream.ipld.cid import Cid, digest_length, read_cid
+from repo_stream.ipld.errors import InvalidCid, InvalidDagCbor, NestedTooDeep
 
 __all__ = [
     "CID_TAG",
+    "INTEGERS",
     "MAX_NESTING",
     "decode",
     "decode_link",
@@ -31,6 +32,8 @@ __all__ = [
 CID_TAG: Final = 42
 #: How deep values may be nested.
 MAX_NESTING: Final = 128
+#: The integers of the atproto data model: those of 64 bits with a sign.
+INTEGERS: Final = range(-(1 << 63), 1 << 63)
 
 
 # --- Decoding -----------------------------------------------------------------------------------
@@ -39,10 +42,13 @@ MAX_NESTING: Final = 128
 def decode(data: bytes) -> object:
     """Decode one block of canonical DAG-CBOR, with links as `Cid`.
 
-    Floats are refused: the data model of atproto has none.
+    The data model of atproto (https://atproto.com/specs/data-model) has no floats, and integers of
+    64 bits with a sign, so anything else is refused. Links may have any CID, CIDv0 among them, but
+    a digest of another length than its hash function makes is none.
 
     Raises:
         InvalidDagCbor: if the bytes are anything else, or anything follows after the block.
+        NestedTooDeep: if values are nested deeper than `MAX_NESTING`.
     """
     try:
         value = cbor2.loads(
@@ -54,7 +60,10 @@ def decode(data: bytes) -> object:
             tag_hook=_refuse_unknown_tag,
         )
     except cbor2.CBORError as error:
-        raise InvalidDagCbor(f"not DAG-CBOR: {_innermost(error)}") from error
+        reason = str(_innermost(error))
+        if _DEPTH_EXCEEDED in reason:
+            raise NestedTooDeep(maximum=MAX_NESTING) from error
+        raise InvalidDagCbor(f"not DAG-CBOR: {reason}") from error
     except (ValueError, OverflowError, MemoryError) as error:
         raise InvalidDagCbor(f"not DAG-CBOR: {error}") from error
     _require_data_model(value)
@@ -68,6 +77,7 @@ def decode_map(data: bytes) -> dict[str, object]:
 
     Raises:
         InvalidDagCbor: if it is not canonical DAG-CBOR, or not a map.
+        NestedTooDeep: as `decode`.
     """
     value = decode(data)
     if not isinstance(value, dict):
@@ -79,6 +89,16 @@ def _innermost(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def _decode_whole_link(value: Any, _immutable: bool = False) -> Cid:  # noqa: ANN401 - cbor2's hook
+    """Do what `decode_link` does, and refuse a digest that its hash function cannot have made."""
+    cid = decode_link(value)
+    expected = digest_length(cid.hash_function)
+    if expected is not None and len(cid.digest) != expected:
+        has = f"a digest of {len(cid.digest)} bytes instead of {expected}"
+        raise InvalidCid(f"a link has {has} for hash function {cid.hash_function:#x}")
+    return cid
 
 
 def decode_link(value: Any, _immutable: bool = False) -> Cid:  # noqa: ANN401 - cbor2's hook
@@ -109,8 +129,10 @@ _TAGS_OF_CBOR2: Final = (
 )
 _TAG_DECODERS: Final[Mapping[int, Any]] = {
     **dict.fromkeys(_TAGS_OF_CBOR2, _refuse_tag),
-    CID_TAG: decode_link,
+    CID_TAG: _decode_whole_link,
 }
+# What cbor2 says of too deep nesting. It has no type of its own for that.
+_DEPTH_EXCEEDED: Final = "nesting depth"
 
 _SCALARS_OF_DATA_MODEL: Final = frozenset({type(None), bool, int, str, bytes, Cid})
 
@@ -133,6 +155,8 @@ def _require_data_model(value: object) -> None:
             waiting.extend(item)
         elif kind not in _SCALARS_OF_DATA_MODEL:
             raise InvalidDagCbor(f"not of the atproto data model, which has no {kind.__name__}")
+        elif kind is int and item not in INTEGERS:
+            raise InvalidDagCbor("not of the atproto data model, whose integers have 64 bits")
 
 
 # --- Encoding -----------------------------------------------------------------------------------

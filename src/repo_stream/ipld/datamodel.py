@@ -1,8 +1,9 @@
 """Records as Python values and as DAG-JSON.
 
 Two decoders return the same values. `dagcbor.decode` is strict and slow. `libipld` is twenty times
-as fast, if it is installed, but accepts more than the data model of atproto has: floats, numbers in
-long forms, any nesting. It also returns both links and byte strings as `bytes`.
+as fast, if it is installed, but accepts more than the data model of atproto has: floats, integers
+of 65 bits, numbers in long forms, any nesting. It also returns both links and byte strings as
+`bytes`.
 
 The encoder of `libipld` makes it strict. It writes the canonical form alone, and writes all `bytes`
 that are a CID as a link. So if it encodes the decoded record to the same block, the block was
@@ -20,6 +21,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from repo_stream.ipld import dagcbor
 from repo_stream.ipld.cid import ORDINARY_PREFIX, Cid
+from repo_stream.ipld.dagcbor import INTEGERS
 
 __all__ = ["decode_record", "to_dag_json"]
 
@@ -27,6 +29,8 @@ __all__ = ["decode_record", "to_dag_json"]
 # How deep the fast decoder may go. `dagcbor` goes a little deeper and raises an error at its end.
 _MAX_NESTING: Final = 100
 
+_LEAST: Final = INTEGERS[0]
+_GREATEST: Final = INTEGERS[-1]
 _RAW_PREFIX: Final = b"\x01\x55\x12\x20"
 _LINK_TAG: Final = b"\xd8\x2a"
 
@@ -59,6 +63,7 @@ def decode_record(block: bytes) -> dict[str, Any]:
 
     Raises:
         InvalidDagCbor: if it is not a map in canonical DAG-CBOR, or not of the data model.
+        NestedTooDeep: if it is nested deeper than 128 levels.
     """
     fast = find_libipld()
     value = None if fast is None else _decode_fast(block, fast)
@@ -89,9 +94,12 @@ def _convert_links(parts: Any, room: int, *, linked: bool) -> bool:  # noqa: ANN
     items = parts.items() if whole is dict else enumerate(parts)
     for at, item in cast("Iterable[tuple[Any, Any]]", items):
         kind: type[object] = item.__class__
-        if kind is str or kind is int:
+        if kind is str:
             continue
-        if kind is dict or kind is list:
+        if kind is int:
+            if not _LEAST <= item <= _GREATEST:
+                return False
+        elif kind is dict or kind is list:
             if not room or not _convert_links(item, room - 1, linked=linked):
                 return False
         elif kind is float:
