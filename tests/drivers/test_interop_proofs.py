@@ -13,6 +13,7 @@ from support.slices import (
     check_key,
     check_range,
     chunks,
+    cut_proof,
     driver_of,
     neighbours,
     pairs_of,
@@ -56,6 +57,11 @@ async def test_commit_proofs_prove_what_the_commit_did(way: str) -> None:
                 assert await driver.prove(key) == Present(key, leaf)
             for key in dels:
                 assert await driver.prove(key) == Absent(key, *neighbours(repo, key, key))
+                high = cut_proof(repo, key)
+                assert high.blocks - {repo.commit_cid} <= proof
+                async with driver_of(way, high.car(), BUILDER) as cut:
+                    await check_key(cut, high, key)
+                    assert isinstance(await cut.prove(key), Absent)
             for place in {*places(repo), *before}:
                 await check_key(driver, part, place)
             for start in sorted(before | adds):

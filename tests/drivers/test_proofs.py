@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, cast, get_args
 
 import pytest
 from hypothesis import given, strategies as st
 
 from repo_stream import (
+    Absent,
     ChildBelowLeaf,
     CidMismatch,
     DriverBuilder,
     IncompleteRange,
     KeyOutOfRange,
     NodeError,
+    Present,
     RepoDriver,
+    WrongDepth,
+    open_car,
 )
 from repo_stream.testing import Order, build_repo, cid_of, commit, key_height, node, write_car
 from support.slices import (
@@ -28,13 +33,17 @@ from support.slices import (
     check_key,
     check_range,
     chunks,
+    cut_proof,
     dated_records,
     driver_of,
     items,
     items_of,
+    neighbours,
     pairs_of,
+    path_to,
     places,
     plain,
+    proof_of,
     slice_of,
     within,
 )
@@ -42,6 +51,7 @@ from support.strategies import FEW
 
 BUILDER = DriverBuilder()
 GAPS = BUILDER.with_gaps()
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 # --- Proofs ---------------------------------------------------------------------------------------
 
@@ -106,6 +116,129 @@ async def test_error_of_a_proof_says_what_cannot_be_told() -> None:
         ) as caught:
             await driver.prove_range("a")
     assert str(caught.value.cid) in str(caught.value)
+
+
+# --- Proofs that end at the depth of the key ------------------------------------------------------
+
+SMALL = build_repo(dated_records(12))
+# Keys of every depth up to one above the root, of which the repo has none.
+BETWEEN = [
+    next(key for n in range(9999) if key_height(key := f"{place}-{n}") == depth)
+    for place in (KEYS[0], KEYS[13], KEYS[23])
+    for depth in range(key_height(max(KEYS, key=key_height)) + 2)
+]
+
+
+@EVERY_WAY
+async def test_proof_may_end_at_the_depth_of_the_key(way: str) -> None:
+    cut = 0
+    for turn, key in enumerate([*KEYS, *BETWEEN]):
+        part = cut_proof(REPO, key)
+        cut += not {cid for cid, _, _ in path_to(REPO, key)} <= part.blocks
+        for order in ORDERS:
+            async with driver_of(way, part.car(order, seed=turn), BUILDER) as driver:
+                await check_key(driver, part, key)
+                await check_range(driver, part, key, key + "\0")
+                expected = Present if key in KEYS else Absent
+                assert isinstance(await driver.prove(key), expected)
+    assert cut > 5
+
+
+@EVERY_WAY
+async def test_proof_without_the_node_at_the_depth_of_the_key_is_none(way: str) -> None:
+    missing = 0
+    for key in [*KEYS, *BETWEEN]:
+        if key_height(key) > key_height(max(KEYS, key=key_height)):
+            continue  # the root alone proves it
+        whole, part = cut_proof(REPO, key), cut_proof(REPO, key, above=1)
+        async with driver_of(way, part.car(), BUILDER) as driver:
+            for asking in (driver.prove(key), driver.get(key), driver.prove_range(key, key + "\0")):
+                with pytest.raises(IncompleteRange) as caught:
+                    await asking
+                assert {bytes(caught.value.cid)} == whole.blocks - part.blocks
+                missing += 1
+    assert missing > 3 * len(KEYS)
+
+
+@EVERY_WAY
+async def test_every_deleted_key_is_proven_absent_by_the_nodes_down_to_its_depth(way: str) -> None:
+    """As a server may prove the deletion of each record."""
+    for key in SMALL.records:
+        after = build_repo({other: {"n": 1} for other in SMALL.records if other != key})
+        async with driver_of(way, cut_proof(after, key).car(), BUILDER) as driver:
+            proof = await driver.prove(key)
+            assert isinstance(proof, Absent)
+            assert proof.after is None or (proof.after in after.records and proof.after < key)
+            assert proof.before is None or (proof.before in after.records and key < proof.before)
+            assert await driver.get(key) is None
+
+
+async def test_proof_that_ends_at_the_depth_of_the_key_is_read_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "proof.car"
+    for key in BETWEEN:
+        part = cut_proof(REPO, key)
+        path.write_bytes(part.car("export"))
+        for limit in (0, 16):
+            async with open_car(path, mem_limit_mb=limit) as repo:
+                assert await repo.prove(key) == proof_of(part, key)
+                assert await repo.get(key) is None
+
+
+async def test_neighbours_of_an_absent_key_are_those_that_the_proof_names() -> None:
+    """Below the node that lacks the key there can be nearer ones, which nobody needs to know."""
+    nearer = 0
+    for key in BETWEEN:
+        async with driver_of("memory", cut_proof(REPO, key).car(), BUILDER) as driver:
+            cut = await driver.prove(key)
+        async with driver_of("memory", REPO.to_car(), BUILDER) as driver:
+            whole = await driver.prove(key)
+        assert isinstance(cut, Absent)
+        assert isinstance(whole, Absent)
+        assert (whole.after, whole.before) == neighbours(REPO, key, key)
+        assert cut.after is None or (whole.after is not None and cut.after <= whole.after)
+        assert cut.before is None or (whole.before is not None and cut.before >= whole.before)
+        nearer += cut != whole
+    assert nearer > 3
+
+
+@EVERY_WAY
+async def test_wider_range_needs_the_nodes_below(way: str) -> None:
+    key = next(key for key in BETWEEN if key_height(key) == 2)
+    part = cut_proof(REPO, key)
+    async with driver_of(way, part.car(), BUILDER) as driver:
+        assert not (await driver.prove_range(key, key + "\0")).keys
+        for start, stop in (
+            (key, key + "\1"),
+            (key, key + "\0\0"),
+            (key[:-1], key + "\0"),
+            (key, None),
+        ):
+            with pytest.raises(IncompleteRange):
+                await driver.prove_range(start, stop)
+
+
+@EVERY_WAY
+async def test_key_at_a_wrong_depth_is_no_proof_if_its_node_is_there(way: str) -> None:
+    names = sorted(f"com.example.a/{n}" for n in range(99))
+    high, top = [key for key in names if key_height(key) == 1][:2]
+    low = next(key for key in names if key_height(key) == 0 and key > top)
+    leaf = cid_of(b"")
+    below = node(None, [(0, high.encode(), leaf, None)])
+    same = next(n for n, char in enumerate(top) if char != low[n])
+    cases = [
+        # Below its depth: the root, where it should be, has another key.
+        (high, node(cid_of(below), [(0, top.encode(), leaf, None)])),
+        # Above its depth.
+        (low, node(None, [(0, top.encode(), leaf, None), (same, low[same:].encode(), leaf, None)])),
+    ]
+    for key, root in cases:
+        head = commit(cid_of(root))
+        blocks = [(cid_of(data), data) for data in (head, root, below)]
+        async with driver_of(way, write_car([cid_of(head)], blocks), BUILDER) as driver:
+            for asking in (driver.prove(key), driver.get(key), driver.prove_range(key, key + "\0")):
+                with pytest.raises(WrongDepth) as caught:
+                    await asking
+                assert caught.value.key == key.encode()
 
 
 # --- Slices that pretend --------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from repo_stream import (
     MissingBlock,
     Output,
     Present,
+    RangeProof,
     RepoDriver,
     TreeNode,
 )
@@ -123,6 +124,19 @@ def path_to(repo: BuiltRepo, wanted: str) -> list[tuple[bytes, str | None, str |
     return path
 
 
+def cut_proof(repo: BuiltRepo, wanted: str, *, above: int = 0) -> Slice:
+    """The nodes on the way to a key or its place that are not below the depth where it hangs.
+
+    Args:
+        repo: the repo.
+        wanted: the key.
+        above: how many of them to leave out, the lowest first.
+    """
+    nodes = [cid for cid, _, _ in path_to(repo, wanted)]
+    high = [cid for cid in nodes if cid == repo.root or depth_in(repo, cid) >= key_height(wanted)]
+    return slice_of(repo, high[: len(high) - above])
+
+
 def neighbours(repo: BuiltRepo, start: str, stop: str) -> tuple[str | None, str | None]:
     """The last key before `start`, and the first that is not before `stop`."""
     return (
@@ -132,9 +146,14 @@ def neighbours(repo: BuiltRepo, start: str, stop: str) -> tuple[str | None, str 
 
 
 def proof_of(part: Slice, key: str) -> Present | Absent | Gap:
-    """What must be said about a key; a gap where it cannot be known."""
+    """What must be said about a key; a gap where it cannot be known.
+
+    A key hangs at its depth and nowhere else, so nodes below that are not needed.
+    """
     for cid, lower, upper in path_to(part.repo, key):
         if cid not in part.blocks:
+            if cid != part.repo.root and depth_in(part.repo, cid) < key_height(key):
+                return Absent(key, lower, upper)
             return Gap(Cid(cid), None, lower, upper)
     if key in part.repo.records:
         return Present(key, Cid(part.repo.records[key]))
@@ -342,6 +361,9 @@ async def check_key(driver: RepoDriver[bytes], part: Slice, key: str) -> None:
 
 
 async def check_range(driver: RepoDriver[bytes], part: Slice, start: str, stop: str | None) -> None:
+    if stop == start + "\0" and isinstance(absent := proof_of(part, start), Absent):
+        assert await driver.prove_range(start, stop) == RangeProof([], absent.after, absent.before)
+        return
     missing = missing_in(part, start, stop)
     if missing:
         with pytest.raises(IncompleteRange) as caught:

@@ -270,28 +270,30 @@ class RepoDriver(Generic[T]):
                 Bytes can be any key at all: some repos have keys that break the rules.
 
         Returns:
-            The record, or `None` if the tree proves that the repo has none with that key.
+            The record, or `None` if the tree proves that the repo has none with that key; see
+            `prove`.
 
         Raises:
             ValueError: if `key` is text that is not a key, such as an rkey without its collection,
                 or if it is a URI that does not name the DID of this repo: that of another account,
                 or one with a handle.
             NodeError, LimitExceeded: if a node on the way breaks a rule.
-            IncompleteRange: if a node on the way is not in the CAR, as in a slice.
+            IncompleteRange: if a node that the proof needs is not in the CAR, as in a slice.
             MissingBlock: if the record is not in the CAR.
             ProcessError: if the processor failed on the record.
             DiskError: if the store fails.
         """
         key = parse_key(key, self.commit.did)
+        ranges = KeyRanges.key(key.encode())
         with self._guard:
             await self._gather()
-            walker = self._new_walker(KeyRanges.key(key.encode()))
+            walker = self._new_walker(ranges)
             blocks = self._own_blocks()
             while not (taken := walker.take(blocks, 1)).keys and not walker.done:
                 try:
                     await self._supply(walker, blocks, 1)
                 except MissingBlock as error:
-                    raise _unproven(error, walker, key, key + "\0") from None
+                    _go_past_unneeded(error, walker, ranges, key, key + "\0")
             await self._turn.pause_if_over()
         return taken.outputs()[0] if taken.keys else None
 
@@ -302,13 +304,20 @@ class RepoDriver(Generic[T]):
         (`Commit.verify_signature`), this proves what the account has published, whoever made the
         CAR.
 
+        A key has a depth by its hash alone (`key_depth`), and a valid tree has it in a node of that
+        depth or not at all. So the nodes from the root down to that depth are enough: if the last
+        of them does not have the key, no node below it does. Some servers cut their proofs there.
+        Nodes below are checked if they are in the CAR, and an error is raised if one of them breaks
+        a rule. But a proof that ends above them does not say that they are valid: a repo whose
+        author has put a key at a wrong depth is only found out by a reader who has the node.
+
         Args:
             key: a key, or the URI of a record; see `get`.
 
         Raises:
             ValueError: if `key` is not a key, or a URI of another account; see `get`.
-            IncompleteRange: if a node on the way is not in the CAR, as in a slice. The error has
-                the CID of that node.
+            IncompleteRange: if a node at the depth of the key or above is not in the CAR, as in a
+                slice. The error has the CID of that node.
             NodeError, LimitExceeded: if a node on the way breaks a rule.
             DiskError: if the store fails.
         """
@@ -317,10 +326,12 @@ class RepoDriver(Generic[T]):
         return Present(*keys[0]) if keys else Absent(key, after, before)
 
     async def prove_range(self, start: str = "", stop: str | None = None) -> RangeProof:
-        """List the keys from `start` to before `stop`, with the proof that there are no others.
+        r"""List the keys from `start` to before `stop`, with the proof that there are no others.
 
         All of them are held in memory at once. The builder's key ranges do not matter. No node is
-        needed for an empty range, and the proof of one names no key.
+        needed for an empty range, and the proof of one names no key. For a range of one key, from
+        `key` to before `key + "\0"`, the nodes that `prove` needs are enough. Any other range needs
+        all nodes between its bounds.
 
         Args:
             start: the first key, or the beginning of one, or any other text, but no URI.
@@ -347,7 +358,7 @@ class RepoDriver(Generic[T]):
                     try:
                         await self._supply(walker, blocks, FETCH, records=False)
                     except MissingBlock as error:
-                        raise _unproven(error, walker, start, stop) from None
+                        _go_past_unneeded(error, walker, ranges, start, stop)
                 await self._turn.pause_if_over()
             return RangeProof(keys, *walker.outer)
 
@@ -562,14 +573,24 @@ class RepoDriver(Generic[T]):
         raise NotImplementedError
 
 
-def _unproven(error: MissingBlock, walker: Walker[T], start: str, stop: str | None) -> MissingBlock:
-    """Return the error for a node that a proof needs; the error for a record is unchanged."""
+def _go_past_unneeded(
+    error: MissingBlock, walker: Walker[T], ranges: KeyRanges, start: str, stop: str | None
+) -> None:
+    """Go past a missing node that a proof can do without; see `RepoDriver.prove`.
+
+    Raises:
+        IncompleteRange: if the proof needs the node.
+        MissingBlock: if a record is missing.
+    """
     if error.key is not None:
-        return error
+        raise error
+    key = ranges.only_key
+    unneeded = key is not None and walker.is_too_low_for(key)
     gap = walker.gap()
-    return IncompleteRange(
-        cid=error.cid, start=start, stop=stop, after=gap.after, before=gap.before
-    )
+    if not unneeded:
+        raise IncompleteRange(
+            cid=error.cid, start=start, stop=stop, after=gap.after, before=gap.before
+        ) from None
 
 
 def _keys(keys: Sequence[str], cids: Sequence[bytes]) -> list[tuple[str, Cid]]:

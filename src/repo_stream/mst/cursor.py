@@ -75,6 +75,14 @@ class Cursor:
             return MissingBlock(cid=Cid(cids[0]), kind="record", key=keys[0])
         return MissingBlock(cid=Cid(frame[0]), kind="node", key=None)
 
+    def is_too_low_for(self, key: bytes) -> bool:
+        """Return whether the walk stands before a subtree whose depth is less than that of a key.
+
+        No valid tree has the key there. That the root is missing says nothing about a key.
+        """
+        frame = self._stack[-1]
+        return len(frame) == 4 and frame[1] is not None and frame[1] < key_depth(key)
+
     def has_ahead(self, key: bytes) -> bool:
         """Return whether everything from `key` on is still ahead, so that `skip_to` can be used."""
         return key >= self._start and (self._last is None or key > self._last.encode())

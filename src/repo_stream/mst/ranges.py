@@ -93,6 +93,14 @@ class KeyRanges:
         """Whether all keys are within the ranges."""
         return self.ranges == ((b"", None),)
 
+    @property
+    def only_key(self) -> bytes | None:
+        """The one key that can be within the ranges; `None` if there can be more, or none."""
+        if len(self.ranges) != 1:
+            return None
+        ((start, stop),) = self.ranges
+        return start if stop == start + b"\0" else None
+
     def __and__(self, other: KeyRanges) -> KeyRanges:
         """Return the ranges of the keys that are in both."""
         return KeyRanges.joined(

@@ -114,12 +114,16 @@ class Present(NamedTuple):
 
 
 class Absent(NamedTuple):
-    """Proof that the repo has no record with this key, as two other keys are neighbours.
+    """Proof that the repo has no record with this key.
+
+    The key is missing at the depth where it would be; see `RepoDriver.prove`. If all nodes on the
+    way to its place are in the CAR, down to the lowest, `after` and `before` are neighbours in the
+    repo. If the lower ones are not, there may be other keys between them, none of which is `key`.
 
     Attributes:
         key: the key that is not in the repo.
-        after: the nearest key of the repo before it; `None` if there is none.
-        before: the nearest key of the repo after it; `None` if there is none.
+        after: the nearest key before it that those nodes name; `None` if they name none.
+        before: the nearest key after it that those nodes name; `None` if they name none.
     """
 
     key: str
@@ -130,8 +134,9 @@ class Absent(NamedTuple):
 class RangeProof(NamedTuple):
     """Proof that the repo has these keys in a range, and no others.
 
-    If there are no keys in the range, `after` and `before` are neighbours in the repo. Otherwise
-    they are keys on both sides of the range, and there may be others between them and the range.
+    If there are no keys in the range, `after` and `before` are neighbours in the repo, unless the
+    range is of one key: then they are those of `Absent`. Otherwise they are keys on both sides of
+    the range, and there may be others between them and the range.
 
     Attributes:
         keys: the keys in the range, in order, each with the CID of its record.
