@@ -36,6 +36,7 @@ from repo_stream.drivers.stream import (
 from repo_stream.errors import (
     BadCarHeader as BadCarHeader,
     BadCommit as BadCommit,
+    BadCompression as BadCompression,
     BadNodeLink as BadNodeLink,
     BadRoot as BadRoot,
     BadSectionCid as BadSectionCid,
@@ -49,12 +50,14 @@ from repo_stream.errors import (
     ChildBelowLeaf as ChildBelowLeaf,
     CidMismatch as CidMismatch,
     CommitError as CommitError,
+    ConflictingCommits as ConflictingCommits,
     DiskError as DiskError,
     DiskFull as DiskFull,
     DiskIOError as DiskIOError,
     EmptyNode as EmptyNode,
     EmptySection as EmptySection,
     ForeignFile as ForeignFile,
+    IncompleteJoin as IncompleteJoin,
     IncompleteRange as IncompleteRange,
     InvalidCid as InvalidCid,
     InvalidDagCbor as InvalidDagCbor,
@@ -95,6 +98,9 @@ from repo_stream.ipld.blobs import (
 )
 from repo_stream.ipld.cid import (
     Cid as Cid,
+)
+from repo_stream.joining import (
+    join_cars as join_cars,
 )
 from repo_stream.limits import (
     Limits as Limits,

@@ -17,7 +17,8 @@ attributes, so that a program can act on them without parsing the message.
     │  ├─ BadSectionCid         a section has no valid CID
     │  ├─ CidMismatch           a block does not match its CID
     │  ├─ CarChanged            it was changed while it was read         leave it alone; read again
-    │  └─ CarTrailingData       bytes were fed to it after `finish()`    call finish() last
+    │  ├─ BadCompression        it is compressed, and that is damaged
+    │  └─ CarTrailingData       something else follows its last section
     ├─ CommitError              the commit cannot be used                fetch the CAR again
     │  ├─ MissingCommit         it is not in the CAR
     │  ├─ NothingNew            nothing is in it but its header          keep what you have
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BadCarHeader",
     "BadCommit",
+    "BadCompression",
     "BadNodeLink",
     "BadRoot",
     "BadSectionCid",
@@ -281,7 +283,27 @@ class BadSectionCid(CarError):
 
 
 class CarTrailingData(CarError):
-    """`CarDecoder.feed` was called with more bytes after `CarDecoder.finish`."""
+    """What follows the last section is not a section, such as a line ending or a server's error.
+
+    It is also raised if `CarDecoder.feed` is called with more bytes after `CarDecoder.finish`.
+    """
+
+
+class BadCompression(CarError):
+    """The file is compressed, and cannot be decompressed.
+
+    Attributes:
+        compression: how it is compressed, `"gzip"` or `"zstd"`.
+        reason: what is wrong with it.
+        offset: how many bytes of the compressed file had been read.
+    """
+
+    def __init__(self, *, compression: str, reason: str, offset: int) -> None:
+        super().__init__(
+            f"the {compression} data of the file cannot be decompressed: {reason}", offset=offset
+        )
+        self.compression = compression
+        self.reason = reason
 
 
 class CidMismatch(CarError):
