@@ -51,12 +51,14 @@ from repo_stream.errors import (
     CidMismatch as CidMismatch,
     CommitError as CommitError,
     ConflictingCommits as ConflictingCommits,
+    ConflictingCommits as ConflictingCommits,
     DiskError as DiskError,
     DiskFull as DiskFull,
     DiskIOError as DiskIOError,
     EmptyNode as EmptyNode,
     EmptySection as EmptySection,
     ForeignFile as ForeignFile,
+    IncompleteJoin as IncompleteJoin,
     IncompleteJoin as IncompleteJoin,
     IncompleteRange as IncompleteRange,
     InvalidCid as InvalidCid,
@@ -98,6 +100,9 @@ from repo_stream.ipld.blobs import (
 )
 from repo_stream.ipld.cid import (
     Cid as Cid,
+)
+from repo_stream.joining import (
+    join_cars as join_cars,
 )
 from repo_stream.joining import (
     join_cars as join_cars,

@@ -25,6 +25,7 @@ attributes, so that a program can act on them without parsing the message.
     │  ├─ BadCommit             it is not a valid commit of version 3    see message
     │  ├─ OtherAccount          it is of another account than expected   check which repo it is
     │  ├─ ConflictingCommits    two commits have the same rev            fetch the whole repo again
+    │  ├─ ConflictingCommits    two commits have the same rev            fetch the whole repo again
     │  ├─ BadSignature          the given key did not sign it            check the key
     │  └─ UnsupportedKey        the given key cannot be used             pass a k256 or p256 did:key
     ├─ NodeError                an MST node breaks a rule                do not trust the repo
@@ -42,6 +43,7 @@ attributes, so that a program can act on them without parsing the message.
     ├─ LimitExceeded            something exceeds one of the `Limits`    raise it if you trust it
     ├─ MissingBlock             a block of the tree is not in the CAR    fetch it again, or use gaps
     │  ├─ IncompleteRange       a slice does not prove a range of keys   fetch a slice that has it
+    │  ├─ IncompleteJoin        it is in none of the CARs to be joined   join a slice that has it
     │  ├─ IncompleteJoin        it is in none of the CARs to be joined   join a slice that has it
     │  └─ UncheckableBlock      a record's hash cannot be checked here   use verify_cids=False
     ├─ BlockReleased            a dropped block is needed again          raise mem_limit_mb or spill
@@ -106,12 +108,14 @@ __all__ = [
     "CidMismatch",
     "CommitError",
     "ConflictingCommits",
+    "ConflictingCommits",
     "DiskError",
     "DiskFull",
     "DiskIOError",
     "EmptyNode",
     "EmptySection",
     "ForeignFile",
+    "IncompleteJoin",
     "IncompleteJoin",
     "IncompleteRange",
     "InvalidCid",
@@ -418,6 +422,25 @@ class OtherAccount(CommitError):
         super().__init__(f"this is the repo of {did}, not of {expected}")
         self.did = did
         self.expected = expected
+
+
+class ConflictingCommits(CommitError):
+    """Two CARs that are to be joined have different commits of the same rev, and none is newer.
+
+    Attributes:
+        cid: the one commit.
+        other: the other one.
+        rev: the rev of both.
+    """
+
+    def __init__(self, *, cid: Cid, other: Cid, rev: str) -> None:
+        super().__init__(
+            f"two commits, {cid} and {other}, have the same rev {rev}, so none of them is the "
+            "newest; fetch the whole repo again"
+        )
+        self.cid = cid
+        self.other = other
+        self.rev = rev
 
 
 class ConflictingCommits(CommitError):
@@ -751,6 +774,28 @@ class UncheckableBlock(MissingBlock):
             "if you trust the file, read it with verify_cids=False",
         )
         self.hash_function: int = cid.hash_function
+
+
+class IncompleteJoin(MissingBlock):
+    """A block of the tree is in none of the CARs that were joined.
+
+    Attributes:
+        since: the rev of the base. A slice since this rev has all that the base can lack, if the
+            server deleted it during the download; `None` if the base has no commit, either.
+    """
+
+    def __init__(
+        self, *, cid: Cid, kind: Literal["node", "record"], key: str | None, since: str | None
+    ) -> None:
+        what = f"record {key!r}" if key is not None else "an MST node"
+        advice = "fetch the whole repo again"
+        if since is not None:
+            advice = f"join the slice since {since}, the rev of the base, as well, or {advice}"
+        super().__init__(cid=cid, kind=kind, key=key)
+        Exception.__init__(
+            self, f"the block {cid} of {what} is in none of the CARs that were joined; {advice}"
+        )
+        self.since = since
 
 
 class IncompleteJoin(MissingBlock):

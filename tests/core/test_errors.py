@@ -27,12 +27,14 @@ from repo_stream import (
     Cid,
     CidMismatch,
     CommitError,
+    ConflictingCommits,
     DiskError,
     DiskFull,
     DiskIOError,
     EmptyNode,
     EmptySection,
     ForeignFile,
+    IncompleteJoin,
     IncompleteRange,
     InvalidCid,
     InvalidDagCbor,
@@ -102,6 +104,10 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
     (BadCommit(cid=CID, field="rev", reason="is no TID"), [CID, "'rev'", "is no TID"]),
     (BadCommit(cid=CID, field=None, reason="is not a map"), [CID, "it is not a map"]),
     (OtherAccount(did="did:plc:other", expected="did:web:a.b"), ["did:plc:other", "did:web:a.b"]),
+    (
+        ConflictingCommits(cid=CID, other=Cid.of(b"other"), rev="3jzfcijpj2z2a"),
+        [CID, Cid.of(b"other"), "3jzfcijpj2z2a", "fetch the whole repo again"],
+    ),
     (BadSignature(cid=CID, did_key=DID_KEY, reason="high S"), [CID, DID_KEY, "high S"]),
     (UnsupportedKey(did_key="did:key:z1", reason="too short"), ["did:key:z1", "too short"]),
     (MalformedNode(cid=CID, reason="no e", offset=5), [CID, "no e", 5]),
@@ -136,6 +142,14 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
     (
         IncompleteRange(cid=CID, start="a/b", stop=None, after=None, before=None),
         [CID, "'a/b' on", "whole repo"],
+    ),
+    (
+        IncompleteJoin(cid=CID, kind="record", key="a/b", since="3jzfcijpj2z2a"),
+        [CID, "'a/b'", "since 3jzfcijpj2z2a", "whole repo"],
+    ),
+    (
+        IncompleteJoin(cid=CID, kind="node", key=None, since=None),
+        [CID, "an MST node", "fetch the whole repo"],
     ),
     (
         UncheckableBlock(cid=Cid(b"\x01\x71\x1e\x20" + bytes(32)), key="a/b"),

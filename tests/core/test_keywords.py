@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from repo_stream import DriverBuilder, Limits, open_car, order_car
+from repo_stream import DriverBuilder, Limits, join_cars, open_car, order_car
 from repo_stream.drivers import keywords
 from repo_stream.drivers.keywords import (
     DEFAULTS,
@@ -25,6 +25,7 @@ EVERY = dict(DEFAULTS)
 TAKEN = [
     pytest.param(open_car, OpenKeywords, id="open_car"),
     pytest.param(order_car, OrderKeywords, id="order_car"),
+    pytest.param(join_cars, OrderKeywords, id="join_cars"),
     pytest.param(DriverBuilder, BuilderKeywords, id="DriverBuilder"),
     pytest.param(DriverBuilder[bytes].stream_car, StreamKeywords, id="stream_car"),
 ]

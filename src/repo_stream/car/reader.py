@@ -5,7 +5,7 @@ from __future__ import annotations
 from binascii import crc32
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from repo_stream.car.decoder import Block, CarDecoder, CarHeader, Columns
 from repo_stream.car.source import CarFile, Pieces, Source, open_pieces
@@ -13,7 +13,7 @@ from repo_stream.errors import RepoStreamError
 from repo_stream.ipld.cid import Cid
 from repo_stream.limits import MIB, Limits
 
-__all__ = ["PIECE_SIZE", "CarReader", "checksum_of"]
+__all__ = ["PIECE_SIZE", "BlockReader", "CarReader", "checksum_of"]
 
 
 #: How much is read at a time, in bytes. So much stays in the processor's cache until its blocks are
@@ -33,6 +33,62 @@ def checksum_of(cids: Iterable[bytes], before: int = 0) -> int:
         before: the checksum of the CIDs that came before them.
     """
     return crc32(b"".join(cids), before)
+
+
+class BlockReader(Protocol):
+    """What reads the blocks of one repo: a `CarReader`, or something that reads several files."""
+
+    @property
+    def header(self) -> CarHeader | None:
+        """The header of the file; `None` as long as the commit is not known."""
+        ...
+
+    @property
+    def header_end(self) -> int:
+        """See `CarReader.header_end`."""
+        ...
+
+    @property
+    def offset(self) -> int:
+        """See `CarReader.offset`."""
+        ...
+
+    @property
+    def blocks(self) -> int:
+        """See `CarReader.blocks`."""
+        ...
+
+    @property
+    def file(self) -> CarFile | None:
+        """See `CarReader.file`."""
+        ...
+
+    @property
+    def checksum(self) -> int:
+        """See `CarReader.checksum`."""
+        ...
+
+    @property
+    def verifies_cids(self) -> bool:
+        """See `CarReader.verifies_cids`."""
+        ...
+
+    @property
+    def longest_section(self) -> int:
+        """See `CarReader.longest_section`."""
+        ...
+
+    async def next_columns(self) -> Columns | None:
+        """See `CarReader.next_columns`."""
+        ...
+
+    def copy_to(self, pieces: list[bytes], checksum: int) -> None:
+        """See `CarReader.copy_to`."""
+        ...
+
+    async def aclose(self) -> None:
+        """See `CarReader.aclose`."""
+        ...
 
 
 class CarReader:

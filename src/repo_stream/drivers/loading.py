@@ -10,7 +10,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from repo_stream.car.decoder import Columns
 from repo_stream.car.encoder import section_size
-from repo_stream.car.reader import CarReader
+from repo_stream.car.reader import BlockReader
 from repo_stream.errors import BadRoot, CommitError, MissingCommit, MissingRoot, NothingNew
 from repo_stream.ipld.cid import Cid
 from repo_stream.mst.commit import Commit
@@ -52,13 +52,13 @@ class LeftOut(NamedTuple):
     size: int
 
 
-def root_of(reader: CarReader) -> Cid:
+def root_of(reader: BlockReader) -> Cid:
     """Return the CID of a repo's commit.
 
     Raises:
         MissingRoot, BadRoot: if the header does not name a commit.
     """
-    roots = reader.header.roots
+    roots = reader.header.roots if reader.header is not None else ()
     if not roots:
         raise MissingRoot
     if not roots[0].is_ordinary:
@@ -66,7 +66,7 @@ def root_of(reader: CarReader) -> Cid:
     return roots[0]
 
 
-def no_commit(reader: CarReader) -> CommitError:
+def no_commit(reader: BlockReader) -> CommitError:
     """Return the error for a file that has been read to its end and does not have its commit."""
     root = root_of(reader)
     return MissingCommit(cid=root) if reader.blocks else NothingNew(cid=root)
@@ -84,8 +84,8 @@ class Loading(Generic[T]):
         MissingRoot, BadRoot: if the header does not name a commit.
     """
 
-    def __init__(self, reader: CarReader, processor: Processor[T], *, late: bool = False) -> None:
-        self.reader: CarReader = reader
+    def __init__(self, reader: BlockReader, processor: Processor[T], *, late: bool = False) -> None:
+        self.reader: BlockReader = reader
         self.processor: Processor[T] = processor
         self.store: MemoryStore[T] = MemoryStore(processor, late=late)
         self.turn: Turn = Turn()
@@ -99,7 +99,8 @@ class Loading(Generic[T]):
         self.log: RepoLog | None = None
         #: Results that could not be stored, by the CIDs of their blocks.
         self.unstored: dict[bytes, Unstored] = {}
-        self._root = root_of(reader)
+        # The CID of the commit; `None` as long as the reader does not know it.
+        self._root = root_of(reader) if reader.header is not None else None
         self._handed_over = False
         # The blocks that have been read, and are not in the log yet.
         self._coming: Columns | None = None
@@ -158,7 +159,9 @@ class Loading(Generic[T]):
 
     def _pick_commit(self, cids: list[bytes], blocks: list[bytes]) -> None:
         """Take the commit out of the blocks: it is not a record, so it is not processed."""
-        if self._root not in cids:
+        if self._root is None and self.reader.header is not None:
+            self._root = root_of(self.reader)
+        if self._root is None or self._root not in cids:
             return
         at = cids.index(self._root)
         self.commit_first = self.blocks == len(cids) and at == 0

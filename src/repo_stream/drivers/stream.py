@@ -10,11 +10,12 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from repo_stream.car.reader import PIECE_SIZE, CarReader
+from repo_stream.car.reader import PIECE_SIZE, BlockReader, CarReader
 from repo_stream.car.source import Source
 from repo_stream.drivers.backlog import columns_of
 from repo_stream.drivers.base import LAZY_SLICE, RepoDriver
 from repo_stream.drivers.incoming import Incoming
+from repo_stream.drivers.joined import JoinedReader
 from repo_stream.drivers.keywords import Spill
 from repo_stream.drivers.loading import Loading
 from repo_stream.drivers.options import Options
@@ -27,7 +28,7 @@ from repo_stream.mst.results import Output, Taken, TreeNode
 from repo_stream.mst.walker import Walker
 from repo_stream.store.budget import Budget
 
-__all__ = ["StreamDriver", "streamed"]
+__all__ = ["StreamDriver", "piece_size", "streamed"]
 
 D = TypeVar("D", bound="StreamDriver[Any]")  # Any: of whatever results
 T = TypeVar("T")
@@ -225,10 +226,15 @@ class StreamDriver(RepoDriver[T]):
         await self._kept.aclose()
 
 
+def piece_size(mem_limit_mb: float) -> int:
+    """Return how much of a source to read at a time, in bytes, within a memory limit."""
+    return min(2 * Budget.of(mem_limit_mb).piece, PIECE_SIZE)
+
+
 @asynccontextmanager
 async def streamed(
     options: Options[T],
-    source: Source,
+    source: Source | JoinedReader,
     spill: Spill,
     *,
     drain: bool,
@@ -239,19 +245,23 @@ async def streamed(
 
     Args:
         options: how to read it.
-        source: see `Source`.
+        source: see `Source`; or a reader of several sources, which is closed at the end.
         spill: where blocks go that do not fit in memory.
         drain: read the file to its end when the walk is over.
         counting: make `left_over` right also if the repo has gone to disk.
         kind: the driver to make, a `StreamDriver`.
     """
-    reader = await CarReader.open(
-        source,
-        limits=options.limits,
-        verify_cids=options.verify_cids,
-        piece_size=min(2 * Budget.of(options.mem_limit_mb).piece, PIECE_SIZE),
-        rereadable=True,
-    )
+    reader: BlockReader
+    if isinstance(source, JoinedReader):
+        reader = source
+    else:
+        reader = await CarReader.open(
+            source,
+            limits=options.limits,
+            verify_cids=options.verify_cids,
+            piece_size=piece_size(options.mem_limit_mb),
+            rereadable=True,
+        )
     try:
         loading = Loading(reader, options.block_processor, late=options.processes_late)
         kept = Kept(loading, options.mem_limit_mb, spill, counting=counting)

@@ -11,7 +11,14 @@ class RepoStreamError(Exception):
     Wrong use of the library is reported with Python's own exceptions instead: `TypeError` and
     `ValueError` for arguments, `anyio.BusyResourceError` if two tasks use one driver or store at
     the same time.
+
+    Attributes:
+        source: which of several sources the error is in: the path of a file, or words such as
+            `"slice 2"`; `None` if there is only one source, or if it is in none of them. See
+            `join_cars`.
     """
+
+    source: str | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by state: by default, a constructor with keywords would be called without them."""

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, TypeVar
 from repo_stream.car.decoder import Block, CarDecoder, Columns
 from repo_stream.car.encoder import write_header, write_section
 from repo_stream.car.files import OpenFile
-from repo_stream.car.reader import CarReader, checksum_of
+from repo_stream.car.reader import BlockReader, checksum_of
 from repo_stream.errors import CarChanged, RepoStreamError
 from repo_stream.ipld.cid import Cid
 from repo_stream.limits import MIB, Limits
@@ -97,7 +97,7 @@ class RepoLog:
 
     def __init__(
         self,
-        reader: CarReader,
+        reader: BlockReader,
         leased: Callable[[], Awaitable[Lease]],
         room: int,
         write: int,
@@ -255,7 +255,7 @@ class RepoLog:
         end, checksum = self.offset, self._reader.checksum
         if self._places is None or self._scan is None:
             self._places, self._noted = Places(), self._start
-            self._scan = _Scan(self._start, self._reader.header.roots)
+            self._scan = _Scan(self._start)
         scan = self._scan
         with self._dropping_index_on_failure():
             await self.note()
@@ -394,11 +394,11 @@ class _Scan:
         checksum: the checksum of the CIDs so far.
     """
 
-    def __init__(self, start: int, roots: Sequence[Cid]) -> None:
+    def __init__(self, start: int) -> None:
         self.at = start
         self.checksum = 0
         self._decoder = CarDecoder(limits=_NO_LIMITS, verify_cids=False)
-        self._decoder.feed(write_header(roots))
+        self._decoder.feed(write_header([]))
 
     def feed(self, data: bytes) -> Columns:
         """Return the blocks that end in the next bytes."""
