@@ -114,7 +114,8 @@ def open_car(
         block_processor: what to make of each record; see `DriverBuilder.with_block_processor`. The
             default, `noop`, leaves it as it is.
         on_error: see `DriverBuilder.with_on_error`.
-        gaps: go past missing blocks, as in a slice; see `DriverBuilder.with_gaps`.
+        gaps: go past missing blocks, as in a slice; see `DriverBuilder.with_gaps`. A gap does not
+            mean that the record under its key is an old one; an example there tells what is new.
         **keywords: with their defaults
 
             - `mem_limit_mb=16`: how much memory the repo may take before it goes to disk, in MiB.

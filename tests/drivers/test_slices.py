@@ -47,6 +47,7 @@ from support.slices import (
     Slice,
     changed,
     chunks,
+    commit_slice,
     driver_of,
     gaps_of,
     gather,
@@ -490,6 +491,37 @@ async def test_hostile_tree_is_a_hostile_slice(way: str) -> None:
             async with driver_of(way, car, builder.with_gaps(), piece=4096) as driver:
                 with pytest.raises(case.error):
                     await chunks(driver)
+
+
+# --- Gaps and changes -----------------------------------------------------------------------------
+
+
+@EVERY_WAY
+async def test_gap_can_be_a_new_key_and_keys_with_cids_tell_what_has_changed(way: str) -> None:
+    """The record of a new key may have been in the repo before, so it is not in the slice."""
+    again, back, deleted, last = (KEYS[n] for n in (2, 5, 11, 20))
+    after = dict(BEFORE)
+    after[f"{again}-new"] = BEFORE[again]
+    after[back] = BEFORE[last]
+    after[last] = {"new": True}
+    del after[deleted]
+    part = commit_slice(BEFORE, after)
+    async with driver_of(way, part.car(), GAPS) as driver:
+        gaps = {key for key, value in await chunks(driver) if isinstance(value, Gap)}
+        assert {f"{again}-new", back} <= gaps
+        await driver.seek("")
+        listed: list[tuple[str, Cid]] = []
+        while some := await driver.next_keys(5):
+            listed += some
+    known = {key: Cid(cid) for key, cid in REPO.records.items()}
+    changed = {key for key, cid in listed if key and known.get(key) != cid}
+    assert changed == {f"{again}-new", back, last}
+    # The records that are not in the slice are known under another key.
+    cids = dict(listed)
+    assert cids[f"{again}-new"] == known[again]
+    assert cids[back] == known[last]
+    # Keys that were there and are not listed are deleted, or in a subtree that is not there.
+    assert deleted not in cids
 
 
 # --- Streams that may not spill -------------------------------------------------------------------

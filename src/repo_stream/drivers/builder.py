@@ -224,11 +224,28 @@ class DriverBuilder(Options[T]):
         raise an error if they need a missing block, and `with_on_error` then only applies to errors
         of the processor.
 
+        A gap does not mean that nothing has changed there. It only says that the block is not in
+        this CAR. A server leaves out a block that the repo had before, be it under another key: if
+        somebody posts the same record again, or goes back to an earlier one, the key is a gap. To
+        tell what has changed, compare keys and CIDs with those of the repo as you know it.
+
         Example:
-            >>> async def changed(slice_of_repo: bytes) -> list[str]:
+            >>> async def changed(slice_of_repo: bytes, known: dict[str, Cid]) -> list[str]:
             ...     builder = DriverBuilder().with_gaps()
             ...     async with builder.stream_car(slice_of_repo) as (commit, driver):
-            ...         return [key async for key, value in driver if not isinstance(value, Gap)]
+            ...         keys: list[str] = []
+            ...         while some := await driver.next_keys():  # of missing records, too
+            ...             keys += [key for key, cid in some if key and known.get(key) != cid]
+            ...         return keys
+            >>> import anyio
+            >>> from repo_stream import Cid
+            >>> from repo_stream.testing import build_repo
+            >>> old = build_repo({"a.b.c/1": {"text": "hi"}})
+            >>> new = build_repo({"a.b.c/1": {"text": "hi"}, "a.b.c/2": {"text": "hi"}})
+            >>> slice_of_repo = new.to_car(omit=new.blocks.keys() & old.blocks.keys())
+            >>> known = {key: Cid(cid) for key, cid in old.records.items()}
+            >>> anyio.run(changed, slice_of_repo, known)
+            ['a.b.c/2']
         """
         return cast("DriverBuilder[T | Gap]", replace(self, gaps=True))
 

@@ -46,6 +46,10 @@ class Taken(NamedTuple, Generic[T]):
 class Gap(NamedTuple):
     """A record or a subtree that a walk left out because its block is missing.
 
+    It does not mean that nothing has changed there. A slice since some rev lacks each block that
+    the repo had before, under whatever key, so a new key can be a gap. What has changed is told by
+    keys and CIDs: see the example of `DriverBuilder.with_gaps`.
+
     Attributes:
         cid: the CID of the missing block.
         key: the key of the missing record; `None` if a node is missing, and with it a subtree of
