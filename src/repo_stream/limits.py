@@ -10,7 +10,7 @@ The CAR file (https://ipld.io/specs/transport/car/carv1/):
 - The header names a root that can be a commit: `MissingRoot`, `BadRoot`.
 - Length prefixes are minimal, and sections contain a CID: `BadVarint`, `EmptySection`,
   `BadSectionCid`.
-- The file ends where a section ends: `TruncatedCar`, and for `CarDecoder` also `CarTrailingData`.
+- The file ends where a section ends, and nothing follows it: `TruncatedCar`, `CarTrailingData`.
 - Every block has the hash that its CID claims: `CidMismatch`; and a record's hash can be checked:
   `UncheckableBlock`. `verify_cids=False` turns this off.
 - No block is too large: `LimitExceeded`, `block_bytes=2097152`.

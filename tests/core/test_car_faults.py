@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
+import lzma
+import zlib
+from base64 import b64encode
+
 import pytest
 
 from repo_stream import (
     BadCarHeader,
     BadSectionCid,
     BadVarint,
+    CarTrailingData,
     Cid,
     EmptySection,
     LimitExceeded,
@@ -104,11 +110,25 @@ def test_a_cid_must_lie_within_its_section() -> None:
 @pytest.mark.parametrize(
     ("garbage", "kind"),
     [
-        pytest.param(b"\n", TruncatedCar, id="newline"),
+        pytest.param(b"\n", CarTrailingData, id="newline"),
+        pytest.param(b"\r\n", CarTrailingData, id="line-ending-of-windows"),
+        pytest.param(b"\n" * 500, CarTrailingData, id="newlines"),
+        pytest.param(b" ", CarTrailingData, id="blank"),
+        pytest.param(b'{"error":"InternalServerError"}', CarTrailingData, id="json"),
+        pytest.param(b'{"error":"InternalServerError"}' * 9, CarTrailingData, id="longer-json"),
+        pytest.param(b"<html>", CarTrailingData, id="short-html"),
+        pytest.param("é".encode() * 200, CarTrailingData, id="text-with-a-long-length"),
+        pytest.param("界".encode() * 200, CarTrailingData, id="text-with-a-length-without-end"),
+        pytest.param(b"\xef\xbb\xbf[]", CarTrailingData, id="json-after-a-byte-order-mark"),
+        pytest.param(b"{", TruncatedCar, id="brace-that-may-be-a-length"),
+        pytest.param(b"\x60\x01\x71", TruncatedCar, id="length-and-part-of-a-cid"),
+        pytest.param(b"\x60\x12", TruncatedCar, id="length-and-part-of-a-cidv0"),
+        pytest.param(b"\x60\x02\x71", CarTrailingData, id="length-and-no-cid"),
+        pytest.param(b"\x1f\x8b" + bytes(9), CarTrailingData, id="short-gzip"),
         pytest.param(b"\0", EmptySection, id="zero"),
         pytest.param(b"\x80", TruncatedCar, id="half-a-varint"),
         pytest.param(b"\xff" * 8, TruncatedCar, id="most-of-a-varint"),
-        pytest.param(b"<html>" * 50, BadSectionCid, id="html"),
+        pytest.param(b"<html>" * 50, CarTrailingData, id="html"),
         pytest.param(b"\x1f\x8b" + bytes(40), BadSectionCid, id="gzip"),
         pytest.param(car_header([ROOT]), BadSectionCid, id="another-header"),
         pytest.param(GOOD, BadSectionCid, id="another-car"),
@@ -117,10 +137,29 @@ def test_a_cid_must_lie_within_its_section() -> None:
 def test_garbage_after_the_last_section_is_refused(
     garbage: bytes, kind: type[RepoStreamError]
 ) -> None:
-    outcome = decode(GOOD + garbage)
-    assert outcome.blocks == BEFORE
-    assert type(outcome.error) is kind
-    assert getattr(outcome.error, "offset", None) == len(GOOD)
+    messages: set[str] = set()
+    for size in (1, 2, 7, 10_000):
+        outcome = decode_in_pieces(GOOD + garbage, size, limits=None, verify_cids=True)
+        assert outcome.blocks == BEFORE
+        assert type(outcome.error) is kind
+        assert getattr(outcome.error, "offset", None) == len(GOOD)
+        messages.add(str(outcome.error))
+    assert len(messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("garbage", "said"),
+    [
+        pytest.param(b"\n", "blank text; remove them", id="newline"),
+        pytest.param(b'{"error":"Oops"}', 'JSON that starts with: {"error":"Oops"}', id="json"),
+        pytest.param(b"<html>" * 99, "an HTML page that starts with: <html>", id="html"),
+        pytest.param(b"\x60\x02", "binary data", id="binary"),
+    ],
+)
+def test_the_error_says_what_follows_the_last_section(garbage: bytes, said: str) -> None:
+    error = decode(GOOD + garbage).error
+    assert "trailing bytes after the last section" in str(error)
+    assert said in str(error)
 
 
 # --- Headers ----------------------------------------------------------------------------------
@@ -275,9 +314,29 @@ def test_the_start_of_no_car_is_refused(data: bytes, kind: type[RepoStreamError]
     assert (outcome.header, outcome.blocks, type(outcome.error)) == (None, [], kind)
 
 
+def test_a_bad_length_at_the_start_may_be_that_of_no_car() -> None:
+    brotli_1 = bytes.fromhex("abffff0000a8aaaaaafe2b97ca5ab6ccacaaccacac25bdaab2f64c4f775dcc22")
+    error = decode(brotli_1).error
+    assert isinstance(error, BadVarint)
+    assert "the length of the CAR header is not valid" in str(error)
+    assert "may be compressed (brotli" in str(error)
+
+
 # --- What is no CAR at all ----------------------------------------------------------------------
 
 PAGE = b"<!DOCTYPE html>\n<title>502 \x1b[2JBad\xc2\x9b Gateway</title>" + b"x" * 500
+
+
+FRAME = b"\xa2\x61t\x67#commit\x62op\x01"
+MANY_ROOTS = car_header([ROOT] * 40)
+# What brotli makes of `tests/cars/sample.car`, at qualities 4 and 11: their beginnings.
+BROTLI = bytes.fromhex("5b70f1320a81d5090080ae7eebe1662467b51e0075a42efcf9f3ef9f81e37aac")
+BROTLI_11 = bytes.fromhex("5b70f132d836fc741b1100f3cbd5f4669f3dd836ecc1a9442ac4407bfd493b16")
+
+
+def as_text(data: bytes, encoding: str) -> bytes:
+    """Bytes as a program saves them that takes them for text."""
+    return data.decode(encoding, "replace").encode()
 
 
 @pytest.mark.parametrize(
@@ -295,6 +354,38 @@ PAGE = b"<!DOCTYPE html>\n<title>502 \x1b[2JBad\xc2\x9b Gateway</title>" + b"x" 
         ),
         pytest.param("Not f\u00f6und".encode(), "text that starts with: Not f", id="text"),
         pytest.param(b"\x1f\x8b\x08\0" + bytes(99), "gzip data", id="gzip"),
+        pytest.param(b"\x28\xb5\x2f\xfd" + bytes(99), "zstd data", id="zstd"),
+        pytest.param(b"\x28\xb5\x2f\xfd\x04", "zstd data", id="short-zstd"),
+        pytest.param(b"\x5e\x2a\x4d\x18" + bytes(99), "zstd data", id="zstd-skippable"),
+        pytest.param(b"PK\x03\x04" + bytes(99), "a zip archive", id="zip"),
+        pytest.param(bz2.compress(GOOD), "bzip2 data", id="bzip2"),
+        pytest.param(lzma.compress(GOOD), "xz data", id="xz"),
+        pytest.param(zlib.compress(GOOD), "zlib data", id="zlib"),
+        pytest.param(b"\x04\x22\x4d\x18" + bytes(99), "lz4 data", id="lz4"),
+        pytest.param(BROTLI, "may be compressed (brotli", id="brotli"),
+        pytest.param(BROTLI_11, "may be compressed (brotli", id="small-brotli"),
+        pytest.param(b"\x1b\xa3\x9e" + bytes(range(90)), "compressed (brotli", id="like-brotli"),
+        pytest.param(b"\xfb\xff\xff\x7f" + bytes(99), "compressed (brotli", id="long-length"),
+        pytest.param(b"\xfb\xff\x7f\xa4" + bytes(99), "compressed (brotli", id="length-of-a-map"),
+        pytest.param(FRAME + GOOD, "a frame of an event stream", id="firehose"),
+        pytest.param(b"\xa2\x62op\1\x61t\x67#commit" + GOOD, "event stream", id="op-first"),
+        pytest.param(encode({"op": -1}) + GOOD, "a frame of an event stream", id="firehose-error"),
+        pytest.param(as_text(GOOD, "utf-8"), "a CAR that was saved as text", id="as-text"),
+        pytest.param(
+            as_text(MANY_ROOTS, "utf-8"), "a CAR that was saved as text", id="long-header"
+        ),
+        pytest.param(as_text(GOOD, "latin-1"), "a CAR that was saved as text", id="as-latin-1"),
+        pytest.param(
+            as_text(GOOD, "utf-8").decode().encode("utf-16"),
+            "a CAR that was saved as UTF-16 text",
+            id="as-utf-16",
+        ),
+        pytest.param(as_text(AFTER * 9, "utf-8"), "was saved as text", id="something-as-text"),
+        pytest.param(b64encode(GOOD), "a CAR in base64; decode it first", id="base64"),
+        pytest.param(GOOD.hex().encode(), "a CAR in hexadecimal; decode it first", id="hex"),
+        pytest.param("{'error'}".encode("utf-16"), "UTF-16 text", id="utf-16"),
+        pytest.param("界".encode() * 99, "text that starts with: \u754c", id="text-beyond-ascii"),
+        pytest.param(b"\n\n", "blank text", id="blank"),
         pytest.param(b"\x89PNG\r\n\x1a\n" + bytes(99), "binary data", id="image"),
     ],
 )

@@ -13,6 +13,7 @@ import repo_stream
 from repo_stream import (
     BadCarHeader,
     BadCommit,
+    BadCompression,
     BadNodeLink,
     BadRoot,
     BadSectionCid,
@@ -98,6 +99,10 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
     (EmptySection(offset=96), [96, "zero"]),
     (BadSectionCid("a section does not start with a CID", offset=96), [96, "CID"]),
     (CarTrailingData("bytes come after the end", offset=96), [96, "after the end"]),
+    (
+        BadCompression(compression="gzip", reason="it ends too soon", offset=96),
+        ["gzip data", "it ends too soon", 96],
+    ),
     (CidMismatch(cid=CID, offset=96), [CID, 96]),
     (MissingCommit(cid=CID), [CID, "incomplete"]),
     (NothingNew(cid=CID), [CID, "nothing has changed", "since", "fetch it again"]),

@@ -13,9 +13,11 @@ import pytest
 
 from repo_stream import (
     BadRoot,
+    BadSectionCid,
     CarDecoder,
     CarError,
     CarReader,
+    CarTrailingData,
     Cid,
     CidMismatch,
     DriverBuilder,
@@ -24,6 +26,7 @@ from repo_stream import (
     Limits,
     MissingCommit,
     MissingRoot,
+    RepoStreamError,
     TruncatedCar,
     UnsupportedCarVersion,
 )
@@ -440,3 +443,28 @@ async def test_blocks_of_odd_kinds_do_not_disturb_the_walk(tmp_path: Path) -> No
     ]
     car = build_car(RECORDS, extra_blocks=odd)
     assert await in_every_store(car, tmp_path) == [ROWS] * 3
+
+
+@in_pieces_of_any_size
+@pytest.mark.parametrize(
+    ("first", "kind"),
+    [
+        pytest.param(b"\0", EmptySection, id="empty"),
+        pytest.param(b"\x04\0\0\0\0", BadSectionCid, id="no-cid"),
+        pytest.param(section(cid_of(b"a"), b"b"), CidMismatch, id="another-hash"),
+        pytest.param(b"\x80\x80\x80\x80\x01", LimitExceeded, id="too-long"),
+        pytest.param(b"<html>" * 40, CarTrailingData, id="text"),
+        pytest.param(b"\x50", TruncatedCar, id="cut"),
+    ],
+)
+async def test_fault_in_the_first_section_is_raised_when_it_is_read(
+    first: bytes, kind: type[RepoStreamError], size: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "repo.car"
+    path.write_bytes(car_header([BLOCKS[0][0]]) + first)
+    async with await CarReader.open(path, piece_size=size) as reader:
+        assert reader.header.roots
+        for _ in range(2):
+            with pytest.raises(kind):
+                await reader.next_blocks()
+        assert not is_open(path)

@@ -20,20 +20,37 @@ with it, and the loop goes on.
 error. So the same blocks and the same error come out whatever the size of the pieces.
 
 A file that is not a CAR at all is described by `file_type`.
+
+**Damage.** With `past_damage`, what is wrong does not end the file. `_take_past_damage` then does
+the work of `_take_sections`: what is wrong begins a `Region`, and the next section that is sound
+ends it; see `salvage`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 from repo_stream._compiled import COMPILED
+from repo_stream.car.damage import Damage, DamageLog
 from repo_stream.car.encoder import section_size
-from repo_stream.car.file_type import START_BYTES, is_known, not_a_car
+from repo_stream.car.file_type import (
+    IF_BINARY,
+    START_BYTES,
+    begins_header,
+    has_header,
+    is_known,
+    is_text,
+    not_a_car,
+    trailing_data,
+)
+from repo_stream.car.salvage import MOST_KEPT, Effort, Region, list_damaged
 from repo_stream.errors import (
     BadCarHeader,
     BadSectionCid,
     BadVarint,
+    CarError,
     CarTrailingData,
     CidMismatch,
     EmptySection,
@@ -46,11 +63,19 @@ from repo_stream.errors import (
     UnsupportedCarVersion,
 )
 from repo_stream.ipld import dagcbor
-from repo_stream.ipld.cid import ORDINARY_LENGTH, ORDINARY_PREFIX, Cid, read_cid, verify
+from repo_stream.ipld.cid import (
+    ORDINARY_LENGTH,
+    ORDINARY_PREFIX,
+    Cid,
+    can_verify,
+    read_cid,
+    verify,
+)
 from repo_stream.ipld.digest import agreeing
 from repo_stream.limits import Limits
 
 __all__ = [
+    "ORDINARY_SECTION",
     "Block",
     "CarDecoder",
     "CarHeader",
@@ -67,8 +92,14 @@ Block = tuple[bytes, bytes]
 #: Blocks in columns, of the same length: their raw CIDs, and their bytes.
 Columns = tuple[list[bytes], list[bytes]]
 
+#: How many bytes the section of a block with an ordinary CID has at least.
+ORDINARY_SECTION: Final = 1 + ORDINARY_LENGTH
+
 _MAX_VARINT_BYTES = 9
-_CBOR_MAP = 5  # the major type: the upper three bits of the first byte
+# How many sections to cut first after something damaged.
+_FEW: Final = 16
+# The first bytes of a header that tell whether it can be one: the heads of its map and first key.
+_HEADER_HEAD = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +124,16 @@ class CarDecoder:
 
     Args:
         limits: bounds on the header, on a block, on the file and on the number of blocks.
-        verify_cids: check every block against its CID. If the hash function of a CID is not known,
-            its block is returned unchecked: see `repo_stream.ipld.cid.verify`.
+        verify_cids: check every block against its CID. A block whose CID cannot be checked, because
+            its hash function is not known or its digest was cut, is returned and counted in
+            `unchecked`.
+        past_damage: leave out what is damaged and go on after it; see `damage`. The blocks after it
+            are found by their hashes. If the header is damaged, it has no roots; if there is no
+            sound block at all, its error is raised. With `"blocks"`, only blocks that do not match
+            their CIDs are left out, and any other error is raised.
+
+    Attributes:
+        found_at_end: with `past_damage`, the blocks that `finish` has found.
 
     Example:
         >>> from repo_stream.testing import build_car
@@ -105,17 +144,30 @@ class CarDecoder:
         (3, 1)
     """
 
-    def __init__(self, *, limits: Limits | None = None, verify_cids: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        limits: Limits | None = None,
+        verify_cids: bool = True,
+        past_damage: bool | Literal["blocks"] = False,
+    ) -> None:
+        self.found_at_end: list[Block] = []
         self._limits = limits if limits is not None else Limits()
         self._verify_cids = verify_cids
+        self._past_damage = past_damage
+        self._damages = DamageLog()
+        self._effort = Effort()
+        # The damaged bytes that end where the next sound section will be found.
+        self._region: Region | None = None
         self._waiting = bytearray()
         self._needed = 1
         self._offset = 0
         self._fed = 0
         self._blocks = 0
+        self._unchecked = 0
+        self._has_short_sections = False
         self._header: CarHeader | None = None
         self._header_end = 0
-        self._is_car = True
         self._finished = False
         self._error: RepoStreamError | None = None
 
@@ -135,9 +187,34 @@ class CarDecoder:
         return self._blocks
 
     @property
+    def unchecked(self) -> int:
+        """How many of them could not be checked against their CIDs, although that was asked for."""
+        return self._unchecked
+
+    @property
+    def has_short_sections(self) -> bool:
+        """Whether any section so far is shorter than that of an ordinary CID can be."""
+        return self._has_short_sections
+
+    @property
     def header_end(self) -> int:
         """The offset at which the header ends and the first section starts; 0 until it arrives."""
         return self._header_end
+
+    @property
+    def damage(self) -> Sequence[Damage]:
+        """What is damaged so far, if `past_damage`: the first 1,000."""
+        return self._damages.listed
+
+    @property
+    def damage_count(self) -> int:
+        """How much is damaged so far."""
+        return self._damages.count
+
+    @property
+    def damages(self) -> DamageLog:
+        """What is damaged, and what is needed to repair it and to find blocks behind it."""
+        return self._damages
 
     @property
     def verifies_cids(self) -> bool:
@@ -179,7 +256,7 @@ class CarDecoder:
         if not piece:
             return [], []
         if self._finished:
-            self._fail(CarTrailingData("bytes were fed after the end", offset=self._offset))
+            self._fail(CarTrailingData("feed() was called after finish()", offset=self._offset))
         limit = self._limits.car_bytes
         before = self._fed
         self._fed += len(piece)
@@ -202,10 +279,13 @@ class CarDecoder:
         buffer = b"".join((self._waiting, piece)) if self._waiting else bytes(piece)
         start = self._offset
         try:
-            if self._header is None:
-                self._take_header(buffer)
-            if self._header is not None:
-                self._take_sections(buffer, self._offset - start, cut)
+            if self._past_damage:
+                self._take_past_damage(buffer, cut)
+            else:
+                if self._header is None:
+                    self._take_header(buffer)
+                if self._header is not None:
+                    self._take_sections(buffer, self._offset - start, cut)
         except RepoStreamError as error:
             return self._fail(error, cut)
         self._waiting = bytearray(buffer[self._offset - start :])
@@ -216,16 +296,23 @@ class CarDecoder:
 
         Raises:
             TruncatedCar: if it does not end between two sections.
+            CarTrailingData: if what follows the last section is not the beginning of one.
             RepoStreamError: if an earlier call raised an error; it is raised again.
         """
         if self._error is not None:
             raise self._error
-        if not self._is_car:
-            self._fail(not_a_car(bytes(self._waiting)))
-        if self._header is None or self._waiting:
-            length, start = read_length(bytes(self._waiting), 0, self._offset)
-            need = start + length if start >= 0 else None
-            self._fail(TruncatedCar(offset=self._offset, have=len(self._waiting), need=need))
+        waiting = bytes(self._waiting)
+        try:
+            if self._past_damage:
+                found: Columns = [], []
+                self._take_past_damage(waiting, found, ended=True)
+                self.found_at_end = list(zip(*found, strict=True))
+            elif self._header is None:
+                self._take_header(waiting, ended=True)
+            elif waiting:
+                self._take_section(waiting, 0, self._offset, ([], []), ended=True)
+        except RepoStreamError as error:
+            self._fail(error)
         self._finished = True
 
     def _fail(self, error: RepoStreamError, cut: Columns | None = None) -> Columns:
@@ -237,44 +324,76 @@ class CarDecoder:
             raise self._error
         return cut
 
-    def _take_header(self, buffer: bytes) -> None:
-        """Decode the header if all of it is there."""
+    def _take_header(self, buffer: bytes, *, ended: bool = False) -> None:
+        """Decode the header if all of it is there; if the file has `ended`, it has to be."""
         if is_known(buffer):
-            self._refuse(buffer)
+            self._refuse(buffer, ended=ended)
             return
-        length, start = read_length(buffer, 0, 0)
+        try:
+            length, start = read_length(buffer, 0, 0)
+        except BadVarint:
+            if not is_text(buffer[:START_BYTES]):
+                message = f"the length of the CAR header is not valid; {IF_BINARY}"
+                raise BadVarint(message, offset=0) from None
+            self._refuse(buffer, ended=ended)
+            return
         if start < 0:
-            self._needed = len(buffer) + 1
+            self._wait(len(buffer) + 1, buffer, ended=ended)
             return
-        limit = self._limits.header_bytes
-        if length > limit:
-            raise LimitExceeded(
-                limit="header_bytes", maximum=limit, actual=length, where="the CAR header"
-            )
         if length == 0:
             raise BadCarHeader("it has length zero")
-        if start == len(buffer):
+        if start == len(buffer) and not ended:
             self._needed = start + 1
             return
-        if buffer[start] >> 5 != _CBOR_MAP:
-            self._refuse(buffer)
+        head = buffer[start : start + _HEADER_HEAD]
+        limit = self._limits.header_bytes
+        if not begins_header(head[:1]):
+            self._refuse(buffer, ended=ended)
+        elif length > limit:
+            # Only now: the first bytes of any other file claim a length, too.
+            if not begins_header(head):
+                self._refuse(buffer, ended=ended)
+            elif len(head) == _HEADER_HEAD or ended:
+                raise LimitExceeded(
+                    limit="header_bytes", maximum=limit, actual=length, where="the CAR header"
+                )
+            else:
+                self._needed = start + _HEADER_HEAD
+        elif start + length > len(buffer):
+            if ended and not begins_header(head):
+                self._refuse(buffer, ended=ended)
+            self._wait(start + length, buffer, ended=ended)
+        else:
+            self._decode_header(buffer, start, start + length, ended=ended)
+
+    def _decode_header(self, buffer: bytes, start: int, end: int, *, ended: bool) -> None:
+        try:
+            self._header = parse_header(buffer[start:end])
+        except BadCarHeader:
+            if has_header(buffer[start:end]):
+                raise
+            self._refuse(buffer, ended=ended)
             return
-        end = start + length
-        self._needed = end
-        if end > len(buffer):
-            return
-        self._header = parse_header(buffer[start:end])
         self._offset = self._header_end = end
         self._needed = 1
 
-    def _refuse(self, buffer: bytes) -> None:
+    def _wait(self, needed: int, buffer: bytes, *, ended: bool) -> None:
+        """Wait until so many bytes of the header are there.
+
+        Raises:
+            TruncatedCar: if no more come.
+        """
+        self._needed = needed
+        if ended:
+            raise cut_off(buffer, 0, 0)
+
+    def _refuse(self, buffer: bytes, *, ended: bool) -> None:
         """Raise the error that describes a file that is not a CAR, once enough of it is there.
 
         So the error is the same whatever the size of the pieces.
         """
-        self._is_car = False
         self._needed = START_BYTES
-        if len(buffer) >= START_BYTES:
+        if len(buffer) >= START_BYTES or ended:
             raise not_a_car(buffer[:START_BYTES])
 
     def _take_sections(self, buffer: bytes, at: int, cut: Columns) -> None:
@@ -302,8 +421,164 @@ class CarDecoder:
             self._offset = base + at
             self._blocks += len(blocks)
 
-    def _take_section(self, buffer: bytes, at: int, offset: int, cut: Columns) -> int:
-        """Take one section of any kind; return the index after it, or -1 if it is cut off."""
+    # --- Past damage ----------------------------------------------------------------------------
+
+    def _take_past_damage(self, buffer: bytes, cut: Columns, *, ended: bool = False) -> None:
+        """Do what `_take_header` and `_take_sections` do, and go past what is damaged.
+
+        Args:
+            buffer: the bytes from `offset` on.
+            cut: the blocks are added to it.
+            ended: whether the file ends with the buffer.
+        """
+        base = self._offset
+        try:
+            if self._header is None and self._region is None:
+                try:
+                    self._take_header(buffer, ended=ended)
+                except (CarError, LimitExceeded) as error:
+                    if self._past_damage == "blocks":
+                        raise
+                    self._region = Region(0, error)
+            while self._region is not None or self._header is not None:
+                if self._region is None:
+                    more = self._take_sound(buffer, base, cut, ended=ended)
+                else:
+                    more = self._leave_region(buffer, base, cut, self._region, ended=ended)
+                if not more:
+                    break
+        finally:
+            self._blocks += len(cut[1])
+        if ended and self._header is None and self._region is not None:
+            raise self._region.error
+
+    def _take_sound(self, buffer: bytes, base: int, cut: Columns, *, ended: bool) -> bool:
+        """Take sections up to the first that is damaged; return whether there is one."""
+        cids, blocks = cut
+        size = len(buffer)
+        longest = min(self._limits.block_bytes, size)
+        most = (
+            size if self._limits.blocks is None else min(self._limits.blocks - self._blocks, size)
+        )
+        at = self._offset - base
+        # A few at first, as all that are cut are hashed before the first wrong one is found.
+        batch = _FEW
+        self._needed = 1
+        while at < size:
+            stop = min(most, len(blocks) + batch)
+            at = cut_ordinary(
+                buffer, at, cids, blocks, most=stop, longest=longest, verify=self._verify_cids
+            )
+            self._offset = base + at
+            if at == size:
+                break
+            if len(blocks) == stop < most:
+                batch *= 2
+                continue
+            try:
+                end = self._take_section(buffer, at, base + at, cut, ended=ended)
+            except (CarError, LimitExceeded) as error:
+                self._go_past(error, buffer, base, len(blocks))
+                return True
+            if end < 0:
+                break
+            if self._past_damage is True and not Cid(cids[-1]).is_ordinary:
+                self._damages.keep_odd(base + at, Cid(cids[-1]), blocks[-1])
+            at = end
+            self._offset = base + at
+        return False
+
+    def _go_past(
+        self, error: CarError | LimitExceeded, buffer: bytes, base: int, before: int
+    ) -> None:
+        """Begin a damaged region with the next section, or leave out that block alone."""
+        if isinstance(error, LimitExceeded) and error.limit != "block_bytes":
+            raise error
+        start = self._offset
+        if self._past_damage is True:
+            self._region = Region(start, error)
+        elif isinstance(error, CidMismatch):
+            length, body = read_length(buffer, start - base, start)
+            self._damages.add(start, error.cid, error)
+            self._offset = base + body + length
+            self._damages.skip(start, self._offset, before)
+        else:
+            raise error
+        if isinstance(error, CidMismatch):
+            self._effort.spent += read_length(buffer, start - base, start)[0]
+
+    def _leave_region(
+        self, buffer: bytes, base: int, cut: Columns, region: Region, *, ended: bool
+    ) -> bool:
+        """Go on to the sound section that ends a damaged region; return whether there is one."""
+        effort = self._effort
+        found = -1
+        if not effort.is_too_much(self._offset):
+            found = region.find_sound(
+                buffer, base, effort, longest=self._limits.block_bytes, at_end=ended
+            )
+        given_up = effort.is_too_much(self._offset)
+        if given_up:
+            found = -1
+        before = len(cut[1])
+        size = len(buffer)
+        if found < 0 and not ended:
+            kept_from = base + size if given_up else region.kept_from
+            if given_up or base + size - region.start > MOST_KEPT:
+                region.is_whole = False
+                self._skip_to(kept_from, before)
+            kept = base + size - self._offset
+            # Half as much again, so that pieces of any size take linear time.
+            self._needed = max(region.needed - self._offset, kept + kept // 2, kept + 1)
+            return False
+        end = base + size if found < 0 else found
+        whole = buffer[region.start - base : end - base] if region.is_whole else None
+        if self._header is None and found < 0:
+            return False
+        if region.start == 0:
+            self._damages.add(0, None, region.error, repaired=True)
+            self._header = CarHeader(roots=())
+            self._offset = self._header_end = found
+        else:
+            list_damaged(self._damages, whole, region.start, region.error)
+            self._skip_to(end, before)
+        self._region = None
+        effort.regions += 1
+        return found >= 0
+
+    def _skip_to(self, offset: int, before: int) -> None:
+        """Leave out everything up to an offset."""
+        if self._header is not None:
+            self._damages.skip(self._offset, offset, before)
+        self._offset = offset
+
+    def _take_section(
+        self, buffer: bytes, at: int, offset: int, cut: Columns, *, ended: bool = False
+    ) -> int:
+        """Take one section of any kind; return the index after it, or -1 if it is cut off.
+
+        Raises:
+            CarTrailingData: if there is text in its place, or something else until the file ends.
+            TruncatedCar: if the file has `ended` in it.
+        """
+        try:
+            end = self._cut_section(buffer, at, offset, cut)
+        except RepoStreamError:
+            start = buffer[at : at + START_BYTES]
+            # No section is text: a length, or the first byte of a CID, is not.
+            if not is_text(start):
+                raise
+            if len(start) < START_BYTES and not ended:
+                self._needed = START_BYTES
+                return -1
+            raise trailing_data(start, offset) from None
+        if end < 0 and ended:
+            if begins_section(buffer[at:]):
+                raise cut_off(buffer, at, offset)
+            raise trailing_data(buffer[at : at + START_BYTES], offset)
+        return end
+
+    def _cut_section(self, buffer: bytes, at: int, offset: int, cut: Columns) -> int:
         size = len(buffer)
         length, start = read_length(buffer, at, offset)
         if start < 0:
@@ -336,6 +611,8 @@ class CarDecoder:
         """Split a section into its CID, of any kind, and its data; check the data."""
         if start == end:
             raise EmptySection(offset=offset)
+        if end - start < ORDINARY_LENGTH:
+            self._has_short_sections = True
         try:
             body = read_cid(buffer, start, end)
         except InvalidCid as error:
@@ -343,8 +620,11 @@ class CarDecoder:
             raise BadSectionCid(message, offset=offset) from error
         cid = Cid(buffer[start:body])
         data = buffer[body:end]
-        if self._verify_cids and verify(cid, data) is False:
-            raise CidMismatch(cid=cid, offset=offset)
+        if self._verify_cids:
+            if not can_verify(cid):
+                self._unchecked += 1
+            elif not verify(cid, data):
+                raise CidMismatch(cid=cid, offset=offset)
         return bytes(cid), data
 
 
@@ -409,6 +689,29 @@ def cut_ordinary(
             del cids[right:], blocks[right:]
             at = first + sum(map(section_size, cids[known:], blocks[known:]))
     return at
+
+
+def cut_off(buffer: bytes, at: int, offset: int) -> TruncatedCar:
+    """Return the error for a header or a section that the end of the file cuts off.
+
+    Args:
+        buffer: the bytes that end with the file.
+        at: the index where it starts.
+        offset: the offset of that byte in the file.
+    """
+    length, start = read_length(buffer, at, offset)
+    need = start - at + length if start >= 0 else None
+    return TruncatedCar(offset=offset, have=len(buffer) - at, need=need)
+
+
+def begins_section(data: bytes) -> bool:
+    """Return whether bytes can be the beginning of a section, of which the end is cut off."""
+    _length, start = read_length(data, 0, 0)
+    body = data[start:] if start >= 0 else b""
+    if body:
+        return body[0] == 1 or b"\x12\x20".startswith(body[:2])
+    # A length alone. One character may be one, but not a line ending, which files often end with.
+    return not is_text(data) or not data.isspace()
 
 
 def read_length(buffer: bytes, at: int, offset: int) -> tuple[int, int]:

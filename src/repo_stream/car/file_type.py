@@ -14,6 +14,7 @@ from typing import Final, Literal
 from repo_stream.errors import CarTrailingData, NotACar
 
 __all__ = [
+    "IF_BINARY",
     "START_BYTES",
     "Compression",
     "begins_header",
@@ -29,6 +30,12 @@ __all__ = [
 #: How many bytes from the beginning of a file `not_a_car` looks at.
 START_BYTES: Final = 160
 
+#: What to do about bytes that are of no known type.
+IF_BINARY: Final = (
+    "the file may be compressed (brotli has no mark to know it by) or damaged: check the "
+    "response's status and its Content-Encoding, and fetch it again"
+)
+
 #: How a file can be compressed that is decompressed while it is read.
 Compression = Literal["gzip", "zstd"]
 
@@ -42,10 +49,6 @@ _AS_BYTES: Final = (
 )
 _EVENT: Final = "pass the `blocks` of a #commit event in it, which are a CAR"
 _FETCH_AGAIN: Final = "check the server's response and its status, and fetch it again"
-_BINARY_ADVICE: Final = (
-    "it may be compressed (brotli, which has no mark to know it by) or damaged: check the "
-    "response's status and its Content-Encoding, and fetch it again"
-)
 
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
@@ -178,7 +181,7 @@ def _kind_of(start: bytes) -> tuple[str, str]:
         return looks_like, _FETCH_AGAIN
     if _REPLACEMENT in start:
         return "binary data that was saved as text", _AS_BYTES
-    return looks_like, _BINARY_ADVICE
+    return looks_like, IF_BINARY
 
 
 def _mark_of(start: bytes) -> tuple[str, str] | None:

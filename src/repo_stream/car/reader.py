@@ -59,6 +59,16 @@ class BlockReader(Protocol):
         ...
 
     @property
+    def unchecked(self) -> int:
+        """See `CarReader.unchecked`."""
+        ...
+
+    @property
+    def has_short_sections(self) -> bool:
+        """See `CarReader.has_short_sections`."""
+        ...
+
+    @property
     def file(self) -> CarFile | None:
         """See `CarReader.file`."""
         ...
@@ -153,7 +163,13 @@ class CarReader:
                 piece = await pieces.next()
                 if not piece:
                     decoder.finish()
-                ready = decoder.feed_columns(piece)
+                try:
+                    ready = decoder.feed_columns(piece)
+                except RepoStreamError:
+                    # A fault after the header is raised when the sections are read, as it is if it
+                    # comes in a later piece.
+                    if decoder.header is None:
+                        raise
             reader = cls(pieces, decoder, decoder.header)
         except BaseException:
             await pieces.aclose()
@@ -171,6 +187,16 @@ class CarReader:
     def blocks(self) -> int:
         """How many blocks of the file have been decoded."""
         return self._decoder.blocks
+
+    @property
+    def unchecked(self) -> int:
+        """How many of them could not be checked against their CIDs; see `CarDecoder`."""
+        return self._decoder.unchecked
+
+    @property
+    def has_short_sections(self) -> bool:
+        """Whether any section so far is shorter than that of an ordinary CID can be."""
+        return self._decoder.has_short_sections
 
     async def next_blocks(self) -> list[Block] | None:
         """Return the next blocks, as `(raw CID, data)`; `None` at the end.
