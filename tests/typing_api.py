@@ -26,6 +26,7 @@ from repo_stream import (
     Driver,
     DriverBuilder,
     Gap,
+    IncompleteJoin,
     MissingBlock,
     NeedDisk,
     OrderedCar,
@@ -37,8 +38,10 @@ from repo_stream import (
     RangeProof,
     Repo,
     RepoDriver,
+    RepoStreamError,
     StreamDriver,
     TreeNode,
+    join_cars,
     load_commit,
     open_car,
     order_car,
@@ -220,6 +223,19 @@ async def ordering(path: Path) -> None:
         assert_type(car.commit.block, bytes)
         assert_type(car.dropped, int | None)
         assert_type(car.order, BlockOrder)
+
+
+async def joining(path: Path, since: bytes) -> None:
+    async with join_cars(path, since, mem_limit_mb=4) as car, open_car(car) as repo:
+        assert_type(car, OrderedCar)
+        assert_type(repo, Repo[bytes])
+    try:
+        async with join_cars(path):
+            pass
+    except IncompleteJoin as error:
+        assert_type(error.since, str | None)
+    except RepoStreamError as error:
+        assert_type(error.source, str | None)
 
 
 def version() -> None:

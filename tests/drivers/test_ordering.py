@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import anyio.lowlevel
-import cbor2
 import pytest
 from hypothesis import given, strategies as st
 
@@ -42,7 +41,7 @@ from support import pieces_of
 from support.cancelling import every_stop, in_every_way, leaving_nothing
 from support.hostile import FAMILIES, Hostile
 from support.strategies import FEW
-from support.streams import budgeted
+from support.streams import budgeted, streamable
 
 LIMITS = [0, 0.2, 1, 16]
 ORDERS = ["stream", "export", "shuffled"]
@@ -62,28 +61,6 @@ SELF = build_repo(
 REPOS = {"many-keys": REPO, "shared-records": SHARED, "record-is-a-node": SELF, "empty": EMPTY}
 LIMITED = pytest.mark.parametrize("limit", [0, 16], ids=["disk", "memory"])
 JUNK = [(cid_of(data), data) for data in (encode({"junk": n}) for n in range(20))]
-
-
-def streamable(repo: BuiltRepo) -> bytes:
-    """The streamable CAR of a repo, with a record at each key, by a decoder of its own."""
-
-    def link(value: Any) -> bytes | None:
-        return None if value is None else bytes(value.value[1:])
-
-    def walk(cid: bytes) -> Iterator[tuple[bytes, bytes]]:
-        block = repo.blocks[cid]
-        yield cid, block
-        decoded = cbor2.loads(block)
-        below: list[tuple[bytes | None, bytes | None]] = [(None, link(decoded["l"]))]
-        below += [(link(entry["v"]), link(entry["t"])) for entry in decoded["e"]]
-        for record, subtree in below:
-            if record is not None:
-                yield record, repo.blocks[record]
-            if subtree is not None:
-                yield from walk(subtree)
-
-    blocks = [(repo.commit_cid, repo.commit), *walk(repo.root)]
-    return write_car([repo.commit_cid], blocks)
 
 
 async def ordered(source: Source, **options: Any) -> tuple[bytes, OrderedCar]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import cbor2
 import pytest
 
 from repo_stream import Driver, DriverBuilder, Output, RepoDriver, RepoStreamError, Source
@@ -72,6 +73,28 @@ def ordered(repo: BuiltRepo, order: str, seed: int = 0) -> list[bytes]:
             return stream
         case _:
             raise ValueError(order)
+
+
+def streamable(repo: BuiltRepo) -> bytes:
+    """The streamable CAR of a repo, with a record at each key, by a decoder of its own."""
+
+    def link(value: Any) -> bytes | None:
+        return None if value is None else bytes(value.value[1:])
+
+    def walk(cid: bytes) -> Iterator[tuple[bytes, bytes]]:
+        block = repo.blocks[cid]
+        yield cid, block
+        decoded = cbor2.loads(block)
+        below: list[tuple[bytes | None, bytes | None]] = [(None, link(decoded["l"]))]
+        below += [(link(entry["v"]), link(entry["t"])) for entry in decoded["e"]]
+        for record, subtree in below:
+            if record is not None:
+                yield record, repo.blocks[record]
+            if subtree is not None:
+                yield from walk(subtree)
+
+    blocks = [(repo.commit_cid, repo.commit), *walk(repo.root)]
+    return write_car([repo.commit_cid], blocks)
 
 
 def depths_of(repo: BuiltRepo) -> dict[bytes, int]:

@@ -18,7 +18,7 @@ delete the commit as well.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Final
@@ -117,6 +117,16 @@ class JoinedReader:
     def blocks(self) -> int:
         """How many blocks have been returned."""
         return self._blocks
+
+    @property
+    def unchecked(self) -> int:
+        """How many blocks of the files could not be checked; see `CarReader.unchecked`."""
+        return sum(file.reader.unchecked for file in self._files)
+
+    @property
+    def has_short_sections(self) -> bool:
+        """Whether any section so far is shorter than that of an ordinary CID can be."""
+        return any(file.reader.has_short_sections for file in self._files)
 
     @property
     def file(self) -> CarFile | None:
@@ -269,7 +279,7 @@ def _name_of(source: Source, number: int) -> str:
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
+def _naming(name: str) -> Generator[None]:
     """Name a source in the errors of this block."""
     try:
         yield
