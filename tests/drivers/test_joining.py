@@ -621,13 +621,15 @@ async def test_cancelled_joining_loses_nothing(how: str, limit: float) -> None:
 
 @in_every_way
 async def test_entering_can_be_cancelled(how: str, tmp_path: Path) -> None:
-    path = tmp_path / "base.car"
-    path.write_bytes(BASE)
+    base, since = tmp_path / "base.car", tmp_path / "since.car"
+    base.write_bytes(BASE)
+    since.write_bytes(SLICE)
     async with leaving_nothing():
-        for stop in every_stop(how, at_least=2):
+        for stop in every_stop(how, at_least=4):
 
             async def enter() -> bytes:
-                return (await joined(path, Slow(SLICE), mem_limit_mb=0))[0]
+                async with join_cars(base, since, Slow(SLICE), since, mem_limit_mb=0) as car:
+                    return car.commit.block
 
-            for out in await stop.run(enter):
-                assert out == NEW.to_car(order="stream")
+            for block in await stop.run(enter):
+                assert block == NEW.commit

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from itertools import chain
 from typing import Final
 
@@ -293,5 +293,6 @@ def _naming(name: str) -> Generator[None]:
 
 
 async def _close(files: list[_File]) -> None:
-    for file in files:
-        await file.reader.aclose()
+    async with AsyncExitStack() as stack:  # all of them, whatever happens to one
+        for file in files:
+            stack.push_async_callback(file.reader.aclose)
