@@ -25,7 +25,6 @@ attributes, so that a program can act on them without parsing the message.
     │  ├─ BadCommit             it is not a valid commit of version 3    see message
     │  ├─ OtherAccount          it is of another account than expected   check which repo it is
     │  ├─ ConflictingCommits    two commits have the same rev            fetch the whole repo again
-    │  ├─ ConflictingCommits    two commits have the same rev            fetch the whole repo again
     │  ├─ BadSignature          the given key did not sign it            check the key
     │  └─ UnsupportedKey        the given key cannot be used             pass a k256 or p256 did:key
     ├─ NodeError                an MST node breaks a rule                do not trust the repo
@@ -44,10 +43,10 @@ attributes, so that a program can act on them without parsing the message.
     ├─ MissingBlock             a block of the tree is not in the CAR    fetch it again, or use gaps
     │  ├─ IncompleteRange       a slice does not prove a range of keys   fetch a slice that has it
     │  ├─ IncompleteJoin        it is in none of the CARs to be joined   join a slice that has it
-    │  ├─ IncompleteJoin        it is in none of the CARs to be joined   join a slice that has it
     │  └─ UncheckableBlock      a record's hash cannot be checked here   use verify_cids=False
     ├─ BlockReleased            a dropped block is needed again          raise mem_limit_mb or spill
     ├─ MemLimitExceeded         blocks do not fit in memory              raise mem_limit_mb or spill
+    ├─ AlreadyWalked            a loop begins after the end              seek(""), or open it again
     ├─ ProcessError             the block processor failed               fix it; pass dumps, loads
     ├─ DiskError                a disk store failed
     │  ├─ MaxSizeExceeded       the repo is too large for the store      raise max_stored_mb
@@ -91,6 +90,7 @@ if TYPE_CHECKING:
     from repo_stream.ipld.cid import Cid
 
 __all__ = [
+    "AlreadyWalked",
     "BadCarHeader",
     "BadCommit",
     "BadCompression",
@@ -108,14 +108,12 @@ __all__ = [
     "CidMismatch",
     "CommitError",
     "ConflictingCommits",
-    "ConflictingCommits",
     "DiskError",
     "DiskFull",
     "DiskIOError",
     "EmptyNode",
     "EmptySection",
     "ForeignFile",
-    "IncompleteJoin",
     "IncompleteJoin",
     "IncompleteRange",
     "InvalidCid",
@@ -443,25 +441,6 @@ class ConflictingCommits(CommitError):
         self.rev = rev
 
 
-class ConflictingCommits(CommitError):
-    """Two CARs that are to be joined have different commits of the same rev, and none is newer.
-
-    Attributes:
-        cid: the one commit.
-        other: the other one.
-        rev: the rev of both.
-    """
-
-    def __init__(self, *, cid: Cid, other: Cid, rev: str) -> None:
-        super().__init__(
-            f"two commits, {cid} and {other}, have the same rev {rev}, so none of them is the "
-            "newest; fetch the whole repo again"
-        )
-        self.cid = cid
-        self.other = other
-        self.rev = rev
-
-
 class BadSignature(CommitError):
     """The commit was not signed with the given key.
 
@@ -757,9 +736,9 @@ class IncompleteRange(MissingBlock):
 class UncheckableBlock(MissingBlock):
     """A record's block cannot be checked against its CID, so it is not read.
 
-    Its hash function is not known here, or known to be forged (SHA-1, MD5), or its digest has been
-    cut. The tree may name records by such CIDs, so this is a problem of that record alone. Like a
-    missing block, it can be skipped with `on_error`.
+    Its hash function is not known here, or one that can be forged (SHA-1, MD5). The tree may name
+    records by such CIDs, so this is a problem of that record alone. Like a missing block, it can be
+    skipped with `on_error`.
 
     Attributes:
         hash_function: the multihash code of the hash function, such as 0x1e for BLAKE3.
@@ -769,33 +748,11 @@ class UncheckableBlock(MissingBlock):
         super().__init__(cid=cid, kind="record", key=key)
         Exception.__init__(
             self,
-            f"the block {cid} of record {key!r} cannot be checked: its CID has a digest of "
-            f"{len(cid.digest)} bytes of hash function {cid.hash_function:#x}; "
-            "if you trust the file, read it with verify_cids=False",
+            f"the block {cid} of record {key!r} cannot be checked, as the hash function of its "
+            f"CID, {cid.hash_function:#x}, is not known here; if you trust the file, read it with "
+            "verify_cids=False",
         )
         self.hash_function: int = cid.hash_function
-
-
-class IncompleteJoin(MissingBlock):
-    """A block of the tree is in none of the CARs that were joined.
-
-    Attributes:
-        since: the rev of the base. A slice since this rev has all that the base can lack, if the
-            server deleted it during the download; `None` if the base has no commit, either.
-    """
-
-    def __init__(
-        self, *, cid: Cid, kind: Literal["node", "record"], key: str | None, since: str | None
-    ) -> None:
-        what = f"record {key!r}" if key is not None else "an MST node"
-        advice = "fetch the whole repo again"
-        if since is not None:
-            advice = f"join the slice since {since}, the rev of the base, as well, or {advice}"
-        super().__init__(cid=cid, kind=kind, key=key)
-        Exception.__init__(
-            self, f"the block {cid} of {what} is in none of the CARs that were joined; {advice}"
-        )
-        self.since = since
 
 
 class IncompleteJoin(MissingBlock):
@@ -856,6 +813,28 @@ class MemLimitExceeded(RepoStreamError):
         )
         self.mem_limit_mb = mem_limit_mb
         self.early = early
+
+
+class AlreadyWalked(RepoStreamError):
+    """A loop begins over something that has been read to its end, so it would do nothing.
+
+    A loop that was left goes on in the next one. Only after an end has been returned, by a loop or
+    by a call such as `next_chunk`, which returns `None` then, another loop is refused.
+
+    Attributes:
+        can_seek: whether `seek("")` goes back to the beginning, as drivers can.
+    """
+
+    def __init__(self, *, can_seek: bool) -> None:
+        what, again = (
+            ("the repo has been walked", 'call `await repo.seek("")` first, or open it again')
+            if can_seek
+            else ("the CAR has been read", "open it again")
+        )
+        super().__init__(
+            f"{what} to its end already, so a new loop would do nothing; to walk it again, {again}"
+        )
+        self.can_seek = can_seek
 
 
 class ProcessError(RepoStreamError):

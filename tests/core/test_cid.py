@@ -335,7 +335,6 @@ def test_hashes_of_the_standard_library_are_checked(function: int) -> None:
     assert verify(cid, DATA) is True
     assert verify(cid, DATA + b"!") is False
     for other in (digest[:-1], digest + b"\0", b""):
-        assert not can_verify(cid_v1(0x71, function, other))
         assert verify(cid_v1(0x71, function, other), DATA) is False
 
 

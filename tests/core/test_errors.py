@@ -11,6 +11,7 @@ import pytest
 
 import repo_stream
 from repo_stream import (
+    AlreadyWalked,
     BadCarHeader,
     BadCommit,
     BadCompression,
@@ -134,6 +135,8 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
         LimitExceeded(limit="block_bytes", maximum=10, actual=12, where="the section"),
         ["block_bytes=10", 12, "the section", "limits=Limits(block_bytes=...)"],
     ),
+    (AlreadyWalked(can_seek=True), ["to its end", 'await repo.seek("")', "open it again"]),
+    (AlreadyWalked(can_seek=False), ["read", "to its end", "open it again"]),
     (MissingBlock(cid=CID, kind="record", key="a/b"), [CID, "record", "'a/b'", "incomplete"]),
     (MissingBlock(cid=CID, kind="node", key=None), [CID, "node", "incomplete"]),
     (
@@ -158,7 +161,7 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
     ),
     (
         UncheckableBlock(cid=Cid(b"\x01\x71\x1e\x20" + bytes(32)), key="a/b"),
-        ["'a/b'", "0x1e", 32, "verify_cids=False"],
+        ["'a/b'", "0x1e", "verify_cids=False"],
     ),
     (CarChanged(cid=CID, offset=5), [CID, 5, "was changed", "do not write to it"]),
     (CarChanged(cid=None, offset=5), ["what was read there", 5, "was changed"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
@@ -38,6 +39,7 @@ from repo_stream.testing import (
     node,
     tid,
 )
+from support.decoding import CHECKED, NODE, UNCHECKED
 
 LIMITS: Final = Limits()
 CID: Final = Cid(cid_of(b"a node"))
@@ -114,17 +116,36 @@ def seen_by(decode: Callable[[bytes, bytes, Limits], Any], block: bytes) -> Seen
     return left, list(zip(keys, values, subtrees, strict=True))
 
 
-def link_or_null(value: object) -> bytes | None:
-    """The CID in what `cbor2` made of a link."""
-    if value is None:
-        return None
+def link_in(value: object) -> bytes:
+    """The CID in what `cbor2` made of a link to a record."""
     assert isinstance(value, cbor2.CBORTag)
     assert value.tag == 42
     content = cast("object", value.value)
     assert type(content) is bytes
-    assert len(content) == 37
-    assert content[:5] == b"\0\x01\x71\x12\x20"
+    assert content[:1] == b"\0"
+    assert is_cid(content[1:])
     return content[1:]
+
+
+def link_or_null(value: object) -> bytes | None:
+    """The CID in what `cbor2` made of a link to a node."""
+    if value is None:
+        return None
+    cid = link_in(value)
+    assert len(cid) == 36
+    assert cid[:4] == b"\x01\x71\x12\x20"
+    return cid
+
+
+VARINT: Final = rb"(?:[\x80-\xff]{0,8}[\x01-\x7f]|\x00)"
+CID_V1: Final = re.compile(rb"\x01%b%b([\x00-\x7f]|\x80\x01)(.*)" % (VARINT, VARINT), re.DOTALL)
+
+
+def is_cid(raw: bytes) -> bool:
+    if raw.startswith(b"\x12\x20"):
+        return len(raw) == 34
+    found = CID_V1.fullmatch(raw)
+    return found is not None and len(found[2]) == (128 if len(found[1]) > 1 else found[1][0])
 
 
 def seen_naively(block: bytes) -> Seen | None:
@@ -166,8 +187,7 @@ def read_naively(block: bytes) -> Seen:
         assert 0 < len(key) <= LIMITS.key_bytes
         assert previous < key
         assert prefix == shared_bytes(previous, key)
-        value, tree = link_or_null(entry["v"]), link_or_null(entry["t"])
-        assert value is not None
+        value, tree = link_in(entry["v"]), link_or_null(entry["t"])
         rows.append((key, value, tree))
         entries.append((prefix, suffix, value, tree))
         previous = key
@@ -203,6 +223,7 @@ def fake(digest: bytes) -> bytes:
     return b"\x01\x71\x12\x20" + digest.rjust(32, b"\x07")
 
 
+OTHER_CIDS: Final = [*(make(NODE) for make in CHECKED.values()), *UNCHECKED.values()]
 LINK: Final = b"\xd8\x2a\x58\x25\x00" + fake(b"")
 ENTRY: Final = b"\xa4\x61k\x41a\x61p\x00\x61t\xf6\x61v" + LINK
 BRANCH: Final = b"\xa4\x61k\x41a\x61p\x00\x61t" + LINK + b"\x61v" + LINK
@@ -238,6 +259,16 @@ VALID: Final = {
     "a subtree after some": node(None, compressed(*POSTS[:6], trees={1: TREE, 4: VALUE})),
     "a subtree after all": node(TREE, compressed(*POSTS[:5], trees=dict.fromkeys(range(5), TREE))),
     "a subtree after the last": node(None, compressed(*POSTS[:3], trees={2: TREE})),
+    "records of every kind of CID": node(
+        TREE,
+        [
+            (prefix, suffix, cid, tree)
+            for cid, (prefix, suffix, _, tree) in zip(
+                OTHER_CIDS, compressed(*POSTS[: len(OTHER_CIDS)], trees={2: TREE}), strict=True
+            )
+        ],
+    ),
+    "one record with a CIDv0": node(None, [(0, b"a", OTHER_CIDS[2], None)]),
     **{f"{count} entries": node(None, compressed(*POSTS[:count])) for count in (23, 24, 25)},
     **{f"{n} entries, left": node(TREE, compressed(*POSTS[:n])) for n in (255, 256, 257)},
     **{f"a key of {n}": node(None, compressed(b"k" * n)) for n in (1, 23, 24, 25, 255, 256, 1024)},
@@ -268,6 +299,7 @@ def test_nodes_of_made_repos_are_accepted_and_read_right(records: int) -> None:
 
 
 cids = st.binary(min_size=32, max_size=32).map(fake)
+any_cids = cids | st.sampled_from(OTHER_CIDS)
 keys_in_order = st.lists(
     st.binary(min_size=1, max_size=12) | st.text(min_size=1, max_size=40).map(str.encode),
     unique=True,
@@ -280,7 +312,10 @@ def test_any_valid_node_is_accepted_by_all_decoders(
     keys: list[bytes], left: bytes | None, data: st.DataObject
 ) -> None:
     trees = data.draw(st.dictionaries(st.integers(0, 30), cids, max_size=5))
-    assert check_agreement(node(left, compressed(*keys, trees=trees)))
+    rows = compressed(*keys, trees=trees)
+    values = data.draw(st.lists(any_cids, min_size=len(rows), max_size=len(rows)))
+    rows = [(*row[:2], value, row[3]) for row, value in zip(rows, values, strict=True)]
+    assert check_agreement(node(left, rows))
 
 
 @pytest.mark.parametrize("lure", LURES)
@@ -405,7 +440,7 @@ TWO: Final = (item(), item(b"\x41b"))
         pytest.param(body(item())[:-1], MalformedNode, id="without its last byte"),
         pytest.param(body(item())[:-3], MalformedNode, id="without its last field"),
         pytest.param(
-            body(item(value=LINK[:5] + b"\x01\x55\x12\x20" + LINK[9:])), BadNodeLink, id="raw"
+            body(item(tree=LINK[:5] + b"\x01\x55\x12\x20" + LINK[9:])), BadNodeLink, id="raw"
         ),
         pytest.param(
             body(item(), left=LINK[:5] + b"\x01\x71\x13\x20" + LINK[9:]), BadNodeLink, id="SHA-512"
@@ -531,6 +566,8 @@ TOKENS: Final = [
         LINK[:9],
         ENTRY,
         BRANCH,
+        b"\xd8\x2a\x58\x23\0\x12\x20",
+        b"\0\x01\x55\x12\x20",
         b"\x61l" + LINK,
         b"\x18\x18",
         b"\x58\x18",

@@ -697,22 +697,36 @@ bad_node(
     "v with another byte for zero", body(item(v=b"\xd8\x2a\x58\x25\1" + RECORD_CID)), BadNodeLink
 )
 bad_node("v empty", body(item(v=b"\xd8\x2a\x40")), BadNodeLink)
-bad_node("v raw bytes", body(item(v=link(cid_of(RECORD, 0x55)))), BadNodeLink)
-bad_node("v dag-pb", body(item(v=link(cid_of(RECORD, 0x70)))), BadNodeLink)
-bad_node("v a CIDv0", body(item(v=link(b"\x12\x20" + bytes(32)))), BadNodeLink)
-bad_node("v with SHA-512", body(item(v=link(b"\1\x71\x13\x40" + bytes(64)))), BadNodeLink)
-bad_node("v with BLAKE3", body(item(v=link(b"\1\x71\x1e\x20" + bytes(32)))), BadNodeLink)
-bad_node(
-    "v with 31 bytes of digest", body(item(v=link(b"\1\x71\x12\x1f" + bytes(31)))), BadNodeLink
-)
 bad_node("v with a byte after it", body(item(v=link(RECORD_CID + b"\0"))), BadNodeLink)
+bad_node("v cut short", body(item(v=link(RECORD_CID[:-1]))), BadNodeLink)
+bad_node("v of version 2", body(item(v=link(b"\2" + RECORD_CID[1:]))), BadNodeLink)
+bad_node("v a CIDv0 cut short", body(item(v=link(b"\x12\x20" + bytes(31)))), BadNodeLink)
+bad_node("v a longer CIDv0", body(item(v=link(b"\x12\x20" + bytes(33)))), BadNodeLink)
+bad_node(
+    "v with a long form", body(item(v=link(b"\1\xf1\0\x12\x20" + RECORD_CID[4:]))), BadNodeLink
+)
+bad_node(
+    "v with 129 bytes of digest",
+    body(item(v=link(b"\1\x71\x13\x81\1" + bytes(129)))),
+    BadNodeLink,
+    kind="record",
+)
 bad_node("t undefined", body(item(t=b"\xf7")), MalformedNode)
 bad_node("t false", body(item(t=b"\xf4")), MalformedNode)
 bad_node("t zero", body(item(t=b"\0")), MalformedNode)
-bad_node("t raw bytes", body(item(t=link(cid_of(RECORD, 0x55)))), BadNodeLink)
+bad_node("t raw bytes", body(item(t=link(cid_of(RECORD, 0x55)))), BadNodeLink, kind="node")
+bad_node("t dag-pb", body(item(t=link(cid_of(RECORD, 0x70)))), BadNodeLink)
+bad_node("t a CIDv0", body(item(t=link(b"\x12\x20" + bytes(32)))), BadNodeLink)
+bad_node("t with SHA-512", body(item(t=link(b"\1\x71\x13\x40" + bytes(64)))), BadNodeLink)
+bad_node("t with BLAKE3", body(item(t=link(b"\1\x71\x1e\x20" + bytes(32)))), BadNodeLink)
+bad_node(
+    "t with 31 bytes of digest", body(item(t=link(b"\1\x71\x12\x1f" + bytes(31)))), BadNodeLink
+)
 bad_node("l undefined", body(item(), left=b"\xf7"), MalformedNode)
 bad_node("l an empty list", body(item(), left=b"\x80"), MalformedNode)
-bad_node("l raw bytes", body(item(), left=link(cid_of(RECORD, 0x55))), BadNodeLink)
+bad_node("l raw bytes", body(item(), left=link(cid_of(RECORD, 0x55))), BadNodeLink, kind="node")
+bad_node("l a CIDv0", body(item(), left=link(b"\x12\x20" + bytes(32))), BadNodeLink)
+bad_node("l with SHA-512", body(item(), left=link(b"\1\x71\x13\x40" + bytes(64))), BadNodeLink)
 bad_node("l cut short", body(item(), left=link(RECORD_CID)[:-1]), MalformedNode)
 
 # Big nodes.
@@ -1065,7 +1079,7 @@ FAMILIES: Final[list[Hostile]] = chosen(
     "child node: p one short",
     "root node: a key twice",
     "child node: two keys the wrong way round",
-    "child node: v raw bytes",
+    "child node: t raw bytes",
     "child node: l raw bytes",
     "child node: entries over a limit of the caller's",
     "tree: an empty leaf on the right",

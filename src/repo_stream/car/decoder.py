@@ -124,9 +124,8 @@ class CarDecoder:
 
     Args:
         limits: bounds on the header, on a block, on the file and on the number of blocks.
-        verify_cids: check every block against its CID. A block whose CID cannot be checked, because
-            its hash function is not known or its digest was cut, is returned and counted in
-            `unchecked`.
+        verify_cids: check every block against its CID. A block whose CID has a hash function that
+            is not known here is returned unchecked, and counted in `unchecked`.
         past_damage: leave out what is damaged and go on after it; see `damage`. The blocks after it
             are found by their hashes. If the header is damaged, it has no roots; if there is no
             sound block at all, its error is raised. With `"blocks"`, only blocks that do not match
@@ -159,6 +158,9 @@ class CarDecoder:
         self._effort = Effort()
         # The damaged bytes that end where the next sound section will be found.
         self._region: Region | None = None
+        # The last section whose CID is not an ordinary one, and the offset where it ends.
+        self._odd = b""
+        self._odd_end = 0
         self._waiting = bytearray()
         self._needed = 1
         self._offset = 0
@@ -484,6 +486,7 @@ class CarDecoder:
                 break
             if self._past_damage is True and not Cid(cids[-1]).is_ordinary:
                 self._damages.keep_odd(base + at, Cid(cids[-1]), blocks[-1])
+                self._odd_end, self._odd = base + end, buffer[at:end]
             at = end
             self._offset = base + at
         return False
@@ -540,7 +543,12 @@ class CarDecoder:
             self._header = CarHeader(roots=())
             self._offset = self._header_end = found
         else:
-            list_damaged(self._damages, whole, region.start, region.error)
+            start = region.start
+            if whole is not None and start == self._odd_end:
+                # It may not have been a section: only a block that is checked shows where it ends.
+                whole = self._odd + whole
+                start -= len(self._odd)
+            list_damaged(self._damages, whole, start, region.error)
             self._skip_to(end, before)
         self._region = None
         effort.regions += 1

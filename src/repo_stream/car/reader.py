@@ -9,7 +9,7 @@ from typing import Final, Protocol, Self
 
 from repo_stream.car.decoder import Block, CarDecoder, CarHeader, Columns
 from repo_stream.car.source import CarFile, Pieces, Source, open_pieces
-from repo_stream.errors import RepoStreamError
+from repo_stream.errors import AlreadyWalked, RepoStreamError
 from repo_stream.ipld.cid import Cid
 from repo_stream.limits import MIB, Limits
 
@@ -104,6 +104,9 @@ class BlockReader(Protocol):
 class CarReader:
     """Read the blocks of a CAR in the order of the file, without walking the tree.
 
+    It reads once: a loop that begins after the end raises `AlreadyWalked`, and `next_blocks`
+    returns `None` again.
+
     Example:
         >>> async def count_blocks(path: str) -> int:
         ...     async with await CarReader.open(path) as car:
@@ -120,6 +123,8 @@ class CarReader:
         self._ready: Columns = [], []
         self._at = 0
         self._ended = False
+        # Whether the end has been returned.
+        self._over = False
         self._copies: list[bytes] | None = None
         self._checksum = 0
         self.header = header
@@ -220,6 +225,7 @@ class CarReader:
             while not ready[0]:
                 self._decoder.feed(b"")  # raises an earlier error again, before more is read
                 if self._ended:
+                    self._over = True
                     return None
                 piece = await self._pieces.next()
                 if piece:
@@ -286,6 +292,8 @@ class CarReader:
         return self._decoder.longest_section
 
     def __aiter__(self) -> Self:
+        if self._over:
+            raise AlreadyWalked(can_seek=False)
         return self
 
     async def __anext__(self) -> tuple[Cid, bytes]:

@@ -18,6 +18,7 @@ from typing import Final, Generic, NamedTuple, TypeVar, cast
 import anyio
 
 from repo_stream.drivers.backlog import Backlog, items_of
+from repo_stream.drivers.ending import Ending
 from repo_stream.drivers.fetch import FETCH
 from repo_stream.drivers.options import Options
 from repo_stream.errors import (
@@ -57,8 +58,9 @@ class Problem(NamedTuple):
     Attributes:
         key: its key.
         cid: the CID of its block.
-        error: a `ProcessError` if the processor failed on it, or a `MissingBlock` if its block is
-            not in the CAR.
+        error: a `ProcessError` if the processor failed on it, a `MissingBlock` if its block is not
+            in the CAR, or an `UncheckableBlock` (also a `MissingBlock`) if its hash cannot be
+            checked.
     """
 
     key: str
@@ -72,6 +74,9 @@ class RepoDriver(Generic[T]):
     If an error is raised, every further call raises it again; see `seek`. No record is lost if a
     call is cancelled or a loop is left: it is returned by the next call, of whatever kind. All
     kinds of calls can be mixed.
+
+    A driver walks once. A loop that begins after the end raises `AlreadyWalked`, and `next_chunk`
+    and its siblings return `None` again; `await driver.seek("")` goes back to the beginning.
     """
 
     def __init__(self, options: Options[T], commit: Commit, blocks: Blocks[T]) -> None:
@@ -87,6 +92,7 @@ class RepoDriver(Generic[T]):
         self._error: RepoStreamError | None = None
         self._trace: TracebackType | None = None
         self._ready: Backlog[T] = Backlog()
+        self._ending = Ending()
         self._problems: list[Problem] = []
         self._problem_count = 0
 
@@ -162,6 +168,7 @@ class RepoDriver(Generic[T]):
                 pairs += await self._next_keys(n - from_ready, first=not pairs)
             # Nothing is awaited any more, so those that were ready can be removed.
             ready.skip(from_ready)
+            self._ending.returned = not pairs
             return pairs or None
 
     async def _next_keys(self, n: int, *, first: bool) -> list[tuple[str, Cid]]:
@@ -192,7 +199,7 @@ class RepoDriver(Generic[T]):
     async def _supply_node(self) -> list[tuple[str, Cid]]:
         """Supply the next node, or return a gap if it is missing and gaps are on."""
         try:
-            await self._supply(self._walker, self._blocks, FETCH, records=False)
+            await self._supply_next(self._walker, self._blocks, FETCH, records=False)
         except MissingBlock:
             if not self._options.gaps:
                 raise
@@ -228,7 +235,9 @@ class RepoDriver(Generic[T]):
                 await self._turn.pause_if_over()
             if not ready.items and self._error is not None:
                 raise self._error.with_traceback(self._trace)
-            return ready.take_items(n) or None
+            taken = ready.take_items(n)
+            self._ending.returned = not taken
+            return taken or None
 
     async def seek(self, key: str | bytes) -> None:
         r"""Go on from a key, forward or back: the first key that is equal or greater comes next.
@@ -259,6 +268,7 @@ class RepoDriver(Generic[T]):
                 raise self._error.with_traceback(self._trace)
             await self._go_to(start)
             self._error = self._trace = None
+            self._ending.returned = False
 
     async def get(self, key: str | bytes) -> Output[T] | None:
         """Return one record, whatever the position of the walk and the builder's key ranges.
@@ -291,7 +301,7 @@ class RepoDriver(Generic[T]):
             blocks = self._own_blocks()
             while not (taken := walker.take(blocks, 1)).keys and not walker.done:
                 try:
-                    await self._supply(walker, blocks, 1)
+                    await self._supply_next(walker, blocks, 1)
                 except MissingBlock as error:
                     _go_past_unneeded(error, walker, ranges, key, key + "\0")
             await self._turn.pause_if_over()
@@ -356,16 +366,18 @@ class RepoDriver(Generic[T]):
                 keys += _keys(found, cids)
                 if not found and not walker.done:
                     try:
-                        await self._supply(walker, blocks, FETCH, records=False)
+                        await self._supply_next(walker, blocks, FETCH, records=False)
                     except MissingBlock as error:
                         _go_past_unneeded(error, walker, ranges, start, stop)
                 await self._turn.pause_if_over()
             return RangeProof(keys, *walker.outer)
 
     async def collections(self, *, whole_repo: bool = False) -> list[str]:
-        """List the collections that have records, in the order of their keys.
+        """List the collections that have records, in the order of their first keys.
 
-        This looks up the first key of each collection and skips the rest.
+        This looks up the first key of each collection and skips the rest. A key without a slash, or
+        with nothing before it, which breaks the rules, is in no collection: the empty name `""`
+        stands for all of those, as it does in `Output.collection`.
 
         Args:
             whole_repo: list all collections of the repo, not only those within the builder's key
@@ -374,7 +386,7 @@ class RepoDriver(Generic[T]):
         Raises:
             NodeError, MissingBlock, LimitExceeded, DiskError: as in `next_chunk`, for nodes alone.
         """
-        names: list[str] = []
+        names: dict[str, None] = {}
         with self._guard:
             await self._gather()
             ranges = KeyRanges() if whole_repo else self._options.key_ranges
@@ -384,17 +396,22 @@ class RepoDriver(Generic[T]):
                 keys, _cids = walker.take_keys(blocks, 1)
                 if keys:
                     name, slash, _ = keys[0].partition("/")
-                    if slash:
-                        names.append(name)
+                    names[name if slash else ""] = None
                     # After the slash comes "0", and after a key without one, itself with a zero.
                     walker.skip_to(f"{name}0".encode() if slash else keys[0].encode() + b"\0")
                 elif not walker.done:
-                    await self._supply(walker, blocks, 1, records=False)
+                    await self._supply_next(walker, blocks, 1, records=False)
                 await self._turn.pause_if_over()
-        return names
+        return [*names]
 
     def __aiter__(self) -> AsyncIterator[tuple[str, T]]:
+        self._begin_loop()
         return self
+
+    def _begin_loop(self) -> None:
+        """Refuse a loop if the walk is over; if there is an error, the loop raises that."""
+        if self._error is None:
+            self._ending.refuse_new_loop()
 
     async def __anext__(self) -> tuple[str, T]:
         """Return the next record as a pair of key and value."""
@@ -403,8 +420,12 @@ class RepoDriver(Generic[T]):
         return pair
 
     def outputs(self) -> AsyncIterator[Output[T]]:
-        """Iterate over the records that are left, as `Output`."""
-        return _Outputs(self._next_output)
+        """Iterate over the records that are left, as `Output`.
+
+        Raises:
+            AlreadyWalked: if a loop over them begins when the walk is over.
+        """
+        return _Outputs(self._begin_loop, self._next_output)
 
     async def _next_output(self) -> Output[T]:
         while (output := self._ready.next_output()) is None:
@@ -417,6 +438,7 @@ class RepoDriver(Generic[T]):
             await self._take_ahead(DEFAULT_CHUNK, at_once=False)
             if not self._ready:
                 self._raise_if_failed()
+                self._ending.returned = True
                 raise StopAsyncIteration
             self._ready.offer()
 
@@ -430,6 +452,7 @@ class RepoDriver(Generic[T]):
         with self._guard:
             taken = await self._next(n)
             if taken is None:
+                self._ending.returned = True
                 return None
             if n <= _SLICE:
                 return shape(taken)
@@ -484,7 +507,7 @@ class RepoDriver(Generic[T]):
                 return False
             took = ready.add_items(self._take_items(n)) if items else ready.add(self._take(n))
             if not took and not self._walker.done:
-                await self._supply(self._walker, self._blocks, FETCH)
+                await self._supply_next(self._walker, self._blocks, FETCH)
         except RepoStreamError as error:
             instead = self._go_past(error)
             if instead is None:
@@ -526,6 +549,19 @@ class RepoDriver(Generic[T]):
                 raised.__traceback__ = None
         if len(self._problems) < _LISTED_PROBLEMS:
             self._problems.append(problem)
+
+    async def _supply_next(
+        self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
+    ) -> None:
+        """Supply the blocks that a walk needs next; see `_supply`.
+
+        Raises:
+            UncheckableBlock: if the first of them cannot be checked, and so was not read.
+            MissingBlock: if it is missing.
+        """
+        if self._options.verify_cids and (error := walker.uncheckable()) is not None:
+            raise error
+        await self._supply(walker, blocks, n, records=records)
 
     # --- What the drivers differ in -------------------------------------------------------------
 
@@ -600,10 +636,14 @@ def _keys(keys: Sequence[str], cids: Sequence[bytes]) -> list[tuple[str, Cid]]:
 class _Outputs(Generic[T]):
     """Iterates over records as `Output`. Unlike a generator, it can go on after a cancellation."""
 
-    def __init__(self, following: Callable[[], Awaitable[Output[T]]]) -> None:
+    def __init__(
+        self, begin: Callable[[], None], following: Callable[[], Awaitable[Output[T]]]
+    ) -> None:
+        self._begin = begin
         self._following = following
 
     def __aiter__(self) -> _Outputs[T]:
+        self._begin()
         return self
 
     async def __anext__(self) -> Output[T]:

@@ -25,7 +25,6 @@ from typing import Generic, TypeVar
 from repo_stream.drivers.loading import BATCH, Loading
 from repo_stream.drivers.order import OrderMeter, in_walk_order, left_of
 from repo_stream.drivers.spilling import Kept
-from repo_stream.ipld.cid import Cid
 from repo_stream.mst.blocks import Arrivals
 from repo_stream.mst.commit import Commit
 from repo_stream.mst.results import Taken
@@ -117,6 +116,7 @@ class Incoming(Generic[T]):
             self._at_end = True
             return False
         self._kept.piece.replace(Arrivals(*columns), self._kept.log_end, self._loading.left_out)
+        self._kept.note_short_sections(self._kept.piece.start)
         return True
 
     async def drain(self, *, keep: bool) -> None:
@@ -128,10 +128,10 @@ class Incoming(Generic[T]):
         """
         while self.arrivals.next is not None or await self._read_piece():
             while keep and self.arrivals.next is not None:
-                cids, at = self.arrivals.some(BATCH)[0], self.arrivals.at
-                # The tree names only ordinary CIDs.
-                self._kept.pass_by([n for n, cid in enumerate(cids, at) if Cid(cid).is_ordinary])
-                self.arrivals.at += len(cids)
+                at = self.arrivals.at
+                count = len(self.arrivals.some(BATCH)[0])
+                self._kept.pass_by(range(at, at + count))
+                self.arrivals.at += count
             self._kept.piece.drop()
             await self.pause()
 

@@ -6,13 +6,14 @@ has been started (`writing`), everything that is read goes there as well.
 
 from __future__ import annotations
 
+from itertools import accumulate, compress
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from repo_stream.car.decoder import Columns
 from repo_stream.car.encoder import section_size
 from repo_stream.car.reader import BlockReader
 from repo_stream.errors import BadRoot, CommitError, MissingCommit, MissingRoot, NothingNew
-from repo_stream.ipld.cid import Cid
+from repo_stream.ipld.cid import Cid, can_verify
 from repo_stream.mst.commit import Commit
 from repo_stream.process import Processor
 from repo_stream.store.memory import MemoryStore
@@ -41,7 +42,9 @@ class Unstored(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """A section among the blocks that were read, which is not one of them: that of the commit.
+    """A section among the blocks that were read, which is not one of them.
+
+    It is that of the commit, or of a block that cannot be checked against its CID.
 
     Attributes:
         before: how many of the blocks come before it.
@@ -102,6 +105,8 @@ class Loading(Generic[T]):
         # The CID of the commit; `None` as long as the reader does not know it.
         self._root = root_of(reader) if reader.header is not None else None
         self._handed_over = False
+        # How many blocks so far could not be checked against their CIDs.
+        self._unchecked = 0
         # The blocks that have been read, and are not in the log yet.
         self._coming: Columns | None = None
 
@@ -137,6 +142,9 @@ class Loading(Generic[T]):
     async def next_columns(self) -> Columns | None:
         """Return the next blocks, without the commit; `None` at the end of the file.
 
+        Blocks that cannot be checked against their CIDs are left out. If the walk needs one, that
+        is an `UncheckableBlock`.
+
         If it is cancelled while they are added to the log, the next call returns them.
         """
         if self._coming is None:
@@ -154,7 +162,10 @@ class Loading(Generic[T]):
         if self.commit is None:
             self._pick_commit(cids, blocks)
         if self.store.processes and self._root in cids:
-            return self._without_copies(cids, blocks)
+            columns = self._without_copies(cids, blocks)
+        if self._unchecked < self.reader.unchecked:
+            self._unchecked = self.reader.unchecked
+            columns = self._without_unchecked(*columns)
         return columns
 
     def _pick_commit(self, cids: list[bytes], blocks: list[bytes]) -> None:
@@ -180,6 +191,21 @@ class Loading(Generic[T]):
                 others[0].append(cid)
                 others[1].append(data)
         return others
+
+    def _without_unchecked(self, cids: list[bytes], blocks: list[bytes]) -> Columns:
+        """Leave out blocks that could not be checked against their CIDs."""
+        checked = [can_verify(Cid(cid)) for cid in cids]
+        # By how many blocks came before: how many of them are left.
+        left = [*accumulate(checked, initial=0)]
+        out = [
+            LeftOut(left[at], section_size(cids[at], blocks[at]))
+            for at, was_checked in enumerate(checked)
+            if not was_checked
+        ]
+        self.left_out = [LeftOut(left[each.before], each.size) for each in self.left_out] + out
+        if self.before_commit < len(left):
+            self.before_commit = left[self.before_commit]
+        return [*compress(cids, checked)], [*compress(blocks, checked)]
 
     def commit_found(self) -> Commit:
         """Return the commit.

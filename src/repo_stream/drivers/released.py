@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
-from repo_stream.car.decoder import Block
+from repo_stream.car.decoder import ORDINARY_SECTION, Block
 
 __all__ = ["Marks", "Released"]
 
 # What a released block costs beside its bytes: its CID, the headers of both, and space in a `dict`.
 _RELEASED_COST: Final = 140
-# A section has a CID of 36 bytes and a length of at least one, so no two of them start nearer to
-# each other than this.
-_LEAST_SECTION: Final = 37
+# A section has at least one byte of length and one byte for each of the four parts of a CID, and no
+# two of them start nearer to each other than this.
+_LEAST_SECTION: Final = 5
 
 
 class Marks:
-    """A set of sections, by their offsets in the log. It takes a bit for every 37 bytes."""
+    """A set of sections, by their offsets in the log.
+
+    It takes a bit for every 37 bytes, which is what the shortest section of an ordinary CID has. If
+    there are shorter ones, it takes a bit for every 5 bytes from there on.
+    """
 
     def __init__(self) -> None:
         self._bits = bytearray()
+        # From which offset on sections may be shorter, and the number of the first bit for them.
+        self._short_from = sys.maxsize
+        self._first_short = 0
+
+    def expect_short(self, start: int) -> None:
+        """Expect sections of other CIDs, which may be shorter, from an offset on.
+
+        No section behind that may have been added before. Only the first call counts.
+        """
+        if self._short_from == sys.maxsize:
+            self._short_from = start
+            self._first_short = start // ORDINARY_SECTION + 1
 
     def __contains__(self, start: int) -> bool:
-        byte, bit = _bit_of(start)
+        byte, bit = self._bit_of(start)
         return byte < len(self._bits) and bool(self._bits[byte] & bit)
 
     def add(self, start: int) -> bool:
         """Add a section; return whether it is new."""
         if start in self:
             return False
-        byte, bit = _bit_of(start)
+        byte, bit = self._bit_of(start)
         self._bits.extend(bytes(max(byte + 1 - len(self._bits), 0)))
         self._bits[byte] |= bit
         return True
@@ -40,14 +57,16 @@ class Marks:
         """Remove a section; return whether it was in the set."""
         if start not in self:
             return False
-        byte, bit = _bit_of(start)
+        byte, bit = self._bit_of(start)
         self._bits[byte] &= ~bit
         return True
 
-
-def _bit_of(start: int) -> tuple[int, int]:
-    number = start // _LEAST_SECTION
-    return number >> 3, 1 << (number & 7)
+    def _bit_of(self, start: int) -> tuple[int, int]:
+        if start < self._short_from:
+            number = start // ORDINARY_SECTION
+        else:
+            number = self._first_short + (start - self._short_from) // _LEAST_SECTION
+        return number >> 3, 1 << (number & 7)
 
 
 class Released:

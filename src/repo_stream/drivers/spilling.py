@@ -136,6 +136,11 @@ class Kept(Generic[T]):
         return self._fetcher is not None
 
     @property
+    def in_place(self) -> bool:
+        """Whether the log is the file of the CAR itself."""
+        return self._log.is_the_car
+
+    @property
     def is_settled(self) -> bool:
         """Whether all kept blocks are in memory to stay, and none of them is released."""
         return not (self._released.blocks or self._released_to_log or self._moving)
@@ -164,6 +169,14 @@ class Kept(Generic[T]):
         """Return the CIDs of blocks that are not kept yet, each once."""
         raw, processed = self.blocks.raw, self.blocks.processed
         return [cid for cid in dict.fromkeys(cids) if cid not in raw and cid not in processed]
+
+    def note_short_sections(self, start: int) -> None:
+        """Note whether there may be short sections from an offset in the log on."""
+        if self._loading.reader.has_short_sections:
+            for marks in (self._passed, self._counted):
+                if marks is not None:
+                    # Before the log is started, nothing is marked.
+                    marks.expect_short(start if self._logged else 0)
 
     # --- Using and releasing blocks -------------------------------------------------------------
 
@@ -444,7 +457,9 @@ class Kept(Generic[T]):
             self._count(await log.starts_of([*self.used]))
             log.starts = []
         self._drop_all()
+        start = log.offset
         await read_to_log(loading, log)
+        self.note_short_sections(start)
         self._fetcher = Fetcher(log, loading.processor, loading.unstored)
 
     def _drop_all(self) -> None:

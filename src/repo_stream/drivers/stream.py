@@ -21,7 +21,7 @@ from repo_stream.drivers.loading import Loading
 from repo_stream.drivers.options import Options
 from repo_stream.drivers.order import BlockOrder
 from repo_stream.drivers.spilling import Kept
-from repo_stream.errors import ProcessError, StoreClosed
+from repo_stream.errors import ProcessError, StoreClosed, UncheckableBlock
 from repo_stream.mst.blocks import Blocks
 from repo_stream.mst.commit import Commit
 from repo_stream.mst.results import Output, Taken, TreeNode
@@ -76,6 +76,15 @@ class StreamDriver(RepoDriver[T]):
         return self._kept.on_disk
 
     @property
+    def in_place(self) -> bool:
+        """Whether blocks are read again in the CAR's own file if they do not fit in memory.
+
+        It must be the path of a regular file that is not compressed. From all other sources, blocks
+        are copied.
+        """
+        return self._kept.in_place
+
+    @property
     def blocks_read(self) -> int:
         """How many blocks of the file have been read so far, counting every copy."""
         return self._incoming.blocks
@@ -84,6 +93,11 @@ class StreamDriver(RepoDriver[T]):
     def bytes_read(self) -> int:
         """How many bytes of the file have been read so far, up to the end of a block."""
         return self._incoming.offset
+
+    @property
+    def fully_read(self) -> bool:
+        """Whether the file has been read to its end."""
+        return self._incoming.over
 
     @property
     def left_over(self) -> int | None:
@@ -199,7 +213,8 @@ class StreamDriver(RepoDriver[T]):
         if self._error is None and self._ready.skip_to(key):
             return
         error = self._error
-        of_record = isinstance(error, ProcessError) and error.key is not None
+        # The error of a record, without which the walk goes on as if it were not there.
+        of_record = isinstance(error, (ProcessError, UncheckableBlock)) and error.key is not None
         if (error is None or of_record) and self._walker.has_ahead(key):
             self._walker.skip_to(key)
         else:

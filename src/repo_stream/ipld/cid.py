@@ -273,21 +273,17 @@ def digest_length(function: int) -> int | None:
 
 
 def can_verify(cid: Cid) -> bool:
-    """Return whether `verify` can tell if a block has this CID.
-
-    It cannot if the hash function is not known here, or if the digest is not as long as the
-    function makes it: such a digest may have been cut.
-    """
-    known = _HASHES.get(cid.hash_function)
-    return known is not None and known.length in (None, len(cid.digest))
+    """Return whether `verify` can tell if a block has this CID: its hash function is known here."""
+    return cid.is_ordinary or cid.hash_function in _HASHES
 
 
 def verify(cid: Cid, data: bytes) -> bool | None:
     """Check the hash of a block against its CID.
 
     Returns:
-        Whether they match; `None` if the hash function is unknown here. A `CarReader` returns such
-        blocks unchecked. A walk does not use them: see `UncheckableBlock`.
+        Whether they match, which a digest that was cut never does; `None` if the hash function is
+        unknown here. A `CarReader` returns such blocks unchecked. A walk does not use them: see
+        `UncheckableBlock`.
     """
     known = _HASHES.get(cid.hash_function)
     return None if known is None else known.digest(data) == cid.digest

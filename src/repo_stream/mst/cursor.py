@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import TypeAlias, cast
 
 from repo_stream._compiled import COMPILED
-from repo_stream.errors import MissingBlock, ProcessError, RepoStreamError
-from repo_stream.ipld.cid import Cid
+from repo_stream.errors import MissingBlock, ProcessError, RepoStreamError, UncheckableBlock
+from repo_stream.ipld.cid import Cid, can_verify
 from repo_stream.limits import Limits
 from repo_stream.mst.frames import Frame, Run, Subtree
 from repo_stream.mst.ranges import KeyRanges
@@ -82,6 +82,15 @@ class Cursor:
         """
         frame = self._stack[-1]
         return len(frame) == 4 and frame[1] is not None and frame[1] < key_depth(key)
+
+    def uncheckable(self) -> UncheckableBlock | None:
+        """Return an error if the walk stands before a record whose block cannot be checked."""
+        frame = self._stack[-1]
+        if len(frame) == 2:
+            cid = Cid(frame[1][0])
+            if not can_verify(cid):
+                return UncheckableBlock(cid=cid, key=frame[0][0])
+        return None
 
     def has_ahead(self, key: bytes) -> bool:
         """Return whether everything from `key` on is still ahead, so that `skip_to` can be used."""

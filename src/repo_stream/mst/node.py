@@ -5,10 +5,13 @@ A node has one canonical form in DAG-CBOR
 
     a2 "e" [ a4 "k" suffix  "p" prefix length  "t" null or link  "v" link, ... ] "l" null or link
 
+Links to nodes have ordinary CIDs alone. Those to records ("v") may have any CID, which is kept as
+it is (https://atproto.com/specs/repository#cid-formats).
+
 Two decoders read it. The fast one steps from digest to digest and looks up the bytes between them.
 It accepts nearly all nodes of real repos and nothing that is not canonical, but never says what is
-wrong. Whatever it does not accept goes to the plain one, which reads field by field and raises the
-error that names the first fault. The tests compare the two.
+wrong. Whatever it does not accept, such as an unusual CID of a record, goes to the plain one, which
+reads field by field and raises the error that names the first fault. The tests compare the two.
 
 Rules about a node's position in the tree are in `rules`.
 """
@@ -19,6 +22,7 @@ from typing import Final
 
 from repo_stream.errors import (
     BadNodeLink,
+    InvalidCid,
     InvalidKey,
     KeyOutOfOrder,
     LimitExceeded,
@@ -26,7 +30,7 @@ from repo_stream.errors import (
     NodePrefixNotMinimal,
     NodePrefixTooLong,
 )
-from repo_stream.ipld.cid import ORDINARY_PREFIX, Cid
+from repo_stream.ipld.cid import ORDINARY_PREFIX, Cid, read_cid
 from repo_stream.limits import Limits
 
 __all__ = [
@@ -47,7 +51,8 @@ Node = tuple[bytes | None, list[bytes], list[bytes], dict[int, bytes]]
 #: What every node begins with: the head of a map of two, and the key "e".
 _NODE_START: Final = b"\xa2\x61e"
 
-#: What every link that a tree may have begins with; 32 bytes of digest follow.
+#: What every link to a node begins with, and nearly every one to a record; 32 bytes of digest
+#: follow.
 LINK_START: Final = b"\xd8\x2a\x58\x25\x00" + ORDINARY_PREFIX
 # By its first four bytes, the length of the suffix of an entry; longer ones have one byte more.
 _SHORT_SUFFIXES: Final = {b"\xa4\x61k" + bytes([0x40 + n]): n for n in range(1, 24)}
@@ -96,8 +101,8 @@ def looks_like_node(block: bytes) -> bool:
 def decode_node(block: bytes, cid: bytes, limits: Limits) -> Node:
     """Decode a node and check everything that can be seen in its bytes alone.
 
-    That is: the node is canonical DAG-CBOR of exactly the specified fields; its links are CIDs that
-    a tree may name; its keys are not empty, in order and within the limits; and each key shares as
+    That is: the node is canonical DAG-CBOR of exactly the specified fields; its links are CIDs, and
+    those to nodes are ordinary; its keys are not empty, in order and within the limits; and each key shares as
     many bytes with the one before it as it can. The depth, the range and the UTF-8 of the keys are
     checked in `rules`.
 
@@ -259,7 +264,7 @@ class _NodeReader:
         self._expect(b"\x61t", 'the field "t"')
         tree = self._link_or_null()
         self._expect(b"\x61v", 'the field "v"')
-        return key, tree, self._link()
+        return key, tree, self._record_link()
 
     def _key(self, previous: bytes, shared: int, suffix: bytes) -> bytes:
         """Put a key together, after its length is checked, and check it."""
@@ -287,16 +292,32 @@ class _NodeReader:
         if self._block.startswith(b"\xf6", self._at):
             self._at += 1
             return None
-        return self._link()
+        return self._node_link()
 
-    def _link(self) -> bytes:
-        """Read a link, tag 42 and a byte string of a zero and a CID; return the CID."""
+    def _node_link(self) -> bytes:
+        """Read a link to a node; return the CID, which has to be ordinary."""
         start = self._at
-        self._expect(b"\xd8\x2a", "a link or null")
-        content = self._bytes("the content of a link")
+        content = self._link_content()
         if len(content) != 37 or not content.startswith(b"\0" + ORDINARY_PREFIX):
             raise BadNodeLink(cid=self._cid, offset=start)
         return content[1:]
+
+    def _record_link(self) -> bytes:
+        """Read a link to a record; return the CID, which may be any."""
+        start = self._at
+        content = self._link_content()
+        try:
+            whole = content[:1] == b"\0" and read_cid(content, 1, len(content)) == len(content)
+        except InvalidCid:
+            whole = False
+        if not whole:
+            raise BadNodeLink(cid=self._cid, offset=start, kind="record")
+        return content[1:]
+
+    def _link_content(self) -> bytes:
+        """Read a link, tag 42 and a byte string, which should hold a zero and a CID."""
+        self._expect(b"\xd8\x2a", "a link or null")
+        return self._bytes("the content of a link")
 
     def _bytes(self, what: str) -> bytes:
         """Read a byte string."""

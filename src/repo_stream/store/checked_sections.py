@@ -17,7 +17,7 @@ from repo_stream.car.decoder import read_length
 from repo_stream.car.files import OpenFile
 from repo_stream.car.sections import HEAD, Head, read_sections
 from repo_stream.errors import CarError, InvalidCid
-from repo_stream.ipld.cid import Cid, read_cid, verify
+from repo_stream.ipld.cid import Cid, can_verify, read_cid, verify
 from repo_stream.ipld.digest import agreeing
 from repo_stream.limits import MIB
 from repo_stream.store.buckets import are_alike
@@ -140,8 +140,12 @@ class CheckedSections:
         data = body[len(cid) :]
         if self.is_result(start):
             return data[_CHECK:] if _is_whole(data) else None
-        right = not self._verifies or verify(Cid(cid), data) is not False
+        right = not self._verifies or verify(Cid(cid), data)
         return data if right else None
+
+    def refuses(self, cid: bytes) -> bool:
+        """Return whether a block is never read, as it cannot be checked against its CID."""
+        return self._verifies and not can_verify(Cid(cid))
 
     def _longest_at(self, start: int) -> int:
         """Return the most bytes that a section may have: a file that was changed may state any."""
@@ -168,12 +172,12 @@ def is_lookalike(body: bytes, cid: bytes) -> bool:
 
 
 def _mismatched(blocks: dict[bytes, bytes]) -> list[bytes]:
-    """Return the CIDs of blocks that do not have the hash in their CIDs."""
+    """Return the CIDs of blocks that do not have the hash in their CIDs, as far as is known."""
     cids, data = [*blocks], [*blocks.values()]
     mismatched: list[bytes] = []
     at = agreeing(cids, data)
     while at < len(cids):
-        if verify(Cid(cids[at]), data[at]) is False:
+        if not verify(Cid(cids[at]), data[at]):
             mismatched.append(cids[at])
         at += 1
         at += agreeing(cids[at:], data[at:])

@@ -358,6 +358,8 @@ class RepoLog:
         A block that is no longer in the log is an error only if it is the `nearest`, so that the
         records before it come first.
         """
+        if self._sections.refuses(cid):
+            return
         changed_at = -1
         for start in candidates(await self._buckets([cid]), cid):
             body = await self._visit(partial(self._sections.body_at, start))
