@@ -34,6 +34,7 @@ from repo_stream.drivers.stream import (
     StreamDriver as StreamDriver,
 )
 from repo_stream.errors import (
+    AlreadyWalked as AlreadyWalked,
     BadCarHeader as BadCarHeader,
     BadCommit as BadCommit,
     BadCompression as BadCompression,
@@ -51,14 +52,12 @@ from repo_stream.errors import (
     CidMismatch as CidMismatch,
     CommitError as CommitError,
     ConflictingCommits as ConflictingCommits,
-    ConflictingCommits as ConflictingCommits,
     DiskError as DiskError,
     DiskFull as DiskFull,
     DiskIOError as DiskIOError,
     EmptyNode as EmptyNode,
     EmptySection as EmptySection,
     ForeignFile as ForeignFile,
-    IncompleteJoin as IncompleteJoin,
     IncompleteJoin as IncompleteJoin,
     IncompleteRange as IncompleteRange,
     InvalidCid as InvalidCid,
@@ -100,9 +99,6 @@ from repo_stream.ipld.blobs import (
 )
 from repo_stream.ipld.cid import (
     Cid as Cid,
-)
-from repo_stream.joining import (
-    join_cars as join_cars,
 )
 from repo_stream.joining import (
     join_cars as join_cars,

@@ -23,7 +23,7 @@ from repo_stream.drivers.builder import DriverBuilder
 from repo_stream.drivers.keywords import OrderKeywords, Spill, takes
 from repo_stream.drivers.order import BlockOrder
 from repo_stream.drivers.stream import StreamDriver, streamed
-from repo_stream.errors import LimitExceeded, RepoStreamError
+from repo_stream.errors import AlreadyWalked, LimitExceeded, RepoStreamError
 from repo_stream.limits import KIB, Limits
 from repo_stream.mst.commit import Commit
 from repo_stream.mst.results import Gap, TreeNode
@@ -41,7 +41,8 @@ class OrderedCar:
     """A CAR in streamable order: an async iterator over its pieces. `order_car` makes it.
 
     If a call is cancelled, nothing is lost, and the next call returns the piece. If an error is
-    raised, every further call raises it again.
+    raised, every further call raises it again. It is written once: a loop that begins after the end
+    raises `AlreadyWalked`.
 
     Attributes:
         commit: the repo's commit. Its signature has not been checked.
@@ -60,6 +61,8 @@ class OrderedCar:
         self._parts: list[bytes] = []
         self._size = 0
         self._ended = False
+        # Whether the end has been returned.
+        self._over = False
         self._error: RepoStreamError | None = None
         self._put(write_header([commit.cid]))
         self._waiting.append((commit.cid, commit.block))
@@ -73,6 +76,11 @@ class OrderedCar:
     def bytes_read(self) -> int:
         """How many bytes of the input have been read so far, up to the end of a block."""
         return self._driver.bytes_read
+
+    @property
+    def fully_read(self) -> bool:
+        """Whether the input has been read to its end."""
+        return self._driver.fully_read
 
     @property
     def dropped(self) -> int | None:
@@ -90,11 +98,18 @@ class OrderedCar:
         return self._driver.order
 
     @property
+    def in_place(self) -> bool:
+        """Whether blocks are read again in the input's own file; see `StreamDriver.in_place`."""
+        return self._driver.in_place
+
+    @property
     def spilled(self) -> bool:
         """Whether the repo did not fit in memory and has gone to disk."""
         return self._driver.spilled
 
     def __aiter__(self) -> Self:
+        if self._over:
+            raise AlreadyWalked(can_seek=False)
         return self
 
     async def __anext__(self) -> bytes:
@@ -116,6 +131,7 @@ class OrderedCar:
                 else:
                     self._ended = not await self._take_more()
             if not self._parts:
+                self._over = True
                 raise StopAsyncIteration
             piece = b"".join(self._parts)
             self._parts, self._size = [], 0

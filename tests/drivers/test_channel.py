@@ -40,7 +40,6 @@ async def test_channel_gives_every_chunk() -> None:
 async def test_channel_of_an_empty_repo_is_empty() -> None:
     async with disk_driver(build_car({})) as driver, driver.to_channel() as channel:
         assert [chunk async for chunk in channel] == []
-        assert [chunk async for chunk in channel] == []
 
 
 async def test_channel_with_chunks_of_less_than_one_record_is_refused() -> None:

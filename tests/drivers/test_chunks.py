@@ -7,6 +7,7 @@ from itertools import islice, pairwise
 import pytest
 
 from repo_stream import (
+    AlreadyWalked,
     Cid,
     DriverBuilder,
     KeyOutOfRange,
@@ -56,8 +57,10 @@ async def test_end_is_none_ever_after(mem_limit_mb: float) -> None:
             for _ in range(3):
                 assert await driver.next_chunk(256) is None
                 assert await driver.next_outputs(1) is None
-                assert [pair async for pair in driver] == []
-                assert [output async for output in driver.outputs()] == []
+                with pytest.raises(AlreadyWalked):
+                    aiter(driver)
+                with pytest.raises(AlreadyWalked):
+                    aiter(driver.outputs())
 
 
 @BOTH_WAYS
@@ -116,6 +119,7 @@ async def test_ways_of_asking_can_be_mixed(mem_limit_mb: float) -> None:
 async def follow(script: str, driver: RepoDriver[bytes]) -> list[tuple[str, bytes]]:
     """Take all records, a few at a time; each letter of the script is a way to ask for them."""
     got: list[tuple[str, bytes]] = []
+    over = False
     for turn in range(2000):
         before = len(got)
         most = 1 + turn * 7 % 40
@@ -130,13 +134,17 @@ async def follow(script: str, driver: RepoDriver[bytes]) -> list[tuple[str, byte
                     got.append(pair)
                     if len(got) == before + most:
                         break
+                else:
+                    over = True
             case _:
                 async for output in driver.outputs():
                     got.append((output.key, output.value))
                     if len(got) == before + most:
                         break
+                else:
+                    over = True
         assert len(got) - before <= most
-        if len(got) == before:
+        if over or len(got) == before:
             break
     assert await driver.next_chunk(1) is None
     return got

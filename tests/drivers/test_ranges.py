@@ -367,6 +367,26 @@ async def test_collections_are_listed_without_reading_records(mem_limit_mb: floa
         assert await driver.collections() == ["", "a", "alone.0", "alone", "at:", "y"]
 
 
+@BOTH_WAYS
+@pytest.mark.parametrize(
+    ("keys", "names"),
+    [
+        pytest.param(["/a", "a/1", "b"], ["", "a"], id="nothing before the slash"),
+        pytest.param(["a/1", "b", "b/1"], ["a", "", "b"], id="no slash"),
+        pytest.param(["b", "c", "d", "e/1"], ["", "e"], id="several without"),
+        pytest.param(["//", "b", "b.c/1", "c"], ["", "b.c"], id="both kinds"),
+        pytest.param(["b"], [""], id="nothing else"),
+    ],
+)
+async def test_keys_without_a_collection_are_listed_under_an_empty_name(
+    mem_limit_mb: float, keys: list[str], names: list[str]
+) -> None:
+    """As `Output.collection` has it."""
+    async with driver_of(mem_limit_mb, repo=build_repo({key: {} for key in keys})) as driver:
+        assert await driver.collections() == names
+        assert names == [*dict.fromkeys([each.collection async for each in driver.outputs()])]
+
+
 # --- Keys, as a caller writes them ----------------------------------------------------------------
 
 

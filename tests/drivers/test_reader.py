@@ -136,6 +136,7 @@ async def test_iterating_and_next_blocks_take_turns() -> None:
 async def test_car_without_blocks_is_at_its_end() -> None:
     car = await CarReader.open(car_header([REPO.commit_cid]))
     assert await car.next_blocks() is None
+    car = await CarReader.open(car_header([REPO.commit_cid]))
     assert [pair async for pair in car] == []
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from repo_stream import (
+    AlreadyWalked,
     DiskBuilder,
     DiskStore,
     Driver,
@@ -85,7 +86,10 @@ async def check_that_it_stays_at_its_end(
         if error is None:
             assert await driver.next_chunk(n) is None
             assert await driver.next_outputs(n) is None
-            assert [chunk async for chunk in driver] == []
+            with pytest.raises(AlreadyWalked):
+                aiter(driver)
+            with pytest.raises(StopAsyncIteration):
+                await anext(driver)
             continue
         with pytest.raises(type(error)) as again:
             await driver.next_chunk(n)

@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 import anyio
 
 from repo_stream.background import in_background
+from repo_stream.drivers.ending import Ending
 from repo_stream.mst.results import Taken
 
 __all__ = ["Channel", "walk_ahead"]
@@ -25,11 +26,16 @@ T = TypeVar("T")
 
 
 class Channel(Generic[T]):
-    """An async iterable of chunks; `DiskDriver.to_channel` makes it."""
+    """An async iterable of chunks; `DiskDriver.to_channel` makes it.
 
-    def __init__(self) -> None:
+    Args:
+        ending: the end of the walk.
+    """
+
+    def __init__(self, ending: Ending) -> None:
+        self._ending = ending
         self._ready: deque[Taken[T]] = deque()
-        self._ended = False
+        self._ended = self._closed = False
         self._error: Exception | None = None
         self._filled = anyio.Event()
         self._emptied = anyio.Event()
@@ -55,19 +61,29 @@ class Channel(Generic[T]):
         """End the channel, and return the chunks that have not been taken."""
         left = tuple(self._ready)
         self._ready.clear()
-        self._ended = True
+        self._closed = True
+        self._filled.set()
         return left
 
     def __aiter__(self) -> Channel[T]:
+        if self._error is None:
+            self._ending.refuse_new_loop()
         return self
 
     async def __anext__(self) -> list[tuple[str, T]]:
-        """Return the next chunk, as pairs of key and value."""
+        """Return the next chunk, as pairs of key and value.
+
+        Raises:
+            RuntimeError: if the channel has been closed before the end.
+        """
         with self._guard:
             while not self._ready:
                 if self._error is not None:
                     raise self._error
-                if self._ended:
+                if self._closed and not self._ending.returned:
+                    raise RuntimeError("the channel is closed; take chunks within its `async with`")
+                if self._ended or self._closed:
+                    self._ending.returned = True
                     raise StopAsyncIteration
                 self._filled = anyio.Event()
                 await self._filled.wait()
@@ -80,17 +96,19 @@ class Channel(Generic[T]):
 async def walk_ahead(
     next_chunk: Callable[[], Awaitable[Taken[T] | None]],
     put_back: Callable[[Sequence[Taken[T]]], None],
+    ending: Ending,
 ) -> AsyncGenerator[Channel[T]]:
     """Run a walk in a task of its own.
 
     Args:
         next_chunk: takes the next chunk from the walk; `None` at its end.
         put_back: is called at the end with the chunks that nobody took.
+        ending: the end of the walk, which the channel returns.
 
     Yields:
         The channel that the chunks are put into.
     """
-    channel: Channel[T] = Channel()
+    channel: Channel[T] = Channel(ending)
     try:
         async with in_background(partial(_fill, channel, next_chunk)):
             yield channel

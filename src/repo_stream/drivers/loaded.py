@@ -73,7 +73,8 @@ class DiskDriver(RepoDriver[T]):
 
         Yields:
             An async iterable of chunks, the same that `next_chunk(n)` returns. It raises what
-            `next_chunk` would raise. At most one chunk is ready beside the one that the walk is
+            `next_chunk` would raise, and `AlreadyWalked` if a loop over it begins after the end
+            of the walk. At most one chunk is ready beside the one that the walk is
             working on. Chunks that have not been taken when the block is left are returned by the
             driver again. Within the block every other use of the driver raises
             `anyio.BusyResourceError`.
@@ -92,7 +93,8 @@ class DiskDriver(RepoDriver[T]):
             raise ValueError(f"a chunk has at least 1 record, not {n}")
         with self._guard:
             self._ready.hold()
-            async with walk_ahead(lambda: self._next(n), self._ready.put_back) as channel:
+            ready, ending = self._ready, self._ending
+            async with walk_ahead(lambda: self._next(n), ready.put_back, ending) as channel:
                 yield channel
 
     async def reset_store(self) -> DiskStore:
