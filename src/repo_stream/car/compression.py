@@ -18,7 +18,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final, Protocol
 
-from repo_stream.car.file_type import Compression, compression_of
+from repo_stream.car.file_type import MARK_BYTES, Compression, compression_of
 from repo_stream.errors import BadCompression, MissingExtra
 from repo_stream.limits import KIB
 
@@ -27,8 +27,6 @@ __all__ = ["Decompressor"]
 # How much is decompressed at a time, in bytes. After each part the rest of a slice is copied, so a
 # file of tiny parts takes time that grows with this.
 _SLICE: Final = 16 * KIB
-# How many bytes tell what a part is.
-_MARK: Final = 4
 # A window of zstd has at most 2 to the power of this, in bytes: 8 MiB, as much as the specification
 # recommends to support. Only `zstd --ultra` and `zstd --long` make larger ones.
 _WINDOW_LOG: Final = 23
@@ -95,7 +93,7 @@ class Decompressor:
     def needs_input(self) -> bool:
         """Whether `take` can return nothing more without another piece."""
         rest = len(self._rest)
-        return self._at == len(self._input) and not self._is_full and rest < _MARK
+        return self._at == len(self._input) and not self._is_full and rest < MARK_BYTES
 
     def feed(self, piece: bytes | memoryview) -> None:
         """Add the next piece of the file. It must not change until another one is needed."""
@@ -129,12 +127,12 @@ class Decompressor:
         Raises:
             BadCompression: if that is within a part.
         """
-        if self._part is not None or self._rest or not self._begun:
+        if self._part is not None or self._unpadded(self._rest) or not self._begun:
             raise self._damaged("it ends too soon; the download or the copy is not complete")
 
     def _next_slice(self) -> bytes:
         data, self._rest = self._rest, b""
-        if len(data) < _MARK:
+        if len(data) < MARK_BYTES:
             more = bytes(self._input[self._at : self._at + _SLICE])
             self._at += len(more)
             data += more
@@ -142,9 +140,8 @@ class Decompressor:
 
     def _begin(self, data: bytes) -> bytes:
         """Begin a part, if enough of it is there; return the data that it starts with."""
-        if self._compression == "gzip":
-            data = data.lstrip(b"\0")  # padding, which gzip itself skips, too
-        if len(data) < _MARK:
+        data = self._unpadded(data)
+        if len(data) < MARK_BYTES:
             self._rest = data
             return b""
         if compression_of(data) != self._compression:
@@ -153,6 +150,10 @@ class Decompressor:
         self._begun = True
         self._part = _Member() if self._zstd is None else _frame(self._zstd)
         return data
+
+    def _unpadded(self, data: bytes) -> bytes:
+        """Return what comes after a part without padding, which gzip may have, and itself skips."""
+        return data.lstrip(b"\0") if self._compression == "gzip" else data
 
     def _damaged(self, reason: str) -> BadCompression:
         offset = self._offset + self._at

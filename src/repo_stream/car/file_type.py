@@ -15,6 +15,7 @@ from repo_stream.errors import CarTrailingData, NotACar
 
 __all__ = [
     "IF_BINARY",
+    "MARK_BYTES",
     "START_BYTES",
     "Compression",
     "begins_header",
@@ -22,6 +23,7 @@ __all__ = [
     "has_header",
     "is_known",
     "is_text",
+    "may_be_compressed",
     "not_a_car",
     "trailing_data",
 ]
@@ -35,6 +37,9 @@ IF_BINARY: Final = (
     "the file may be compressed (brotli has no mark to know it by) or damaged: check the "
     "response's status and its Content-Encoding, and fetch it again"
 )
+
+#: How many bytes tell whether a file is compressed, and how.
+MARK_BYTES: Final = 4
 
 #: How a file can be compressed that is decompressed while it is read.
 Compression = Literal["gzip", "zstd"]
@@ -99,8 +104,14 @@ def compression_of(start: bytes) -> Compression | None:
     """Return how a file is compressed, by its first four bytes; `None` for all that is not read."""
     if start.startswith(_GZIP):
         return "gzip"
-    skippable = start[1:4] == _ZSTD_SKIPPABLE and start[0] >> 4 == 5
+    skippable = start[1:4] == _ZSTD_SKIPPABLE and start[0] >> 4 == 5  # 0x50 to 0x5f
     return "zstd" if skippable or start.startswith(_ZSTD) else None
+
+
+def may_be_compressed(start: bytes) -> bool:
+    """Return whether fewer than `MARK_BYTES` bytes can be the beginning of a compressed file."""
+    skippable = start[:1] != b"" and start[0] >> 4 == 5 and _ZSTD_SKIPPABLE.startswith(start[1:])
+    return skippable or _ZSTD.startswith(start) or _GZIP.startswith(start[:2])
 
 
 def is_known(start: bytes) -> bool:

@@ -3,6 +3,10 @@
 `open_pieces` tells the kinds of sources apart and returns `Pieces`, whose method `next` returns the
 next bytes. The file of a path is opened and closed here (`CarFile`); everything else belongs to the
 caller, who closes it.
+
+Such a file is decompressed while it is read if it starts as gzip or zstd data does, whatever its
+name (`_PathPieces`). Compressed bytes from other sources are not: whoever sends them says what they
+are, and HTTP clients decompress them already.
 """
 
 from __future__ import annotations
@@ -19,7 +23,10 @@ import anyio
 from anyio.abc import ByteReceiveStream
 from anyio.lowlevel import checkpoint
 
+from repo_stream.car.compression import Decompressor
+from repo_stream.car.file_type import MARK_BYTES, compression_of, may_be_compressed
 from repo_stream.car.files import OpenFile, SharedFile, fill
+from repo_stream.errors import BadCompression
 
 __all__ = ["AsyncReadable", "AsyncReceivable", "CarFile", "Pieces", "Source", "open_pieces"]
 
@@ -44,7 +51,8 @@ class AsyncReceivable(Protocol):
         ...
 
 
-#: What a CAR can be read from: a path, bytes in memory, or an async source of bytes.
+#: What a CAR can be read from: a path, bytes in memory, or an async source of bytes. The file of a
+#: path may be compressed with gzip or, with the extra `zstd` before Python 3.14, with zstd.
 Source: TypeAlias = (
     AsyncReadable
     | AsyncReceivable
@@ -112,10 +120,11 @@ async def open_pieces(
         TypeError: if `source` is not a supported source; the message says what to pass instead.
         OSError: if it is a path that cannot be opened.
     """
-    sizes = _sizes(first_piece_size or piece_size, piece_size)
+    first = first_piece_size or piece_size
     if isinstance(source, (str, os.PathLike)):
-        file = CarFile(os.fspath(source), sizes, keep=rereadable)
-        return Pieces(file.next, file.aclose, file)
+        file = CarFile(os.fspath(source), _sizes(first, piece_size), keep=rereadable)
+        return _PathPieces(file, _sizes(first, piece_size))
+    sizes = _sizes(first, piece_size)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _from_memory(source, sizes)
     if isinstance(source, (io.IOBase, list, tuple)):
@@ -238,6 +247,78 @@ class CarFile(SharedFile):
         return piece
 
 
+class _PathPieces(Pieces):
+    """The file of a path, decompressed if it is compressed.
+
+    Args:
+        file: the file.
+        sizes: yields the size of each next piece of what was decompressed, in bytes.
+    """
+
+    def __init__(self, file: CarFile, sizes: Iterator[int]) -> None:
+        super().__init__(self._first, file.aclose, file)
+        self._compressed = file
+        self._sizes = sizes
+        # The first bytes, as long as there are too few to tell what the file is.
+        self._start = b""
+        self._decompressor: Decompressor | None = None
+        # What has been decompressed of the next piece.
+        self._parts: list[bytes] = []
+        self._error: BadCompression | None = None
+
+    @property
+    def file(self) -> CarFile | None:
+        return super().file if self._decompressor is None else None
+
+    async def _first(self) -> bytes | memoryview:
+        """Return the first piece, once there is enough of the file to tell what it is."""
+        while True:
+            piece = await self._compressed.next()
+            start = self._start + piece if self._start else piece
+            mark = bytes(start[:MARK_BYTES])
+            if not piece or len(mark) == MARK_BYTES or not may_be_compressed(mark):
+                break
+            self._start = bytes(start)
+        compression = compression_of(mark)
+        if compression is None:
+            self.next = self._compressed.next
+            return start
+        self._decompressor = Decompressor(compression)
+        self._decompressor.feed(start)
+        self.next = self._next
+        return await self._next()
+
+    async def _next(self) -> bytes:
+        """Return the next piece of what is decompressed, empty at the end."""
+        await checkpoint()
+        if self._error is not None:
+            raise self._error
+        left = next(self._sizes) - sum(map(len, self._parts))
+        try:
+            while left > 0 and (part := await self._decompress(left)) is not None:
+                if part:
+                    self._parts.append(part)
+                    left -= len(part)
+        except BadCompression as error:
+            self._error = error
+            if not self._parts:
+                raise
+        piece, self._parts = b"".join(self._parts), []
+        return piece
+
+    async def _decompress(self, most: int) -> bytes | None:
+        """Return up to `most` bytes, or none if the file has to be read on; `None` at the end."""
+        decompressor = cast("Decompressor", self._decompressor)
+        if not decompressor.needs_input:
+            return decompressor.take(most)
+        piece = await self._compressed.next()
+        if not piece:
+            decompressor.finish()
+            return None
+        decompressor.feed(piece)
+        return b""
+
+
 def _from_memory(source: bytes | bytearray | memoryview, sizes: Iterator[int]) -> Pieces:
     try:
         view = memoryview(source).cast("B")
@@ -281,11 +362,14 @@ def _from_iterable(source: AsyncIterable[bytes | bytearray]) -> Pieces:
     iterator = aiter(source)
 
     async def next_piece() -> bytes:
-        # An empty piece does not mean the end.
-        async for item in iterator:
-            if piece := _checked(item):
-                return piece
-        return b""
+        # An empty piece does not mean the end. A loop would begin again for each piece, which not
+        # every iterator allows once it is exhausted.
+        try:
+            while not (piece := _checked(await anext(iterator))):
+                pass
+        except StopAsyncIteration:
+            return b""
+        return piece
 
     return Pieces(next_piece)
 
