@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import threading
 from collections.abc import Generator
@@ -45,6 +46,16 @@ def test_file_over_the_limit_is_read_again_where_it_is(run: Run, car: Path, tmp_
         assert facts["Walked"] == "on disk (memory limit 0 MiB), in its own file"
         assert collections == in_memory
         assert names_in(tmp_path) == [car.name]
+
+
+def test_compressed_file_over_the_limit_goes_to_a_temporary_file(
+    run: Run, car: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "repo.car.gz"
+    path.write_bytes(gzip.compress(car.read_bytes()))
+    facts, collections = report(run("inspect", path, "--mem-limit-mb", "0")[1])
+    assert facts["Walked"] == "on disk (memory limit 0 MiB), in a temporary file"
+    assert collections == report(run("inspect", car)[1])[1]
 
 
 @needs_pipes

@@ -182,8 +182,10 @@ async def test_entering_reads_no_further_than_the_commit(
             assert end <= source.given < end + PIECE
             assert source.given - PIECE < repo.bytes_read <= source.given
         assert repo.bytes_read >= end
+        assert not repo.fully_read
         assert await everything(repo) == EXPECTED
         assert repo.bytes_read == len(car)
+        assert repo.fully_read
         assert source.given in {0, len(car)}
 
 
@@ -225,7 +227,7 @@ async def test_rest_of_the_file_is_read_and_checked_unless_asked_otherwise(drain
             assert (type(raised) if raised else None) == (error if drain else None)
             if raised is None:
                 assert repo.left_over == (101 if drain else None)
-                assert (repo.bytes_read == len(car)) == drain
+                assert (repo.bytes_read == len(car)) == repo.fully_read == drain
 
 
 def spoilt(car: bytes, how: str) -> tuple[bytes, type[RepoStreamError]]:

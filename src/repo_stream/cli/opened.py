@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from repo_stream import (
@@ -16,14 +17,15 @@ from repo_stream import (
     Processor,
     Repo,
     Source,
+    join_cars,
     open_car,
     order_car,
 )
 from repo_stream.cli.input import Input, open_input, size_of_file
-from repo_stream.cli.progress import Meter
+from repo_stream.cli.progress import Meter, Position
 from repo_stream.cli.screen import one_line
 
-__all__ = ["Opened", "opened", "ordered"]
+__all__ = ["Opened", "joined", "opened", "ordered"]
 
 T = TypeVar("T")
 
@@ -44,7 +46,6 @@ class Opened(Generic[T]):
     repo: Repo[T]
     meter: Meter
     _options: argparse.Namespace
-    _in_place: bool
 
     @property
     def way(self) -> str:
@@ -52,7 +53,7 @@ class Opened(Generic[T]):
         limit = f"{self._options.mem_limit_mb:g} MiB"
         if not self.repo.spilled:
             return f"in memory (limit {limit})"
-        if self._in_place:
+        if self.repo.in_place:
             file = "its own file"
         else:
             disk = self._options.disk
@@ -104,11 +105,12 @@ async def opened(
             on_error=on_error,
             limits=_limits(options),
         ) as repo,
-        meter.following(lambda: repo.bytes_read),
+        meter.following(lambda: Position(repo.bytes_read, repo.fully_read)),
     ):
+        meter.expect(_size_to_read(options, in_place=repo.in_place))
         if check_first:
             await repo.read_all()
-        yield Opened(repo, meter, options, isinstance(source, str))
+        yield Opened(repo, meter, options)
 
 
 @asynccontextmanager
@@ -127,25 +129,59 @@ async def ordered(options: argparse.Namespace) -> AsyncGenerator[OrderedCar]:
             spill=options.disk,
             limits=_limits(options),
         ) as car,
-        meter.following(lambda: car.bytes_read),
+        meter.following(lambda: Position(car.bytes_read, car.fully_read, car.bytes_written)),
     ):
+        meter.expect(_size_to_read(options, in_place=car.in_place))
         yield car
+
+
+@asynccontextmanager
+async def joined(options: argparse.Namespace) -> AsyncGenerator[OrderedCar]:
+    """Open the CARs that the command line names, to be joined.
+
+    Raises:
+        OSError: if one of them cannot be opened.
+        RepoStreamError: if one of them cannot be read.
+    """
+    meter = Meter(shown=not options.quiet)
+    with ExitStack() as stack:
+        stack.callback(meter.close)
+        sources: list[Source] = []
+        for name in (options.car, *options.slices):
+            if size_of_file(name) is not None:
+                sources.append(name)
+            else:
+                sources.append(Input(stack.enter_context(open_input(name))))
+        async with (
+            join_cars(
+                *sources,
+                mem_limit_mb=options.mem_limit_mb,
+                spill=options.disk,
+                limits=_limits(options),
+            ) as car,
+            meter.following(lambda: Position(car.bytes_read, car.fully_read, car.bytes_written)),
+        ):
+            yield car
 
 
 @asynccontextmanager
 async def _input(options: argparse.Namespace) -> AsyncGenerator[tuple[Source, Meter]]:
     """Return the source that the command line names: a regular file as a path, else a file."""
-    meter = Meter(shown=not options.quiet)
+    name = Path(options.car).name if options.several else ""
+    meter = Meter(shown=not options.quiet, name=name)
     try:
-        size = size_of_file(options.car)
-        meter.expect(size)
-        if size is not None:
+        if size_of_file(options.car) is not None:
             yield options.car, meter
         else:
             with open_input(options.car) as file:
                 yield Input(file), meter
     finally:
         meter.close()
+
+
+def _size_to_read(options: argparse.Namespace, *, in_place: bool) -> int | None:
+    """Return how many bytes there are to read; `None` if that is not the size of the file."""
+    return size_of_file(options.car) if in_place else None
 
 
 def _limits(options: argparse.Namespace) -> Limits:
