@@ -1,3 +1,6 @@
+from repo_stream.car.damage import (
+    Damage as Damage,
+)
 from repo_stream.car.decoder import (
     CarDecoder as CarDecoder,
     CarHeader as CarHeader,

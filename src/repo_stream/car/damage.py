@@ -1,0 +1,255 @@
+"""What is damaged in a CAR: a list for people, and what is needed to go past it and to repair it.
+
+A log of sections is read by offsets, so it has to be known which bytes are not sound (`skips`).
+
+**Repairs.** Every block is known by its hash, so whatever has the right hash is right, however it
+was found. The bytes of a damaged section are kept, if they are few, and three things are tried:
+
+- a damaged length: all bytes up to the next sound section have the hash in the section's CID;
+- a damaged CID: the data has a hash that the tree asks for;
+- one damaged byte of data: each byte is replaced by all others until the hash is right. For a block
+  of 250 bytes these are 60,000 hashes, 50 ms. This is done only for blocks that the tree asks for,
+  and only until so many bytes have been hashed.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Generator, Sequence
+from hashlib import sha256
+from typing import Final, NamedTuple
+
+from repo_stream.errors import BadSectionCid, RepoStreamError
+from repo_stream.ipld.cid import ORDINARY_LENGTH, Cid, ordinary
+
+__all__ = ["Damage", "DamageLog", "Skip"]
+
+
+# Damage to list. In a hostile file there may be some in every 40 bytes.
+_LISTED: Final = 1000
+# How many bytes of damaged sections are kept to be repaired, in all.
+_KEPT: Final = 512 * 1024
+# The most bytes of a block whose bytes are replaced one by one.
+_LONGEST_REPAIRED: Final = 4096
+# How many bytes are hashed to repair the blocks of one file; a second or two.
+_MOST_HASHED: Final = 1 << 30
+# What it costs to begin a hash, in bytes hashed.
+_HASH_COST: Final = 300
+
+
+class Damage(NamedTuple):
+    """Something damaged that was gone past, with gaps or with `on_error`.
+
+    Attributes:
+        offset: where in the CAR its section starts, in bytes; `None` for a node that breaks a rule,
+            as the file is not to blame.
+        cid: the CID of the block, as far as it is known. It may itself be what is damaged.
+        error: what would have been raised.
+        repaired: whether nothing is lost, as its content was found again, with the right hash.
+    """
+
+    offset: int | None
+    cid: Cid | None
+    error: RepoStreamError
+    repaired: bool
+
+
+class Skip(NamedTuple):
+    """Bytes among blocks that were read, which are none of them.
+
+    Attributes:
+        before: how many of the blocks come before them.
+        size: how many bytes they are.
+    """
+
+    before: int
+    size: int
+
+
+class _Kept(NamedTuple):
+    """The data of a block that is damaged, or has an odd CID.
+
+    Attributes:
+        data: the data.
+        number: the number of its damage; `None` if it has none so far.
+        offset: where its section starts.
+        cid: its odd CID.
+    """
+
+    data: bytes
+    number: int | None
+    offset: int = 0
+    cid: Cid | None = None
+
+
+class DamageLog:
+    """The damage that was found in one CAR.
+
+    Attributes:
+        count: how much damage was found.
+        repaired: how much of that was repaired.
+        skips: the bytes of the CAR that are not sound: the start and the end of each run of them.
+        skipped: those that were skipped since `take_skipped`.
+    """
+
+    def __init__(self) -> None:
+        self.count: int = 0
+        self.repaired: int = 0
+        self.skips: array[int] = array("Q")
+        self.skipped: list[Skip] = []
+        self._listed: list[Damage] = []
+        self._errors: dict[bytes, RepoStreamError] = {}
+        # Data by its own hash, and data that does not have the hash in its CID.
+        self._whole: dict[bytes, _Kept] = {}
+        self._broken: dict[bytes, _Kept] = {}
+        self._kept = 0
+        self._hashed = 0
+
+    @property
+    def listed(self) -> Sequence[Damage]:
+        """The first 1,000 of them."""
+        return tuple(self._listed)
+
+    def add(
+        self,
+        offset: int | None,
+        cid: Cid | None,
+        error: RepoStreamError,
+        *,
+        repaired: bool = False,
+    ) -> int:
+        """Add damage; return its number."""
+        number = self.count
+        self.count += 1
+        if number < _LISTED:
+            forget_traces(error)
+            self._listed.append(Damage(offset, cid, error, repaired))
+            if cid is not None:
+                self._errors.setdefault(bytes(cid), error)
+        self.repaired += repaired
+        return number
+
+    def _note_repaired(self, kept: _Kept) -> None:
+        """Note that nothing is lost by some damage."""
+        number = kept.number
+        if number is None:
+            return
+        if number >= _LISTED:
+            self.repaired += 1
+        elif not self._listed[number].repaired:
+            self._listed[number] = self._listed[number]._replace(repaired=True)
+            self.repaired += 1
+
+    def error_of(self, cid: bytes) -> RepoStreamError | None:
+        """Return the error of a damaged block, if it is listed."""
+        return self._errors.get(cid)
+
+    # --- Skipped bytes --------------------------------------------------------------------------
+
+    def skip(self, start: int, end: int, before: int) -> None:
+        """Note that bytes of the CAR were skipped.
+
+        Args:
+            start: the offset of the first of them.
+            end: the offset of the first byte after them.
+            before: how many of the blocks that were read last come before them.
+        """
+        if start == end:
+            return
+        self.skipped.append(Skip(before, end - start))
+        if self.skips and self.skips[-1] == start:
+            self.skips[-1] = end
+        else:
+            self.skips.extend((start, end))
+
+    def take_skipped(self) -> list[Skip]:
+        """Return what was skipped among the blocks that were read last."""
+        skipped, self.skipped = self.skipped, []
+        return skipped
+
+    # --- Repairs --------------------------------------------------------------------------------
+
+    def keep(self, cid: bytes | None, data: bytes, number: int) -> None:
+        """Keep the data of a damaged block, to be repaired if the tree asks for it.
+
+        Args:
+            cid: the CID in its section; `None` if that is no CID.
+            data: its data.
+            number: the number of its damage.
+        """
+        if self._kept + len(data) > _KEPT:
+            return
+        self._kept += len(data)
+        right = ordinary(data)
+        kept = _Kept(data, number)
+        self._whole.setdefault(right, kept)
+        if cid == right:
+            self._note_repaired(kept)
+        elif cid is not None and len(data) <= _LONGEST_REPAIRED:
+            self._broken[cid] = kept
+
+    def keep_odd(self, offset: int, cid: Cid, data: bytes) -> None:
+        """Keep a block whose CID is not an ordinary one: one damaged byte can have made it so.
+
+        Args:
+            offset: where its section starts.
+            cid: the CID.
+            data: its data.
+        """
+        data = (cid + data)[ORDINARY_LENGTH:]  # the CID may be too long by that byte
+        if self._kept + len(data) <= _KEPT:
+            self._kept += len(data)
+            self._whole.setdefault(ordinary(data), _Kept(data, None, offset, cid))
+
+    def rescue(self, cid: bytes) -> Generator[bytes | None]:
+        """Look for the data of a block among what was damaged.
+
+        Yields:
+            `None` every now and then, and at last the data if it was found.
+        """
+        kept = self._whole.get(cid)
+        if kept is not None:
+            if kept.number is None:
+                error = BadSectionCid(
+                    f"a section has the CID {kept.cid}, and the repo has its block as {Cid(cid)}",
+                    offset=kept.offset,
+                )
+                number = self.add(kept.offset, kept.cid, error)
+                self._whole[cid] = kept = kept._replace(number=number)
+            self._note_repaired(kept)
+            yield kept.data
+            return
+        kept = self._broken.get(cid)
+        if kept is None:
+            return
+        size = len(kept.data)
+        cost = size * 255 * (size // 2 + _HASH_COST)
+        if self._hashed + cost > _MOST_HASHED:
+            return
+        yield from self._with_one_byte_replaced(cid, kept)
+        self._hashed += cost
+        del self._broken[cid]
+
+    def _with_one_byte_replaced(self, cid: bytes, kept: _Kept) -> Generator[bytes | None]:
+        data, digest = kept.data, cid[4:]
+        start = sha256()
+        for at in range(len(data)):
+            rest = data[at + 1 :]
+            for byte in range(256):
+                hashed = start.copy()
+                hashed.update(bytes((byte,)) + rest)
+                if hashed.digest() == digest:
+                    self._note_repaired(kept)
+                    right = data[:at] + bytes((byte,)) + rest
+                    self._whole[cid] = _Kept(right, kept.number)
+                    yield right
+                    return
+            start.update(data[at : at + 1])
+            yield None
+
+
+def forget_traces(error: BaseException) -> None:
+    """Drop the tracebacks of an error, which would keep the pieces of that moment in memory."""
+    for raised in (error, error.__cause__, error.__context__):
+        if raised is not None:
+            raised.__traceback__ = None
