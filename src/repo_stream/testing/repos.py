@@ -98,9 +98,12 @@ class RawRecord:
 
     Attributes:
         data: the block.
+        cid: the binary CID that the tree names it by, which need not be that of the block; `None`
+            for the usual one.
     """
 
     data: bytes
+    cid: bytes | None = None
 
 
 def encode(value: object) -> bytes:
@@ -576,7 +579,7 @@ def build_repo(
         key: value.data if isinstance(value, RawRecord) else encode(value)
         for key, value in sorted(records.items())
     }
-    cids = {key: cid_of(data) for key, data in encoded.items()}
+    cids = {key: _cid_of_record(records[key], data) for key, data in encoded.items()}
     tree = _tree(cids)
     head = commit(tree.cid, did=did, rev=rev, sign=sign)
     head_cid = cid_of(head)
@@ -594,6 +597,11 @@ def build_repo(
         blocks={cid: found[cid] for cid in (head_cid, *tree.walk())},
         revisions=revisions,
     )
+
+
+def _cid_of_record(record: object, data: bytes) -> bytes:
+    given = record.cid if isinstance(record, RawRecord) else None
+    return cid_of(data) if given is None else given
 
 
 def build_car(
