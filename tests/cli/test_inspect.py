@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
+import anyio
 import pytest
 
-from repo_stream import Cid
+from repo_stream import Cid, open_car
 from repo_stream.testing import Order, build_car, build_repo
 from support import shared
 from support.cli import DID, LIKE, POST, RECORDS, REV, SIZE, Run, report
@@ -32,6 +34,55 @@ def test_report_has_account_commit_tree_and_collections(run: Run, car: Path) -> 
         POST: (3, SIZE[POST], SIZE[POST] // 3, SIZE[POST] // 3),
         "Total": (4, total, round(total / 4), SIZE[POST] // 3),
     }
+
+
+@pytest.mark.parametrize("order", get_args(Order))
+def test_bytes_of_records_that_keys_share_are_called_referenced(
+    run: Run, tmp_path: Path, order: Order
+) -> None:
+    text = "x" * 1_000
+    same: dict[str, object] = {f"a.b.c/{n}": {"text": text} for n in range(50)}
+    repo = build_repo({**same, "a.b.c/other": {"n": 1}})
+    path = tmp_path / "shared.car"
+    path.write_bytes(repo.to_car(order=order))
+    size = path.stat().st_size
+    total = sum(len(repo.blocks[cid]) for cid in repo.records.values())
+    assert total > size
+    expected = f"{size:,} bytes; records referenced: {total:,} bytes, "
+    out = run("inspect", path)[1]
+    assert (
+        report(out)[0]["CAR"] == f"{expected}counted again for 49 keys with the record of another"
+    )
+    found = json.loads(run("inspect", path, "--json")[1])
+    assert (found["shared_records"], found["record_bytes"]) == (49, total)
+    # On disk nobody knows how many blocks were used, unless they came as they were needed.
+    out = run("inspect", path, "--mem-limit-mb", "0")[1]
+    assert report(out)[0]["CAR"].startswith(expected)
+    # A file that has the record for each of its keys has as many bytes as it says.
+    run("order", path, copies := tmp_path / "ordered.car")
+    size = copies.stat().st_size
+    out = run("inspect", copies)[1]
+    assert report(out)[0]["CAR"] == f"{size:,} bytes, {total:,} of them records"
+
+
+def test_record_that_two_keys_share_is_one_of_a_single_key(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "shared.car"
+    path.write_bytes(build_car({"a.b.c/1": {"n": 1}, "a.b.c/2": {"n": 1}, "a.b.c/3": {}}))
+    assert "counted again for 1 key with the record of another" in run("inspect", path)[1]
+
+
+def test_names_of_collections_are_those_that_the_library_lists(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "odd.car"
+
+    async def names() -> list[str]:
+        async with open_car(path) as repo:
+            return await repo.collections()
+
+    for odd in ([], ["odd"], ["/a"], ["/a", "odd", "a.b"], ["//", "\x1b[2J"]):
+        path.write_bytes(build_car({key: {"n": 1} for key in [*odd, *RECORDS]}))
+        found = json.loads(run("inspect", path, "--json")[1])["collections"]
+        assert sorted(anyio.run(names)) == list(found)
+        assert ("" in found) == bool(odd)
 
 
 def test_real_exports_have_as_many_records_and_bytes_as_they_have(run: Run) -> None:

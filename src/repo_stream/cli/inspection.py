@@ -34,6 +34,8 @@ async def inspect(options: argparse.Namespace) -> int:
         findings.collections.close()
         findings.car_size, findings.way = repo.bytes_read, car.way
         findings.order, findings.order_exact = repo.order, not repo.spilled
+        if repo.left_over is not None:
+            findings.blocks = repo.blocks_read - repo.left_over
     if options.json:
         put_json(json.dumps(_as_json(findings)) + "\n")
     else:
@@ -166,13 +168,18 @@ class Shape:
 
 @dataclass
 class Findings:
-    """What there is to show about a repo."""
+    """What there is to show about a repo.
+
+    Attributes:
+        blocks: how many blocks of the file are of the repo; `None` if that is not known.
+    """
 
     commit: Commit
     order: BlockOrder
     order_exact: bool = True
     car_size: int = 0
     way: str = ""
+    blocks: int | None = None
     collections: Collections = field(default_factory=Collections)
     total: Tally = field(default_factory=Tally)
     shape: Shape = field(default_factory=Shape)
@@ -182,6 +189,13 @@ class Findings:
         self.collections.add(key, size)
         self.total.add(size)
         self.shape.add(key)
+
+    @property
+    def shared(self) -> int | None:
+        """How many keys name a record of another key that is in the file only once."""
+        if self.blocks is None:
+            return None
+        return self.total.records - (self.blocks - self.shape.nodes - 1)
 
 
 # --- How it is shown ----------------------------------------------------------------------------
@@ -194,7 +208,7 @@ def _lines(findings: Findings) -> Iterable[str]:
             ("DID", one_line(commit.did)),
             ("Rev", f"{commit.rev}, {_moment(commit.rev):%Y-%m-%d %H:%M:%S} UTC"),
             ("Commit", str(commit.cid)),
-            ("CAR", f"{findings.car_size:,} bytes, {total.size:,} of them records"),
+            ("CAR", _sizes(findings)),
             ("Tree", _summary(findings.shape, total.records)),
             ("Order", _order(findings)),
             ("Walked", findings.way),
@@ -216,6 +230,21 @@ def _lines(findings: Findings) -> Iterable[str]:
                 if layer.nodes
             ],
         )
+
+
+def _sizes(findings: Findings) -> str:
+    """Return the size of the file and of its records, which counts those that keys share again."""
+    size, records = f"{findings.car_size:,} bytes", findings.total.size
+    match findings.shared:
+        case 0:
+            return f"{size}, {records:,} of them records"
+        case None:
+            return f"{size}; records referenced: {records:,} bytes, counted for each key"
+        case shared:
+            return (
+                f"{size}; records referenced: {records:,} bytes, "
+                f"counted again for {shared:,} {_plural(shared, 'key')} with the record of another"
+            )
 
 
 def _rows(collections: Collections) -> Iterable[tuple[str, ...]]:
@@ -281,6 +310,7 @@ def _as_json(findings: Findings) -> dict[str, object]:
         },
         "records": total.records,
         "record_bytes": total.size,
+        "shared_records": findings.shared,
         "collections": {
             name: {"records": tally.records, "bytes": tally.size, "largest": tally.largest}
             for name, tally in findings.collections.named()
