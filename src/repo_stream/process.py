@@ -26,15 +26,17 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from repo_stream import sizes
+from repo_stream.arguments import check_flag
 from repo_stream.ipld import spilled_values
 from repo_stream.ipld.blobs import Blob, faults_in, may_refer, references_in
-from repo_stream.ipld.datamodel import decode_record, to_dag_json
+from repo_stream.ipld.datamodel import decode_record, to_atproto_json, to_dag_json
 
 __all__ = [
     "BlockProcessor",
     "Processor",
     "as_bytes",
     "as_processor",
+    "atproto_json",
     "blob_faults",
     "blobs",
     "dag_json",
@@ -117,6 +119,31 @@ def dag_json(block: bytes) -> str:
     return to_dag_json(decode_record(block))
 
 
+def atproto_json(block: bytes) -> str:
+    r"""Convert the record to JSON as the API of atproto has it: a `str` without a line ending.
+
+    It is what `getRecord` returns as `value` and `createRecord` takes as `record`. A link is
+    written as `{"$link":"bafy..."}`, and bytes as `{"$bytes":"..."}` in base64 without padding.
+    Otherwise it is as with `dag_json`, in speed as well: sorted keys, nothing escaped, lazy. See
+    https://atproto.com/specs/data-model#json-representation.
+
+    That form reserves the keys `$link` and `$bytes`, so a record with a map that has one of them
+    cannot be written: it would be read back as something else, or not at all.
+
+    Args:
+        block: the record's bytes.
+
+    Raises:
+        InvalidDagCbor: as `record` does.
+        ValueError: if it holds a map with the key `$link` or `$bytes`.
+
+    Example:
+        >>> atproto_json(b"\xa2aaBhiabb\xc3\xbc")
+        '{"a":{"$bytes":"aGk"},"b":"ü"}'
+    """
+    return to_atproto_json(decode_record(block))
+
+
 def blobs(block: bytes) -> list[Blob]:
     r"""Find the blobs that the record refers to: images and other files, which are not in the CAR.
 
@@ -183,7 +210,8 @@ class Processor(Generic[T]):
             are not used then, and two keys that name one record get a result each.
 
     Raises:
-        TypeError: if `process` is not callable, or is an async function.
+        TypeError: if a function is not callable, if `process` is an async function, or if `lazy` is
+            not a `bool`.
 
     Example:
         A dataclass as the result, stored as JSON:
@@ -212,6 +240,10 @@ class Processor(Generic[T]):
     def __post_init__(self) -> None:
         if not callable(self.process):
             raise TypeError(f"a block processor must be callable, and {self.process!r} is not")
+        for name in ("size_of", "dumps", "loads"):
+            if not callable(function := getattr(self, name)):
+                raise TypeError(f"{name} must be a function, not {function!r}")
+        check_flag("lazy", self.lazy)
         if _is_async(self.process):
             raise TypeError(
                 f"a block processor must be a plain function, and {self.process!r} is async; "
@@ -263,4 +295,10 @@ def _is_async(process: object) -> bool:
 
 
 _NOOP: Final[Callable[[bytes], Any]] = noop
-_LAZY: Final[tuple[Callable[[bytes], Any], ...]] = (record, dag_json, blobs, blob_faults)
+_LAZY: Final[tuple[Callable[[bytes], Any], ...]] = (
+    record,
+    dag_json,
+    atproto_json,
+    blobs,
+    blob_faults,
+)

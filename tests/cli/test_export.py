@@ -11,13 +11,13 @@ import pytest
 
 from repo_stream.testing import RawRecord, build_repo
 from support import SAMPLE, replaced
-from support.cli import BOTH_WAYS, LIKE, RECORDS, Run, keys, lines
+from support.cli import BOTH_WAYS, LIKE, RECORDS, Run, keys, lines, wrote
 
 
 @BOTH_WAYS
 def test_export_gives_every_record(run: Run, car: Path, limit: str) -> None:
     code, out, err = run("export", car, "--mem-limit-mb", limit)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, wrote("4 records", car))
     assert [(line["key"], line["value"]) for line in lines(out)] == sorted(RECORDS.items())
 
 
@@ -26,7 +26,7 @@ def test_export_gives_every_record(run: Run, car: Path, limit: str) -> None:
 
 def test_file_has_what_standard_output_would_have(run: Run, car: Path, tmp_path: Path) -> None:
     target = tmp_path / "records.jsonl"
-    assert run("export", car, "-o", target) == (0, "", "")
+    assert run("export", car, "-o", target) == (0, "", wrote("4 records", car, target))
     assert target.read_text() == run("export", car)[1]
     assert sorted(item.name for item in tmp_path.iterdir()) == [target.name, car.name]
 
@@ -71,7 +71,7 @@ def test_file_behind_a_link_is_written(run: Run, car: Path, tmp_path: Path) -> N
     target, link = tmp_path / "elsewhere" / "records.jsonl", tmp_path / "link"
     link.symlink_to(target)
     for _ in ("new", "there"):
-        assert run("export", car, "-o", link) == (0, "", "")
+        assert run("export", car, "-o", link) == (0, "", wrote("4 records", car, link))
         assert link.is_symlink()
         assert target.read_text() == run("export", car)[1]
 
@@ -79,7 +79,7 @@ def test_file_behind_a_link_is_written(run: Run, car: Path, tmp_path: Path) -> N
 def test_files_of_others_are_left_alone(run: Run, car: Path, tmp_path: Path) -> None:
     mine = tmp_path / "records.jsonl.part"
     mine.write_text("mine")
-    assert run("export", car, "-o", tmp_path / "records.jsonl") == (0, "", "")
+    assert run("export", car, "-q", "-o", tmp_path / "records.jsonl") == (0, "", "")
     assert mine.read_text() == "mine"
     assert len(list(tmp_path.iterdir())) == 3
 
@@ -112,7 +112,7 @@ def bad(tmp_path: Path) -> Path:
 
 @BOTH_WAYS
 def test_skip_bad_leaves_bad_records_out_and_says_so(run: Run, bad: Path, limit: str) -> None:
-    code, out, err = run("export", bad, "--skip-bad", "--mem-limit-mb", limit)
+    code, out, err = run("export", bad, "--skip-bad", "-q", "--mem-limit-mb", limit)
     assert keys(out) == ["a.b.c/1", "a.b.c/5"]
     assert (code, err.count("\n")) == (1, 1)
     assert err.startswith(
@@ -134,7 +134,7 @@ def test_bad_record_ends_export_which_names_skip_bad(run: Run, bad: Path) -> Non
 def test_skip_bad_leaves_nothing_out_of_a_good_repo(run: Run, car: Path, tmp_path: Path) -> None:
     assert run("export", car, "--skip-bad") == run("export", car)
     target = tmp_path / "records.jsonl"
-    assert run("export", car, "--skip-bad", "-o", target) == (0, "", "")
+    assert run("export", car, "--skip-bad", "-q", "-o", target) == (0, "", "")
     assert target.exists()
 
 
@@ -154,7 +154,7 @@ def test_skip_bad_makes_a_file(run: Run, bad: Path, tmp_path: Path, form: str) -
 def test_parquet_has_the_same_records(run: Run, tmp_path: Path) -> None:
     parquet: Any = pytest.importorskip("pyarrow.parquet")
     target = tmp_path / "records.parquet"
-    assert run("export", SAMPLE, "--format", "parquet", "-o", target) == (0, "", "")
+    assert run("export", SAMPLE, "-q", "--format", "parquet", "-o", target) == (0, "", "")
     rows = parquet.read_table(target).to_pylist()
     expected = lines(run("export", SAMPLE)[1])
     assert [{**row, "value": json.loads(row["value"])} for row in rows] == expected

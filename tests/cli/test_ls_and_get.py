@@ -77,7 +77,7 @@ def test_keys_that_look_alike_are_told_apart_and_json_has_them_exact(
 def test_ls_and_export_give_what_is_asked_for(
     run: Run, car: Path, flags: list[str], expected: list[str]
 ) -> None:
-    for command in (["ls", "--json"], ["export"]):
+    for command in (["ls", "--json"], ["export", "-q"]):
         code, out, err = run(*command, car, *flags)
         assert (code, err) == (0, "")
         assert keys(out) == expected
@@ -128,7 +128,8 @@ THERE_ARE = f"collections in the repo: {LIKE}, {POST}"
 def test_filter_that_matched_nothing_is_said_with_the_collections(
     *, run: Run, car: Path, limit: str, flags: list[str], nothing: str, expected: list[str]
 ) -> None:
-    for command in (["ls", "--json"], ["ls"], ["export"], ["export", "--skip-bad"], ["ls", "-q"]):
+    exports = ["export", "-q"], ["export", "-q", "--skip-bad"]
+    for command in (["ls", "--json"], ["ls"], *exports, ["ls", "-q"]):
         code, out, err = run(*command, car, *flags, "--mem-limit-mb", limit)
         assert err == f"repo-stream: {car}: no record matches {nothing}; {THERE_ARE}\n"
         assert code == 0
@@ -148,7 +149,25 @@ def test_filter_of_a_pipe_that_matched_nothing_is_said_too(
         code, out, err = run("ls", "-", "--collection", "a.b.c", "--mem-limit-mb", limit)
     os.close(reading)
     assert (code, out) == (0, "")
-    assert err == f"repo-stream: -: no record matches --collection a.b.c; {THERE_ARE}\n"
+    expected = f"no record matches --collection a.b.c; {THERE_ARE}\n"
+    assert err == f"repo-stream: standard input: {expected}"
+
+
+@BOTH_WAYS
+def test_wildcards_that_match_keys_without_a_slash_have_matched(
+    run: Run, tmp_path: Path, limit: str
+) -> None:
+    path = tmp_path / "odd.car"
+    for odd, wildcard in (("odd", "*"), ("a.b.c", "a.b.*"), ("/x", "*")):
+        path.write_bytes(build_car({odd: {"n": 1}}))
+        flags = ["--collection", wildcard, "--collection", LIKE, "--mem-limit-mb", limit]
+        for command in (["ls", "--json"], ["export", "-q"]):
+            code, out, err = run(*command, path, *flags)
+            assert (code, keys(out)) == (0, [odd])
+            assert err == (
+                f"repo-stream: {path}: no record matches --collection {LIKE}; "
+                "collections in the repo: (none)\n"
+            )
 
 
 def test_nothing_is_said_of_filters_that_matched_bad_records(run: Run, tmp_path: Path) -> None:
@@ -166,8 +185,8 @@ def test_nothing_is_said_of_an_empty_repo_without_filters(run: Run, tmp_path: Pa
     path = tmp_path / "empty.car"
     path.write_bytes(build_car({}))
     for command in ("ls", "export"):
-        assert run(command, path) == (0, "", "")
-        code, out, err = run(command, path, "--collection", LIKE)
+        assert run(command, "-q", path) == (0, "", "")
+        code, out, err = run(command, "-q", path, "--collection", LIKE)
         assert (code, out) == (0, "")
         assert err.endswith(
             f"no record matches --collection {LIKE}; there are no collections in the repo\n"
@@ -201,6 +220,36 @@ def test_slice_whose_collections_nobody_knows_says_only_what_did_not_match(
 
 
 # --- One record -----------------------------------------------------------------------------------
+
+ODD = ["odd", "/", "/a", "a/", "a/b/c", "at://x", "3jzfcijpj2z2a", "at://did:plc:a/a.b.c/d"]
+
+
+@BOTH_WAYS
+def test_get_can_ask_for_every_key_that_ls_shows(run: Run, tmp_path: Path, limit: str) -> None:
+    path = tmp_path / "odd.car"
+    path.write_bytes(build_car({key: {"of": key} for key in [*ODD, *RECORDS]}))
+    there = keys(run("ls", path, "--json")[1])
+    assert set(ODD) < set(there)
+    for key in there:
+        code, out, err = run("get", path, key, "--exact", "--mem-limit-mb", limit)
+        assert (code, err) == (0, "")
+        assert (json.loads(out)["key"], json.loads(out)["value"]["of"]) == (key, key)
+    for key in ("od", "odd/", "", "a/b", "at://did:plc:someone/app.bsky.feed.like/1"):
+        code, out, err = run("get", path, key, "--exact", "--mem-limit-mb", limit)
+        assert (code, out) == (1, "")
+        assert err == f"repo-stream: {path}: the repo has no record {key!r}\n"
+
+
+def test_key_without_its_form_is_refused_with_the_way_to_ask_for_it(run: Run, car: Path) -> None:
+    for key in ("odd", "a/b/c", "/a"):
+        code, out, err = run("get", car, key)
+        assert (code, out) == (2, "")
+        said = " ".join(err.split())
+        assert f"argument KEY: {key!r} is not a key: " in said
+        assert "if it has that form in the repo: --exact" in said
+    code, _, err = run("get", car, "at:/did:plc:someone/app.bsky.feed.like/1")
+    assert code == 2
+    assert "--exact" not in err.splitlines()[-1]
 
 
 @BOTH_WAYS

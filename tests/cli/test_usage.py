@@ -22,7 +22,7 @@ from support.cli import Run
         pytest.param(["a.car"], id="no command, a file"),
         pytest.param(["inspect"], id="no file"),
         pytest.param(["get", "a.car"], id="no key"),
-        pytest.param(["inspect", "a.car", "b.car"], id="two files"),
+        pytest.param(["order", "a.car", "b.car", "c.car"], id="three files"),
         pytest.param(["inspect", "a.car", "--wrong"], id="unknown option"),
         pytest.param(["inspect", "a.car", "--disk"], id="option without its value"),
         pytest.param(["export", "a.car", "--format", "xml"], id="unknown format"),

@@ -33,6 +33,13 @@ def small_car(**options: Any) -> bytes:
     return build_car(RECORDS, did=DID, rev=REV, **options)
 
 
+def wrote(
+    records: str, car: str | Path, target: str | Path = "standard output", form: str = "jsonl"
+) -> str:
+    """What `export` says of the small repo, or of another one of its account and revision."""
+    return f"wrote {records} of {DID}, rev {REV}, from {car} to {target} ({form})\n"
+
+
 def command(*arguments: str | Path) -> list[str]:
     """The command line that runs it in a process of its own."""
     return [sys.executable, "-m", "repo_stream", *map(str, arguments)]

@@ -6,6 +6,7 @@
     repo-stream export CAR       records, as JSON lines or Parquet
     repo-stream blobs CAR        the blobs that records refer to
     repo-stream order CAR OUT    the same CAR in streamable order
+    repo-stream join CAR SLICE   the newest repo of both
     repo-stream verify CAR       a report on every check
 
 `CAR` is a file, or `-` for standard input. The command uses the public names of the package, and
@@ -25,17 +26,15 @@ from typing import Final
 import anyio
 
 from repo_stream import (
-    MissingBlock,
     MissingExtra,
-    ProcessError,
     RepoStreamError,
     UnsupportedKey,
 )
+from repo_stream.cli.failures import report_failure
 from repo_stream.cli.interrupts import INTERRUPTED, interruptible
 from repo_stream.cli.messages import WRONG_USAGE, complain
 from repo_stream.cli.options import parse
 from repo_stream.cli.output import OutputError, drop_output
-from repo_stream.cli.screen import explained
 from repo_stream.cli.slowness import explain_slowness
 
 __all__ = ["main"]
@@ -64,11 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _without_output(error)
     except (MissingExtra, UnsupportedKey) as error:
         return complain(str(error), WRONG_USAGE)
-    except RepoStreamError as error:
-        hint = "; to leave out such records: --skip-bad" if _can_skip(options, error) else ""
-        return complain(f"{options.car}: {explained(error)}{hint}")
-    except OSError as error:
-        return complain(f"{error.filename or options.car}: {error.strerror or error}")
+    except (RepoStreamError, OSError) as error:
+        return report_failure(options, error)
     if code != INTERRUPTED:
         explain_slowness(options)
     return code
@@ -88,9 +84,3 @@ async def _run(options: argparse.Namespace) -> int:
 def _without_output(error: OutputError) -> int:
     drop_output()
     return _NO_READER if isinstance(error.cause, BrokenPipeError) else complain(str(error))
-
-
-def _can_skip(options: argparse.Namespace, error: RepoStreamError) -> bool:
-    """Return whether the command has an option to leave out the record with this error."""
-    of_a_record = isinstance(error, (MissingBlock, ProcessError)) and error.key is not None
-    return of_a_record and "skip_bad" in options

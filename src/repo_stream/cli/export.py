@@ -1,30 +1,43 @@
-"""`export` and `get`: records as DAG-JSON, one per line, or as a Parquet file."""
+"""`export` and `get`: records as JSON, CSV or Parquet, in one file, or as a file each."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from typing import IO, Final, Literal, Protocol
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Final, Literal, Protocol
 
-from repo_stream import Output
+from repo_stream import Commit, Output, RepoStreamError
 from repo_stream.cli.filters import report_unmatched
-from repo_stream.cli.input import is_input
+from repo_stream.cli.folder import folder
+from repo_stream.cli.forms import FORMS, Form, choose_form
+from repo_stream.cli.input import is_input, named
 from repo_stream.cli.messages import WRONG_USAGE, complain
 from repo_stream.cli.opened import opened
-from repo_stream.cli.output import destination, is_terminal, put_json, writing_to
+from repo_stream.cli.output import destination, is_terminal, put_json
 from repo_stream.cli.parquet import parquet, pyarrow_and_parquet
 from repo_stream.cli.problems import report_left_out
-from repo_stream.cli.screen import harmless_json
+from repo_stream.cli.rows import columns_of, line_of
+from repo_stream.cli.screen import harmless_json, one_line
+from repo_stream.cli.several import each_car
+from repo_stream.cli.texts import CsvTable, JsonLines, gzipped
 from repo_stream.keys import parse_key
-from repo_stream.process import dag_json
+from repo_stream.process import atproto_json, dag_json
 
 __all__ = ["export", "get"]
 
+_PROCESSORS: Final = {"dag-json": dag_json, "atproto": atproto_json}
+
 
 class _Sink(Protocol):
-    """Writes records in some format."""
+    """Writes records in some form."""
+
+    def begin(self, commit: Commit) -> None:
+        """Begin with the records of a repo."""
+        ...
 
     def write(self, chunk: Sequence[Output[str]]) -> None:
         """Write the next records."""
@@ -32,80 +45,174 @@ class _Sink(Protocol):
 
 
 async def export(options: argparse.Namespace) -> int:
-    """Write the records in key order; return 1 if bad ones were left out."""
-    kind = _KINDS[options.format]
-    path: str | None = options.output
-    if path is not None and is_input(options.car, path):
-        options.usage(f"-o names the CAR itself, which would be overwritten: {path}")
-    if kind is parquet:
-        pyarrow_and_parquet()  # if it is not installed, fail before the CAR is read
-        if path is None and is_terminal():
-            options.usage(
-                "Parquet cannot be shown on a terminal: name a file with -o, or use a pipe"
-            )
+    """Write the records of each CAR in key order; return 1 if any could not be written."""
+    form = _form(options)
+    try:
+        with _outlet(options, form) as outlet:
+            code = await each_car(options, partial(_export_one, outlet=outlet))
+            outlet.require_reports()
+    except _NothingWritten:
+        return code
+    if not options.quiet:
+        for line in outlet.reports:
+            print(one_line(line), file=sys.stderr)
+    return code
+
+
+async def _export_one(options: argparse.Namespace, outlet: _Outlet) -> int:
+    """Write the records of one CAR; return 1 if bad ones were left out."""
     on_error: Literal["raise", "skip"] = "skip" if options.skip_bad else "raise"
     found = 0
-    async with opened(options, dag_json, on_error=on_error) as car:
-        if path is None and is_terminal():
-            car.meter.close()
-        with destination(path) as file, kind(file, path) as sink:
+    try:
+        async with opened(options, _PROCESSORS[options.json_form], on_error=on_error) as car:
+            if outlet.is_terminal:
+                car.meter.close()
+            sink = outlet.open()
+            sink.begin(car.repo.commit)
             async for chunk in car.chunks():
                 sink.write(chunk)
                 found += len(chunk)
-        bad = car.repo.problem_count
-        await report_unmatched(options, car, found + bad)
+            await report_unmatched(options, car, found + car.repo.problem_count)
+    except RepoStreamError:
+        if found and options.several:
+            complain(f"{named(options.car)}: {_count(found)} of it came before an error")
+        raise
+    outlet.report(options, car.repo.commit, found)
     return report_left_out(options, car.repo)
+
+
+def _form(options: argparse.Namespace) -> Form:
+    """Return the form to write; exit if what the command line asks for does not go together."""
+    path: str | None = options.output
+    if options.to_folder is not None:
+        if options.format is not None:
+            options.usage("--to-folder writes JSON; leave out --format")
+        if options.several:
+            options.usage("--to-folder takes one CAR; use a folder for each account")
+        return FORMS["jsonl"]
+    try:
+        form = choose_form(path, options.format)
+    except ValueError as error:
+        options.usage(one_line(str(error)))
+    for car in options.cars:
+        if path is not None and is_input(car, path):
+            options.usage(f"-o names the CAR itself, which would be overwritten: {path}")
+    if form.kind == "parquet":
+        pyarrow_and_parquet()  # if it is not installed, fail before the CAR is read
+    if path is None and is_terminal() and not form.is_text:
+        what = "Parquet" if form.kind == "parquet" else "gzip"
+        options.usage(f"{what} cannot be shown on a terminal: name a file with -o, or use a pipe")
+    return form
+
+
+# --- Where to -----------------------------------------------------------------------------------
+
+
+class _NothingWritten(Exception):
+    """No CAR could be read, so the file is dropped."""
+
+
+class _Outlet:
+    """What the records of all CARs go to. It is opened when the first CAR has been opened.
+
+    Attributes:
+        is_terminal: whether a person looks at the output.
+        reports: what was written, a line for each CAR.
+    """
+
+    def __init__(self, options: argparse.Namespace, form: Form, stack: ExitStack) -> None:
+        to_file = options.output is not None or options.to_folder is not None
+        self.is_terminal = not to_file and is_terminal()
+        self.reports: list[str] = []
+        self._options = options
+        self._form = form
+        self._stack = stack
+        self._sink: _Sink | None = None
+
+    def open(self) -> _Sink:
+        """Return what to write to."""
+        if self._sink is None:
+            self._sink = self._stack.enter_context(_sink(self._options, self._form))
+        return self._sink
+
+    def require_reports(self) -> None:
+        """Check that something was written.
+
+        Raises:
+            _NothingWritten: if no CAR could be read.
+        """
+        if not self.reports:
+            raise _NothingWritten
+
+    def report(self, options: argparse.Namespace, commit: Commit, found: int) -> None:
+        """Note that the records of a CAR were written."""
+        folder_path: str | None = options.to_folder
+        if folder_path is not None:
+            target = f"files in {folder_path}"
+        else:
+            target = f"{options.output or 'standard output'} ({self._form.name})"
+        self.reports.append(
+            f"wrote {_count(found)} of {commit.did}, rev {commit.rev}, "
+            f"from {named(options.car)} to {target}"
+        )
+
+
+@contextmanager
+def _outlet(options: argparse.Namespace, form: Form) -> Generator[_Outlet]:
+    with ExitStack() as stack:
+        yield _Outlet(options, form, stack)
+
+
+@contextmanager
+def _sink(options: argparse.Namespace, form: Form) -> Generator[_Sink]:
+    path: str | None = options.output
+    line = line_of(options.json_form, several=options.several)
+    if options.to_folder is not None:
+        with folder(options.to_folder, line) as files:
+            yield files
+        return
+    with (
+        destination(path) as file,
+        gzipped(file, path) if form.gzipped else nullcontext(file) as written,
+    ):
+        if form.kind == "jsonl":
+            yield JsonLines(written, path, line)
+        elif form.kind == "csv":
+            yield CsvTable(written, path)
+        else:
+            columns = columns_of(options.json_form, several=options.several)
+            with parquet(file, path, columns) as table:
+                yield table
+
+
+def _count(records: int) -> str:
+    return f"{records:,} {'record' if records == 1 else 'records'}"
+
+
+# --- One record ---------------------------------------------------------------------------------
 
 
 async def get(options: argparse.Namespace) -> int:
     """Write one record; return 1 if there is none, 2 if the key is a URI of another account."""
     # The account is known before the file has been read to its end, which `Repo.get` sees to.
-    async with opened(options, dag_json, check_first=False) as car:
+    async with opened(options, _PROCESSORS[options.json_form], check_first=False) as car:
+        did = car.repo.commit.did
         try:
-            key = parse_key(options.key, car.repo.commit.did)
+            key: str = options.key if options.exact else parse_key(options.key, did)
         except ValueError as error:
-            return complain(f"{options.car}: {error}", WRONG_USAGE)
-        output = await car.repo.get(key)
+            return complain(f"{named(options.car)}: {error}", WRONG_USAGE)
+        output = await car.repo.get(key.encode())
     if output is None:
-        return complain(f"{options.car}: the repo has no record {key!r}")
-    put_json(_shown(output))
+        return complain(f"{named(options.car)}: the repo has no record {key!r}")
+    put_json(_shown(line_of(options.json_form, several=False)(did, output), in_one=options.json))
     return 0
 
 
-def _shown(output: Output[str]) -> str:
+def _shown(line: str, *, in_one: bool) -> str:
     """Return a record as one line of JSON, or indented if a person looks at it."""
-    line = _line(output)
     if not is_terminal():
         return f"{line}\n"
+    if in_one:
+        return f"{harmless_json(line)}\n"
     spread = json.dumps(json.loads(line), indent=2, ensure_ascii=False)
     return "".join(f"{harmless_json(part)}\n" for part in spread.split("\n"))
-
-
-def _line(output: Output[str]) -> str:
-    key = json.dumps(output.key, ensure_ascii=False)
-    return f'{{"key":{key},"cid":"{output.cid}","value":{output.value}}}'
-
-
-# --- JSON lines ---------------------------------------------------------------------------------
-
-
-class _JsonLines:
-    def __init__(self, file: IO[bytes], path: str | None) -> None:
-        self._file = file
-        self._path = path
-        self._shown = path is None and is_terminal()
-
-    def write(self, chunk: Sequence[Output[str]]) -> None:
-        with writing_to(self._path):
-            for output in chunk:
-                line = _line(output)
-                self._file.write((harmless_json(line) if self._shown else line).encode() + b"\n")
-            self._file.flush()
-
-
-@contextmanager
-def _json_lines(file: IO[bytes], path: str | None) -> Generator[_Sink]:
-    yield _JsonLines(file, path)
-
-
-_KINDS: Final = {"jsonl": _json_lines, "parquet": parquet}

@@ -10,6 +10,7 @@ import shlex
 from typing import Any, Final
 
 from repo_stream import RepoStreamError
+from repo_stream.cli.input import named
 from repo_stream.cli.messages import complain
 from repo_stream.cli.opened import Opened
 from repo_stream.cli.screen import name_of
@@ -42,7 +43,7 @@ async def report_unmatched(options: argparse.Namespace, car: Opened[Any], found:
     if not flags:
         return
     there = await _what_there_is(car)
-    message = f"{options.car}: no record matches {shlex.join(flags)}{there}"
+    message = f"{named(options.car)}: no record matches {shlex.join(flags)}{there}"
     car.meter.close()
     complain(message)
 
@@ -55,10 +56,20 @@ async def _unmatched_collections(
         return names
     if len(names) == 1:
         return []
-    there = [f"{name}/" for name in await car.repo.collections()]
-    return [
-        name for name in names if not any(each.startswith(parse_collection(name)) for each in there)
-    ]
+    return [name for name in names if not await _is_there(car, parse_collection(name))]
+
+
+async def _is_there(car: Opened[Any], start: str) -> bool:
+    """Return whether a key that begins so was walked.
+
+    The names of collections would not tell: a wildcard also matches keys without a slash.
+    """
+    await car.repo.seek(start.encode())
+    while keys := await car.repo.next_keys(1):
+        [(key, _)] = keys
+        if key:  # else it is a missing subtree
+            return key.startswith(start)
+    return False
 
 
 async def _what_there_is(car: Opened[Any]) -> str:

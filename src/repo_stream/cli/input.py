@@ -14,7 +14,14 @@ import anyio.to_thread
 
 from repo_stream.cli.interrupts import at_once
 
-__all__ = ["Input", "is_input", "is_standard_output", "open_input", "size_of_file"]
+__all__ = [
+    "Input",
+    "is_input",
+    "is_standard_output",
+    "named",
+    "open_input",
+    "size_of_file",
+]
 
 _STANDARD_INPUT: Final = "-"
 
@@ -34,6 +41,11 @@ class Input:
             await anyio.wait_readable(self._file)
             return self._file.read(n) or b""
         return await anyio.to_thread.run_sync(self._file.read, n) or b""
+
+
+def named(car: str) -> str:
+    """Return what a CAR is called in messages."""
+    return "standard input" if car == _STANDARD_INPUT else car
 
 
 def size_of_file(car: str) -> int | None:

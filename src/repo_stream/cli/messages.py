@@ -7,16 +7,16 @@ from typing import Final
 
 from repo_stream.cli.screen import one_line
 
-__all__ = ["PROGRAM", "WRONG_USAGE", "complain"]
+__all__ = ["BAD_REPO", "PROGRAM", "WRONG_USAGE", "complain"]
 
 PROGRAM: Final = "repo-stream"
 
 WRONG_USAGE: Final = 2
 # Of a repo that cannot be read or is not valid.
-_BAD_REPO: Final = 1
+BAD_REPO: Final = 1
 
 
-def complain(message: str, code: int = _BAD_REPO) -> int:
+def complain(message: str, code: int = BAD_REPO) -> int:
     """Print a message with the name of the program; return the exit code."""
     print(f"{PROGRAM}: {one_line(message)}", file=sys.stderr)
     return code

@@ -12,12 +12,15 @@ from repo_stream import DriverBuilder, Limits
 from repo_stream._compiled import how_it_runs
 from repo_stream.cli.blobs import blobs
 from repo_stream.cli.export import export, get
+from repo_stream.cli.forms import FORMS
 from repo_stream.cli.inspection import inspect
+from repo_stream.cli.joining import join
 from repo_stream.cli.listing import ls
 from repo_stream.cli.messages import PROGRAM
 from repo_stream.cli.ordering import order
 from repo_stream.cli.output import put
 from repo_stream.cli.screen import one_line
+from repo_stream.cli.several import for_each
 from repo_stream.cli.verification import verify
 from repo_stream.keys import parse_key
 
@@ -38,6 +41,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     except SystemExit:
         put("")  # written now, as an error at the exit of the interpreter could not be handled
         raise
+    options.car, options.several = options.cars[0], len(options.cars) > 1
+    if [*options.cars, *options.slices].count("-") > 1:
+        options.usage("standard input can be read only once")
+    _check_key(options)
     try:
         # Check the filters before the CAR is opened.
         builder = DriverBuilder().with_key_range(*(options.key_range or ()))
@@ -62,46 +69,76 @@ def _parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
     common = _common()
 
-    def add(name: str, summary: str) -> argparse.ArgumentParser:
+    def add(name: str, summary: str, *, several: bool = False) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, parents=[common], help=summary, description=f"{summary[0].upper()}{summary[1:]}."
         )
-        command.set_defaults(usage=command.error, collections=None, key_range=None)
+        command.add_argument(
+            "cars",
+            nargs="+" if several else 1,
+            metavar="CAR",
+            help='CAR file to read, with one repo; "-" for standard input',
+        )
+        command.set_defaults(usage=command.error, collections=None, key_range=None, slices=[])
         return command
 
-    command = add("inspect", "show whose repo it is, its collections, and the shape of its tree")
+    command = add(
+        "inspect",
+        "show whose repo it is, its collections, and the shape of its tree",
+        several=True,
+    )
     command.add_argument("--json", action="store_true", help="write JSON")
-    command.set_defaults(command=inspect)
+    command.set_defaults(command=for_each(inspect))
 
-    command = add("ls", "list the keys of records and their CIDs, one record per line")
+    command = add(
+        "ls", "list the keys of records and their CIDs, one record per line", several=True
+    )
     command.add_argument("--json", action="store_true", help="write JSON lines, with exact keys")
     _add_selection(command)
-    command.set_defaults(command=ls)
+    command.set_defaults(command=for_each(ls))
 
     command = add("get", "show one record")
     command.add_argument(
         "key",
-        type=_key,
+        type=_utf8,
         metavar="KEY",
         help="key of the record, collection/rkey, such as app.bsky.actor.profile/self; or its "
         "URI, at://DID/collection/rkey",
     )
+    command.add_argument(
+        "--exact",
+        action="store_true",
+        help="take KEY as it is, whatever its form: some repos have keys that break the rules, such "
+        "as those without a slash",
+    )
+    command.add_argument("--json", action="store_true", help="write one line, to a terminal, too")
+    _add_json_form(command)
     command.set_defaults(command=get)
 
-    command = add("export", "write records as DAG-JSON, one per line, or as Parquet")
-    command.add_argument(
+    command = add(
+        "export", "write records as JSON lines, CSV or Parquet, or as files", several=True
+    )
+    target = command.add_mutually_exclusive_group()
+    target.add_argument(
         "-o",
         "--output",
         type=_output,
         metavar="PATH",
-        help='file to write (default: "-", standard output)',
+        help='file to write (default: "-", standard output); its name chooses the format',
+    )
+    target.add_argument(
+        "--to-folder",
+        metavar="DIR",
+        help="write a file for each record, DIR/COLLECTION/RKEY.json, with names that every file "
+        "system takes; DIR is new, empty, or one that this has written of the same account, which "
+        "is brought up to date",
     )
     command.add_argument(
         "--format",
-        choices=("jsonl", "parquet"),
-        default="jsonl",
-        help="format of the output (default: jsonl)",
+        choices=tuple(FORMS),
+        help="format of the output (default: as the name of the file ends, else jsonl)",
     )
+    _add_json_form(command)
     _add_skip_bad(command)
     _add_selection(command)
     command.set_defaults(command=export)
@@ -127,22 +164,40 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(command=order)
 
-    command = add("verify", "check everything in the CAR, and report on every check")
+    command = add("join", "write the newest repo of a CAR and slices of it, in streamable order")
+    command.description = (
+        "Write the newest repo of a CAR and slices of it, in streamable order. A slice is what the "
+        "account's server returns for com.atproto.sync.getRepo?did=DID&since=REV, where REV is the "
+        "rev of the CAR (see inspect). It brings a kept CAR up to date, and heals one that lacks "
+        "blocks because the account wrote while it was downloaded. The order of slices does not "
+        "matter, and one that has nothing new changes nothing."
+    )
+    command.add_argument(
+        "slices", nargs="+", metavar="SLICE", help='slice of that repo; "-" for standard input'
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        type=_output,
+        metavar="PATH",
+        help="CAR file to write, which appears once it is complete, and is none of those that are "
+        'read (default: "-", standard output)',
+    )
+    command.set_defaults(command=join)
+
+    command = add("verify", "check everything in the CAR, and report on every check", several=True)
     command.add_argument("--json", action="store_true", help="write JSON")
     command.add_argument(
         "--key",
         metavar="DID_KEY",
         help="signing key of the account, did:key:..., to check the signature with",
     )
-    command.set_defaults(command=verify)
+    command.set_defaults(command=for_each(verify))
     return whole
 
 
 def _common() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "car", metavar="CAR", help='CAR file to read, with one repo; "-" for standard input'
-    )
     common.add_argument(
         "--mem-limit-mb",
         type=_mebibytes,
@@ -165,8 +220,20 @@ def _common() -> argparse.ArgumentParser:
         help="change a limit on what the CAR may contain, such as block_bytes=4194304; may be "
         "repeated",
     )
-    common.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+    common.add_argument(
+        "-q", "--quiet", action="store_true", help="show neither progress nor what was written"
+    )
     return common
+
+
+def _add_json_form(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--json-form",
+        choices=("dag-json", "atproto"),
+        default="dag-json",
+        help="how records are written: as DAG-JSON with key and cid, or as the API has them, with "
+        "uri, collection, rkey and cid (default: dag-json)",
+    )
 
 
 def _add_skip_bad(command: argparse.ArgumentParser) -> None:
@@ -205,12 +272,19 @@ class _ShowVersion(argparse.Action):
         parser.exit()
 
 
-def _key(text: str) -> str:
-    _check_utf8(text)
+def _check_key(options: argparse.Namespace) -> None:
+    """Exit with the usage if a key has no valid form, unless it is to be taken as it is."""
+    if "exact" not in options or options.exact:
+        return
     try:
-        parse_key(text)
+        parse_key(options.key)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(one_line(str(error))) from error
+        hint = "" if options.key.startswith("at:") else "; if it has that form in the repo: --exact"
+        options.usage(one_line(f"argument KEY: {error}{hint}"))
+
+
+def _utf8(text: str) -> str:
+    _check_utf8(text)
     return text
 
 

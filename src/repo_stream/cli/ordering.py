@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from repo_stream import OrderedCar
-from repo_stream.cli.input import is_standard_output
+from repo_stream.cli.input import is_standard_output, named
 from repo_stream.cli.opened import ordered
 from repo_stream.cli.output import destination, is_terminal, writing_to
 
@@ -19,7 +19,7 @@ async def order(options: argparse.Namespace) -> int:
     if path is None and is_terminal():
         options.usage("a CAR cannot be shown on a terminal: name a file, or use a pipe")
     if path is None and is_standard_output(options.car):
-        options.usage(f"standard output is the CAR itself: {options.car}")
+        options.usage(f"standard output is the CAR itself: {named(options.car)}")
     async with ordered(options) as car:
         with destination(path) as file:
             async for piece in car:

@@ -8,8 +8,9 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from repo_stream import MissingExtra, Output
+from repo_stream import Commit, MissingExtra, Output
 from repo_stream.cli.output import drop_output, writing_to
+from repo_stream.cli.rows import values_of
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # in `collections.abc` from Python 3.12 on
@@ -28,19 +29,27 @@ class Parquet:
         pyarrow: the package.
         writer: a `ParquetWriter`.
         path: the file that it writes to; `None` for standard output.
+        columns: what to write of a record, as `rows` names it.
     """
 
-    def __init__(self, pyarrow: Any, writer: Any, path: str | None) -> None:  # noqa: ANN401 - pyarrow has no types
+    def __init__(self, pyarrow: Any, writer: Any, path: str | None, columns: Sequence[str]) -> None:  # noqa: ANN401 - pyarrow has no types
         self._pyarrow = pyarrow
         self._writer = writer
         self._path = path
-        self._rows: list[Output[str]] = []
+        self._columns = columns
+        self._values_of = values_of(columns)
+        self._did = ""
+        self._rows: list[list[str]] = []
         self._characters = 0
+
+    def begin(self, commit: Commit) -> None:
+        """Begin with the records of a repo."""
+        self._did = commit.did
 
     def write(self, chunk: Sequence[Output[str]]) -> None:
         """Write the next records."""
         for output in chunk:
-            self._rows.append(output)
+            self._rows.append(self._values_of(self._did, output))
             self._characters += len(output.value)
             if len(self._rows) == _GROUP_ROWS or self._characters >= _GROUP_CHARACTERS:
                 self.flush()
@@ -49,11 +58,7 @@ class Parquet:
         """Write the records that have been collected."""
         if not self._rows:
             return
-        columns = {
-            "key": [output.key for output in self._rows],
-            "cid": [str(output.cid) for output in self._rows],
-            "value": [output.value for output in self._rows],
-        }
+        columns = dict(zip(self._columns, zip(*self._rows, strict=True), strict=True))
         with writing_to(self._path):
             self._writer.write_table(self._pyarrow.table(columns, schema=self._writer.schema))
         self._rows, self._characters = [], 0
@@ -98,22 +103,23 @@ def pyarrow_and_parquet() -> tuple[Any, Any]:  # Any: pyarrow has no types
 
 
 @contextmanager
-def parquet(file: IO[bytes], path: str | None) -> Generator[Parquet]:
-    """Write a Parquet file with three columns of text: `key`, `cid`, and `value` as DAG-JSON.
+def parquet(file: IO[bytes], path: str | None, columns: Sequence[str]) -> Generator[Parquet]:
+    """Write a Parquet file with columns of text.
 
     Args:
         file: the file.
         path: its path, for errors; `None` for standard output.
+        columns: what to write of a record, as `rows` names it.
 
     Raises:
         MissingExtra: if `pyarrow` is not installed.
     """
     pyarrow, pyarrow_parquet = pyarrow_and_parquet()
-    schema = pyarrow.schema([(name, pyarrow.string()) for name in ("key", "cid", "value")])
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in columns])
     output = _UntilItFails(file)
     with writing_to(path):
         writer = pyarrow_parquet.ParquetWriter(output, schema, compression="zstd")
-    sink = Parquet(pyarrow, writer, path)
+    sink = Parquet(pyarrow, writer, path, columns)
     try:
         yield sink
         sink.flush()

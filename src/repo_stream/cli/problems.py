@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from repo_stream import Repo
+from repo_stream.cli.input import named
 from repo_stream.cli.messages import complain
 from repo_stream.cli.screen import explained
 
@@ -23,4 +24,6 @@ def report_left_out(options: argparse.Namespace, repo: Repo[Any]) -> int:
     if not bad:
         return 0
     left_out = f"{bad:,} {'record was' if bad == 1 else 'records were'} left out"
-    return complain(f"{options.car}: {left_out}; the first: {explained(repo.problems[0].error)}")
+    return complain(
+        f"{named(options.car)}: {left_out}; the first: {explained(repo.problems[0].error)}"
+    )

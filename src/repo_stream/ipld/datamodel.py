@@ -1,4 +1,4 @@
-"""Records as Python values and as DAG-JSON.
+"""Records as Python values, as DAG-JSON, and as the JSON of the API.
 
 Two decoders return the same values. `dagcbor.decode` is strict and slow. `libipld` is twenty times
 as fast, if it is installed, but accepts more than the data model of atproto has: floats, integers
@@ -23,7 +23,7 @@ from repo_stream.ipld import dagcbor
 from repo_stream.ipld.cid import ORDINARY_PREFIX, Cid
 from repo_stream.ipld.dagcbor import INTEGERS
 
-__all__ = ["decode_record", "to_dag_json"]
+__all__ = ["decode_record", "to_atproto_json", "to_dag_json"]
 
 
 # How deep the fast decoder may go. `dagcbor` goes a little deeper and raises an error at its end.
@@ -120,38 +120,97 @@ def to_dag_json(record: dict[str, Any]) -> str:
     text = _write_json(record)
     # Links and bytes look like that as well, but most records have neither.
     if '{"/":' in text:
-        _refuse_reserved(record)
+        _refuse(record, _is_reserved_by_dag_json)
     return text
 
 
-def _as_json(value: object) -> dict[str, object]:
+def to_atproto_json(record: dict[str, Any]) -> str:
+    """Return a record as JSON in the form of the API.
+
+    See https://atproto.com/specs/data-model#json-representation. Keys are sorted.
+
+    Raises:
+        ValueError: if the record contains a map that would mean a link or bytes there, or nothing.
+    """
+    text = _write_api_json(record)
+    # Links and bytes look like that as well, but most records have neither.
+    if '"$link":' in text or '"$bytes":' in text:
+        _refuse(record, _is_reserved_by_api)
+    return text
+
+
+def _as_dag_json(value: object) -> dict[str, object]:
     if isinstance(value, Cid):
         return {"/": str(value)}
     if isinstance(value, bytes):
-        return {"/": {"bytes": b64encode(value).decode().rstrip("=")}}
-    raise TypeError(f"the data model has no {type(value).__qualname__}")
+        return {"/": {"bytes": _base64(value)}}
+    raise TypeError(_NO_SUCH_TYPE.format(type(value).__qualname__))
 
 
-_write_json: Final = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"), default=_as_json
-).encode
+def _as_api_json(value: object) -> dict[str, object]:
+    if isinstance(value, Cid):
+        return {"$link": str(value)}
+    if isinstance(value, bytes):
+        return {"$bytes": _base64(value)}
+    raise TypeError(_NO_SUCH_TYPE.format(type(value).__qualname__))
 
 
-def _refuse_reserved(record: dict[str, Any]) -> None:
+_NO_SUCH_TYPE: Final = "the data model has no {}"
+
+
+def _base64(value: bytes) -> str:
+    return b64encode(value).decode().rstrip("=")
+
+
+def _writer(as_json: Callable[[object], dict[str, object]]) -> Callable[[object], str]:
+    return json.JSONEncoder(
+        ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"), default=as_json
+    ).encode
+
+
+_write_json: Final = _writer(_as_dag_json)
+_write_api_json: Final = _writer(_as_api_json)
+
+
+def _refuse(record: dict[str, Any], reserved: Callable[[dict[str, Any]], str | None]) -> None:
+    """Check that no map in a record is reserved.
+
+    Args:
+        record: the record.
+        reserved: returns what is wrong with a map, or `None`.
+
+    Raises:
+        ValueError: if one is.
+    """
     waiting: list[Any] = [record]
     while waiting:
         item = waiting.pop()
         kind: type[object] = item.__class__
         if kind is dict:
-            if "/" in item and min(item) == "/" and _is_reserved(item["/"]):
-                raise ValueError('a map with the key "/" would be a link or bytes in DAG-JSON')
+            if reason := reserved(item):
+                raise ValueError(reason)
             waiting.extend(item.values())
         elif kind is list:
             waiting.extend(item)
 
 
-def _is_reserved(value: Any) -> bool:  # noqa: ANN401 - of any type of the data model
+def _is_reserved_by_dag_json(item: dict[str, Any]) -> str | None:
+    if "/" not in item or min(item) != "/":
+        return None
+    value = item["/"]
     kind: type[object] = value.__class__
     if kind is dict:
-        return "bytes" in value and min(value) == "bytes" and isinstance(value["bytes"], str)
-    return kind is str
+        reserved = "bytes" in value and min(value) == "bytes" and isinstance(value["bytes"], str)
+    else:
+        reserved = kind is str
+    return 'a map with the key "/" would be a link or bytes in DAG-JSON' if reserved else None
+
+
+def _is_reserved_by_api(item: dict[str, Any]) -> str | None:
+    for key in ("$link", "$bytes"):
+        if key in item:
+            what = "a link" if key == "$link" else "bytes"
+            return (
+                f'a map with the key "{key}" would be {what} in the JSON of the API, or not valid'
+            )
+    return None

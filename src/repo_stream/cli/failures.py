@@ -1,0 +1,32 @@
+"""Errors of a CAR, as a person is told of them."""
+
+from __future__ import annotations
+
+import argparse
+
+from repo_stream import MissingBlock, MissingExtra, ProcessError, RepoStreamError
+from repo_stream.cli.input import named
+from repo_stream.cli.messages import BAD_REPO, WRONG_USAGE, complain
+from repo_stream.cli.screen import explained
+
+__all__ = ["report_failure"]
+
+
+def report_failure(options: argparse.Namespace, error: RepoStreamError | OSError) -> int:
+    """Report that a CAR cannot be read; return the exit code.
+
+    Args:
+        options: the command line, with that CAR.
+        error: what happened.
+    """
+    if isinstance(error, RepoStreamError):  # some are an `ImportError` or the like as well
+        hint = "; to leave out such records: --skip-bad" if _can_skip(options, error) else ""
+        code = WRONG_USAGE if isinstance(error, MissingExtra) else BAD_REPO
+        return complain(f"{error.source or named(options.car)}: {explained(error)}{hint}", code)
+    return complain(f"{error.filename or named(options.car)}: {error.strerror or error}")
+
+
+def _can_skip(options: argparse.Namespace, error: RepoStreamError) -> bool:
+    """Return whether the command has an option to leave out the record with this error."""
+    of_a_record = isinstance(error, (MissingBlock, ProcessError)) and error.key is not None
+    return of_a_record and "skip_bad" in options

@@ -1,0 +1,54 @@
+"""Commands that read several CARs, one after the other."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from repo_stream import RepoStreamError, UnsupportedKey
+from repo_stream.cli.failures import report_failure
+
+__all__ = ["Command", "each_car", "for_each"]
+
+#: Runs a command; returns its exit code.
+Command: TypeAlias = Callable[[argparse.Namespace], Awaitable[int]]
+
+
+async def each_car(options: argparse.Namespace, one: Command) -> int:
+    """Call a function for each CAR of the command line; return the highest of the exit codes.
+
+    An error of one CAR is reported, and does not stop the others. If there is only one, it is
+    raised.
+
+    Args:
+        options: the command line, with `cars`.
+        one: reads the CAR that its argument has as `car`.
+
+    Raises:
+        RepoStreamError: if the only CAR cannot be read.
+        OSError: if it cannot be opened.
+        UnsupportedKey: if the key that they are all checked with cannot be used.
+    """
+    worst = 0
+    for car in options.cars:
+        of_car = argparse.Namespace(**{**vars(options), "car": car})
+        try:
+            code = await one(of_car)
+        except UnsupportedKey:
+            raise
+        except (RepoStreamError, OSError) as error:
+            if not options.several:
+                raise
+            code = report_failure(of_car, error)
+        worst = max(worst, code)
+    return worst
+
+
+def for_each(one: Command) -> Command:
+    """Return a command that does for each CAR what another does for one."""
+
+    async def command(options: argparse.Namespace) -> int:
+        return await each_car(options, one)
+
+    return command
