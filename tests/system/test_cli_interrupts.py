@@ -246,6 +246,7 @@ def long_car(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param([*PARQUET, "-o", "/dev/stdout"], 0.3, id="parquet to a path"),
         pytest.param(["order", LONG, "-"], 0.3, id="order"),
         pytest.param(["order", LONG, "/dev/stdout"], 0.3, id="order to a path"),
+        pytest.param(["join", LONG, LONG], 0.3, id="join"),
     ],
 )
 def test_ctrl_c_while_nobody_reads(arguments: list[str], delay: float, long_car: Path) -> None:

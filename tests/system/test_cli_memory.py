@@ -42,9 +42,10 @@ def small_and_large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pat
 
 def peak(command: str, car: Path) -> float:
     """Run the command; give the MiB that its process had at most."""
-    output = ["-"] if command == "order" else []
+    others: dict[str, list[str | Path]] = {"order": ["-"], "join": [car]}
+    more = others.get(command, [])
     done = subprocess.run(
-        [sys.executable, "-c", PEAK, command, car, *output, "--mem-limit-mb", str(LIMIT)],
+        [sys.executable, "-c", PEAK, command, car, *more, "--mem-limit-mb", str(LIMIT)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -55,7 +56,7 @@ def peak(command: str, car: Path) -> float:
     return int(done.stderr.split()[-1]) / 1024
 
 
-@pytest.mark.parametrize("command", ["inspect", "ls", "export", "order", "verify"])
+@pytest.mark.parametrize("command", ["inspect", "ls", "export", "order", "join", "verify"])
 def test_growth_is_within_the_limit_and_a_chunk(
     small_and_large: tuple[Path, Path], command: str
 ) -> None:

@@ -75,6 +75,16 @@ def test_order_from_and_to_a_pipe(car: Path) -> None:
     assert ended.stdout == small_car(order="stream")
 
 
+def test_join_from_and_to_a_pipe(car: Path) -> None:
+    for arguments in ((car, "-"), ("-", car)):
+        ended = done("join", *arguments, "-q", given=small_car())
+        assert (ended.returncode, ended.stderr) == (0, b"")
+        assert ended.stdout == small_car(order="stream")
+    ended = done("join", car, "-", given=small_car()[:-1])
+    assert (ended.returncode, ended.stdout) == (1, b"")
+    assert ended.stderr.startswith(b"repo-stream: slice 1: the CAR ends inside a section")
+
+
 def test_empty_standard_input_gives_one_line() -> None:
     ended = done("inspect", "-", stdin=subprocess.DEVNULL)
     assert (ended.returncode, ended.stdout, ended.stderr.count(b"\n")) == (1, b"", 1)
@@ -91,6 +101,16 @@ def test_order_does_not_append_to_its_own_car(car: Path) -> None:
     assert ended.returncode == 2
     assert b"standard output is the CAR itself" in ended.stderr
     assert car.read_bytes() == content
+
+
+def test_join_does_not_append_to_its_own_slice(car: Path, tmp_path: Path) -> None:
+    since = tmp_path / "since.car"
+    since.write_bytes(small_car())
+    with since.open("ab") as appending:
+        ended = done("join", car, since, stdout=appending)
+    assert ended.returncode == 2
+    assert b"standard output is one of the CARs to join: " in ended.stderr
+    assert since.read_bytes() == small_car()
 
 
 @pytest.mark.parametrize(
@@ -119,6 +139,7 @@ def test_pipe_without_a_reader_ends_it_quietly(arguments: tuple[str | Path, ...]
         pytest.param(("export", SAMPLE), id="export"),
         pytest.param(("export", "--format", "parquet", SAMPLE), id="parquet"),
         pytest.param(("order", SAMPLE, "-"), id="order"),
+        pytest.param(("join", SAMPLE, SAMPLE), id="join"),
     ],
 )
 def test_reader_that_leaves_midway_ends_it_quietly(arguments: tuple[str | Path, ...]) -> None:

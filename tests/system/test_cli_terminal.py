@@ -238,4 +238,5 @@ def test_parquet_is_not_for_a_terminal() -> None:
 
 
 def test_car_is_not_for_a_terminal(car: Path) -> None:
-    assert "cannot be shown on a terminal" in on_terminal(command("order", car, "-"))
+    for arguments in (("order", car, "-"), ("join", car, car)):
+        assert "cannot be shown on a terminal" in on_terminal(command(*arguments))
