@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from heapq import heappush, heappushpop
 from typing import Final
 
 from repo_stream import BlockOrder, Commit, key_depth
 from repo_stream.cli.opened import opened
-from repo_stream.cli.output import put, put_json
+from repo_stream.cli.reports import put_report
 from repo_stream.cli.screen import facts, name_of, one_line, table
 
 __all__ = ["inspect"]
@@ -36,10 +36,7 @@ async def inspect(options: argparse.Namespace) -> int:
         findings.order, findings.order_exact = repo.order, not repo.spilled
         if repo.left_over is not None:
             findings.blocks = repo.blocks_read - repo.left_over
-    if options.json:
-        put_json(json.dumps(_as_json(findings)) + "\n")
-    else:
-        put("\n".join(_lines(findings)) + "\n")
+    put_report(options, partial(_as_text, findings), partial(_as_json, findings))
     return 0
 
 
@@ -199,6 +196,10 @@ class Findings:
 
 
 # --- How it is shown ----------------------------------------------------------------------------
+
+
+def _as_text(findings: Findings) -> str:
+    return "\n".join(_lines(findings)) + "\n"
 
 
 def _lines(findings: Findings) -> Iterable[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Literal
 
 from repo_stream import (
@@ -24,7 +24,7 @@ from repo_stream import (
     UnsupportedKey,
 )
 from repo_stream.cli.opened import Opened, opened
-from repo_stream.cli.output import put, put_json
+from repo_stream.cli.reports import put_report
 from repo_stream.cli.screen import WIDTH, explained, facts, one_line
 from repo_stream.process import record
 
@@ -106,10 +106,7 @@ async def verify(options: argparse.Namespace) -> int:
         raise  # wrong usage
     except (CarError, CommitError, NodeError, LimitExceeded, MissingBlock, ProcessError) as error:
         report.failed(error)
-    if options.json:
-        put_json(json.dumps(_as_json(report), indent=2) + "\n")
-    else:
-        put(_as_text(report))
+    put_report(options, partial(_as_text, report), partial(_as_json, report), indent=2)
     return 0 if report.valid else 1
 
 
