@@ -24,6 +24,8 @@ The commit (https://atproto.com/specs/repository#commit-objects):
   `BadCommit`. It has 8,192 bytes at most, always.
 - The account's key signed it: `BadSignature`, `UnsupportedKey`. This is checked only if you call
   `Commit.verify_signature`. Until then a repo is consistent, but anyone could have made it.
+- CARs that are joined are of one account, and one commit is the newest: `OtherAccount`,
+  `ConflictingCommits`.
 
 The tree (https://atproto.com/specs/repository#mst-structure):
 
@@ -35,7 +37,8 @@ The tree (https://atproto.com/specs/repository#mst-structure):
 - Keys are at the depth that their hash demands: `WrongDepth`, `ChildBelowLeaf`; and the tree is not
   too deep: `LimitExceeded`, `mst_depth=40`.
 - No node is needlessly empty: `EmptyNode`, `BareRoot`.
-- Every block that the tree names is in the file: `MissingBlock`.
+- Every block that the tree names is in the file: `MissingBlock`; or in one of those that are
+  joined: `IncompleteJoin`.
 
 Records (https://atproto.com/specs/data-model), by `record` and all processors that use it:
 
@@ -47,7 +50,8 @@ What is written:
 
 - A store does not take too much of the disk: `MaxSizeExceeded`, `max_stored_mb=10240` of
   `DiskBuilder`.
-- `order_car` writes little more than it reads: `LimitExceeded`, `repeated_bytes=67108864`.
+- `order_car` and `join_cars` write little more than they read: `LimitExceeded`,
+  `repeated_bytes=67108864`.
 
 Not checked: whether records follow their lexicons, and whether the two parts of a key have the
 characters that the specification allows.
@@ -88,8 +92,9 @@ class Limits:
         key_bytes: bytes of one key, checked before a shared prefix is expanded: otherwise a node of
             1 MB could spell out 4 GiB of keys. A valid collection and rkey together have fewer than
             830.
-        repeated_bytes: how many bytes more `order_car` may write than it has read. It writes a
-            record at each key that names it, and a million keys can name one record of 2 MiB.
+        repeated_bytes: how many bytes more `order_car` and `join_cars` may write than they have
+            read. They write a record at each key that names it, and a million keys can name one
+            record of 2 MiB.
 
     Raises:
         ValueError: if a limit is negative.
