@@ -60,12 +60,17 @@ characters that the specification allows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-__all__ = ["KIB", "MIB", "Limits"]
+from repo_stream.arguments import check_kind, check_whole
+
+__all__ = ["KIB", "MIB", "Limits", "check_limits"]
 
 
 KIB = 1024
 MIB = 1024 * 1024
+
+_MAY_BE_OFF: Final = ("car_bytes", "blocks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +102,7 @@ class Limits:
             record of 2 MiB.
 
     Raises:
+        TypeError: if a limit is not a whole number, or `None` although it cannot be turned off.
         ValueError: if a limit is negative.
 
     Example:
@@ -116,5 +122,14 @@ class Limits:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{name} must not be negative, not {value}")
+            if value is not None or name not in _MAY_BE_OFF:
+                check_whole(name, value)
+
+
+def check_limits(limits: object) -> None:
+    """Check that an argument is a `Limits`.
+
+    Raises:
+        TypeError: if it is anything else.
+    """
+    check_kind("limits", limits, Limits, such_as="a Limits, such as Limits(car_bytes=2**30)")

@@ -10,10 +10,11 @@ from __future__ import annotations
 # pyright: reportTypedDictNotRequiredAccess=false
 # `T` is `bytes` without a processor.
 # pyright: reportInvalidTypeVarUse=false
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast, overload
 
+from repo_stream.arguments import check_flag
 from repo_stream.car.reader import CarReader
 from repo_stream.car.source import Source
 from repo_stream.drivers.builder import DriverBuilder
@@ -142,8 +143,8 @@ def open_car(
         MemLimitExceeded: if the blocks before the commit exceed the limit, and `spill` is `False`.
         ProcessError: if results of the processor cannot be stored on disk.
         DiskError: if the store fails.
-        TypeError: if `source` is not a supported source, if `collections`, `key_range` or `spill`
-            is of the wrong type, or if there is no such keyword.
+        TypeError: if `source` is not a supported source, if a keyword is of the wrong type, or if
+            there is no such keyword.
         ValueError: if a name, a range or `on_error` is not valid.
 
     Example:
@@ -157,6 +158,9 @@ def open_car(
         keywords["prefix"],
     )
     _check_shapes(collections=collections, key_range=key_range)
+    for flag in ("drain", "check_first"):
+        check_flag(flag, keywords[flag])
+    check_flag("gaps", gaps)
     builder: DriverBuilder[Any] = DriverBuilder(  # Any: see the overloads
         block_processor=block_processor,
         mem_limit_mb=keywords["mem_limit_mb"],
@@ -186,6 +190,8 @@ def _check_shapes(*, collections: object, key_range: object) -> None:
     """Refuse what is not several names or a pair: a `str` would be split into its characters."""
     if isinstance(collections, str):
         raise TypeError(f"collections must be a list of NSIDs, such as [{collections!r}]")
+    if collections is not None and not isinstance(collections, Iterable):
+        raise TypeError(f"collections must be a list of NSIDs, not {collections!r}")
     if key_range is not None and not _is_pair(key_range):
         raise TypeError(f"key_range must be a pair, (start, stop), not {key_range!r}")
 

@@ -98,7 +98,7 @@ async def test_every_driver_proves_ranges(way: str) -> None:
     async with driver_of(way, part.car(), BUILDER) as driver:
         for start, stop in pairwise([*places(part.repo)[::9], None]):
             await check_range(driver, part, start or "", stop)
-        with pytest.raises(ValueError, match="a range cannot end before it starts"):
+        with pytest.raises(ValueError, match="stop must not come before start"):
             await driver.prove_range("b", "a")
 
 

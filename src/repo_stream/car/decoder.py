@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, cast
 
 from repo_stream._compiled import COMPILED
+from repo_stream.arguments import check_flag
 from repo_stream.car.damage import Damage, DamageLog
 from repo_stream.car.encoder import section_size
 from repo_stream.car.file_type import (
@@ -72,7 +73,7 @@ from repo_stream.ipld.cid import (
     verify,
 )
 from repo_stream.ipld.digest import agreeing
-from repo_stream.limits import Limits
+from repo_stream.limits import Limits, check_limits
 
 __all__ = [
     "ORDINARY_SECTION",
@@ -132,7 +133,8 @@ class CarDecoder:
             their CIDs are left out, and any other error is raised.
 
     Attributes:
-        found_at_end: with `past_damage`, the blocks that `finish` has found.
+        found_at_end: with `past_damage`, the blocks that `finish` has found, as `feed_columns`
+            returns them.
 
     Example:
         >>> from repo_stream.testing import build_car
@@ -150,11 +152,14 @@ class CarDecoder:
         verify_cids: bool = True,
         past_damage: bool | Literal["blocks"] = False,
     ) -> None:
-        self.found_at_end: list[Block] = []
+        self.found_at_end: Columns = [], []
+        check_flag("verify_cids", verify_cids)
+        if limits is not None:
+            check_limits(limits)
         self._limits = limits if limits is not None else Limits()
         self._verify_cids = verify_cids
         self._past_damage = past_damage
-        self._damages = DamageLog()
+        self._damages = DamageLog(everything=past_damage is True)
         self._effort = Effort()
         # The damaged bytes that end where the next sound section will be found.
         self._region: Region | None = None
@@ -308,7 +313,7 @@ class CarDecoder:
             if self._past_damage:
                 found: Columns = [], []
                 self._take_past_damage(waiting, found, ended=True)
-                self.found_at_end = list(zip(*found, strict=True))
+                self.found_at_end = found
             elif self._header is None:
                 self._take_header(waiting, ended=True)
             elif waiting:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from binascii import crc32
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Literal, Protocol, Self, cast
 
+from repo_stream.arguments import check_flag, check_whole
+from repo_stream.car.damage import Damage, DamageLog
 from repo_stream.car.decoder import Block, CarDecoder, CarHeader, Columns
 from repo_stream.car.source import CarFile, Pieces, Source, open_pieces
 from repo_stream.errors import AlreadyWalked, RepoStreamError
@@ -139,6 +141,7 @@ class CarReader:
         piece_size: int = PIECE_SIZE,
         first_piece_size: int | None = None,
         rereadable: bool = False,
+        past_damage: bool | Literal["blocks"] = False,
     ) -> CarReader:
         """Open a source and read the header of the CAR.
 
@@ -151,23 +154,33 @@ class CarReader:
                 doubled each time, up to `piece_size`. A small one helps if only the first blocks
                 are needed.
             rereadable: keep a path's file open; see `file`.
+            past_damage: leave out what is damaged, and list it in `damage`; see `CarDecoder`.
 
         Raises:
             CarError: if it is not a CARv1; see its leaves.
             LimitExceeded: if the header is over its limit.
-            TypeError: if `source` is not a supported source.
+            TypeError: if `source` is not a supported source, or another argument is of the wrong
+                type.
+            ValueError: if a piece has less than 1 byte.
             OSError: if it is a path that cannot be opened or read.
         """
+        check_whole("piece_size", piece_size, least=1)
+        if first_piece_size is not None:
+            check_whole("first_piece_size", first_piece_size, least=1)
+        check_flag("rereadable", rereadable)
         pieces = await open_pieces(
             source, piece_size, first_piece_size=first_piece_size, rereadable=rereadable
         )
-        decoder = CarDecoder(limits=limits, verify_cids=verify_cids)
+        decoder = CarDecoder(limits=limits, verify_cids=verify_cids, past_damage=past_damage)
+        ended = False
         ready: Columns = [], []
         try:
             while decoder.header is None:
                 piece = await pieces.next()
                 if not piece:
                     decoder.finish()
+                    ended, ready = True, decoder.found_at_end
+                    break
                 try:
                     ready = decoder.feed_columns(piece)
                 except RepoStreamError:
@@ -175,11 +188,12 @@ class CarReader:
                     # comes in a later piece.
                     if decoder.header is None:
                         raise
-            reader = cls(pieces, decoder, decoder.header)
+            # If the file has ended without a header, `finish` has raised an error.
+            reader = cls(pieces, decoder, cast("CarHeader", decoder.header))
         except BaseException:
             await pieces.aclose()
             raise
-        reader._ready = ready
+        reader._ready, reader._ended = ready, ended
         reader._add_to_checksum(ready[0])
         return reader
 
@@ -236,6 +250,8 @@ class CarReader:
                 else:
                     self._decoder.finish()
                     self._ended = True
+                    ready = self._decoder.found_at_end
+                    self._add_to_checksum(ready[0])
                     await self._release()
         except RepoStreamError:
             await self._release()
@@ -275,6 +291,21 @@ class CarReader:
         self._copies, self._checksum = pieces, checksum
         if waiting := self._decoder.waiting:
             pieces.append(waiting)
+
+    @property
+    def damage(self) -> Sequence[Damage]:
+        """What is damaged so far, if `past_damage`: the first 1,000."""
+        return self._decoder.damage
+
+    @property
+    def damage_count(self) -> int:
+        """How much is damaged so far."""
+        return self._decoder.damage_count
+
+    @property
+    def damages(self) -> DamageLog:
+        """See `CarDecoder.damages`."""
+        return self._decoder.damages
 
     @property
     def header_end(self) -> int:

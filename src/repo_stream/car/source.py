@@ -11,13 +11,14 @@ are, and HTTP clients decompress them already.
 
 from __future__ import annotations
 
+import errno
 import inspect
 import io
 import os
 import stat
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from functools import partial
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import anyio
 from anyio.abc import ByteReceiveStream
@@ -127,7 +128,7 @@ async def open_pieces(
     sizes = _sizes(first, piece_size)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _from_memory(source, sizes)
-    if isinstance(source, (io.IOBase, list, tuple)):
+    if isinstance(source, (io.IOBase, list, tuple)) or _is_response(source):
         raise _not_a_source(source)
     if isinstance(source, ByteReceiveStream):
         return _from_receive(source.receive, sizes, source)
@@ -148,12 +149,68 @@ def _sizes(size: int, most: int) -> Iterator[int]:
         size = min(2 * size, most)
 
 
+# --- What is not a source -----------------------------------------------------------------------
+
+
+_ANY_SOURCE: Final = (
+    "pass a path, bytes, an object with async read(n) or receive(n), or an async iterable of "
+    "bytes; wrap a plain file with anyio.wrap_file(file)"
+)
+
+
 def _not_a_source(source: object) -> TypeError:
-    return TypeError(
-        f"cannot read a CAR from {type(source).__name__}: pass a path, bytes, an object with async "
-        "read(n) or receive(n), or an async iterable of bytes; "
-        "wrap a plain file with anyio.wrap_file(file)"
-    )
+    name = type(source).__name__
+    if _is_response(source):
+        return TypeError(f"cannot read a CAR from {name}: {_from_response(source)}")
+    first = _to_do_first(source)
+    advice = f"{first}, or {_ANY_SOURCE}" if first else _ANY_SOURCE
+    return TypeError(f"cannot read a CAR from {name}: {advice}")
+
+
+def _is_response(source: object) -> bool:
+    """Return whether an object is the response of an HTTP client, and not its bytes."""
+    # Looked for in the class, as a property of the object may raise an error.
+    kind = type(source)
+    return hasattr(kind, "aiter_bytes") or (hasattr(kind, "content") and hasattr(kind, "headers"))
+
+
+def _from_response(response: object) -> str:
+    if hasattr(type(response), "aiter_bytes"):
+        return "pass response.aiter_bytes(), or response.content if it has been read"
+    return "pass response.content"
+
+
+def _to_do_first(source: object) -> str | None:
+    """Return what has to be done with an object to get a source; `None` if that is not known."""
+    if isinstance(source, io.TextIOBase):
+        return "it has text: open the file in binary mode"
+    if inspect.isroutine(source):
+        return "call it first"
+    if hasattr(type(source), "__aenter__"):
+        return "enter it first, with `async with`"
+    if inspect.isawaitable(source):
+        return "await it first"
+    if isinstance(source, Iterator):
+        return "it is an iterator, but not an async one: join what it yields"
+    return None
+
+
+_URL: Final = (
+    'it is a URL; download it, for example with httpx: `async with client.stream("GET", url) as '
+    "response`, and pass response.aiter_bytes()"
+)
+_ACCOUNT: Final = (
+    "it names an account; find its server, and pass a stream of com.atproto.sync.getRepo, as in "
+    'the README under "From an account"'
+)
+# How a text begins that is no path, and what to do. A path may have lost the second slash.
+_NO_PATHS: Final = {"https:/": _URL, "http:/": _URL, "at:/": _ACCOUNT, "did:": _ACCOUNT}
+
+
+def _why_not_there(path: str | bytes) -> str | None:
+    """Return what a path that does not exist is instead of a path; `None` if it may be one."""
+    text = os.fsdecode(path)
+    return next((why for start, why in _NO_PATHS.items() if text.startswith(start)), None)
 
 
 class CarFile(SharedFile):
@@ -234,7 +291,7 @@ class CarFile(SharedFile):
 
     def _read_piece(self, size: int) -> bytes:
         if self._file is None:
-            self._file = io.FileIO(self._path)
+            self._file = _open(self._path)
             status = os.fstat(self._file.fileno())
             self._regular = stat.S_ISREG(status.st_mode)
             self.size = status.st_size
@@ -317,6 +374,18 @@ class _PathPieces(Pieces):
             return None
         decompressor.feed(piece)
         return b""
+
+
+def _open(path: str) -> io.FileIO:
+    try:
+        return io.FileIO(path)
+    except OSError as error:
+        # On Windows, a colon in a name is an error of its own.
+        reason = _why_not_there(path) if error.errno in {errno.ENOENT, errno.EINVAL} else None
+        if reason is None:
+            raise
+        message = f"there is no such file; {reason}"
+        raise FileNotFoundError(errno.ENOENT, message, path) from None
 
 
 def _from_memory(source: bytes | bytearray | memoryview, sizes: Iterator[int]) -> Pieces:

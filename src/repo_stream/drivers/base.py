@@ -17,14 +17,19 @@ from typing import Final, Generic, NamedTuple, TypeVar, cast
 
 import anyio
 
+from repo_stream.arguments import check_whole
+from repo_stream.car.damage import Damage, DamageLog
 from repo_stream.drivers.backlog import Backlog, items_of
 from repo_stream.drivers.ending import Ending
 from repo_stream.drivers.fetch import FETCH
 from repo_stream.drivers.options import Options
 from repo_stream.errors import (
+    BlockReleased,
     DiskError,
     IncompleteRange,
+    LimitExceeded,
     MissingBlock,
+    NodeError,
     ProcessError,
     RepoStreamError,
 )
@@ -79,7 +84,13 @@ class RepoDriver(Generic[T]):
     and its siblings return `None` again; `await driver.seek("")` goes back to the beginning.
     """
 
-    def __init__(self, options: Options[T], commit: Commit, blocks: Blocks[T]) -> None:
+    def __init__(
+        self,
+        options: Options[T],
+        commit: Commit,
+        blocks: Blocks[T],
+        damages: DamageLog | None = None,
+    ) -> None:
         #: The repo's commit. Its signature has not been checked.
         self.commit: Commit = commit
         self._options = options
@@ -95,6 +106,8 @@ class RepoDriver(Generic[T]):
         self._ending = Ending()
         self._problems: list[Problem] = []
         self._problem_count = 0
+        # What is damaged in the CAR; `None` if nothing can be, as an error is raised then.
+        self._damages = damages
 
     def _new_walker(self, ranges: KeyRanges) -> Walker[T]:
         options = self._options
@@ -110,6 +123,25 @@ class RepoDriver(Generic[T]):
         """How many records were skipped or yielded as errors so far."""
         return self._problem_count
 
+    @property
+    def damage(self) -> Sequence[Damage]:
+        """What is damaged in the CAR, as far as it has been read: the first 1,000.
+
+        It is empty unless the driver goes past damage; see `DriverBuilder.with_gaps` and
+        `DriverBuilder.with_on_error`.
+        """
+        return () if self._damages is None else self._damages.listed
+
+    @property
+    def damage_count(self) -> int:
+        """How much damage was found in the CAR so far."""
+        return 0 if self._damages is None else self._damages.count
+
+    @property
+    def damage_repaired(self) -> int:
+        """How much of it was repaired, so that nothing is lost by it; see `Damage.repaired`."""
+        return 0 if self._damages is None else self._damages.repaired
+
     async def next_chunk(self, n: int = DEFAULT_CHUNK) -> list[tuple[str, T]] | None:
         """Return the next records, in key order, as pairs of key and value.
 
@@ -121,7 +153,7 @@ class RepoDriver(Generic[T]):
             one record, they share one value, unless it is made during the walk.
 
         Raises:
-            ValueError: if `n` is less than 1.
+            TypeError, ValueError: if `n` is not a whole number, or less than 1.
             NodeError: if the tree breaks a rule; see its subclasses.
             MissingBlock: if a block that the tree names is not in the CAR.
             ProcessError: if the processor failed on a record.
@@ -150,11 +182,10 @@ class RepoDriver(Generic[T]):
             n: how many keys to return. There are fewer only at the end, and before an error.
 
         Raises:
-            ValueError: if `n` is less than 1.
+            TypeError, ValueError: if `n` is not a whole number, or less than 1.
             NodeError, MissingBlock, LimitExceeded, DiskError: as in `next_chunk`, for nodes alone.
         """
-        if n < 1:
-            raise ValueError(f"a chunk has at least 1 key, not {n}")
+        check_whole("n", n, least=1)
         with self._guard:
             await self._turn.pause_if_over()
             ready = self._ready
@@ -180,7 +211,13 @@ class RepoDriver(Generic[T]):
         before = walker.mark()
         try:
             while self._error is None and len(pairs) < n and not walker.done:
-                keys, cids = self._take_keys(min(n - len(pairs), _SLICE))
+                try:
+                    keys, cids = self._take_keys(min(n - len(pairs), _SLICE))
+                except RepoStreamError as error:
+                    if not self._is_bad_node(error):
+                        raise
+                    pairs.append(("", self._gap_for_bad_node(error).cid))
+                    continue
                 pairs += _keys(keys, cids)
                 if not keys and not walker.done:
                     pairs += await self._supply_node()
@@ -220,11 +257,10 @@ class RepoDriver(Generic[T]):
             `TreeNode`, `Output`, and with `DriverBuilder.with_gaps` also `Gap`; `None` at the end.
 
         Raises:
-            ValueError: if `n` is less than 1.
+            TypeError, ValueError: if `n` is not a whole number, or less than 1.
             NodeError, MissingBlock, ProcessError, LimitExceeded, DiskError: as in `next_chunk`.
         """
-        if n < 1:
-            raise ValueError(f"a chunk has at least 1 item, not {n}")
+        check_whole("n", n, least=1)
         with self._guard:
             await self._turn.pause_if_over()
             ready = self._ready
@@ -447,8 +483,7 @@ class RepoDriver(Generic[T]):
 
         Making a hundred thousand `Output` takes a tenth of a second, so it is done in slices.
         """
-        if n < 1:
-            raise ValueError(f"a chunk has at least 1 record, not {n}")
+        check_whole("n", n, least=1)
         with self._guard:
             taken = await self._next(n)
             if taken is None:
@@ -525,8 +560,12 @@ class RepoDriver(Generic[T]):
         Returns:
             What to yield instead: a gap, an error, or nothing; `None` if the walk ends here.
         """
+        gap: Gap | None = None
         if self._options.gaps and isinstance(error, MissingBlock):
             gap = self._walker.gap()
+        elif self._is_bad_node(error):
+            gap = self._gap_for_bad_node(error)
+        if gap is not None:
             return Taken([gap.key or ""], [gap.cid], [cast("T", gap)])
         if (
             self._options.on_error == "raise"
@@ -540,6 +579,18 @@ class RepoDriver(Generic[T]):
         if self._options.on_error == "skip":
             return Taken([], [], [])
         return Taken([key], [cid], [cast("T", error)])
+
+    def _is_bad_node(self, error: RepoStreamError) -> bool:
+        """Return whether the walk stands before a node that breaks a rule, and goes past those."""
+        of_node = isinstance(error, (NodeError, LimitExceeded)) and self._walker.error is error
+        return of_node and self._options.gaps == "all"
+
+    def _gap_for_bad_node(self, error: RepoStreamError) -> Gap:
+        """Leave out the subtree whose top node breaks a rule."""
+        gap = self._walker.gap()
+        if self._damages is not None:
+            self._damages.add(None, gap.cid, error)
+        return gap
 
     def _note_problem(self, problem: Problem) -> None:
         self._problem_count += 1
@@ -561,7 +612,35 @@ class RepoDriver(Generic[T]):
         """
         if self._options.verify_cids and (error := walker.uncheckable()) is not None:
             raise error
-        await self._supply(walker, blocks, n, records=records)
+        try:
+            await self._supply(walker, blocks, n, records=records)
+        except (MissingBlock, BlockReleased) as error:
+            if self._damages is None:
+                raise
+            await self._repair(error, blocks, self._damages)
+
+    async def _repair(
+        self, error: MissingBlock | BlockReleased, blocks: Blocks[T], damages: DamageLog
+    ) -> None:
+        """Supply a block that is missing, if it is damaged and can be repaired.
+
+        Raises:
+            MissingBlock, BlockReleased: `error`, if it cannot; the cause says how it is damaged.
+            CidMismatch: if it is a node that is damaged, and gaps are off.
+        """
+        for data in damages.rescue(error.cid):
+            if data is not None:
+                self._keep_repaired(blocks, error.cid, data)
+                return
+            await self._turn.pause_if_over()
+        damaged = damages.error_of(error.cid)
+        if damaged is not None and error.key is None and not self._options.gaps:
+            raise damaged
+        raise error from damaged
+
+    def _keep_repaired(self, blocks: Blocks[T], cid: bytes, data: bytes) -> None:
+        """Keep a block that was repaired, for the walk that needs it next."""
+        blocks.raw[cid] = data
 
     # --- What the drivers differ in -------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, cast, overload
 
+from repo_stream.arguments import check_flag, check_kind, check_number
 from repo_stream.car.reader import CarReader
 from repo_stream.car.source import Source
 from repo_stream.drivers.base import RepoDriver
@@ -24,7 +25,7 @@ from repo_stream.drivers.options import OnError, Options
 from repo_stream.drivers.stream import StreamDriver, streamed
 from repo_stream.drivers.writing import load_to_disk
 from repo_stream.errors import MissingBlock, ProcessError
-from repo_stream.limits import Limits
+from repo_stream.limits import Limits, check_limits
 from repo_stream.mst.commit import Commit
 from repo_stream.mst.ranges import KeyRanges
 from repo_stream.mst.results import Gap
@@ -98,16 +99,23 @@ class DriverBuilder(Options[T]):
         **keywords: Unpack[BuilderKeywords],
     ) -> None:
         mem_limit_mb = keywords["mem_limit_mb"]
-        if on_error not in {"raise", "skip", "yield"}:
+        if on_error not in ("raise", "skip", "yield"):
             raise ValueError(f'on_error must be "raise", "skip" or "yield", not {on_error!r}')
-        if not mem_limit_mb >= 0:
-            raise ValueError(f"mem_limit_mb must not be negative, not {mem_limit_mb}")
+        check_number("mem_limit_mb", mem_limit_mb, unit=" of MiB, such as 16")
+        check_flag("verify_cids", keywords["verify_cids"])
+        check_flag("gaps", gaps)
+        limits, key_ranges = keywords["limits"], keywords["key_ranges"]
+        if limits is not None:
+            check_limits(limits)
+        if key_ranges is not None:
+            such_as = "what with_key_range(...) sets"
+            check_kind("key_ranges", key_ranges, KeyRanges, such_as=such_as)
         super().__init__(
             mem_limit_mb=mem_limit_mb,
             block_processor=as_processor(block_processor),
             verify_cids=keywords["verify_cids"],
-            limits=keywords["limits"] or Limits(),
-            key_ranges=keywords["key_ranges"] or KeyRanges(),
+            limits=limits or Limits(),
+            key_ranges=key_ranges or KeyRanges(),
             on_error=on_error,
             gaps=gaps,
         )
@@ -274,13 +282,18 @@ class DriverBuilder(Options[T]):
             verify_cids=self.verify_cids,
             piece_size=budget.piece,
             rereadable=True,
+            past_damage=self.past_damage,
         )
+        damages = reader.damages if self.past_damage else None
         try:
-            loading = Loading(reader, self.block_processor, late=self.processes_late)
+            loading = Loading(
+                reader, self.block_processor, late=self.processes_late, damages=damages
+            )
             if await loading.fill(budget.store):
                 commit = loading.commit_found()
                 await loading.aclose()
-                return Driver.Memory(commit, MemDriver(self, commit, loading.store.blocks))
+                driver = MemDriver(self, commit, loading.store.blocks, damages)
+                return Driver.Memory(commit, driver)
         except BaseException:
             await reader.aclose()
             raise
@@ -330,6 +343,7 @@ class DriverBuilder(Options[T]):
             ...     async with builder.stream_car(source) as (commit, driver):
             ...         return sum([size async for key, size in driver])
         """
+        check_flag("drain", keywords["drain"])
         return _with_commit(
             streamed(self, source, keywords["spill"], drain=keywords["drain"], kind=StreamDriver[T])
         )
@@ -414,7 +428,9 @@ class NeedDisk(Generic[T]):
             ProcessError: if results that were made before memory was full cannot be stored.
             DiskError: if the store fails, or is full (`MaxSizeExceeded`).
             RuntimeError: if it was called or closed before.
+            TypeError: if `store` is not an open store. Then it can be called again.
         """
+        _check_store(store)
         loading, self._loading = self._loading, None
         if loading is None:
             raise RuntimeError("this repo has already been loaded or closed")
@@ -435,7 +451,14 @@ class NeedDisk(Generic[T]):
         async def leased() -> Lease:
             return lease
 
-        log = RepoLog(loading.reader, leased, budget.places, budget.write, loading.turn)
+        log = RepoLog(
+            loading.reader,
+            leased,
+            budget.places,
+            budget.write,
+            loading.turn,
+            damages=loading.damages,
+        )
         await log.hold()
         await load_to_disk(loading, log)
         self.commit = loading.commit_found()
@@ -443,7 +466,10 @@ class NeedDisk(Generic[T]):
         if log.is_the_car:
             lease.held.at_end = loading.reader.aclose
             loading.hand_over()
-        return self.commit, DiskDriver(self._builder, self.commit, log, lease, loading.unstored)
+        driver = DiskDriver(
+            self._builder, self.commit, log, lease, loading.unstored, damages=loading.damages
+        )
+        return self.commit, driver
 
     async def aclose(self) -> None:
         """Discard what has been read, and close the file if the source is a path."""
@@ -456,3 +482,11 @@ class NeedDisk(Generic[T]):
 
     async def __aexit__(self, *_error: object) -> None:
         await self.aclose()
+
+
+def _check_store(store: object) -> None:
+    # SQLite is imported only if there is a store.
+    from repo_stream.store.disk import DiskStore  # noqa: PLC0415 - see above
+
+    such_as = "an open DiskStore, as in `async with DiskBuilder().open(path) as store`"
+    check_kind("store", store, DiskStore, such_as=such_as)

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from repo_stream.arguments import check_whole
+from repo_stream.car.damage import DamageLog
 from repo_stream.drivers.base import DEFAULT_CHUNK, LAZY_SLICE, RepoDriver
 from repo_stream.drivers.channel import Channel, walk_ahead
 from repo_stream.drivers.fetch import Fetcher
@@ -52,10 +54,12 @@ class DiskDriver(RepoDriver[T]):
         log: RepoLog,
         lease: Lease,
         unstored: Mapping[bytes, Unstored],
+        *,
+        damages: DamageLog | None = None,
     ) -> None:
         processor = options.block_processor
         self._alike = processor.keeps_bytes
-        super().__init__(options, commit, self._own_blocks())
+        super().__init__(options, commit, self._own_blocks(), damages)
         if not self._alike:
             self._slice = LAZY_SLICE
         self._lease: Lease | None = lease
@@ -80,7 +84,7 @@ class DiskDriver(RepoDriver[T]):
             `anyio.BusyResourceError`.
 
         Raises:
-            ValueError: if `n` is less than 1.
+            TypeError, ValueError: if `n` is not a whole number, or less than 1.
 
         Example:
             >>> async def example(driver: DiskDriver[int]) -> None:
@@ -89,8 +93,7 @@ class DiskDriver(RepoDriver[T]):
             ...             for key, size in chunk:
             ...                 print(key, size)
         """
-        if n < 1:
-            raise ValueError(f"a chunk has at least 1 record, not {n}")
+        check_whole("n", n, least=1)
         with self._guard:
             self._ready.hold()
             ready, ending = self._ready, self._ending

@@ -35,10 +35,10 @@ class KeyRanges:
         Raises:
             ValueError: if `stop` is less than `start`, or if one of them is an `at://` URI.
         """
-        first = parse_bound(start or "").encode()
+        first = parse_bound("" if start is None else start).encode()
         beyond = None if stop is None else parse_bound(stop).encode()
         if beyond is not None and beyond < first:
-            raise ValueError(f"a range cannot end before it starts: {stop!r} < {start!r}")
+            raise ValueError(f"stop must not come before start: {stop!r} < {start!r}")
         return cls.joined([(first, beyond)])
 
     @classmethod

@@ -51,7 +51,12 @@ def key_depth(key: bytes) -> int:
     Example:
         >>> key_depth(b"app.bsky.feed.post/454397e440ec")
         4
+
+    Raises:
+        TypeError: if `key` is not bytes.
     """
+    if not isinstance(key, (bytes, bytearray, memoryview)):
+        raise TypeError(f"a depth is that of the bytes of a key: pass key.encode(), not {key!r}")
     digest = int.from_bytes(sha256(key).digest(), "big")
     return (256 - digest.bit_length()) // 2
 

@@ -21,6 +21,7 @@ from typing import Any, Final, Self, TypeVar
 
 import anyio
 
+from repo_stream.arguments import check_number
 from repo_stream.car.files import OpenFile
 from repo_stream.errors import DiskError, MaxSizeExceeded, StoreClosed, StoreCorrupt
 from repo_stream.limits import MIB
@@ -52,6 +53,7 @@ class DiskBuilder:
             only, and only if they do not fit in memory.
 
     Raises:
+        TypeError: if one of them is not a number.
         ValueError: if `cache_size_mb` is less than 1, or `max_stored_mb` is negative.
 
     Example:
@@ -64,10 +66,8 @@ class DiskBuilder:
     max_stored_mb: int = 10 * 1024
 
     def __post_init__(self) -> None:
-        if self.cache_size_mb < 1:
-            raise ValueError(f"cache_size_mb must be at least 1, not {self.cache_size_mb}")
-        if self.max_stored_mb < 0:
-            raise ValueError(f"max_stored_mb must not be negative, not {self.max_stored_mb}")
+        check_number("cache_size_mb", self.cache_size_mb, least=1, unit=" of MiB")
+        check_number("max_stored_mb", self.max_stored_mb, unit=" of MiB")
 
     def with_cache_size_mb(self, cache_size_mb: int) -> DiskBuilder:
         """Return a builder with another cache size, in MiB."""
@@ -96,7 +96,10 @@ class DiskBuilder:
             StoreLocked: if another store has it open.
             StoreReadOnly, StoreUnavailable: if it cannot be opened or written.
             StoreCorrupt: if it was made by a store and is damaged.
+            TypeError: if `path` is not a path.
         """
+        if path is not None and not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"path must be a path or None, for a temporary store, not {path!r}")
         # Absolute, as the working directory may change while the store is open.
         return Opening(self, Path(path).absolute() if path is not None else None)
 
