@@ -80,7 +80,7 @@ def open_car(
     *,
     block_processor: BlockProcessor[T] = ...,
     on_error: Literal["raise", "skip"] = "raise",
-    gaps: Literal[True],
+    gaps: Literal[True, "all"],
     **keywords: Unpack[OpenKeywords],
 ) -> AbstractAsyncContextManager[Repo[T | Gap]]: ...
 @overload
@@ -89,7 +89,7 @@ def open_car(
     *,
     block_processor: BlockProcessor[T] = ...,
     on_error: Literal["yield"],
-    gaps: Literal[True],
+    gaps: Literal[True, "all"],
     **keywords: Unpack[OpenKeywords],
 ) -> AbstractAsyncContextManager[Repo[T | ProcessError | MissingBlock | Gap]]: ...
 @takes(OpenKeywords)
@@ -98,7 +98,7 @@ def open_car(
     *,
     block_processor: BlockProcessor[Any] = noop,  # Any: the overloads say which results
     on_error: OnError = "raise",
-    gaps: bool = False,
+    gaps: bool | Literal["all"] = False,
     **keywords: Unpack[OpenKeywords],
 ) -> AbstractAsyncContextManager[Repo[Any]]:  # Any: see the overloads
     """Open a repo and walk it while its CAR is read; everything is closed at the end.
@@ -115,7 +115,9 @@ def open_car(
         block_processor: what to make of each record; see `DriverBuilder.with_block_processor`. The
             default, `noop`, leaves it as it is.
         on_error: see `DriverBuilder.with_on_error`.
-        gaps: go past missing blocks, as in a slice; see `DriverBuilder.with_gaps`. A gap does not
+        gaps: go past missing blocks, as in a slice, and past damage, which is listed in
+            `Repo.damage`; with `"all"`, also past nodes that break a rule. That gets everything out
+            of a damaged file that can be reached; see `DriverBuilder.with_gaps`. A gap does not
             mean that the record under its key is an old one; an example there tells what is new.
         **keywords: with their defaults
 
@@ -160,7 +162,7 @@ def open_car(
     _check_shapes(collections=collections, key_range=key_range)
     for flag in ("drain", "check_first"):
         check_flag(flag, keywords[flag])
-    check_flag("gaps", gaps)
+    check_flag("gaps", gaps == "all" or gaps)
     builder: DriverBuilder[Any] = DriverBuilder(  # Any: see the overloads
         block_processor=block_processor,
         mem_limit_mb=keywords["mem_limit_mb"],
@@ -176,7 +178,7 @@ def open_car(
     if on_error != "raise":
         builder = builder.with_on_error(on_error)
     if gaps:
-        builder = builder.with_gaps()
+        builder = builder.with_gaps(bad_nodes=gaps == "all")
     return _opened(
         builder,
         source,

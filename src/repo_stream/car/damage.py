@@ -85,6 +85,9 @@ class _Kept(NamedTuple):
 class DamageLog:
     """The damage that was found in one CAR.
 
+    Args:
+        everything: whether anything damaged is gone past, and not only single blocks.
+
     Attributes:
         count: how much damage was found.
         repaired: how much of that was repaired.
@@ -92,7 +95,8 @@ class DamageLog:
         skipped: those that were skipped since `take_skipped`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, everything: bool = True) -> None:
+        self.everything: bool = everything
         self.count: int = 0
         self.repaired: int = 0
         self.skips: array[int] = array("Q")
@@ -104,6 +108,11 @@ class DamageLog:
         self._broken: dict[bytes, _Kept] = {}
         self._kept = 0
         self._hashed = 0
+
+    @property
+    def has_bad_header(self) -> bool:
+        """Whether the header of the CAR is damaged."""
+        return bool(self._listed) and self._listed[0].offset == 0
 
     @property
     def listed(self) -> Sequence[Damage]:

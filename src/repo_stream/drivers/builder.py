@@ -51,7 +51,8 @@ class DriverBuilder(Options[T]):
         block_processor: what to make of each record: a function of its bytes, or a `Processor`. The
             default, `noop`, leaves it as it is. See `with_block_processor`.
         on_error: what to do about a record that cannot be read; see `with_on_error`.
-        gaps: go past missing blocks; see `with_gaps`.
+        gaps: go past missing blocks and damage; see `with_gaps`. `"all"` is the same with
+            `bad_nodes`.
         **keywords: with their defaults
 
             - `mem_limit_mb=16`: how much memory a repo may take before it goes to disk, in MiB.
@@ -95,7 +96,7 @@ class DriverBuilder(Options[T]):
         *,
         block_processor: BlockProcessor[Any] = noop,  # Any: the overloads say which results
         on_error: OnError = "raise",
-        gaps: bool = False,
+        gaps: bool | Literal["all"] = False,
         **keywords: Unpack[BuilderKeywords],
     ) -> None:
         mem_limit_mb = keywords["mem_limit_mb"]
@@ -103,7 +104,7 @@ class DriverBuilder(Options[T]):
             raise ValueError(f'on_error must be "raise", "skip" or "yield", not {on_error!r}')
         check_number("mem_limit_mb", mem_limit_mb, unit=" of MiB, such as 16")
         check_flag("verify_cids", keywords["verify_cids"])
-        check_flag("gaps", gaps)
+        check_flag("gaps", gaps == "all" or gaps)
         limits, key_ranges = keywords["limits"], keywords["key_ranges"]
         if limits is not None:
             check_limits(limits)
@@ -219,11 +220,18 @@ class DriverBuilder(Options[T]):
             on_error: `"raise"` ends the walk with the error, and is the default; `"skip"` leaves
                 the record out; `"yield"` yields the exception instead of the value. The last two
                 also add it to `RepoDriver.problems`.
+
+        With the last two, a block in the file that does not match its CID does not end the file
+        either. It is listed in `RepoDriver.damage`. If it is a record, that is a `MissingBlock` of
+        this record, whose cause is the `CidMismatch`; if it is a node, the `CidMismatch` is raised
+        when the walk needs it. Any other damage is raised; `with_gaps` goes past all of it.
         """
         return replace(self, on_error=on_error)
 
-    def with_gaps(self) -> DriverBuilder[T | Gap]:
-        """Return a builder whose drivers go past missing blocks and report them: for CAR slices.
+    def with_gaps(self, *, bad_nodes: bool = False) -> DriverBuilder[T | Gap]:
+        """Return a builder whose drivers go past missing blocks and damage, and report them.
+
+        This is for CAR slices, and to get everything out of a damaged file that can be reached.
 
         A slice has some of a repo's blocks, such as those that a commit has changed
         (https://atproto.com/specs/repository#repository-diffs). A missing block is yielded as a
@@ -236,6 +244,20 @@ class DriverBuilder(Options[T]):
         this CAR. A server leaves out a block that the repo had before, be it under another key: if
         somebody posts the same record again, or goes back to an earlier one, the key is a gap. To
         tell what has changed, compare keys and CIDs with those of the repo as you know it.
+
+        What is damaged in the file is left out, as if it were not there: blocks that do not match
+        their CIDs, sections that cannot be read, and an end that is missing. It is listed in
+        `RepoDriver.damage`, and what the tree lacks because of it is a `Gap`, too. So look at
+        `damage_count` before you take the gaps of a slice for blocks that it need not have. Blocks
+        after the damage are found by their hashes. If the header is damaged, the commit is found
+        among the blocks; and whatever is damaged in one byte alone is repaired, if it is short: by
+        its hash it is known to be right. Nothing comes out that does not have the right hash, if
+        CIDs are verified.
+
+        Args:
+            bad_nodes: also go past nodes that break a rule, or exceed one of the limits on nodes,
+                and list them in `RepoDriver.damage`. They are not damaged, as their hash is right:
+                the author of the repo has made them so. Otherwise their error is raised.
 
         Example:
             >>> async def changed(slice_of_repo: bytes, known: dict[str, Cid]) -> list[str]:
@@ -255,7 +277,7 @@ class DriverBuilder(Options[T]):
             >>> anyio.run(changed, slice_of_repo, known)
             ['a.b.c/2']
         """
-        return cast("DriverBuilder[T | Gap]", replace(self, gaps=True))
+        return cast("DriverBuilder[T | Gap]", replace(self, gaps="all" if bad_nodes else True))
 
     async def load_car(self, source: Source) -> Driver.Memory[T] | Driver.Disk[T]:
         """Read a CAR to its end, or until the memory limit is reached.

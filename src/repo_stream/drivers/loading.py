@@ -9,10 +9,19 @@ from __future__ import annotations
 from itertools import accumulate, compress
 from typing import Final, Generic, NamedTuple, TypeVar
 
+from repo_stream.car.damage import DamageLog, Skip
 from repo_stream.car.decoder import Columns
 from repo_stream.car.encoder import section_size
 from repo_stream.car.reader import BlockReader
-from repo_stream.errors import BadRoot, CommitError, MissingCommit, MissingRoot, NothingNew
+from repo_stream.errors import (
+    BadCommit,
+    BadRoot,
+    CarError,
+    CommitError,
+    MissingCommit,
+    MissingRoot,
+    NothingNew,
+)
 from repo_stream.ipld.cid import Cid, can_verify
 from repo_stream.mst.commit import Commit
 from repo_stream.process import Processor
@@ -23,6 +32,9 @@ from repo_stream.turn import Turn
 __all__ = ["BATCH", "LeftOut", "Loading", "Unstored", "no_commit", "root_of"]
 
 T = TypeVar("T")
+
+# How a commit starts: a map of six or five fields, of which `did` comes first.
+_COMMIT_STARTS: Final = (b"\xa6\x63did", b"\xa5\x63did")
 
 #: Blocks to process between two looks at the clock. A processor may take long for each, and larger
 #: batches are not faster.
@@ -82,12 +94,21 @@ class Loading(Generic[T]):
         reader: reads its blocks.
         processor: what to make of them.
         late: keep blocks as they are; they are processed when the walk reaches them.
+        damages: what is damaged, if the reader goes past that. The commit is then found without a
+            right header, and repaired if one byte of it is damaged.
 
     Raises:
         MissingRoot, BadRoot: if the header does not name a commit.
     """
 
-    def __init__(self, reader: BlockReader, processor: Processor[T], *, late: bool = False) -> None:
+    def __init__(
+        self,
+        reader: BlockReader,
+        processor: Processor[T],
+        *,
+        late: bool = False,
+        damages: DamageLog | None = None,
+    ) -> None:
         self.reader: BlockReader = reader
         self.processor: Processor[T] = processor
         self.store: MemoryStore[T] = MemoryStore(processor, late=late)
@@ -102,8 +123,15 @@ class Loading(Generic[T]):
         self.log: RepoLog | None = None
         #: Results that could not be stored, by the CIDs of their blocks.
         self.unstored: dict[bytes, Unstored] = {}
-        # The CID of the commit; `None` as long as the reader does not know it.
-        self._root = root_of(reader) if reader.header is not None else None
+        #: What is damaged; `None` if nothing can be.
+        self.damages: DamageLog | None = damages
+        # Why the header does not name the commit, and the first block that is a valid one.
+        self._rootless: CarError | None = None
+        self._candidate: Commit | None = None
+        # What was skipped among the blocks that have been read, and are not in the log yet.
+        self._skipped: list[Skip] = []
+        # The CID of the commit; `None` as long as it is not known.
+        self._root = self._find_root()
         self._handed_over = False
         # How many blocks so far could not be checked against their CIDs.
         self._unchecked = 0
@@ -150,15 +178,19 @@ class Loading(Generic[T]):
         if self._coming is None:
             self._coming = await self.reader.next_columns()
             if self._coming is None:
+                await self._rescue_commit()
                 return None
+            if self.damages is not None:
+                self._skipped = self.damages.take_skipped()
             if self.log is not None:
-                self.log.expect(*self._coming)
+                self.log.expect(*self._coming, self._skipped)
         if self.log is not None:
             await self.log.note()
             await self.log.keep_up()
+        await self._rescue_commit()
         cids, blocks = columns = self._coming
         self._coming = None
-        self.left_out = []
+        self.left_out = [LeftOut(*skip) for skip in self._skipped]
         if self.commit is None:
             self._pick_commit(cids, blocks)
         if self.store.processes and self._root in cids:
@@ -170,13 +202,17 @@ class Loading(Generic[T]):
 
     def _pick_commit(self, cids: list[bytes], blocks: list[bytes]) -> None:
         """Take the commit out of the blocks: it is not a record, so it is not processed."""
-        if self._root is None and self.reader.header is not None:
-            self._root = root_of(self.reader)
+        if self._root is None:
+            self._root = self._find_root()
+        damages = self.damages
+        if damages is not None and damages.everything and self._root not in cids:
+            self._find_candidate(cids, blocks)
         if self._root is None or self._root not in cids:
             return
         at = cids.index(self._root)
         self.commit_first = self.blocks == len(cids) and at == 0
         self.commit = Commit.decode(blocks[at], self._root)
+        self.left_out = [LeftOut(n - (n > at), size) for n, size in self.left_out]
         self.left_out.append(LeftOut(at, section_size(cids[at], blocks[at])))
         self.store.keep_raw(cids.pop(at), blocks.pop(at))
         self.before_commit = at
@@ -184,12 +220,18 @@ class Loading(Generic[T]):
     def _without_copies(self, cids: list[bytes], blocks: list[bytes]) -> Columns:
         """Leave out copies of the commit: they must not be processed either."""
         others: Columns = [], []
+        copies: list[LeftOut] = []
+        # By how many blocks came before: how many of them are left.
+        left: list[int] = []
         for cid, data in zip(cids, blocks, strict=True):
+            left.append(len(others[0]))
             if cid == self._root:
-                self.left_out.append(LeftOut(len(others[0]), section_size(cid, data)))
+                copies.append(LeftOut(len(others[0]), section_size(cid, data)))
             else:
                 others[0].append(cid)
                 others[1].append(data)
+        left.append(len(others[0]))
+        self.left_out = [LeftOut(left[n], size) for n, size in self.left_out] + copies
         return others
 
     def _without_unchecked(self, cids: list[bytes], blocks: list[bytes]) -> Columns:
@@ -207,13 +249,67 @@ class Loading(Generic[T]):
             self.before_commit = left[self.before_commit]
         return [*compress(cids, checked)], [*compress(blocks, checked)]
 
+    # --- If the header or the commit is damaged -------------------------------------------------
+
+    def _find_root(self) -> Cid | None:
+        """Return the CID of the commit; `None` if it has to be found by the blocks."""
+        if self.reader.header is None:
+            return None
+        try:
+            return root_of(self.reader)
+        except (MissingRoot, BadRoot) as error:
+            if self.damages is None or not self.damages.everything:
+                raise
+            self._rootless = error
+            return None
+
+    def _find_candidate(self, cids: list[bytes], blocks: list[bytes]) -> None:
+        """Find the first block that is a valid commit, in case that the root is none."""
+        for cid, data in zip(cids, blocks, strict=True):
+            if self._candidate is None and data.startswith(_COMMIT_STARTS):
+                try:
+                    self._candidate = Commit.decode(data, Cid(cid))
+                except BadCommit:
+                    continue
+        if self._root is None and self._candidate is not None:
+            self._use(self._candidate, self._rootless)
+
+    def _use(self, commit: Commit, error: CarError | CommitError | None) -> None:
+        """Walk from a commit that the header does not name."""
+        damages = self.damages
+        if damages is not None and error is not None and not damages.has_bad_header:
+            root = self._root
+            # If the root is among what is damaged, this is another commit.
+            repaired = root is None or damages.error_of(root) is None
+            damages.add(0, root, error, repaired=repaired)
+        self._root = commit.cid
+
+    async def _rescue_commit(self) -> None:
+        """Look for the commit among damaged blocks, if there are new ones."""
+        damages = self.damages
+        if damages is None or self.commit is not None or self._root is None:
+            return
+        for data in damages.rescue(self._root):
+            if data is not None:
+                self.commit = Commit.decode(data, self._root)
+                self.store.keep_raw(self._root, data)
+                return
+            await self.turn.pause_if_over()
+
     def commit_found(self) -> Commit:
         """Return the commit.
 
         Raises:
             MissingCommit, NothingNew: if the file, which was read to its end, did not have it.
         """
+        if self.commit is None and self._candidate is not None:
+            self.commit = self._candidate
+            self._use(self._candidate, no_commit(self.reader))
         if self.commit is None:
+            if self.damages is not None and self._root is not None:
+                damaged = self.damages.error_of(self._root)
+                if damaged is not None:
+                    raise damaged
             raise no_commit(self.reader)
         return self.commit
 

@@ -28,7 +28,8 @@ class Options(Generic[T]):
         limits: limits on the input.
         key_ranges: which keys are walked.
         on_error: what to do about a record that cannot be read.
-        gaps: whether the walk goes past missing blocks.
+        gaps: whether the walk goes past missing blocks and damage; with `"all"`, also past nodes
+            that break a rule.
     """
 
     mem_limit_mb: float
@@ -37,7 +38,14 @@ class Options(Generic[T]):
     limits: Limits
     key_ranges: KeyRanges
     on_error: OnError
-    gaps: bool
+    gaps: bool | Literal["all"]
+
+    @property
+    def past_damage(self) -> bool | Literal["blocks"]:
+        """Whether what is damaged in the CAR is left out; see `CarDecoder`."""
+        if self.gaps:
+            return True
+        return False if self.on_error == "raise" else "blocks"
 
     @property
     def processes_late(self) -> bool:

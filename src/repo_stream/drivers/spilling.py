@@ -32,6 +32,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from repo_stream.car.damage import DamageLog
 from repo_stream.drivers.destination import Destination
 from repo_stream.drivers.fetch import Fetcher
 from repo_stream.drivers.keywords import Spill
@@ -100,7 +101,9 @@ class Kept(Generic[T]):
         self._can_spill = spill is not False
         self._destination = Destination(spill, budget.cache)
         room = budget.places if self._can_spill else max(budget.store, budget.places)
-        self._log = RepoLog(loading.reader, self._leased, room, budget.write, loading.turn)
+        self._log = RepoLog(
+            loading.reader, self._leased, room, budget.write, loading.turn, damages=loading.damages
+        )
         # Whether the log has been started. Then everything that is read goes there.
         self._logged = self._log.is_the_car
         if self._logged:
@@ -134,6 +137,11 @@ class Kept(Generic[T]):
     def on_disk(self) -> bool:
         """Whether the whole repo is on disk."""
         return self._fetcher is not None
+
+    @property
+    def damages(self) -> DamageLog | None:
+        """What is damaged in the CAR, if the walk goes past that."""
+        return self._loading.damages
 
     @property
     def in_place(self) -> bool:
@@ -183,6 +191,10 @@ class Kept(Generic[T]):
     def keep(self, cids: Sequence[bytes], blocks: Sequence[bytes]) -> None:
         """Keep blocks in memory."""
         self._loading.store.add(cids, blocks)
+
+    def keep_raw(self, cid: bytes, data: bytes) -> None:
+        """Keep one block in memory without processing it."""
+        self._loading.store.keep_raw(cid, data)
 
     def use(self, cids: Sequence[bytes]) -> None:
         """Note that the walk has used kept blocks."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from repo_stream.car.damage import DamageLog
 from repo_stream.car.reader import PIECE_SIZE, BlockReader, CarReader
 from repo_stream.car.source import Source
 from repo_stream.drivers.backlog import columns_of
@@ -54,7 +55,7 @@ class StreamDriver(RepoDriver[T]):
         *,
         drain: bool,
     ) -> None:
-        super().__init__(options, commit, kept.blocks)
+        super().__init__(options, commit, kept.blocks, kept.damages)
         self._incoming = incoming
         self._kept = kept
         self._drain = drain
@@ -209,6 +210,12 @@ class StreamDriver(RepoDriver[T]):
 
     # --- Going elsewhere ------------------------------------------------------------------------
 
+    def _keep_repaired(self, blocks: Blocks[T], cid: bytes, data: bytes) -> None:
+        if blocks is self._kept.blocks and not self._kept.on_disk:
+            self._kept.keep_raw(cid, data)
+        else:
+            super()._keep_repaired(blocks, cid, data)
+
     async def _go_to(self, key: bytes) -> None:
         if self._error is None and self._ready.skip_to(key):
             return
@@ -267,6 +274,7 @@ async def streamed(
         kind: the driver to make, a `StreamDriver`.
     """
     reader: BlockReader
+    damages: DamageLog | None = None
     if isinstance(source, JoinedReader):
         reader = source
     else:
@@ -276,9 +284,13 @@ async def streamed(
             verify_cids=options.verify_cids,
             piece_size=piece_size(options.mem_limit_mb),
             rereadable=True,
+            past_damage=options.past_damage,
         )
+        damages = reader.damages if options.past_damage else None
     try:
-        loading = Loading(reader, options.block_processor, late=options.processes_late)
+        loading = Loading(
+            reader, options.block_processor, late=options.processes_late, damages=damages
+        )
         kept = Kept(loading, options.mem_limit_mb, spill, counting=counting)
         try:
             incoming = Incoming(loading, kept)

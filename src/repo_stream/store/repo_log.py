@@ -21,12 +21,14 @@ another block, and a block is never reported missing because of a change.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, TypeVar
 
+from repo_stream.car.damage import DamageLog, Skip
 from repo_stream.car.decoder import Block, CarDecoder, Columns
 from repo_stream.car.encoder import write_header, write_section
 from repo_stream.car.files import OpenFile
@@ -93,6 +95,7 @@ class RepoLog:
         room: how much memory the index may take, in bytes; the rest goes to the store.
         write: how much to write to the log at a time, in bytes.
         turn: lets other tasks run.
+        damages: which bytes of the repo are damaged, if any can be.
     """
 
     def __init__(
@@ -102,6 +105,8 @@ class RepoLog:
         room: int,
         write: int,
         turn: Turn,
+        *,
+        damages: DamageLog | None = None,
     ) -> None:
         self._reader = reader
         self._file = reader.file
@@ -113,20 +118,21 @@ class RepoLog:
         #: How much to write at a time, in bytes.
         self.write_size: int = write
         self._turn = turn
+        self._damages = damages
         self._sections = CheckedSections(reader.longest_section, verifies=reader.verifies_cids)
         # What is to be appended, how many blocks end in it, and the offset where it goes.
         self._parts: list[bytes] = []
         self._blocks = 0
         self._written = LOG_START
-        # The offset of a section in the log, less its offset in the CAR.
-        self._ahead = 0
+        # The offset of a section in the log, less its offset in the CAR, and from where on.
+        self._ahead = self._ahead_from = 0
         # The checksum of the CIDs that were added before the rest of the CAR.
         self._checksum = 0
         # The index, how far it is built (`None` when all of it is), the blocks to add next (and how
         # many of them have been added), and the offset of the next one.
         self._places: Places | None = None
         self._scan: _Scan | None = None
-        self._noting: tuple[Columns, int] | None = None
+        self._noting: _Noting | None = None
         self._noted = 0
         self._start = reader.header_end if self._file is not None else LOG_START
         #: The offsets of all blocks that were fetched, if a caller has set this to a list.
@@ -178,7 +184,8 @@ class RepoLog:
 
     def follow(self) -> None:
         """Add the rest of the CAR, from its next section on, as it is read."""
-        self._ahead = self.end - self._reader.offset
+        self._ahead_from = self.end
+        self._ahead = self._ahead_from - self._reader.offset
         self._reader.copy_to(self._parts, self._checksum)
 
     async def keep_up(self) -> None:
@@ -204,11 +211,19 @@ class RepoLog:
 
     # --- The index ------------------------------------------------------------------------------
 
-    def expect(self, cids: Sequence[bytes], blocks: Sequence[bytes]) -> None:
-        """Announce the next blocks of the CAR; `note` puts them into the index, if there is one."""
+    def expect(
+        self, cids: Sequence[bytes], blocks: Sequence[bytes], skipped: Sequence[Skip] = ()
+    ) -> None:
+        """Announce the next blocks of the CAR; `note` puts them into the index, if there is one.
+
+        Args:
+            cids: their CIDs.
+            blocks: their bytes.
+            skipped: the damaged bytes among them.
+        """
         self._blocks += 0 if self._file is not None else len(cids)
         if self._is_indexed:
-            self._noting = ([*cids], [*blocks]), 0
+            self._noting = _Noting([*cids], [*blocks], skipped)
 
     @property
     def _is_indexed(self) -> bool:
@@ -229,11 +244,10 @@ class RepoLog:
     async def note(self) -> None:
         """Put the blocks of `expect` into the index, if there is one."""
         while self._places is not None and self._noting is not None:
-            (cids, blocks), at = self._noting
-            some = slice(at, at + _NOTED)
-            self._noted = self._places.add(cids[some], blocks[some], self._noted)
-            at += _NOTED
-            self._noting = ((cids, blocks), at) if at < len(cids) else None
+            skipped, cids, blocks = self._noting.next_run()
+            self._noted = self._places.add(cids, blocks, self._noted + skipped)
+            if self._noting.over:
+                self._noting = None
             if self._places.size > self._room:
                 lease = await self._store()
                 with self._dropping_index_on_failure():
@@ -262,7 +276,7 @@ class RepoLog:
             while scan.at < end:
                 size = min(_SCANNED, end - scan.at)
                 data = await self._visit(partial(_read, scan.at, size))
-                self._noting = self._scanned(scan, data, size), 0
+                self._noting = self._scanned(scan, data, size)
                 await self.note()
             if self._noted != end:
                 self._changed(self._noted)
@@ -270,14 +284,35 @@ class RepoLog:
                 self._changed(self._start)
         self._scan = None
 
-    def _scanned(self, scan: _Scan, data: bytes, size: int) -> Columns:
+    def _scanned(self, scan: _Scan, data: bytes, size: int) -> _Noting:
         """Return the blocks in the next bytes of the log, of which there were `size` before."""
         if len(data) < size:
             self._changed(scan.at + len(data))
+        found: Columns = [], []
+        skipped: list[Skip] = []
+        start = scan.at
         try:
-            return scan.feed(data)
+            for damaged, end in self._damaged(start, start + size):
+                scan.feed(data[scan.at - start : damaged - start], found)
+                skipped.append(Skip(len(found[0]), end - damaged))
+                scan.at = end
+            scan.feed(data[scan.at - start :], found)
         except RepoStreamError:
             self._changed(scan.at)
+        return _Noting(*found, skipped)
+
+    def _damaged(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the runs of damaged bytes between two offsets in the log."""
+        if self._damages is None:
+            return
+        # Those that were in memory before the log followed the CAR are not damaged.
+        at, end = max(start, self._ahead_from) - self._ahead, end - self._ahead
+        skips = self._damages.skips
+        number = bisect_right(skips, at) // 2 * 2
+        while number < len(skips) and skips[number] < end:
+            damaged = max(skips[number], at), min(skips[number + 1], end)
+            yield damaged[0] + self._ahead, damaged[1] + self._ahead
+            number += 2
 
     async def seal(self) -> None:
         """Write what is left, and commit: nothing more will be added."""
@@ -402,12 +437,44 @@ class _Scan:
         self._decoder = CarDecoder(limits=_NO_LIMITS, verify_cids=False)
         self._decoder.feed(write_header([]))
 
-    def feed(self, data: bytes) -> Columns:
-        """Return the blocks that end in the next bytes."""
-        columns = self._decoder.feed_columns(data)
-        self.checksum = checksum_of(columns[0], self.checksum)
+    def feed(self, data: bytes, found: Columns) -> None:
+        """Add the blocks that end in the next bytes to others."""
+        cids, blocks = self._decoder.feed_columns(data)
+        self.checksum = checksum_of(cids, self.checksum)
         self.at += len(data)
-        return columns
+        found[0].extend(cids)
+        found[1].extend(blocks)
+
+
+class _Noting:
+    """Blocks that are to be put into the index, a few at a time.
+
+    Args:
+        cids: their CIDs.
+        blocks: their bytes.
+        skipped: the damaged bytes among them.
+    """
+
+    def __init__(self, cids: list[bytes], blocks: list[bytes], skipped: Sequence[Skip]) -> None:
+        self._cids = cids
+        self._blocks = blocks
+        self._skipped = [*reversed(skipped)]
+        self._at = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether all of them have been returned."""
+        return self._at == len(self._cids) and not self._skipped
+
+    def next_run(self) -> tuple[int, list[bytes], list[bytes]]:
+        """Return blocks that follow each other, after the number of damaged bytes before them."""
+        at, damaged = self._at, 0
+        while self._skipped and self._skipped[-1].before == at:
+            damaged += self._skipped.pop().size
+        self._at = min(at + _NOTED, len(self._cids))
+        if self._skipped:
+            self._at = min(self._at, self._skipped[-1].before)
+        return damaged, self._cids[at : self._at], self._blocks[at : self._at]
 
 
 def _read(start: int, size: int, file: OpenFile) -> bytes:
