@@ -275,8 +275,7 @@ async def test_after_a_seek_come_the_keys_from_there_on(mem_limit_mb: float) -> 
         for key in [KEYS[300], KEYS[20], KEYS[20] + "x", "", "zzz.", "b.", KEYS[-1]]:
             await driver.seek(key)
             assert await driver.next_chunk(10) == (since(key)[:10] or None)
-            async for _ in driver:  # what it took ahead is gone with the next seek
-                break
+            await anext(driver, None)  # what it took ahead is gone with the next seek
         await driver.seek(KEYS[550])
         assert await rest(driver) == ALL[550:]
         await driver.seek(KEYS[598])  # after the end
@@ -512,11 +511,10 @@ async def test_keys_and_records_can_be_mixed(mem_limit_mb: float) -> None:
         while True:
             keys += [key for key, _ in await driver.next_chunk(3) or []]
             keys += [key for key, _ in await driver.next_keys(5) or []]
-            async for key, _ in driver:
-                keys.append(key)
+            pair = await anext(driver, None)
+            if pair is None:
                 break
-            else:
-                break
+            keys.append(pair[0])
             keys += [key for key, _ in await driver.next_keys(300) or []]
             keys += [output.key for output in await driver.next_outputs(2) or []]
         assert keys == KEYS
