@@ -862,11 +862,14 @@ class DiskError(RepoStreamError):
 
     Attributes:
         path: the path of the store; `None` for a temporary one.
+        folder: the directory of a temporary store, if that matters; `None` for any other.
     """
 
-    def __init__(self, message: str, *, path: Path | None) -> None:
-        super().__init__(f"disk store {path if path is not None else '(temporary)'}: {message}")
+    def __init__(self, message: str, *, path: Path | None, folder: str | None = None) -> None:
+        temporary = "(temporary)" if folder is None else f"(temporary, in {folder})"
+        super().__init__(f"disk store {path if path is not None else temporary}: {message}")
         self.path = path
+        self.folder = folder
 
 
 class MaxSizeExceeded(DiskError):

@@ -19,12 +19,42 @@ from repo_stream.errors import (
     StoreUnavailable,
 )
 
-__all__ = ["from_os_error", "is_writable", "lack_of_descriptors"]
+__all__ = ["disk_error", "from_os_error", "is_writable", "lack_of_descriptors", "temporary_folder"]
 
 _FULL: Final = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _READ_ONLY: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
 _UNAVAILABLE: Final = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 _NO_DESCRIPTOR: Final = {errno.EMFILE, errno.ENFILE}
+
+# Where SQLite has temporary files, so that both files of a temporary store are on one disk.
+_TEMPORARY_NAMES: Final = ("SQLITE_TMPDIR", "TMPDIR")
+_TEMPORARY_FOLDERS: Final = ("/var/tmp", "/usr/tmp", "/tmp")  # noqa: S108 - names are not made here
+
+# What helps if a temporary store has failed in one of these ways.
+_ELSEWHERE: Final = "; or set TMPDIR to another directory, or choose a path for the store"
+_HELPED: Final = (DiskFull, DiskIOError, StoreReadOnly, StoreUnavailable)
+
+
+def disk_error(kind: type[DiskError], message: str, store: Path | None) -> DiskError:
+    """Return an error of a store. That of a temporary one names its directory, and what to do.
+
+    Args:
+        kind: the error.
+        message: what happened, and what to do.
+        store: the path of the store; `None` for a temporary one.
+    """
+    if store is not None or not issubclass(kind, _HELPED):
+        return kind(message, path=store)
+    return kind(f"{message}{_ELSEWHERE}", path=None, folder=temporary_folder())
+
+
+def temporary_folder() -> str | None:
+    """Return the directory for temporary files; `None` if the system decides where that is."""
+    named = [os.environ[name] for name in _TEMPORARY_NAMES if os.environ.get(name)]
+    for folder in (*named, *_TEMPORARY_FOLDERS):
+        if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):  # noqa: PTH112 - in a thread
+            return folder
+    return None
 
 
 def from_os_error(error: OSError, store: Path | None) -> DiskError:
@@ -36,9 +66,11 @@ def from_os_error(error: OSError, store: Path | None) -> DiskError:
     """
     why = error.strerror
     if error.errno in _FULL:
-        return DiskFull(f"no space is left on its disk ({why}); free some space", path=store)
+        message = f"no space is left on its disk ({why}); free some space"
+        return disk_error(DiskFull, message, store)
     if error.errno in _READ_ONLY:
-        return StoreReadOnly(f"it cannot be written ({why}); check its permissions", path=store)
+        message = f"it cannot be written ({why}); check its permissions"
+        return disk_error(StoreReadOnly, message, store)
     if error.errno in _NO_DESCRIPTOR:
         return StoreUnavailable(
             f"no file descriptor is left to open it with ({why}); "
@@ -46,8 +78,8 @@ def from_os_error(error: OSError, store: Path | None) -> DiskError:
             path=store,
         )
     if error.errno in _UNAVAILABLE:
-        return StoreUnavailable(f"it cannot be opened ({why}); check its path", path=store)
-    return DiskIOError(f"the system could not read or write it ({why})", path=store)
+        return disk_error(StoreUnavailable, f"it cannot be opened ({why}); check its path", store)
+    return disk_error(DiskIOError, f"the system could not read or write it ({why})", store)
 
 
 def lack_of_descriptors() -> OSError | None:

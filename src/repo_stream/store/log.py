@@ -19,7 +19,7 @@ from typing import Final
 
 from repo_stream.car.files import SharedFile
 from repo_stream.errors import ForeignFile, StoreGone
-from repo_stream.store.disk_errors import from_os_error
+from repo_stream.store.disk_errors import from_os_error, temporary_folder
 
 __all__ = ["LOG_START", "Log", "delete_log", "identity", "refuse_foreign_log"]
 
@@ -27,10 +27,6 @@ __all__ = ["LOG_START", "Log", "delete_log", "identity", "refuse_foreign_log"]
 _MARK: Final = b"repo-stream log\n"
 #: Where the first section of a log starts, in bytes.
 LOG_START: Final = len(_MARK)
-
-# As SQLite chooses, so that both files of a temporary store are on one disk.
-_TEMPORARY_NAMES: Final = ("SQLITE_TMPDIR", "TMPDIR")
-_TEMPORARY_FOLDERS: Final = ("/var/tmp", "/usr/tmp", "/tmp")  # noqa: S108 - names are not made here
 
 
 class Log(SharedFile):
@@ -71,7 +67,7 @@ class Log(SharedFile):
     def _open_temporary(cls) -> Log:
         import tempfile  # noqa: PLC0415 - most repos stay in memory
 
-        folder = _temporary_folder()
+        folder = temporary_folder()
         file = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115 - the store closes it
         return cls(file, None, None)
 
@@ -194,11 +190,3 @@ def identity(path: Path, store: Path | None) -> tuple[int, int]:
 
 def _identity_of(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
-
-
-def _temporary_folder() -> str | None:
-    named = [os.environ[name] for name in _TEMPORARY_NAMES if os.environ.get(name)]
-    for folder in (*named, *_TEMPORARY_FOLDERS):
-        if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):  # noqa: PTH112 - in a thread
-            return folder
-    return None

@@ -21,7 +21,12 @@ from repo_stream.errors import (
     StoreReadOnly,
     StoreUnavailable,
 )
-from repo_stream.store.disk_errors import from_os_error, is_writable, lack_of_descriptors
+from repo_stream.store.disk_errors import (
+    disk_error,
+    from_os_error,
+    is_writable,
+    lack_of_descriptors,
+)
 
 __all__ = ["as_disk_errors", "from_sqlite_error", "primary_code"]
 
@@ -76,7 +81,7 @@ def from_sqlite_error(error: sqlite3.Error, store: Path | None) -> DiskError:
             return from_os_error(no_descriptor, store)
         if store is not None and _would_be_created_in_read_only_directory(store):
             kind, message = StoreReadOnly, "its directory cannot be written; choose another path"
-    return kind(f"{message} ({error})", path=store)
+    return disk_error(kind, f"{message} ({error})", store)
 
 
 def primary_code(error: sqlite3.Error) -> int:
