@@ -307,10 +307,28 @@ async def test_unchecked_records_are_read_if_nothing_is_to_be_checked(
 async def test_a_gap_stands_for_a_record_that_cannot_be_checked(way: str, tmp_path: Path) -> None:
     async with reading(MIXED, way, "shuffled", tmp_path, gaps=True) as driver:
         got = await outputs(driver)
+        damage = driver.damage
     gaps = [each.value for each in got if isinstance(each.value, Gap)]
     assert [(gap.key, gap.cid) for gap in gaps] == [
         (each, MIXED.records[each]) for each in sorted(UNKNOWN)
     ]
+    assert [each.cid for each in damage] == [gap.cid for gap in gaps]
+    assert {type(each.error) for each in damage} == {UncheckableBlock}
+
+
+async def test_a_stream_goes_on_behind_what_cannot_be_checked() -> None:
+    car = MIXED.to_car(order="stream")
+
+    async def source() -> AsyncGenerator[bytes]:
+        for at in range(0, len(car), 1000):
+            yield car[at : at + 1000]
+
+    async with DriverBuilder().stream_car(source()) as (_, driver):
+        with pytest.raises(UncheckableBlock):
+            _ = [output async for output in driver.outputs()]
+        await driver.seek(key(4))
+        assert await driver.next_outputs(5) == outputs_of(MIXED)[4:9]
+        assert driver.bytes_read < len(car) / 2
 
 
 async def test_a_stream_goes_past_what_cannot_be_checked_without_reading_ahead() -> None:

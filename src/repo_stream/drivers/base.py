@@ -32,6 +32,7 @@ from repo_stream.errors import (
     NodeError,
     ProcessError,
     RepoStreamError,
+    UncheckableBlock,
 )
 from repo_stream.ipld.cid import Cid
 from repo_stream.keys import parse_key, parse_start
@@ -563,6 +564,8 @@ class RepoDriver(Generic[T]):
         gap: Gap | None = None
         if self._options.gaps and isinstance(error, MissingBlock):
             gap = self._walker.gap()
+            if self._damages is not None and isinstance(error, UncheckableBlock):
+                self._damages.add(None, gap.cid, error)
         elif self._is_bad_node(error):
             gap = self._gap_for_bad_node(error)
         if gap is not None:
