@@ -30,7 +30,7 @@ from repo_stream.mst.blocks import Blocks
 from repo_stream.mst.node import decode_node, decode_node_plainly
 from repo_stream.mst.rules import key_depth
 from repo_stream.mst.walker import Walker
-from repo_stream.process import dag_json, record
+from repo_stream.process import atproto_json, dag_json, record
 from repo_stream.testing import Entry, Link, cid_of, encode, node, tree_of
 from support import from_base64, shared
 from support.keys import did_key, signer
@@ -196,6 +196,13 @@ def test_valid_data_is_decoded_to_its_values() -> None:
         block = encode(from_json(case["json"], Link))
         assert dagcbor.decode(block) == from_json(case["json"], Cid), case["note"]
         assert record(block) == from_json(case["json"], Cid), case["note"]
+
+
+def test_json_of_the_fixtures_is_written_as_the_api_has_it() -> None:
+    for name in ("data-model-fixtures.json", "data-model-valid.json"):
+        for case in fixture(name):
+            block = encode(from_json(case["json"], Link))
+            assert json.loads(atproto_json(block)) == case["json"], case
 
 
 def test_cids_in_the_fixtures_are_read_and_written_alike() -> None:

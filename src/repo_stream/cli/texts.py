@@ -102,8 +102,8 @@ class CsvTable:
 
 _CSV_COLUMNS: Final = ("uri", "collection", "rkey", "cid", "value")
 _csv_values: Final[Callable[[str, Output[str]], list[str]]] = values_of(_CSV_COLUMNS)
-# With the wide forms, which Excel takes for the same if it is set to Chinese or Japanese.
-_BEGIN_FORMULAS: Final = tuple("'=+-@\t\r\n＝＋－＠")  # noqa: RUF001 - meant
+# With the wide `=`, `+`, `-` and `@`, which Excel takes for the same in some languages.
+_BEGIN_FORMULAS: Final = tuple("'=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 
 
 def _no_formula(cell: str) -> str:

@@ -210,7 +210,5 @@ def _is_reserved_by_api(item: dict[str, Any]) -> str | None:
     for key in ("$link", "$bytes"):
         if key in item:
             what = "a link" if key == "$link" else "bytes"
-            return (
-                f'a map with the key "{key}" would be {what} in the JSON of the API, or not valid'
-            )
+            return f'a map with the key "{key}" would be {what} in the JSON of the API'
     return None
