@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from repo_stream import MissingBlock, MissingExtra, ProcessError, RepoStreamError
 from repo_stream.cli.input import named
@@ -23,7 +24,26 @@ def report_failure(options: argparse.Namespace, error: RepoStreamError | OSError
         hint = "; to leave out such records: --skip-bad" if _can_skip(options, error) else ""
         code = WRONG_USAGE if isinstance(error, MissingExtra) else BAD_REPO
         return complain(f"{error.source or named(options.car)}: {explained(error)}{hint}", code)
-    return complain(f"{error.filename or named(options.car)}: {error.strerror or error}")
+    name = str(error.filename or named(options.car))
+    hint = ""
+    if isinstance(error, FileNotFoundError):
+        # As it was written: a path drops a slash of two.
+        cars = [options.car, *options.slices]
+        name = next((car for car in cars if Path(car) == Path(name)), name)
+        hint = _how_to_download(name)
+    return complain(f"{name}: {error.strerror or error}{hint}")
+
+
+def _how_to_download(name: str) -> str:
+    """Return how to read what was named instead of a file, if it is that."""
+    if name.startswith(("https://", "http://")):
+        return "; it is a URL, so pipe it in: curl -sSf URL | repo-stream COMMAND -"
+    if name.startswith(("at://", "did:")):
+        url = '"https://$PDS/xrpc/com.atproto.sync.getRepo?did=$DID"'
+        return (
+            f"; it names an account, so pipe its repo in: curl -sSf {url} | repo-stream COMMAND -"
+        )
+    return ""
 
 
 def _can_skip(options: argparse.Namespace, error: RepoStreamError) -> bool:

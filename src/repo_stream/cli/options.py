@@ -19,10 +19,11 @@ from repo_stream.cli.listing import ls
 from repo_stream.cli.messages import PROGRAM
 from repo_stream.cli.ordering import order
 from repo_stream.cli.output import put
+from repo_stream.cli.partial import add_partial, check_report
 from repo_stream.cli.screen import one_line
 from repo_stream.cli.several import for_each
 from repo_stream.cli.verification import verify
-from repo_stream.keys import parse_key
+from repo_stream.keys import is_did, parse_key
 
 __all__ = ["parse"]
 
@@ -45,10 +46,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if [*options.cars, *options.slices].count("-") > 1:
         options.usage("standard input can be read only once")
     _check_key(options)
+    check_report(options)
+    # Check the filters before the CAR is opened.
     try:
-        # Check the filters before the CAR is opened.
-        builder = DriverBuilder().with_key_range(*(options.key_range or ()))
-        builder.with_collections(*(options.collections or ()))
+        DriverBuilder().with_key_range(*(options.key_range or ()))
+    except ValueError as error:
+        options.usage(f"argument --range: {one_line(str(error))}")
+    try:
+        DriverBuilder().with_collections(*(options.collections or ()))
     except ValueError as error:
         options.usage(one_line(str(error)))
     return options
@@ -77,9 +82,11 @@ def _parser() -> argparse.ArgumentParser:
             "cars",
             nargs="+" if several else 1,
             metavar="CAR",
-            help='CAR file to read, with one repo; "-" for standard input',
+            help='CAR file to read, with one repo, which may be compressed with gzip or zstd; "-" '
+            "for standard input, which may not",
         )
         command.set_defaults(usage=command.error, collections=None, key_range=None, slices=[])
+        command.set_defaults(partial=False, report=None)
         return command
 
     command = add(
@@ -88,13 +95,14 @@ def _parser() -> argparse.ArgumentParser:
         several=True,
     )
     command.add_argument("--json", action="store_true", help="write JSON")
-    command.set_defaults(command=for_each(inspect))
+    command.set_defaults(command=for_each(inspect), partial=True)
 
     command = add(
         "ls", "list the keys of records and their CIDs, one record per line", several=True
     )
     command.add_argument("--json", action="store_true", help="write JSON lines, with exact keys")
     _add_selection(command)
+    add_partial(command)
     command.set_defaults(command=for_each(ls))
 
     command = add("get", "show one record")
@@ -141,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_json_form(command)
     _add_skip_bad(command)
     _add_selection(command)
+    add_partial(command)
     command.set_defaults(command=export)
 
     command = add("blobs", "list the blobs that records refer to, such as images")
@@ -187,6 +196,12 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add("verify", "check everything in the CAR, and report on every check", several=True)
     command.add_argument("--json", action="store_true", help="write JSON")
+    command.add_argument(
+        "--did",
+        type=_did,
+        metavar="DID",
+        help="the account that the repo has to be of, such as did:plc:...",
+    )
     command.add_argument(
         "--key",
         metavar="DID_KEY",
@@ -285,6 +300,12 @@ def _check_key(options: argparse.Namespace) -> None:
 
 def _utf8(text: str) -> str:
     _check_utf8(text)
+    return text
+
+
+def _did(text: str) -> str:
+    if not is_did(text):
+        raise argparse.ArgumentTypeError(f"not a DID, such as did:plc:...: {text!r}")
     return text
 
 

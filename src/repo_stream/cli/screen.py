@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from repo_stream import LimitExceeded, MaxSizeExceeded, ProcessError, RepoStreamError
+from repo_stream import DiskError, LimitExceeded, MaxSizeExceeded, ProcessError, RepoStreamError
 
 __all__ = [
     "WIDTH",
@@ -44,6 +44,8 @@ def explained(error: RepoStreamError) -> str:
             )
         case ProcessError(key=str(key), cid=cid) if error.__cause__ is not None:
             return f"record {key!r} ({cid}): {error.__cause__}"  # processors are for programs
+        case DiskError(folder=str()):
+            return str(error).replace("choose a path for the store", "name a file with --disk")
         case MaxSizeExceeded(max_stored_mb=limit):
             return f"the repo needs more than the {limit:,} MiB that this command may put on disk"
         case _:
