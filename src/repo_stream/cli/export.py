@@ -8,7 +8,7 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NoReturn, Protocol
 
 from repo_stream import Commit, Output, RepoStreamError
 from repo_stream.cli.filters import report_unmatched
@@ -19,6 +19,7 @@ from repo_stream.cli.messages import WRONG_USAGE, complain
 from repo_stream.cli.opened import opened
 from repo_stream.cli.output import destination, is_terminal, put_json
 from repo_stream.cli.parquet import parquet, pyarrow_and_parquet
+from repo_stream.cli.partial import report_lost
 from repo_stream.cli.problems import report_left_out
 from repo_stream.cli.rows import columns_of, line_of
 from repo_stream.cli.screen import harmless_json, one_line
@@ -50,9 +51,9 @@ async def export(options: argparse.Namespace) -> int:
     try:
         with _outlet(options, form) as outlet:
             code = await each_car(options, partial(_export_one, outlet=outlet))
-            outlet.require_reports()
-    except _NothingWritten:
-        return code
+            outlet.require_reports(code)
+    except _NothingWritten as nothing:
+        return nothing.code
     if not options.quiet:
         for line in outlet.reports:
             print(one_line(line), file=sys.stderr)
@@ -78,7 +79,7 @@ async def _export_one(options: argparse.Namespace, outlet: _Outlet) -> int:
             complain(f"{named(options.car)}: {_count(found)} of it came before an error")
         raise
     outlet.report(options, car.repo.commit, found)
-    return report_left_out(options, car.repo)
+    return max(report_left_out(options, car.repo), report_lost(options, car, found))
 
 
 def _form(options: argparse.Namespace) -> Form:
@@ -93,7 +94,7 @@ def _form(options: argparse.Namespace) -> Form:
     try:
         form = choose_form(path, options.format)
     except ValueError as error:
-        options.usage(one_line(str(error)))
+        _refuse(options, one_line(str(error)))
     for car in options.cars:
         if path is not None and is_input(car, path):
             options.usage(f"-o names the CAR itself, which would be overwritten: {path}")
@@ -105,11 +106,24 @@ def _form(options: argparse.Namespace) -> Form:
     return form
 
 
+def _refuse(options: argparse.Namespace, message: str) -> NoReturn:
+    options.usage(message)
+    raise SystemExit(WRONG_USAGE)  # not reached
+
+
 # --- Where to -----------------------------------------------------------------------------------
 
 
 class _NothingWritten(Exception):
-    """No CAR could be read, so the file is dropped."""
+    """No CAR could be read, so the file is dropped.
+
+    Attributes:
+        code: the exit code.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class _Outlet:
@@ -135,14 +149,14 @@ class _Outlet:
             self._sink = self._stack.enter_context(_sink(self._options, self._form))
         return self._sink
 
-    def require_reports(self) -> None:
-        """Check that something was written.
+    def require_reports(self, code: int) -> None:
+        """Check that something was written, else end with this exit code.
 
         Raises:
             _NothingWritten: if no CAR could be read.
         """
         if not self.reports:
-            raise _NothingWritten
+            raise _NothingWritten(code)
 
     def report(self, options: argparse.Namespace, commit: Commit, found: int) -> None:
         """Note that the records of a CAR were written."""

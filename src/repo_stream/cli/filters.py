@@ -34,6 +34,8 @@ async def report_unmatched(options: argparse.Namespace, car: Opened[Any], found:
         car: the repo, walked to its end.
         found: how many records matched, bad ones included.
     """
+    if car.losses is not None and car.losses.count:
+        return  # it may match what is lost
     unmatched = await _unmatched_collections(options, car, found)
     if found and not unmatched:
         return

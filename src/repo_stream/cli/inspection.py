@@ -12,6 +12,7 @@ from typing import Final
 
 from repo_stream import BlockOrder, Commit, key_depth
 from repo_stream.cli.opened import opened
+from repo_stream.cli.partial import lost_as_json, lost_facts, report_lost
 from repo_stream.cli.reports import put_report
 from repo_stream.cli.screen import facts, name_of, one_line, table
 
@@ -24,7 +25,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def inspect(options: argparse.Namespace) -> int:
-    """Walk the whole repo and show what is in it."""
+    """Walk the whole repo and show what is in it; return 1 if anything is lost."""
     async with opened(options, len, check_first=False) as car:
         repo = car.repo
         findings = Findings(repo.commit, repo.order)
@@ -34,10 +35,11 @@ async def inspect(options: argparse.Namespace) -> int:
         findings.collections.close()
         findings.car_size, findings.way = repo.bytes_read, car.way
         findings.order, findings.order_exact = repo.order, not repo.spilled
-        if repo.left_over is not None:
+        findings.lost, findings.missing = lost_facts(car), lost_as_json(car)
+        if repo.left_over is not None and not findings.lost:
             findings.blocks = repo.blocks_read - repo.left_over
     put_report(options, partial(_as_text, findings), partial(_as_json, findings))
-    return 0
+    return report_lost(options, car, findings.total.records)
 
 
 # --- What is counted ----------------------------------------------------------------------------
@@ -169,6 +171,8 @@ class Findings:
 
     Attributes:
         blocks: how many blocks of the file are of the repo; `None` if that is not known.
+        lost: what is not in the file, and what is damaged in it, by names; empty if nothing is.
+        missing: the same for JSON.
     """
 
     commit: Commit
@@ -177,6 +181,8 @@ class Findings:
     car_size: int = 0
     way: str = ""
     blocks: int | None = None
+    lost: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    missing: dict[str, object] = field(default_factory=dict[str, object])
     collections: Collections = field(default_factory=Collections)
     total: Tally = field(default_factory=Tally)
     shape: Shape = field(default_factory=Shape)
@@ -213,6 +219,7 @@ def _lines(findings: Findings) -> Iterable[str]:
             ("Tree", _summary(findings.shape, total.records)),
             ("Order", _order(findings)),
             ("Walked", findings.way),
+            *findings.lost,
         ]
     )
     yield ""
@@ -329,4 +336,5 @@ def _as_json(findings: Findings) -> dict[str, object]:
                 for depth, layer in enumerate(shape.layers)
             ],
         },
+        **findings.missing,
     }

@@ -10,6 +10,7 @@ from repo_stream import Cid
 from repo_stream.cli.filters import report_unmatched
 from repo_stream.cli.opened import opened
 from repo_stream.cli.output import is_terminal, put, put_json
+from repo_stream.cli.partial import report_lost
 from repo_stream.cli.rows import uri_of
 from repo_stream.cli.screen import shown_key
 
@@ -28,7 +29,7 @@ async def ls(options: argparse.Namespace) -> int:
             write("".join([line(key, cid) for key, cid in keys]))
             found += len(keys)
         await report_unmatched(options, car, found)
-    return 0
+    return report_lost(options, car, found)
 
 
 def _line(options: argparse.Namespace, did: str) -> Callable[[str, Cid], str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import AsyncGenerator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from repo_stream import (
+    CarReader,
     Cid,
     Limits,
     OrderedCar,
@@ -21,17 +22,30 @@ from repo_stream import (
     open_car,
     order_car,
 )
-from repo_stream.cli.input import Input, open_input, size_of_file
+from repo_stream.cli.input import Input, KeptInput, open_input, size_of_file
+from repo_stream.cli.losses import Losses
 from repo_stream.cli.progress import Meter, Position
 from repo_stream.cli.screen import one_line
 
-__all__ = ["Opened", "joined", "opened", "ordered"]
+__all__ = ["Given", "Opened", "blocks_of", "joined", "kept", "opened", "ordered"]
 
 T = TypeVar("T")
 
 # How many to take at a time. Keys are short, but a record can have 2 MiB.
 _KEYS: Final = 512
 _RECORDS: Final = 32
+
+
+class Given(NamedTuple):
+    """The CAR that the command line names, as a source.
+
+    Attributes:
+        source: the path of a regular file, or an input.
+        meter: shows the progress.
+    """
+
+    source: str | Input | KeptInput
+    meter: Meter
 
 
 @dataclass(frozen=True)
@@ -41,11 +55,13 @@ class Opened(Generic[T]):
     Attributes:
         repo: the repo.
         meter: shows the progress; close it before anything else is written to the terminal.
+        losses: what the walk has not found, if it goes past that (`--partial`).
     """
 
     repo: Repo[T]
     meter: Meter
     _options: argparse.Namespace
+    losses: Losses | None = None
 
     @property
     def way(self) -> str:
@@ -64,13 +80,13 @@ class Opened(Generic[T]):
         """Walk the repo without its records."""
         while keys := await self.repo.next_keys(_KEYS):
             self.meter.walked(len(keys))
-            yield keys
+            yield keys if self.losses is None else self.losses.taken_out_of_keys(keys)
 
     async def chunks(self) -> AsyncGenerator[list[Output[T]]]:
         """Walk the repo."""
         while chunk := await self.repo.next_outputs(_RECORDS):
             self.meter.walked(len(chunk))
-            yield chunk
+            yield chunk if self.losses is None else self.losses.taken_out(chunk)
 
 
 @asynccontextmanager
@@ -79,22 +95,29 @@ async def opened(
     processor: Processor[T] | Callable[[bytes], T],
     *,
     on_error: Literal["raise", "skip"] = "raise",
+    gaps: bool | Literal["all"] = False,
     check_first: bool = True,
+    given: Given | None = None,
 ) -> AsyncGenerator[Opened[T]]:
     """Open the repo that the command line names, and show the progress of reading it.
+
+    With `--partial`, it is walked past everything that is missing, damaged or not valid.
 
     Args:
         options: the command line.
         processor: called for each record.
         on_error: what to do about records that are missing or not valid.
+        gaps: go past what is missing or damaged; see `open_car`. Values may be `Gap`s then.
         check_first: read and check the whole file before the first record.
+        given: the CAR, if it has been opened before.
 
     Raises:
         OSError: if it cannot be opened.
         RepoStreamError: if it cannot be read.
     """
+    past: Any = "all" if options.partial else gaps  # Any: `Losses` takes the gaps out again
     async with (
-        _input(options) as (source, meter),
+        _input(options) if given is None else nullcontext(given) as (source, meter),
         open_car(
             source,
             mem_limit_mb=options.mem_limit_mb,
@@ -102,15 +125,58 @@ async def opened(
             spill=options.disk,
             collections=options.collections,
             key_range=options.key_range,
-            on_error=on_error,
+            on_error="skip" if options.partial else on_error,
+            gaps=past,
             limits=_limits(options),
         ) as repo,
         meter.following(lambda: Position(repo.bytes_read, repo.fully_read)),
     ):
+        if isinstance(source, KeptInput):
+            source.forget()
         meter.expect(_size_to_read(options, in_place=repo.in_place))
         if check_first:
             await repo.read_all()
-        yield Opened(repo, meter, options)
+        yield Opened(repo, meter, options, Losses() if options.partial else None)
+
+
+@asynccontextmanager
+async def blocks_of(options: argparse.Namespace, given: Given) -> AsyncGenerator[CarReader]:
+    """Read the blocks of a CAR once more, whether it is the CAR of a repo or not, past damage.
+
+    Args:
+        options: the command line.
+        given: the CAR.
+
+    Raises:
+        RepoStreamError: if it cannot be read.
+    """
+    source, meter = given
+    if isinstance(source, KeptInput):
+        source.rewind()
+    reader = await CarReader.open(source, limits=_limits(options), past_damage=True)
+    try:
+        async with meter.following(lambda: Position(reader.offset, fully_read=False)):
+            yield reader
+    finally:
+        await reader.aclose()
+
+
+@asynccontextmanager
+async def kept(options: argparse.Namespace) -> AsyncGenerator[Given]:
+    """Open the CAR that the command line names, to be read by `opened`, and by `blocks_of` again.
+
+    Raises:
+        OSError: if it cannot be opened.
+    """
+    async with _input(options) as (source, meter):
+        if not isinstance(source, Input):
+            yield Given(source, meter)
+            return
+        again = KeptInput(source)
+        try:
+            yield Given(again, meter)
+        finally:
+            again.forget()
 
 
 @asynccontextmanager
@@ -165,16 +231,16 @@ async def joined(options: argparse.Namespace) -> AsyncGenerator[OrderedCar]:
 
 
 @asynccontextmanager
-async def _input(options: argparse.Namespace) -> AsyncGenerator[tuple[Source, Meter]]:
+async def _input(options: argparse.Namespace) -> AsyncGenerator[Given]:
     """Return the source that the command line names: a regular file as a path, else a file."""
     name = Path(options.car).name if options.several else ""
     meter = Meter(shown=not options.quiet, name=name)
     try:
         if size_of_file(options.car) is not None:
-            yield options.car, meter
+            yield Given(options.car, meter)
         else:
             with open_input(options.car) as file:
-                yield Input(file), meter
+                yield Given(Input(file), meter)
     finally:
         meter.close()
 

@@ -1,0 +1,253 @@
+"""`--partial`: what could not be had of a repo, on standard error and in a file (`--report`).
+
+The file has one line of JSON for each CAR:
+
+    {"car": "repo.car", "did": "did:plc:...", "rev": "3k...", "commit": "bafyrei...",
+     "complete": false, "records": 1200,
+     "lost": {"records": 1, "subtrees": 1, "listed": [
+       {"key": "app.bsky.feed.post/3k...", "cid": "bafyrei...", "after": "...", "before": "..."},
+       {"key": null, "cid": "bafyrei...", "after": "...", "before": null}]},
+     "bad": {"records": 0, "listed": []},
+     "damage": {"places": 2, "repaired": 1, "listed": [
+       {"offset": 5120, "cid": "bafyrei...", "error": "CidMismatch", "message": "...",
+        "repaired": false}]}}
+
+`complete` is true if nothing is lost. `lost` has records by their keys, and subtrees, whose keys
+are not known but lie between two others (`null` for the beginning or the end of the repo). `bad`
+has records that are there and not valid. `damage` says where in the file something is damaged;
+`offset` is null for a node that breaks a rule. Each list has the first 1,000.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from repo_stream import Damage, Repo
+from repo_stream.cli.input import is_input, named
+from repo_stream.cli.losses import Loss, Losses
+from repo_stream.cli.messages import BAD_REPO, PROGRAM
+from repo_stream.cli.opened import Opened
+from repo_stream.cli.output import destination, writing_to
+from repo_stream.cli.screen import WIDTH, explained, one_line, shown_key
+
+__all__ = ["add_partial", "check_report", "lost_as_json", "lost_facts", "report_lost"]
+
+# How many losses standard error shows, and how much damage, which takes some lines each.
+_MOST_SHOWN: Final = 10
+_MOST_DAMAGE: Final = 5
+
+
+def add_partial(command: argparse.ArgumentParser) -> None:
+    """Add the options `--partial` and `--report`."""
+    command.add_argument(
+        "--partial",
+        action="store_true",
+        help="go past missing and damaged blocks: everything that can still be reached comes out, "
+        "what is lost is reported, and the exit code is 1 if anything is",
+    )
+    command.add_argument(
+        "--report",
+        metavar="FILE",
+        help="with --partial: write what is lost, between which keys, and what is damaged, as one "
+        "line of JSON for each CAR",
+    )
+    command.set_defaults(reported=[])
+
+
+def check_report(options: argparse.Namespace) -> None:
+    """Exit if the report would go where it must not."""
+    path: str | None = options.report
+    if path is None:
+        return
+    if not options.partial:
+        options.usage("--report goes with --partial")
+    output: str | None = getattr(options, "output", None)
+    if output is not None and Path(output).absolute() == Path(path).absolute():
+        options.usage(f"--report and -o name the same file: {path}")
+    for car in options.cars:
+        if is_input(car, path):
+            options.usage(f"--report names the CAR itself, which would be overwritten: {path}")
+
+
+def report_lost(options: argparse.Namespace, car: Opened[Any], found: int) -> int:
+    """Report what is lost, if the walk went past it; return the exit code.
+
+    Args:
+        options: the command line.
+        car: the repo, walked to its end. Any: what the processor makes of records does not matter.
+        found: how many records or keys came out.
+    """
+    losses = car.losses
+    if losses is None:
+        return 0
+    lines = [*_lines(named(options.car), losses, car.repo)]
+    if lines:
+        car.meter.close()
+        print("\n".join(lines), file=sys.stderr)
+    if options.report is not None:
+        _append(options, {"car": options.car, **_report(losses, car.repo, found)})
+    return 0 if _is_complete(losses, car.repo) else BAD_REPO
+
+
+def lost_facts(car: Opened[Any]) -> list[tuple[str, str]]:
+    """Return what is lost and damaged, in words; nothing if nothing is. Any: see `report_lost`."""
+    if car.losses is None:
+        return []
+    lost = [("Lost", _what(car.losses))] if car.losses.count else []
+    return lost + ([("Damage", _damage_summary(car.repo))] if car.repo.damage_count else [])
+
+
+def lost_as_json(car: Opened[Any]) -> dict[str, object]:
+    """Return the same for JSON, as in the file of `--report`. Any: see `report_lost`."""
+    if car.losses is None:
+        return {}
+    return {"complete": _is_complete(car.losses, car.repo), **_as_json(car.losses, car.repo)}
+
+
+def _is_complete(losses: Losses, repo: Repo[Any]) -> bool:
+    return not (losses.count or repo.problem_count or repo.damage_count > repo.damage_repaired)
+
+
+# --- On standard error --------------------------------------------------------------------------
+
+
+def _lines(name: str, losses: Losses, repo: Repo[Any]) -> Iterator[str]:
+    if losses.count:
+        verb = "is" if losses.count == 1 else "are"
+        yield from _wrapped(f"{PROGRAM}: {name}: {_what(losses)} {verb} lost:")
+        for loss in losses.listed[:_MOST_SHOWN]:
+            yield from _shown(loss)
+        yield from _rest(losses.count - _MOST_SHOWN)
+    if repo.damage_count:
+        yield from _wrapped(f"{PROGRAM}: {name}: {_damage_summary(repo)}:")
+        for damage in repo.damage[:_MOST_DAMAGE]:
+            yield from _shown_damage(damage)
+        yield from _rest(repo.damage_count - _MOST_DAMAGE)
+
+
+def _what(losses: Losses) -> str:
+    parts: list[str] = []
+    if losses.records:
+        parts.append(_counted(losses.records, "record", "records"))
+    if losses.subtrees:
+        parts.append(_counted(losses.subtrees, "subtree of records", "subtrees of records"))
+    return " and ".join(parts)
+
+
+def _damage_summary(repo: Repo[Any]) -> str:
+    count, repaired = repo.damage_count, repo.damage_repaired
+    how_many = _counted(count, "place is damaged", "places are damaged")
+    if not repaired:
+        return how_many
+    return f"{how_many}, {'all' if repaired == count else f'{repaired:,}'} repaired"
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _shown(loss: Loss) -> Iterator[str]:
+    if loss.key is not None:
+        yield f"  {_cut(shown_key(loss.key), WIDTH - 2)}"
+        return
+    after = "the beginning" if loss.after is None else shown_key(loss.after)
+    before = "the end" if loss.before is None else shown_key(loss.before)
+    yield f"  between {_cut(after, WIDTH - 10)}"
+    yield f"      and {_cut(before, WIDTH - 10)}"
+
+
+def _shown_damage(damage: Damage) -> Iterator[str]:
+    state = "repaired: " if damage.repaired else ""
+    yield from _wrapped(f"{state}{explained(damage.error)}", indent="  ")
+
+
+def _rest(count: int) -> Iterator[str]:
+    if count > 0:
+        yield f"  and {count:,} more"
+
+
+def _wrapped(text: str, *, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        one_line(text),
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_on_hyphens=False,
+    )
+
+
+def _cut(text: str, room: int) -> str:
+    """Return a text with its middle left out if it is too long: keys differ at their ends."""
+    if len(text) <= room:
+        return text
+    half = (room - 3) // 2
+    return f"{text[:half]}...{text[-half:]}"
+
+
+# --- As JSON ------------------------------------------------------------------------------------
+
+
+def _report(losses: Losses, repo: Repo[Any], found: int) -> dict[str, object]:
+    commit = repo.commit
+    return {
+        "did": commit.did,
+        "rev": commit.rev,
+        "commit": str(commit.cid),
+        "complete": _is_complete(losses, repo),
+        "records": found,
+        **_as_json(losses, repo),
+    }
+
+
+def _as_json(losses: Losses, repo: Repo[Any]) -> dict[str, object]:
+    return {
+        "lost": {
+            "records": losses.records,
+            "subtrees": losses.subtrees,
+            "listed": [{**each._asdict(), "cid": str(each.cid)} for each in losses.listed],
+        },
+        "bad": {
+            "records": repo.problem_count,
+            "listed": [
+                {"key": each.key, "cid": str(each.cid), "error": explained(each.error)}
+                for each in repo.problems
+            ],
+        },
+        "damage": {
+            "places": repo.damage_count,
+            "repaired": repo.damage_repaired,
+            "listed": _damage_as_json(repo.damage),
+        },
+    }
+
+
+def _damage_as_json(damage: Sequence[Damage]) -> list[dict[str, object]]:
+    return [
+        {
+            "offset": each.offset,
+            "cid": None if each.cid is None else str(each.cid),
+            "error": type(each.error).__name__,
+            "message": explained(each.error),
+            "repaired": each.repaired,
+        }
+        for each in damage
+    ]
+
+
+def _append(options: argparse.Namespace, report: dict[str, object]) -> None:
+    """Write the report of a CAR; those of further CARs are appended."""
+    line = json.dumps(report).encode() + b"\n"
+    path: str = options.report
+    if options.reported:
+        with writing_to(path), Path(path).open("ab") as more:
+            more.write(line)
+    else:
+        with destination(path) as file, writing_to(path):
+            file.write(line)
+    options.reported.append(options.car)
