@@ -85,7 +85,14 @@ def test_every_command_says_that_there_is_nothing_new(run: Run, tmp_path: Path) 
     path, out_path = tmp_path / "nothing.car", tmp_path / "out.car"
     root = build_repo(RECORDS).commit_cid
     path.write_bytes(write_car([root], []))
-    commands = [["inspect"], ["ls"], ["get", f"{POST}/1"], ["export"], ["order", out_path]]
+    commands: list[list[str]] = [
+        ["inspect"],
+        ["ls"],
+        ["blobs"],
+        ["get", f"{POST}/1"],
+        ["export"],
+        ["order", str(out_path)],
+    ]
     for name, *more in commands:
         code, out, err = run(name, path, *more)
         assert (code, out) == (1, "")
