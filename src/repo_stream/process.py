@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from repo_stream import sizes
-from repo_stream.arguments import check_flag
+from repo_stream.arguments import check_flag, check_number
 from repo_stream.ipld import spilled_values
 from repo_stream.ipld.blobs import Blob, faults_in, may_refer, references_in
 from repo_stream.ipld.datamodel import decode_record, to_atproto_json, to_dag_json
@@ -201,7 +201,9 @@ class Processor(Generic[T]):
     Args:
         process: takes a record's bytes and returns the result.
         size_of: returns how much memory a result takes, in bytes, including all that it refers to.
-            The default measures built-in values, and looks into containers and `__dict__`.
+            The default measures built-in values, and looks into containers and `__dict__`. A size
+            that is negative or not a number is a `ValueError` or `TypeError` of the call that reads
+            the file: with such sizes the memory limit would not hold.
         dumps: converts a result to bytes, for the disk. The default writes CBOR, and raises
             `TypeError` for a value that would not be read back as an equal one of its type.
         loads: converts those bytes back to an equal result.
@@ -254,6 +256,20 @@ class Processor(Generic[T]):
     def keeps_bytes(self) -> bool:
         """Whether results are the blocks themselves."""
         return self.process is _NOOP and self.dumps is spilled_values.dump_value
+
+    @property
+    def checked_size_of(self) -> Callable[[T], float]:
+        """`size_of`; if it is the caller's own, what it returns is checked."""
+        size_of = self.size_of
+        if size_of is sizes.size_of:
+            return size_of
+
+        def checked(value: T) -> float:
+            size = size_of(value)
+            check_number("what size_of returns", size, unit=" of bytes")
+            return size
+
+        return checked
 
 
 #: What can be given as a block processor: a function of a record's bytes, or a `Processor`.

@@ -55,6 +55,22 @@ BOTH = pytest.mark.parametrize(
 NUMBERS = (0, 256, 257, -7, 1 << 30, (1 << 60) - 1, 1 << 60, -(1 << 60))
 
 
+@pytest.mark.parametrize(
+    ("size", "kind"),
+    [(-1, ValueError), (float("nan"), ValueError), (None, TypeError), ("9", TypeError)],
+    ids=["negative", "nan", "None", "text"],
+)
+def test_a_size_with_which_the_limit_would_not_hold_is_refused(
+    size: Any, kind: type[Exception]
+) -> None:
+    processor = Processor(length, size_of=lambda _: size)
+    with pytest.raises(kind, match="what size_of returns must "):
+        filled(blocks(3), processor)
+    store = MemoryStore(processor)
+    with pytest.raises(kind, match="what size_of returns must "):
+        store.put_back(blocks(1)[0][0], block=None, result=5)
+
+
 def test_a_result_costs_what_size_of_says() -> None:
     """The numbers among them are sized in place."""
     there = blocks(10)

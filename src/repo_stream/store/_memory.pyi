@@ -12,5 +12,5 @@ def process_into(
     blocks: Sequence[bytes],
     *,
     process: Callable[[bytes], _T],
-    size_of: Callable[[_T], int],
+    size_of: Callable[[_T], float],
 ) -> float: ...

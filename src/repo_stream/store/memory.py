@@ -35,7 +35,8 @@ class MemoryStore(Generic[T]):
     """
 
     def __init__(self, processor: Processor[T], *, late: bool = False) -> None:
-        self._processor = processor
+        self._process = processor.process
+        self._size_of = processor.checked_size_of
         #: Whether blocks are processed when they are added.
         self.processes: bool = not (late or processor.keeps_bytes)
         self.blocks: Blocks[T] = Blocks.empty(alike=processor.keeps_bytes, many=True)
@@ -67,7 +68,7 @@ class MemoryStore(Generic[T]):
             processed = self.blocks.processed
             known = len(raw) + len(processed)
             tables.expect(processed, cids)
-            process, size_of = self._processor.process, self._processor.size_of
+            process, size_of = self._process, self._size_of
             cost = process_into(raw, processed, cids, blocks, process=process, size_of=size_of)
             added = len(raw) + len(processed) - known
         else:
@@ -96,7 +97,7 @@ class MemoryStore(Generic[T]):
             return
         value = cast("T", result)
         self.blocks.processed[cid] = value
-        self._contents += self._processor.size_of(value) + KEY_COST
+        self._contents += self._size_of(value) + KEY_COST
 
     def forget(self, cids: Iterable[bytes]) -> tuple[list[Block], list[tuple[bytes, T]]]:
         """Remove blocks, and return those that were here.
@@ -105,7 +106,7 @@ class MemoryStore(Generic[T]):
             The raw blocks and the results, each with its CID.
         """
         raw_table, processed_table = self.blocks.raw, self.blocks.processed
-        size_of = self._processor.size_of
+        size_of = self._size_of
         raw: list[Block] = []
         processed: list[tuple[bytes, T]] = []
         cost = 0.0
@@ -174,7 +175,7 @@ def process_into(
     blocks: Sequence[bytes],
     *,
     process: Callable[[bytes], T],
-    size_of: Callable[[T], int],
+    size_of: Callable[[T], float],
 ) -> float:
     """Process blocks and put the results into a table; those that must stay raw go into another.
 
@@ -196,7 +197,7 @@ def process_into(
         How much more all of it costs in memory, in bytes, the CIDs apart.
     """
     cost = 0.0
-    cost_of: Callable[[Any], int] = size_of  # a type checker would take `value` for a number
+    cost_of: Callable[[Any], float] = size_of  # a type checker would take `value` for a number
     plain = size_of is sizes.size_of
     for cid, data in zip(cids, blocks, strict=True):
         # A first key of one letter: that alone rules out nearly every record, without a call.
