@@ -52,14 +52,12 @@ def from_json(parts: dict[str, Any]) -> object:
 
 def shape(value: Any) -> object:
     """A value with its types, for `Cid` and `bytes` are equal, and so are `True` and 1."""
-    match value:
-        case dict():
-            items = cast("dict[str, object]", value).items()
-            return {key: shape(item) for key, item in items}
-        case list():
-            return [shape(item) for item in cast("list[object]", value)]
-        case _:
-            return type(value), value
+    kind: type[object] = value.__class__
+    if kind is dict:
+        return {key: shape(item) for key, item in value.items()}
+    if kind is list:
+        return [shape(item) for item in value]
+    return kind, value
 
 
 def keys(value: Any) -> Iterator[str]:

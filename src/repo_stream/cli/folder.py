@@ -122,7 +122,9 @@ class Folder:
             OutputError: if the folder has those of another account.
         """
         if self._before is not None and self._before.did != commit.did:
-            raise _refusal(self._path, f"it has the records of {self._before.did}")
+            raise _refusal(
+                self._path, f"it has the records of {self._before.did}, not of {commit.did}"
+            )
         self.made = Contents(commit.did, commit.rev, set())
 
     def write(self, chunk: Sequence[Output[str]]) -> None:
@@ -189,7 +191,7 @@ def _contents(target: Path, path: str) -> Contents | None:
         raise _refusal(path, f"it is not empty, and has no {_ABOUT} of an export before")
     try:
         contents = _read(about.read_bytes())
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _refusal(path, f"its {_ABOUT} is not that of an export") from error
     for name in contents.collections:
         _check_collection(target / name, path)

@@ -81,5 +81,5 @@ def choose_form(path: str | None, asked: str | None) -> Form:
 def _by_name(path: str) -> tuple[Kind | None, bool]:
     name = PurePath(path).name.casefold()
     inner = name.removesuffix(_GZIP)
-    kinds = [kind for kind in _KINDS if inner.endswith(f".{kind}")]
-    return (kinds[0] if kinds else None), inner != name
+    kind: Kind | None = next((kind for kind in _KINDS if inner.endswith(f".{kind}")), None)
+    return kind, inner != name
