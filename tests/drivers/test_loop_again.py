@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -234,6 +235,20 @@ async def test_blocks_are_read_once(piece: int) -> None:
             pass
         with pytest.raises(AlreadyWalked):
             await drained(reader)
+
+
+async def test_file_that_was_closed_early_is_not_called_truncated(tmp_path: Path) -> None:
+    path = tmp_path / "repo.car"
+    path.write_bytes(CAR)
+    async with await CarReader.open(path, piece_size=1000) as reader:
+        await anext(reader)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="the file was closed before its end"):
+            await drained(reader)
+    # One that has been read to its end has ended.
+    async with await CarReader.open(path, piece_size=1000) as reader:
+        await drained(reader)
+    assert await reader.next_blocks() is None
 
 
 async def test_car_is_written_once() -> None:

@@ -239,11 +239,18 @@ class CarFile(SharedFile):
         # The offset of the next piece.
         self._at = 0
         self._ended = False
+        self._closed_early = False
         # For pieces that are in memory. With a new one for each piece, most of the gain is lost.
         self._buffer = bytearray()
 
     async def next(self) -> bytes | memoryview:
-        """Read the next piece, empty at the end."""
+        """Read the next piece, empty at the end.
+
+        Raises:
+            RuntimeError: if it was closed before the end, which would look like a truncated file.
+        """
+        if self._closed_early:
+            raise RuntimeError("the file was closed before its end; read it within `async with`")
         if self._ended:
             return b""
         size = next(self._sizes)
@@ -279,6 +286,7 @@ class CarFile(SharedFile):
 
     async def aclose(self) -> None:
         """Close the file; do nothing if that was done before."""
+        self._closed_early |= not self._ended
         self._ended = True
         if self._regular or self._reading or self._file is None:
             await super().aclose()
