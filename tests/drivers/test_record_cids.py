@@ -5,7 +5,7 @@ See https://atproto.com/specs/repository#cid-formats.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 
 from repo_stream import (
     BadNodeLink,
+    BlockOrder,
     CarReader,
     Cid,
     CidMismatch,
@@ -30,6 +31,7 @@ from repo_stream import (
     order_car,
 )
 from repo_stream.process import noop, record
+from repo_stream.store.repo_log import Fetched, RepoLog
 from repo_stream.testing import (
     BuiltRepo,
     Order,
@@ -219,6 +221,28 @@ async def test_a_file_of_short_sections_is_counted_right(tmp_path: Path) -> None
                 assert car.dropped == len(spare)
 
 
+async def test_short_sections_that_come_when_the_repo_is_on_disk_are_counted_right(
+    tmp_path: Path,
+) -> None:
+    small = {key(1000 + n): encode([n]) for n in range(200)}
+    repo = build_repo(
+        {key(n): {"n": n, "text": "x" * 2000} for n in range(400)}
+        | {each: RawRecord(data, cid=cid_v1(0x55, 0, data)) for each, data in small.items()}
+    )
+    short = {cid_v1(0x55, 0, data) for data in small.values()}
+    # Of the long ones, what is needed first comes last, so that all goes to disk.
+    order = [cid for cid in reversed(list(repo.blocks)) if cid not in short]
+    order += [cid for cid in repo.blocks if cid in short]
+    path = tmp_path / "repo.car"
+    path.write_bytes(write_car([repo.commit_cid], [(cid, repo.blocks[cid]) for cid in order]))
+    for source in (path, path.read_bytes()):
+        async with order_car(source, mem_limit_mb=0.1) as car:
+            ordered = b"".join([piece async for piece in car])
+            assert car.spilled
+        assert ordered == streamable(repo)
+        assert car.dropped == 0
+
+
 @every_way
 @pytest.mark.parametrize("kind", CHECKED)
 async def test_a_record_that_does_not_have_its_hash_is_refused(
@@ -373,6 +397,54 @@ async def test_blocks_that_cannot_be_checked_and_are_not_needed_do_not_matter(ki
             assert reader.unchecked == 0
 
 
+@pytest.mark.parametrize("at", [0, 40])
+async def test_blocks_behind_those_that_cannot_be_checked_are_where_they_are(
+    at: int, tmp_path: Path
+) -> None:
+    """What was used from its piece, and again from the disk, counts once."""
+    records: dict[str, object] = {key(n): {"n": n, "text": "x" * 300} for n in range(900)}
+    twins = {f"com.example.twin/{n:04}": records[key(n)] for n in range(0, 300, 3)}
+    repo = build_repo(records | twins)
+    cids = list(repo.blocks)
+    late = cids[len(cids) // 2 :]
+    blocks = [(cid, repo.blocks[cid]) for cid in (*cids[: len(cids) // 2], *reversed(late))]
+    spare = [(unknown(n), number(n)) for n in range(100)]
+    for n, each in enumerate(spare):
+        blocks.insert(2 + n * 9, each)
+    blocks.insert(at, blocks.pop(0))  # the commit
+    path = tmp_path / "repo.car"
+    path.write_bytes(write_car([repo.commit_cid], blocks))
+    for source in (path, path.read_bytes()):
+        for mem_limit_mb in (16, 0.1, 0):
+            async with order_car(source, mem_limit_mb=mem_limit_mb) as car:
+                ordered = b"".join([piece async for piece in car])
+            assert ordered == streamable(repo)
+            assert car.dropped == len(spare)
+
+
+async def test_blocks_that_cannot_be_checked_are_never_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = RepoLog.fetch
+    named: set[bytes] = set()
+    came: set[bytes] = set()
+
+    async def spy(log: RepoLog, cids: Sequence[bytes]) -> Fetched:
+        fetched = await fetch(log, cids)
+        named.update(cids)
+        came.update(fetched.all)
+        return fetched
+
+    monkeypatch.setattr(RepoLog, "fetch", spy)
+    for way in ("disk", "file on disk"):
+        async with reading(MIXED, way, "shuffled", tmp_path, on_error="skip") as driver:
+            await outputs(driver)
+    cannot = {MIXED.records[each] for each in UNKNOWN}
+    assert named & cannot
+    assert not came & cannot
+    assert came >= {*MIXED.records.values()} - cannot
+
+
 async def test_order_car_refuses_what_it_cannot_check() -> None:
     car = MIXED.to_car()
     async with order_car(car) as ordered:
@@ -389,6 +461,13 @@ async def test_an_uncheckable_block_may_be_among_the_first_before_the_commit() -
     spare = [(unknown(n), number(n)) for n in range(3)]
     rest = [*repo.blocks.items()]
     car = write_car([repo.commit_cid], [*spare[:2], rest[1], spare[2], rest[0], *rest[2:]])
+    bare = write_car([repo.commit_cid], [rest[1], rest[0], *rest[2:]])
+    orders: list[BlockOrder] = []
+    for each in (car, bare):
+        async with DriverBuilder().stream_car(each) as (_, driver):
+            assert len(await outputs(driver)) == len(repo.records)
+            orders.append(driver.order)
+    assert orders[0].most_early == orders[1].most_early == 1
     for mem_limit_mb in (16, 0):
         async with open_car(car, mem_limit_mb=mem_limit_mb, block_processor=len) as opened:
             got = [output async for output in opened.outputs()]
