@@ -11,6 +11,7 @@ import repo_stream
 from repo_stream import DriverBuilder, Limits
 from repo_stream._compiled import how_it_runs
 from repo_stream.cli.blobs import blobs
+from repo_stream.cli.completion import SHELLS, completion
 from repo_stream.cli.export import export, get
 from repo_stream.cli.forms import FORMS
 from repo_stream.cli.inspection import inspect
@@ -70,6 +71,14 @@ def _parser() -> argparse.ArgumentParser:
         action=_ShowVersion,
         nargs=0,
         help="show the version, and whether it is compiled, and exit",
+    )
+    whole.add_argument(
+        "--completion",
+        action=_ShowCompletion,
+        choices=tuple(SHELLS),
+        help="write the script that completes this command in a shell, and exit; use it in bash "
+        f'and zsh by: eval "$({PROGRAM} --completion bash)", in fish by: {PROGRAM} --completion '
+        "fish | source",
     )
     commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
     common = _common()
@@ -277,6 +286,16 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
         help='only keys from START up to, but not including, STOP; "" leaves a side open; both '
         "are keys or beginnings of keys",
     )
+
+
+class _ShowCompletion(argparse.Action):
+    """Write the script that completes the command line in a shell."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, _: object, shell: object, *__: object
+    ) -> None:
+        put(completion(parser, str(shell)))
+        parser.exit()
 
 
 class _ShowVersion(argparse.Action):
