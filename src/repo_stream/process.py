@@ -259,7 +259,10 @@ class Processor(Generic[T]):
 
     @property
     def checked_size_of(self) -> Callable[[T], float]:
-        """`size_of`; if it is the caller's own, what it returns is checked."""
+        """`size_of`; if it is the caller's own, one that checks what that returns.
+
+        It raises `TypeError` if that is not a number, and `ValueError` if it is negative or NaN.
+        """
         size_of = self.size_of
         if size_of is sizes.size_of:
             return size_of

@@ -104,10 +104,24 @@ def test_docstrings_name_the_errors_that_a_function_raises() -> None:
     assert untold == []
 
 
+# What the functions of `arguments`, and the one like them of `limits`, raise for their callers.
+RAISED_BY_CHECKS = {
+    "check_flag": {"TypeError"},
+    "check_kind": {"TypeError"},
+    "check_limits": {"TypeError"},
+    "check_number": {"TypeError", "ValueError"},
+    "check_whole": {"TypeError", "ValueError"},
+}
+
+
 def raised(function: Any) -> set[str]:
-    """The errors that a function makes and raises by itself."""
+    """The errors that a function raises by itself, or if its arguments are wrong."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     found = {node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise)}
     made = {error.func if isinstance(error, ast.Call) else error for error in found}
     names = {error.id for error in made if isinstance(error, ast.Name)}
+    called = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for call in called:
+        if isinstance(call, ast.Name):
+            names |= RAISED_BY_CHECKS.get(call.id, set())
     return {name for name in names if name[0].isupper()} - {"NotImplementedError"}

@@ -32,6 +32,7 @@ from repo_stream import (
     BadSectionCid,
     BadVarint,
     BareRoot,
+    CarTrailingData,
     ChildBelowLeaf,
     CidMismatch,
     EmptyNode,
@@ -389,7 +390,8 @@ case("section: an endless CID", at_end(section(b"\xff" * 40, b"x")), BadSectionC
 case("section: cut in its length", at_end(b"\xff"), TruncatedCar, offset=END, have=1)
 case("section: cut in its CID", at_end(b"\x50" + RECORD_CID[:9]), TruncatedCar, offset=END)
 case("section: cut in its data", at_end(section(RECORD_CID, RECORD)[:-1]), TruncatedCar, offset=END)
-case("section: text after the end", at_end(b"\r\n"), TruncatedCar, offset=END)
+case("section: text after the end", at_end(b"\r\n"), CarTrailingData, offset=END)
+case("section: JSON after the end", at_end(b'{"error":"Oops"}'), CarTrailingData, offset=END)
 case(
     "section: one byte over the limit",
     lambda: at_end(section(cid_of(bytes(2 * MIB - 35)), bytes(2 * MIB - 35))),
@@ -1059,6 +1061,7 @@ FAMILIES: Final[list[Hostile]] = chosen(
     "section: a terabyte long",
     "section: ends inside its CID",
     "section: cut in its data",
+    "section: text after the end",
     "limit: bytes of the CAR",
     "limit: blocks",
     "hash: a record",
