@@ -21,6 +21,7 @@ from repo_stream.errors import (
     MissingCommit,
     MissingRoot,
     NothingNew,
+    RepoStreamError,
 )
 from repo_stream.ipld.cid import Cid, can_verify
 from repo_stream.mst.commit import Commit
@@ -306,12 +307,18 @@ class Loading(Generic[T]):
             self.commit = self._candidate
             self._use(self._candidate, no_commit(self.reader))
         if self.commit is None:
-            if self.damages is not None and self._root is not None:
-                damaged = self.damages.error_of(self._root)
-                if damaged is not None:
-                    raise damaged
-            raise no_commit(self.reader)
+            raise self._why_no_commit()
         return self.commit
+
+    def _why_no_commit(self) -> RepoStreamError:
+        """Return why there is no commit: it is damaged, or all is, or it is not there."""
+        if self.damages is not None and self._root is not None:
+            damaged = self.damages.error_of(self._root)
+            if damaged is not None:
+                return damaged
+            if self.damages.listed and not self.reader.blocks:
+                return self.damages.listed[0].error
+        return no_commit(self.reader)
 
     def hand_over(self) -> None:
         """Leave it to the lease of a store to close the file."""
