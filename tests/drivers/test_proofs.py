@@ -250,9 +250,15 @@ async def test_other_bytes_under_the_cid_of_a_node_are_no_proof(way: str) -> Non
     forged = {REPO.root: other.blocks[other.root]}
     car = write_car([REPO.commit_cid], [(REPO.commit_cid, REPO.commit), *forged.items()])
     with pytest.raises(CidMismatch) as caught:
-        async with driver_of(way, car, GAPS) as driver:
+        async with driver_of(way, car, BUILDER) as driver:
             await driver.prove(KEYS[0])
     assert caught.value.cid == REPO.root
+    async with driver_of(way, car, GAPS) as driver:
+        for asking in (driver.prove(KEYS[0]), driver.get(KEYS[0]), driver.prove_range()):
+            with pytest.raises(IncompleteRange) as incomplete:
+                await asking
+            assert incomplete.value.cid == REPO.root
+            assert isinstance(incomplete.value.__cause__, CidMismatch)
 
 
 @EVERY_WAY

@@ -708,7 +708,7 @@ def _go_past_unneeded(
     if not unneeded:
         raise IncompleteRange(
             cid=error.cid, start=start, stop=stop, after=gap.after, before=gap.before
-        ) from None
+        ) from error.__cause__  # how the node is damaged, if it is
 
 
 def _keys(keys: Sequence[str], cids: Sequence[bytes]) -> list[tuple[str, Cid]]:
