@@ -31,6 +31,7 @@ from repo_stream import (
     RepoStreamError,
     Source,
     TruncatedCar,
+    UncheckableBlock,
     join_cars,
     open_car,
     order_car,
@@ -46,6 +47,7 @@ from repo_stream.testing import (
 )
 from support import pieces_of
 from support.cancelling import every_stop, in_every_way, leaving_nothing
+from support.decoding import cid_v1
 from support.servers import Server, random_server, rev_of
 from support.strategies import FEW
 from support.streams import Counted, budgeted, streamable
@@ -201,11 +203,30 @@ async def test_commits_may_come_last(limit: float) -> None:
         assert found.dropped == found.blocks_read - len(NEW.blocks)
 
 
+@pytest.mark.parametrize("order", ["stream", "shuffled"])
+async def test_records_that_keys_share_are_written_at_every_key(order: Any) -> None:
+    """Whether a log was begun, or all has gone to disk, or neither."""
+    before = {f"{KEY}/{n:04}": {"n": n // 50, "text": "x" * 60} for n in range(600)}
+    server = Server(before, {**before, f"{KEY}/0300": {"n": 3}, f"{KEY}/x": {"n": 4}})
+    junk = [(cid_of(data), data) for data in (encode({"junk": n}) for n in range(20))]
+    base, since = server.repos[0].to_car(order=order, extra_blocks=junk), server.get_repo(since=0)
+    budgets = [(0, 0, 0), (0.02, 3000, 9 * MIB), (16, 0, 9 * MIB), (16, 3000, 0), (16, MIB, MIB)]
+    for limit, released, places in budgets:
+        with budgeted(released=released, places=places, write=9000):
+            for size in (700, 100_000):
+                out, found = await joined(
+                    pieces_of(base, size), pieces_of(since, size), mem_limit_mb=limit
+                )
+                assert out == streamable(server.repos[1])
+                assert found.dropped == found.blocks_read - len(server.repos[1].blocks)
+
+
 async def test_copies_of_commits_are_dropped() -> None:
     base, since = OLD.to_car(copies=2), NEW.to_car(copies=3)
     for limit in (0, 16):
         out, found = await joined(base, since, since, mem_limit_mb=limit)
         assert out == NEW.to_car(order="stream")
+        assert found.blocks_read == 2 * len(OLD.blocks) + 6 * len(NEW.blocks)
         assert found.dropped == found.blocks_read - len(NEW.blocks)
 
 
@@ -516,6 +537,23 @@ async def test_cids_are_checked_unless_that_is_turned_off() -> None:
     for limit in (0, 16):
         out, _ = await joined(BASE, car, verify_cids=False, mem_limit_mb=limit)
         assert section(cid, forged) in out
+
+
+async def test_record_that_cannot_be_checked_is_refused_from_any_file() -> None:
+    unknown = [cid_v1(0x71, 0x1E, n.to_bytes(32)) for n in range(3)]
+    odd = {f"{KEY}/1": RawRecord(encode({"n": 1}), cid=unknown[0])}
+    server = Server(odd, {**odd, f"{KEY}/2": {"n": 2}})
+    base, since = server.get_repo(0), server.get_repo(since=0)
+    extra = [section(cid, b"junk") for cid in unknown[1:]]
+    for one in (base, base + extra[0]):
+        for other in (since, since + extra[1], since + extra[1] + extra[0]):
+            for limit in (0, 16):
+                error = await failed(one, other, mem_limit_mb=limit)
+                assert type(error) is UncheckableBlock
+                assert (error.cid, error.key) == (unknown[0], f"{KEY}/1")
+                out, found = await joined(one, other, mem_limit_mb=limit, verify_cids=False)
+                assert out == server.repos[1].to_car(order="stream")
+                assert found.dropped == found.blocks_read - len(server.repos[1].blocks)
 
 
 # --- Limits -------------------------------------------------------------------------------------

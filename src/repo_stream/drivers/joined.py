@@ -120,8 +120,8 @@ class JoinedReader:
 
     @property
     def unchecked(self) -> int:
-        """How many blocks of the files could not be checked; see `CarReader.unchecked`."""
-        return sum(file.reader.unchecked for file in self._files)
+        """How many of the blocks that have been returned could not be checked."""
+        return sum(file.unchecked for file in self._files)
 
     @property
     def has_short_sections(self) -> bool:
@@ -247,6 +247,8 @@ class _File:
         root: the CID of its commit; `None` if it has only blocks, such as the answer of a server to
             `com.atproto.sync.getBlocks`.
         ended: whether it has been read to its end.
+        unchecked: how many of its blocks so far could not be checked against their CIDs. Those that
+            came with its header have not been returned yet, and do not count.
     """
 
     def __init__(self, name: str, reader: CarReader) -> None:
@@ -254,6 +256,7 @@ class _File:
         self.reader = reader
         self.root: Cid | None = None
         self.ended: bool = False
+        self.unchecked: int = 0
 
     def find_root(self) -> None:
         """Set `root`.
@@ -269,6 +272,7 @@ class _File:
         with _naming(self.name):
             columns = await self.reader.next_columns()
         self.ended = columns is None
+        self.unchecked = self.reader.unchecked
         return columns
 
 
@@ -286,9 +290,7 @@ def _naming(name: str) -> Generator[None]:
     except Exception as error:
         if isinstance(error, RepoStreamError):
             error.source = name
-        note = f"while reading {name}"
-        if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
+        error.add_note(f"while reading {name}")
         raise
 
 
