@@ -27,8 +27,10 @@ __all__ = ["Damage", "DamageLog", "Skip"]
 
 # Damage to list. In a hostile file there may be some in every 40 bytes.
 _LISTED: Final = 1000
-# How many bytes of damaged sections are kept to be repaired, in all.
+# How much memory the damaged sections may take that are kept to be repaired, in bytes, and what
+# each of them takes beside its data.
 _KEPT: Final = 512 * 1024
+_KEPT_COST: Final = 500
 # The most bytes of a block whose bytes are replaced one by one.
 _LONGEST_REPAIRED: Final = 4096
 # How many bytes are hashed to repair the blocks of one file; a second or two.
@@ -108,6 +110,8 @@ class DamageLog:
         self._broken: dict[bytes, _Kept] = {}
         self._kept = 0
         self._hashed = 0
+        # The numbers of the damage that was repaired.
+        self._noted: set[int] = set()
 
     @property
     def has_bad_header(self) -> bool:
@@ -141,13 +145,12 @@ class DamageLog:
     def _note_repaired(self, kept: _Kept) -> None:
         """Note that nothing is lost by some damage."""
         number = kept.number
-        if number is None:
+        if number is None or number in self._noted:
             return
-        if number >= _LISTED:
-            self.repaired += 1
-        elif not self._listed[number].repaired:
+        self._noted.add(number)
+        self.repaired += 1
+        if number < _LISTED:
             self._listed[number] = self._listed[number]._replace(repaired=True)
-            self.repaired += 1
 
     def error_of(self, cid: bytes) -> RepoStreamError | None:
         """Return the error of a damaged block, if it is listed."""
@@ -186,9 +189,8 @@ class DamageLog:
             data: its data.
             number: the number of its damage.
         """
-        if self._kept + len(data) > _KEPT:
+        if not self._has_room_for(data):
             return
-        self._kept += len(data)
         right = ordinary(data)
         kept = _Kept(data, number)
         self._whole.setdefault(right, kept)
@@ -206,9 +208,15 @@ class DamageLog:
             data: its data.
         """
         data = (cid + data)[ORDINARY_LENGTH:]  # the CID may be too long by that byte
-        if self._kept + len(data) <= _KEPT:
-            self._kept += len(data)
+        if self._has_room_for(data):
             self._whole.setdefault(ordinary(data), _Kept(data, None, offset, cid))
+
+    def _has_room_for(self, data: bytes) -> bool:
+        cost = len(data) + _KEPT_COST
+        if self._kept + cost > _KEPT:
+            return False
+        self._kept += cost
+        return True
 
     def rescue(self, cid: bytes) -> Generator[bytes | None]:
         """Look for the data of a block among what was damaged.

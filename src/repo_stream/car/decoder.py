@@ -428,6 +428,17 @@ class CarDecoder:
             self._offset = base + at
             self._blocks += len(blocks)
 
+    def goes_past(self, error: CarError) -> bool:
+        """Note an error of the source as the end of the file, if damage is gone past.
+
+        Returns:
+            Whether it is gone past.
+        """
+        if self._past_damage is not True:
+            return False
+        self._damages.add(self._fed, None, error)
+        return True
+
     # --- Past damage ----------------------------------------------------------------------------
 
     def _take_past_damage(self, buffer: bytes, cut: Columns, *, ended: bool = False) -> None:
@@ -503,17 +514,19 @@ class CarDecoder:
         if isinstance(error, LimitExceeded) and error.limit != "block_bytes":
             raise error
         start = self._offset
+        length = body = 0
+        if isinstance(error, CidMismatch):
+            length, body = read_length(buffer, start - base, start)
+        self._effort.regions += 1
+        self._effort.spent += length
         if self._past_damage is True:
             self._region = Region(start, error)
-        elif isinstance(error, CidMismatch):
-            length, body = read_length(buffer, start - base, start)
+        elif isinstance(error, CidMismatch) and not self._effort.is_too_much(start):
             self._damages.add(start, error.cid, error)
             self._offset = base + body + length
             self._damages.skip(start, self._offset, before)
         else:
             raise error
-        if isinstance(error, CidMismatch):
-            self._effort.spent += read_length(buffer, start - base, start)[0]
 
     def _leave_region(
         self, buffer: bytes, base: int, cut: Columns, region: Region, *, ended: bool
@@ -556,7 +569,6 @@ class CarDecoder:
             list_damaged(self._damages, whole, start, region.error)
             self._skip_to(end, before)
         self._region = None
-        effort.regions += 1
         return found >= 0
 
     def _skip_to(self, offset: int, before: int) -> None:

@@ -11,7 +11,7 @@ from repo_stream.arguments import check_flag, check_whole
 from repo_stream.car.damage import Damage, DamageLog
 from repo_stream.car.decoder import Block, CarDecoder, CarHeader, Columns
 from repo_stream.car.source import CarFile, Pieces, Source, open_pieces
-from repo_stream.errors import AlreadyWalked, RepoStreamError
+from repo_stream.errors import AlreadyWalked, BadCompression, RepoStreamError
 from repo_stream.ipld.cid import Cid
 from repo_stream.limits import MIB, Limits
 
@@ -176,7 +176,7 @@ class CarReader:
         ready: Columns = [], []
         try:
             while decoder.header is None:
-                piece = await pieces.next()
+                piece = await _next_piece(pieces, decoder)
                 if not piece:
                     decoder.finish()
                     ended, ready = True, decoder.found_at_end
@@ -241,7 +241,7 @@ class CarReader:
                 if self._ended:
                     self._over = True
                     return None
-                piece = await self._pieces.next()
+                piece = await _next_piece(self._pieces, self._decoder)
                 if piece:
                     if self._copies is not None:
                         _append(self._copies, bytes(piece))
@@ -353,6 +353,20 @@ class CarReader:
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+async def _next_piece(pieces: Pieces, decoder: CarDecoder) -> bytes | memoryview:
+    """Return the next piece, empty at the end; also if the rest cannot be decompressed.
+
+    Raises:
+        BadCompression: if it cannot be decompressed, unless damage is gone past.
+    """
+    try:
+        return await pieces.next()
+    except BadCompression as error:
+        if not decoder.goes_past(error):
+            raise
+        return b""
 
 
 def _append(pieces: list[bytes], piece: bytes) -> None:

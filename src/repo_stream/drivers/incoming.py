@@ -73,7 +73,10 @@ class Incoming(Generic[T]):
     @property
     def unused(self) -> int | None:
         """How many blocks of the file the walk has not used; `None` if that is not known."""
-        return self.blocks - self._kept.used_count if self._kept.counts else None
+        if not self._kept.counts:
+            return None
+        # A block that was damaged and repaired has been used and was not counted.
+        return max(self.blocks - self._kept.used_count, 0)
 
     # --- Reading --------------------------------------------------------------------------------
 
