@@ -7,7 +7,8 @@ import os
 import stat
 import sys
 from pathlib import Path
-from typing import Final
+from tempfile import SpooledTemporaryFile
+from typing import IO, Final
 
 import anyio
 import anyio.to_thread
@@ -16,6 +17,7 @@ from repo_stream.cli.interrupts import at_once
 
 __all__ = [
     "Input",
+    "KeptInput",
     "is_input",
     "is_standard_output",
     "named",
@@ -24,6 +26,8 @@ __all__ = [
 ]
 
 _STANDARD_INPUT: Final = "-"
+# How much of an input is kept in memory to be read again, in bytes.
+_KEPT_IN_MEMORY: Final = 1024 * 1024
 
 
 class Input:
@@ -41,6 +45,47 @@ class Input:
             await anyio.wait_readable(self._file)
             return self._file.read(n) or b""
         return await anyio.to_thread.run_sync(self._file.read, n) or b""
+
+
+class KeptInput:
+    """An input that can be read once more from its beginning, until `forget` is called.
+
+    What has been read is kept in memory, and in a temporary file if it is long.
+
+    Args:
+        source: the input.
+    """
+
+    def __init__(self, source: Input) -> None:
+        self._source = source
+        # SIM115: `forget` closes it.
+        self._kept: IO[bytes] | None = SpooledTemporaryFile(_KEPT_IN_MEMORY)  # noqa: SIM115 - above
+        self._again = False
+
+    async def read(self, n: int) -> bytes:
+        """Read up to `n` bytes; none means the end."""
+        if self._kept is None:
+            return await self._source.read(n)
+        if self._again:
+            if piece := self._kept.read(n):
+                return piece
+            self.forget()
+            return await self._source.read(n)
+        piece = await self._source.read(n)
+        self._kept.write(piece)
+        return piece
+
+    def rewind(self) -> None:
+        """Go back to the beginning: what was read comes again, and then the rest."""
+        if self._kept is not None:
+            self._kept.seek(0)
+            self._again = True
+
+    def forget(self) -> None:
+        """Drop what has been read."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
 
 def named(car: str) -> str:

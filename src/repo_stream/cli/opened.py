@@ -233,7 +233,7 @@ async def joined(options: argparse.Namespace) -> AsyncGenerator[OrderedCar]:
 @asynccontextmanager
 async def _input(options: argparse.Namespace) -> AsyncGenerator[Given]:
     """Return the source that the command line names: a regular file as a path, else a file."""
-    name = Path(options.car).name if options.several else ""
+    name = one_line(Path(options.car).name) if options.several else ""
     meter = Meter(shown=not options.quiet, name=name)
     try:
         if size_of_file(options.car) is not None:

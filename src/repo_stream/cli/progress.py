@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import anyio
 
 from repo_stream.background import in_background
-from repo_stream.cli.screen import one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
@@ -103,12 +102,12 @@ class Meter:
 
     Args:
         shown: whether to show it, if somebody looks at standard error.
-        name: the name of the CAR, if there are several.
+        name: the name of the CAR, in printable characters, if there are several.
     """
 
     def __init__(self, *, shown: bool, name: str = "") -> None:
         self._from = monotonic() + _PATIENCE if shown and has_bar() else float("inf")
-        self._name = _short(one_line(name))
+        self._name = _short(name)
         self._total: int | None = None
         self._position = Position(0, fully_read=False)
         self._records = 0

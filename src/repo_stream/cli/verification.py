@@ -1,147 +1,256 @@
-"""`verify`: every check that the library has, and a report on them."""
+"""`verify`: every check that can be made, and a report on all of them.
+
+A check that fails does not end the others. The repo is walked past what is damaged or missing,
+which is sorted afterwards by the check that it concerns. Only without a valid commit nothing says
+which tree is the repo's. Then the file is read once more, to check its blocks alone; of standard
+input, what was read until then has been kept for that.
+"""
 
 from __future__ import annotations
 
 import argparse
-import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Final, Literal
+from typing import Final
 
 from repo_stream import (
     BadSignature,
     CarError,
+    Cid,
     CidMismatch,
     Commit,
     CommitError,
+    Damage,
+    Gap,
     LimitExceeded,
     MissingBlock,
-    MissingCommit,
     NodeError,
-    NothingNew,
+    OtherAccount,
     ProcessError,
     RepoStreamError,
     UnsupportedKey,
 )
-from repo_stream.cli.opened import Opened, opened
+from repo_stream.cli.checks import Fault, Name, Report
+from repo_stream.cli.opened import Given, Opened, blocks_of, kept, opened
 from repo_stream.cli.reports import put_report
-from repo_stream.cli.screen import WIDTH, explained, facts, one_line
 from repo_stream.process import record
 
 __all__ = ["verify"]
 
-Name = Literal["car", "blocks", "commit", "signature", "tree", "records"]
-
-_CHECKS: Final[dict[Name, str]] = {
-    "car": "the file is a complete CARv1",
-    "blocks": "every block has the hash in its CID",
-    "commit": "the commit is complete and canonical",
-    "signature": "the commit is signed with the account's key",
-    "tree": "every node is canonical and obeys the rules of the tree",
-    "records": "every record is present and canonical DAG-CBOR",
-}
-# The most bad records to name; the others are counted.
-_MOST_SHOWN: Final = 20
+# The most bad records and lost subtrees to name; the others are counted.
+_MOST_NAMED: Final = 20
 _LIMITS_OF_FILES: Final = {"header_bytes", "block_bytes", "car_bytes", "blocks"}
 
-
-@dataclass
-class Check:
-    """One line of the report.
-
-    Attributes:
-        status: `"skipped"` if a check before it failed, or there was no key to check with.
-        note: details.
-        error: why it failed.
-    """
-
-    status: Literal["ok", "FAILED", "skipped"] = "skipped"
-    note: str = ""
-    error: RepoStreamError | None = None
-
-
-@dataclass
-class Report:
-    """The results of all checks."""
-
-    commit: Commit | None = None
-    records: int = 0
-    bad: int = 0
-    problems: list[tuple[str, RepoStreamError]] = field(
-        default_factory=list[tuple[str, RepoStreamError]]
-    )
-    checks: dict[Name, Check] = field(default_factory=lambda: {name: Check() for name in _CHECKS})
-
-    @property
-    def valid(self) -> bool:
-        """Whether no check failed."""
-        return all(check.status != "FAILED" for check in self.checks.values())
-
-    def passed(self, *names: Name, note: str = "") -> None:
-        """Note that these checks passed, unless they have a status already."""
-        for name in names:
-            if self.checks[name].status == "skipped":
-                self.checks[name] = Check("ok", note)
-
-    def failed(self, error: RepoStreamError) -> None:
-        """Note a failed check, and the checks that must have passed before it."""
-        name = _check_of(error)
-        if isinstance(error, (MissingCommit, NothingNew)):  # raised at the end of the file
-            self.passed("car", "blocks")
-        self.checks[name] = Check("FAILED", explained(error), error)
+# What can be wrong with a CAR, as opposed to the disk or the command line.
+_FAULTS: Final = (CarError, CommitError, NodeError, LimitExceeded, MissingBlock, ProcessError)
 
 
 async def verify(options: argparse.Namespace) -> int:
     """Make every check; return 0 if none failed, else 1."""
-    report = Report()
-    try:
-        async with opened(options, _check, on_error="skip") as car:
-            report.commit = commit = car.repo.commit
-            report.passed("car", note=f"{car.repo.bytes_read:,} bytes")
-            report.passed("blocks")
-            report.passed("commit", note=str(commit.cid))
-            _check_signature(report, commit, options.key)
-            await _check_records(report, car)
-    except UnsupportedKey:
-        raise  # wrong usage
-    except (CarError, CommitError, NodeError, LimitExceeded, MissingBlock, ProcessError) as error:
-        report.failed(error)
-    put_report(options, partial(_as_text, report), partial(_as_json, report), indent=2)
+    report = Report(options.did)
+    async with kept(options) as given:
+        try:
+            async with opened(
+                options, _check, on_error="skip", gaps="all", check_first=False, given=given
+            ) as car:
+                await _check_repo(options, report, car)
+        except UnsupportedKey:
+            raise  # wrong usage
+        except _FAULTS as error:
+            await _check_without_commit(options, report, given, error)
+    put_report(options, report.as_text, report.as_json, indent=2)
     return 0 if report.valid else 1
 
 
-def _check(block: bytes) -> None:
+def _check(block: bytes) -> Gap | None:
     record(block)  # only for the errors that it raises
+    return None
+
+
+# --- Without a commit ---------------------------------------------------------------------------
+
+
+async def _check_without_commit(
+    options: argparse.Namespace, report: Report, given: Given, error: RepoStreamError
+) -> None:
+    """Make the checks that need no commit.
+
+    Args:
+        options: the command line.
+        report: the report to add them to.
+        given: the CAR.
+        error: why there is no commit.
+    """
+    if isinstance(error, (CommitError, CidMismatch)):
+        report.failed("commit", Fault.of(error))
+        report.skip("no valid commit says what is signed", "signature")
+        report.skip("no valid commit says which tree is the repo's", "tree", "records")
+    await _check_file(options, report, given)
+    if report.checks["car"].status == "FAILED":
+        report.skip("the file could not be read")
+    elif report.checks["commit"].status != "FAILED":
+        report.failed(_check_of(error), Fault.of(error))
+
+
+async def _check_file(options: argparse.Namespace, report: Report, given: Given) -> None:
+    """Check the file and its blocks, whatever they are."""
+    try:
+        async with blocks_of(options, given) as reader:
+            while await reader.next_blocks() is not None:
+                pass
+            _add_damage(report, reader.damage, reader.damage_count)
+            report.passed("car", f"{reader.offset:,} bytes")
+            report.passed("blocks")
+    except _FAULTS as error:
+        report.failed(_check_of(error), Fault.of(error))
+
+
+# --- A repo -------------------------------------------------------------------------------------
+
+
+async def _check_repo(options: argparse.Namespace, report: Report, car: Opened[Gap | None]) -> None:
+    repo = car.repo
+    report.commit = commit = repo.commit
+    if options.did is not None and options.did != commit.did:
+        report.failed("commit", Fault.of(OtherAccount(did=commit.did, expected=options.did)))
+    _check_signature(report, commit, options.key)
+    findings: _Findings | None = None
+    try:
+        await repo.read_all()
+        findings = await _walk(car)
+    except _FAULTS as error:
+        report.failed(_check_of(error), Fault.of(error))
+    _add_damage(report, repo.damage, repo.damage_count, commit)
+    report.passed("commit", str(commit.cid))
+    if repo.fully_read:
+        report.passed("car", f"{repo.bytes_read:,} bytes")
+        report.passed("blocks")
+    if findings is not None:
+        _add_findings(report, car, findings)
+    report.skip("the file could not be read to its end")
 
 
 def _check_signature(report: Report, commit: Commit, did_key: str | None) -> None:
     if did_key is None:
-        report.checks["signature"].note = "pass the account's key with --key did:key:..."
+        report.skip("pass the account's key with --key did:key:...", "signature")
         return
     try:
         commit.verify_signature(did_key)
     except BadSignature as error:
-        report.failed(error)
+        report.failed("signature", Fault.of(error))
     else:
-        report.passed("signature", note=did_key)
+        report.passed("signature", did_key)
 
 
-async def _check_records(report: Report, car: Opened[None]) -> None:
+@dataclass
+class _Findings:
+    """What a walk found.
+
+    Attributes:
+        records: how many records are present and valid.
+        lost_records: how many are missing or damaged.
+        lost_subtrees: how many nodes are missing, damaged or break a rule.
+        records_named: the first of the lost records.
+        subtrees_named: the first of the lost subtrees.
+    """
+
+    records: int = 0
+    lost_records: int = 0
+    lost_subtrees: int = 0
+    records_named: list[tuple[str, Cid]] = field(default_factory=list[tuple[str, Cid]])
+    subtrees_named: list[Gap] = field(default_factory=list[Gap])
+
+    def add(self, gap: Gap) -> None:
+        """Add what is lost in a gap."""
+        if gap.key is None:
+            self.lost_subtrees += 1
+            if len(self.subtrees_named) < _MOST_NAMED:
+                self.subtrees_named.append(gap)
+        else:
+            self.lost_records += 1
+            if len(self.records_named) < _MOST_NAMED:
+                self.records_named.append((gap.key, gap.cid))
+
+
+async def _walk(car: Opened[Gap | None]) -> _Findings:
+    findings = _Findings()
     async for chunk in car.chunks():
-        report.records += len(chunk)
+        for output in chunk:
+            if isinstance(output.value, Gap):
+                findings.add(output.value)
+            else:
+                findings.records += 1
+    return findings
+
+
+def _add_findings(report: Report, car: Opened[Gap | None], findings: _Findings) -> None:
+    repo = car.repo
+    damaged = {damage.cid: damage.error for damage in repo.damage if damage.cid is not None}
+    for gap in findings.subtrees_named:
+        report.failed("tree", _fault_of_subtree(gap, damaged.get(gap.cid)))
+    if more := findings.lost_subtrees - len(findings.subtrees_named):
+        report.checks["tree"].count += more
     report.passed("tree")
-    problems = car.repo.problems
-    if not problems:
-        report.passed("records", note=f"{report.records:,} records")
-        return
-    report.bad = car.repo.problem_count
-    report.records += report.bad
-    report.problems = [(problem.key, problem.error) for problem in problems[:_MOST_SHOWN]]
-    note = f"{report.bad:,} of {report.records:,} are bad"
-    report.checks["records"] = Check("FAILED", note, problems[0].error)
+    report.bad = repo.problem_count + findings.lost_records
+    report.records = findings.records + report.bad
+    bad = [(problem.key, Fault.of(problem.error)) for problem in repo.problems[:_MOST_NAMED]]
+    bad += [
+        (key, Fault.of(_missing(cid, key, damaged.get(cid)))) for key, cid in findings.records_named
+    ]
+    report.problems = sorted(bad)[:_MOST_NAMED]
+    for _, fault in report.problems:
+        report.failed("records", fault)
+    report.checks["records"].count = report.bad
+    note = f"{report.bad:,} of {report.records:,} are bad" if report.bad else ""
+    if findings.lost_subtrees:
+        if not report.bad:
+            report.failed("records", report.checks["tree"].faults[0])
+            note = f"{report.records:,} are well"
+        nodes = "a lost node" if findings.lost_subtrees == 1 else "lost nodes"
+        note += f"; how many there are below {nodes} is not known"
+        report.checks["records"].complete = False
+    report.passed("records", f"{report.records:,} records")
+    report.checks["records"].note = note or report.checks["records"].note
+
+
+def _fault_of_subtree(gap: Gap, error: RepoStreamError | None) -> Fault:
+    broken = isinstance(error, (NodeError, LimitExceeded))  # it is there, and breaks a rule
+    fault = error if error is not None and broken else _missing(gap.cid, None, error)
+    after = "the beginning" if gap.after is None else repr(gap.after)
+    before = "the end" if gap.before is None else repr(gap.before)
+    return Fault.of(fault, f"; the keys between {after} and {before} cannot be read")
+
+
+def _missing(cid: Cid, key: str | None, damage: RepoStreamError | None) -> MissingBlock:
+    error = MissingBlock(cid=cid, kind="node" if key is None else "record", key=key)
+    error.__cause__ = damage
+    return error
+
+
+# --- What is damaged ----------------------------------------------------------------------------
+
+
+def _add_damage(
+    report: Report, damage: Sequence[Damage], count: int, commit: Commit | None = None
+) -> None:
+    """Add what is damaged in the file to the checks that it concerns.
+
+    What is wrong with nodes is left to the walk, which knows where in the tree they are.
+    """
+    for each in damage:
+        name = _check_of(each.error)
+        if name == "tree":
+            continue
+        report.failed(name, Fault.of(each.error))
+        if commit is not None and each.cid == commit.cid:
+            report.failed("commit", Fault.of(each.error))
+    if count > len(damage):
+        for name in ("car", "blocks"):
+            report.checks[name].complete = False
 
 
 def _check_of(error: RepoStreamError) -> Name:
+    """Return the check that an error concerns."""
     match error:
         case CidMismatch():
             return "blocks"
@@ -159,53 +268,3 @@ def _check_of(error: RepoStreamError) -> Name:
             return "records"
         case _:
             return "tree"
-
-
-def _as_text(report: Report) -> str:
-    lines: list[str] = []
-    if report.commit is not None:
-        lines += [*facts([("DID", one_line(report.commit.did)), ("Rev", report.commit.rev)]), ""]
-    for name, check in report.checks.items():
-        lines.append(f"{check.status:8}  {name:9}  {_CHECKS[name]}")
-        if check.note:
-            lines += [f"{'':21}{line}" for line in _wrapped(one_line(check.note), 59, "")]
-    if report.problems:
-        lines += ["", "Bad records:"]
-        for _, error in report.problems:
-            lines += _wrapped(f"- {one_line(explained(error))}", WIDTH, "  ")
-        if report.bad > len(report.problems):
-            lines.append(f"- and {report.bad - len(report.problems):,} more")
-    verdict = "The repo is valid." if report.valid else "The repo is not valid."
-    if report.valid and report.checks["signature"].status != "ok":
-        verdict = "The repo is valid, but anyone could have made it: no signature was checked."
-    return "\n".join([*lines, "", verdict, ""])
-
-
-def _wrapped(text: str, width: int, indent: str) -> list[str]:
-    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
-
-
-def _as_json(report: Report) -> dict[str, object]:
-    commit = report.commit
-    return {
-        "ok": report.valid,
-        "did": None if commit is None else commit.did,
-        "rev": None if commit is None else commit.rev,
-        "commit": None if commit is None else str(commit.cid),
-        "records": report.records,
-        "bad_records": report.bad,
-        "problems": [
-            {"key": key, "error": type(error).__name__, "message": explained(error)}
-            for key, error in report.problems
-        ],
-        "checks": [
-            {
-                "name": name,
-                "what": _CHECKS[name],
-                "status": check.status.lower(),
-                "error": None if check.error is None else type(check.error).__name__,
-                "message": None if check.error is None else explained(check.error),
-            }
-            for name, check in report.checks.items()
-        ],
-    }
