@@ -138,6 +138,8 @@ def test_pipe_without_a_reader_ends_it_quietly(arguments: tuple[str | Path, ...]
         pytest.param(("ls", SAMPLE), id="ls"),
         pytest.param(("export", SAMPLE), id="export"),
         pytest.param(("export", "--format", "parquet", SAMPLE), id="parquet"),
+        pytest.param(("export", "--format", "csv", SAMPLE), id="CSV"),
+        pytest.param(("export", "--format", "jsonl.gz", SAMPLE), id="gzip"),
         pytest.param(("order", SAMPLE, "-"), id="order"),
         pytest.param(("join", SAMPLE, SAMPLE), id="join"),
     ],
@@ -171,7 +173,7 @@ def test_full_disk_behind_the_output_gives_one_line(arguments: tuple[str | Path,
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv.gz", "parquet"])
 def test_bad_record_and_full_disk_give_one_line(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.car"
     records = {f"{POST}/{n:013}": {"text": "x"} for n in range(300)}
@@ -186,6 +188,9 @@ def test_bad_record_and_full_disk_give_one_line(kind: str, tmp_path: Path) -> No
     [
         pytest.param("jsonl", 0, id="jsonl, no room"),
         pytest.param("jsonl", 10_000, id="jsonl, 10 kB"),
+        pytest.param("csv", 10_000, id="CSV, 10 kB"),
+        pytest.param("jsonl.gz", 0, id="gzip, no room"),
+        pytest.param("jsonl.gz", 10_000, id="gzip, 10 kB"),
         pytest.param("parquet", 0, id="parquet, no room"),
         pytest.param("parquet", 100, id="parquet, 100 bytes"),
         pytest.param("parquet", 10_000, id="parquet, 10 kB"),
@@ -216,7 +221,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.skipif(not STDOUT.exists(), reason="needs /dev/stdout")
 def test_export_to_a_pipe_that_has_a_path() -> None:
-    named, plain = (done("export", SAMPLE, *flags) for flags in (("-o", STDOUT), ()))
+    named, plain = (done("export", "-q", SAMPLE, *flags) for flags in (("-o", STDOUT), ()))
     assert (named.returncode, named.stderr) == (0, b"")
     assert named.stdout == plain.stdout
 
@@ -234,7 +239,7 @@ def test_what_the_encoding_does_not_know_is_escaped(
     assert store.name.encode(encoding, "backslashreplace") in ended.stdout
 
 
-NO_OUTPUT, NO_INPUT = "standard output: Bad file descriptor", "-: Bad file descriptor"
+NO_OUTPUT, NO_INPUT = "standard output: Bad file descriptor", "standard input: Bad file descriptor"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell's redirections")
@@ -247,6 +252,7 @@ NO_OUTPUT, NO_INPUT = "standard output: Bad file descriptor", "-: Bad file descr
         pytest.param(">&-", ("ls", "--help"), 1, NO_OUTPUT, id="output, of the help"),
         pytest.param("<&-", ("ls", "-"), 1, NO_INPUT, id="input"),
         pytest.param("2>&-", ("ls", SAMPLE), 0, "", id="errors, of which there is none"),
+        pytest.param("2>&-", ("export", SAMPLE), 0, "", id="errors, of which export has a report"),
         pytest.param("2>&-", ("ls", "nowhere.car"), 1, "", id="errors, of which there is one"),
         pytest.param("2>&-", ("nonsense",), 2, "", id="errors, of which there is one in the usage"),
         pytest.param(">&- 2>&- <&-", ("ls", SAMPLE), 1, "", id="all of them"),

@@ -224,7 +224,7 @@ def test_record_is_spread_out_and_escaped(tmp_path: Path) -> None:
     path = tmp_path / "repo.car"
     text = "\x1b[2J\x9b2J\u202e\u2713"
     path.write_bytes(build_car({"a.b/c": {"text": text}}))
-    for arguments in (("get", path, "a.b/c"), ("export", path)):
+    for arguments in (("get", path, "a.b/c"), ("export", "-q", path)):
         shown = on_terminal(command(*arguments)).replace("\r\n", "\n")
         assert json.loads(shown)["value"] == {"text": text}
         assert shown.replace("\n", "").isprintable()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Final, Protocol
 
 from repo_stream import Commit, Output
-from repo_stream.cli.output import is_terminal, writing_to
+from repo_stream.cli.output import drop_output, is_terminal, writing_to
 from repo_stream.cli.rows import Line, values_of
 from repo_stream.cli.screen import harmless_json
 
@@ -142,6 +142,11 @@ def gzipped(file: File, path: str | None) -> Generator[File]:
         path: its path, for errors; `None` for standard output.
     """
     compressed = _Gzip(file)
-    yield compressed
-    with writing_to(path):
-        compressed.finish()
+    try:
+        yield compressed
+        with writing_to(path):
+            compressed.finish()
+    except BaseException:
+        if path is None:
+            drop_output()  # what is in its buffer is of no use any more
+        raise
