@@ -9,6 +9,8 @@ import pytest
 
 from repo_stream import (
     CarDecoder,
+    Cid,
+    Commit,
     DiskBuilder,
     DriverBuilder,
     Limits,
@@ -29,6 +31,9 @@ limits: Any = Limits
 decoder: Any = CarDecoder
 depth: Any = key_depth
 processor: Any = Processor
+parse: Any = Cid.parse
+decode: Any = Commit.decode
+CID = Cid.of(b"a block")
 streamed: Any = DriverBuilder().stream_car
 
 
@@ -150,6 +155,13 @@ def test_a_keyword_of_a_wrong_type_is_refused(
         pytest.param(lambda: limits(blocks=True), "blocks must be a whole number", id="bool"),
         pytest.param(lambda: depth("text"), "pass key.encode(), not 'text'", id="key_depth"),
         pytest.param(lambda: depth(None), "that of the bytes of a key", id="key_depth of None"),
+        pytest.param(lambda: parse(None), "text must be a string, such as baf", id="parse None"),
+        pytest.param(lambda: parse(CID), "must be a string, such as bafyrei", id="parse a CID"),
+        pytest.param(lambda: decode("x", CID), "block must be the bytes of", id="decode text"),
+        pytest.param(
+            lambda: decode(b"x", str(CID)), "cid must be a Cid, such as", id="text of a CID"
+        ),
+        pytest.param(lambda: decode(b"x", bytes(CID)), "cid must be a Cid", id="bytes of a CID"),
         pytest.param(lambda: processor(len, size_of=5), "size_of must be a function", id="size_of"),
         pytest.param(lambda: processor(len, dumps=None), "dumps must be a function", id="dumps"),
         pytest.param(lambda: processor(len, loads="x"), "loads must be a function", id="loads"),

@@ -245,6 +245,13 @@ async def test_a_place_to_spill_to_is_a_path_or_a_store(spill: Any) -> None:
                 pass
 
 
+async def test_whether_the_whole_repo_is_meant_is_yes_or_no() -> None:
+    async with open_car(CAR) as repo:
+        wrong: Any = "app.test.note"
+        with pytest.raises(TypeError, match="whole_repo must be True or False"):
+            await repo.collections(whole_repo=wrong)
+
+
 async def test_a_range_to_prove_must_not_stop_before_it_starts() -> None:
     async with open_car(CAR) as repo:
         with pytest.raises(ValueError, match="stop must not come before start: 'a' < 'b'"):

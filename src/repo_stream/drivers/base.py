@@ -17,7 +17,7 @@ from typing import Final, Generic, NamedTuple, TypeVar, cast
 
 import anyio
 
-from repo_stream.arguments import check_whole
+from repo_stream.arguments import check_flag, check_whole
 from repo_stream.car.damage import Damage, DamageLog
 from repo_stream.drivers.backlog import Backlog, items_of
 from repo_stream.drivers.ending import Ending
@@ -422,7 +422,9 @@ class RepoDriver(Generic[T]):
 
         Raises:
             NodeError, MissingBlock, LimitExceeded, DiskError: as in `next_chunk`, for nodes alone.
+            TypeError: if `whole_repo` is not a `bool`.
         """
+        check_flag("whole_repo", whole_repo)
         names: dict[str, None] = {}
         with self._guard:
             await self._gather()

@@ -15,6 +15,7 @@ from functools import cached_property
 from itertools import chain
 from typing import Final, NamedTuple
 
+from repo_stream.arguments import check_kind
 from repo_stream.ipld.errors import InvalidCid
 
 __all__ = [
@@ -63,7 +64,9 @@ class Cid(bytes):
 
         Raises:
             InvalidCid: if the text is not a CID.
+            TypeError: if it is not a string.
         """
+        check_kind("text", text, str, such_as="a string, such as bafyrei...")
         from multiformats import multibase  # noqa: PLC0415 - 75 ms that most programs never need
 
         if len(text) > _MAX_TEXT_LENGTH:

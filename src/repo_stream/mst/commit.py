@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
+from repo_stream.arguments import check_kind
 from repo_stream.errors import BadCommit, InvalidDagCbor, NestedTooDeep
 from repo_stream.ipld import dagcbor
 from repo_stream.ipld.cid import Cid
@@ -68,7 +69,10 @@ class Commit:
 
         Raises:
             BadCommit: if it is not a valid commit in canonical DAG-CBOR.
+            TypeError: if `block` is not `bytes`, or `cid` not a `Cid`.
         """
+        check_kind("block", block, bytes, such_as="the bytes of a block")
+        check_kind("cid", cid, Cid, such_as="a Cid, such as Cid.parse(text)")
         match = _USUAL_COMMIT.fullmatch(block)
         if match is None:
             return decode_commit_plainly(block, cid)
