@@ -46,7 +46,7 @@ from repo_stream import (
     open_car,
     order_car,
 )
-from repo_stream.process import dag_json, length, noop, record
+from repo_stream.process import atproto_json, dag_json, length, noop, record
 
 
 async def example(reader: anyio.AsyncFile[bytes]) -> None:
@@ -111,6 +111,7 @@ async def ready_processors() -> None:
     assert_type(builder.with_block_processor(noop), DriverBuilder[bytes])
     assert_type(builder.with_block_processor(length), DriverBuilder[int])
     assert_type(builder.with_block_processor(dag_json), DriverBuilder[str])
+    assert_type(builder.with_block_processor(atproto_json), DriverBuilder[str])
     assert_type(builder.with_block_processor(record), DriverBuilder[dict[str, Any]])
     assert_type(Processor(record, lazy=True), Processor[dict[str, Any]])
 

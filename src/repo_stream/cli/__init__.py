@@ -3,15 +3,18 @@
     repo-stream inspect CAR      whose repo it is, its collections, the shape of its tree
     repo-stream ls CAR           keys and CIDs
     repo-stream get CAR KEY      one record
-    repo-stream export CAR       records, as JSON lines or Parquet
+    repo-stream export CAR       records, as JSON lines, CSV or Parquet, or a file each
     repo-stream blobs CAR        the blobs that records refer to
     repo-stream order CAR OUT    the same CAR in streamable order
     repo-stream join CAR SLICE   the newest repo of both
     repo-stream verify CAR       a report on every check
 
-`CAR` is a file, or `-` for standard input. The command uses the public names of the package, and
-`keys`, `background` and `_compiled`, which know nothing of the rest. Strangers write what is in a
-repo, so only printable characters of it are written to a terminal.
+`CAR` is a file, or `-` for standard input. `inspect`, `ls`, `export` and `verify` take several, and
+an error of one does not stop the others. `--completion` teaches all this to a shell.
+
+The command uses the public names of the package, and `keys`, `background` and `_compiled`, which
+know nothing of the rest. Strangers write what is in a repo, so only printable characters of it are
+written to a terminal.
 
 Exit codes: 0, 1 if the repo cannot be read or is not valid, 2 for wrong usage, and those of shells
 for a command that was interrupted (130) or whose output nobody reads any more (141).

@@ -125,8 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--exact",
         action="store_true",
-        help="take KEY as it is, whatever its form: some repos have keys that break the rules, such "
-        "as those without a slash",
+        help="take KEY as it is, whatever its form: some repos have keys that break the rules, "
+        "such as those without a slash",
     )
     command.add_argument("--json", action="store_true", help="write one line, to a terminal, too")
     _add_json_form(command)
@@ -135,20 +135,28 @@ def _parser() -> argparse.ArgumentParser:
     command = add(
         "export", "write records as JSON lines, CSV or Parquet, or as files", several=True
     )
+    command.description = (
+        "Write records as JSON lines, CSV or Parquet, or as files. JSON lines and Parquet have "
+        "key, cid and value; and did, if there are several CARs. CSV has uri, collection, rkey, "
+        "cid and value, and a ' before a collection or rkey that spreadsheets would take for a formula. An "
+        "error of one of several CARs does not stop the others; records of it that came before the "
+        "error stay in the output, and the exit code is 1."
+    )
     target = command.add_mutually_exclusive_group()
     target.add_argument(
         "-o",
         "--output",
         type=_output,
         metavar="PATH",
-        help='file to write (default: "-", standard output); its name chooses the format',
+        help='file to write (default: "-", standard output); .jsonl, .csv or .parquet at the end '
+        "of its name chooses the format, and .gz after the first two compresses it",
     )
     target.add_argument(
         "--to-folder",
         metavar="DIR",
         help="write a file for each record, DIR/COLLECTION/RKEY.json, with names that every file "
-        "system takes; DIR is new, empty, or one that this has written of the same account, which "
-        "is brought up to date",
+        "system takes: whatever could be a problem is percent-encoded, capitals, too; DIR is new, "
+        "empty, or one that this has written of the same account, which is brought up to date",
     )
     command.add_argument(
         "--format",
