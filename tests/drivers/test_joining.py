@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import random
 from collections.abc import AsyncGenerator, Sequence
@@ -165,8 +166,11 @@ async def test_sources_of_all_kinds_are_joined(tmp_path: Path) -> None:
     path.write_bytes(BASE)
     expected = NEWEST.to_car(order="stream")
     last = SERVER.get_repo(since=1)
+    packed = tmp_path / "last.car.gz"
+    packed.write_bytes(gzip.compress(last))
     for sources in (
         (path, SLICE, pieces_of(last, 100)),
+        (path, SLICE, packed),
         (str(path), pieces_of(SLICE, 7), memoryview(last)),
         (pieces_of(BASE, 1000), bytearray(SLICE), Counted(last)),
     ):
@@ -223,11 +227,29 @@ async def test_records_that_keys_share_are_written_at_every_key(order: Any) -> N
 
 async def test_copies_of_commits_are_dropped() -> None:
     base, since = OLD.to_car(copies=2), NEW.to_car(copies=3)
+    # The newest commit comes once more, before it is known to be the newest.
+    early = SERVER.car([NEW.commit_cid, *reversed(OLD.blocks)], 0)
     for limit in (0, 16):
-        out, found = await joined(base, since, since, mem_limit_mb=limit)
-        assert out == NEW.to_car(order="stream")
-        assert found.blocks_read == 2 * len(OLD.blocks) + 6 * len(NEW.blocks)
-        assert found.dropped == found.blocks_read - len(NEW.blocks)
+        for first, count in ((base, 2 * len(OLD.blocks)), (early, len(OLD.blocks) + 1)):
+            sources = [pieces_of(car, 300) for car in (first, since, since)]
+            out, found = await joined(*sources, mem_limit_mb=limit)
+            assert out == NEW.to_car(order="stream")
+            assert found.blocks_read == count + 6 * len(NEW.blocks)
+            assert found.dropped == found.blocks_read - len(NEW.blocks)
+
+
+async def test_short_sections_are_counted_right() -> None:
+    """Sections of seven bytes: several of them are in the space of an ordinary one."""
+    data = [encode([n]) for n in range(24)] + [encode(n) for n in range(24, 300)]
+    small: dict[str, object] = {
+        f"{KEY}/{n:03}": RawRecord(each, cid=cid_v1(0x55, 0, each)) for n, each in enumerate(data)
+    }
+    server = Server(small, {**small, f"{KEY}/x": {"n": 1}})
+    base, since = server.get_repo(0), server.get_repo(since=0)
+    for limit in (0, 0.1, 16):
+        out, found = await joined(base, since, mem_limit_mb=limit)
+        assert out == server.repos[1].to_car(order="stream")
+        assert found.dropped == found.blocks_read - len(server.repos[1].blocks)
 
 
 # --- Torn exports -------------------------------------------------------------------------------
