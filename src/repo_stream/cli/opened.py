@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar, cast
 
 from repo_stream import (
     CarReader,
@@ -107,7 +107,7 @@ async def opened(
         options: the command line.
         processor: called for each record.
         on_error: what to do about records that are missing or not valid.
-        gaps: go past what is missing or damaged; see `open_car`. Values may be `Gap`s then.
+        gaps: go past what is missing or damaged; see `open_car`. Then `T` has to include `Gap`.
         check_first: read and check the whole file before the first record.
         given: the CAR, if it has been opened before.
 
@@ -115,7 +115,7 @@ async def opened(
         OSError: if it cannot be opened.
         RepoStreamError: if it cannot be read.
     """
-    past: Any = "all" if options.partial else gaps  # Any: `Losses` takes the gaps out again
+    past = "all" if options.partial else gaps
     async with (
         _input(options) if given is None else nullcontext(given) as (source, meter),
         open_car(
@@ -126,7 +126,8 @@ async def opened(
             collections=options.collections,
             key_range=options.key_range,
             on_error="skip" if options.partial else on_error,
-            gaps=past,
+            # `Losses` takes gaps out again, or `T` has them.
+            gaps=cast("Literal[True, 'all']", past),
             limits=_limits(options),
         ) as repo,
         meter.following(lambda: Position(repo.bytes_read, repo.fully_read)),
@@ -136,7 +137,7 @@ async def opened(
         meter.expect(_size_to_read(options, in_place=repo.in_place))
         if check_first:
             await repo.read_all()
-        yield Opened(repo, meter, options, Losses() if options.partial else None)
+        yield Opened(cast("Repo[T]", repo), meter, options, Losses() if options.partial else None)
 
 
 @asynccontextmanager
