@@ -123,6 +123,45 @@ from repo_stream.mst.results import (
 from repo_stream.mst.rules import (
     key_depth as key_depth,
 )
+from repo_stream.network.account import (
+    Account as Account,
+)
+from repo_stream.network.document import (
+    did_key as did_key,
+)
+from repo_stream.network.errors import (
+    AddressRefused as AddressRefused,
+    AmbiguousHandle as AmbiguousHandle,
+    BadDocument as BadDocument,
+    BadName as BadName,
+    DidNotFound as DidNotFound,
+    DidTombstoned as DidTombstoned,
+    DownloadBroken as DownloadBroken,
+    HandleNotClaimed as HandleNotClaimed,
+    HandleNotFound as HandleNotFound,
+    NetworkError as NetworkError,
+    NoServer as NoServer,
+    NoSigningKey as NoSigningKey,
+    OtherAccountServed as OtherAccountServed,
+    RateLimited as RateLimited,
+    RecordNotFound as RecordNotFound,
+    RepoDeactivated as RepoDeactivated,
+    RepoNotFound as RepoNotFound,
+    RepoRefused as RepoRefused,
+    RepoSuspended as RepoSuspended,
+    RepoTakendown as RepoTakendown,
+    ServerFailed as ServerFailed,
+    ServerUnreachable as ServerUnreachable,
+    TooManyRedirects as TooManyRedirects,
+    TooSlow as TooSlow,
+)
+from repo_stream.network.opening import (
+    get_record as get_record,
+    open_repo as open_repo,
+)
+from repo_stream.network.resolving import (
+    Network as Network,
+)
 from repo_stream.opening import (
     Repo as Repo,
     load_commit as load_commit,

@@ -1,0 +1,424 @@
+"""The errors of `open_repo`, `get_record` and `Network`, below `NetworkError`.
+
+The table of all errors is in `repo_stream.errors`. An answer of a server is told by the error that
+it names in its JSON, not by its status, since servers disagree about the status.
+
+What servers write is hostile: `said` and `body` are cut, and have no control characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from repo_stream.errors import OtherAccount
+from repo_stream.ipld.errors import RepoStreamError
+
+__all__ = [
+    "AddressRefused",
+    "AmbiguousHandle",
+    "BadDocument",
+    "BadName",
+    "DidNotFound",
+    "DidTombstoned",
+    "DownloadBroken",
+    "HandleNotClaimed",
+    "HandleNotFound",
+    "NetworkError",
+    "NoServer",
+    "NoSigningKey",
+    "OtherAccountServed",
+    "RateLimited",
+    "RecordNotFound",
+    "RepoDeactivated",
+    "RepoNotFound",
+    "RepoRefused",
+    "RepoSuspended",
+    "RepoTakendown",
+    "ServerFailed",
+    "ServerUnreachable",
+    "TooManyRedirects",
+    "TooSlow",
+]
+
+# How many characters of a text are shown that somebody else wrote.
+_SHOWN: Final = 200
+
+
+class NetworkError(RepoStreamError):
+    """An account cannot be found, or its server does not send its repo."""
+
+
+# --- Names ----------------------------------------------------------------------------------------
+
+
+class BadName(NetworkError, ValueError):
+    """A text does not name an account: it is not a handle, a `did:plc`, a `did:web` or an `at://`.
+
+    Attributes:
+        name: the text.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, *, name: str, reason: str) -> None:
+        super().__init__(
+            f"{_shown(name)!r} does not name an account: {reason}; pass a handle such as "
+            "alice.example.com, a did:plc or did:web, or an at:// URI"
+        )
+        self.name = name
+        self.reason = reason
+
+
+class HandleNotFound(NetworkError):
+    """A handle leads to no account, neither by the DNS nor by its well-known file.
+
+    Attributes:
+        handle: the handle.
+        reason: what was looked up, and what came of it.
+    """
+
+    def __init__(self, *, handle: str, reason: str) -> None:
+        super().__init__(
+            f"the handle {handle} leads to no account: {reason}; check its spelling, or use the DID"
+        )
+        self.handle = handle
+        self.reason = reason
+
+
+class AmbiguousHandle(NetworkError):
+    """The DNS has several DIDs for a handle, so none of them is right.
+
+    Attributes:
+        handle: the handle.
+        dids: the DIDs, sorted.
+    """
+
+    def __init__(self, *, handle: str, dids: Sequence[str]) -> None:
+        super().__init__(
+            f"the handle {handle} leads to {len(dids)} accounts, {_listed(dids)}; its owner has to "
+            f"remove all TXT records of _atproto.{handle} but one; until then, use the DID"
+        )
+        self.handle = handle
+        self.dids = tuple(dids)
+
+
+class HandleNotClaimed(NetworkError):
+    """A handle leads to an account that does not claim it, so it may be somebody else's.
+
+    Attributes:
+        handle: the handle.
+        did: the account.
+        claimed: the handle that the account claims; `None` if there is none.
+    """
+
+    def __init__(self, *, handle: str, did: str, claimed: str | None) -> None:
+        what = "has no handle" if claimed is None else f"has the handle {claimed}"
+        super().__init__(
+            f"the handle {handle} leads to {did}, but this account {what}; "
+            "if it is the right account, use its DID"
+        )
+        self.handle = handle
+        self.did = did
+        self.claimed = claimed
+
+
+class DidNotFound(NetworkError):
+    """A DID is unknown: the directory, or the host of a `did:web`, has no document for it.
+
+    Attributes:
+        did: the DID.
+    """
+
+    def __init__(self, *, did: str) -> None:
+        super().__init__(f"there is no account {did}; check its spelling")
+        self.did = did
+
+
+class DidTombstoned(NetworkError):
+    """The account was deleted by its owner, for good: the directory has a tombstone for its DID.
+
+    Attributes:
+        did: the DID.
+    """
+
+    def __init__(self, *, did: str) -> None:
+        super().__init__(
+            f"the account {did} was deleted for good (its DID is tombstoned); "
+            "its repo cannot be downloaded any more"
+        )
+        self.did = did
+
+
+# --- What a name leads to -------------------------------------------------------------------------
+
+
+class BadDocument(NetworkError):
+    """What came back is not the document that was asked for, such as the DID document of the DID.
+
+    Attributes:
+        url: where it came from; the DID if that is not known.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, *, url: str, reason: str) -> None:
+        super().__init__(f"the document from {url} cannot be used: {reason}")
+        self.url = url
+        self.reason = reason
+
+
+class NoServer(NetworkError):
+    """The DID document names no server (PDS) that could be asked for the repo.
+
+    Attributes:
+        did: the account.
+        reason: what is missing or wrong in the document.
+    """
+
+    def __init__(self, *, did: str, reason: str) -> None:
+        super().__init__(
+            f"the account {did} has no server to fetch its repo from: {reason}; "
+            "only its owner can change that"
+        )
+        self.did = did
+        self.reason = reason
+
+
+class NoSigningKey(NetworkError):
+    """The DID document has no key of k256 or p256 that signs the repo.
+
+    Attributes:
+        did: the account.
+        reason: what is missing or wrong in the document.
+    """
+
+    def __init__(self, *, did: str, reason: str) -> None:
+        super().__init__(
+            f"the account {did} has no signing key, so its repo cannot be verified: {reason}; "
+            "only its owner can change that"
+        )
+        self.did = did
+        self.reason = reason
+
+
+# --- Connections ----------------------------------------------------------------------------------
+
+
+class AddressRefused(NetworkError):
+    """A name or a server leads to a place that strangers must not lead to.
+
+    Attributes:
+        host: the host, as it is in the URL.
+        address: the address that it has; `None` if it was not looked up.
+        reason: why it is refused.
+    """
+
+    def __init__(self, *, host: str, address: str | None, reason: str) -> None:
+        where = host if address is None or address == host else f"{host} ({address})"
+        super().__init__(
+            f"no connection is made to {where}: {reason}; if you trust it, as on a network of your "
+            "own, use Network(allow_private=True) or --allow-private"
+        )
+        self.host = host
+        self.address = address
+        self.reason = reason
+
+
+class TooManyRedirects(NetworkError):
+    """A server redirects more often than is followed, or if no redirect is followed at all.
+
+    Attributes:
+        url: the URL that was asked for.
+        location: where the redirect that was not followed leads to.
+        maximum: how many are followed.
+    """
+
+    def __init__(self, *, url: str, location: str, maximum: int) -> None:
+        followed = (
+            f"no more than {maximum} redirects are followed" if maximum else "none is followed"
+        )
+        super().__init__(f"{url} redirects to {_shown(location)}, but {followed} here")
+        self.url = url
+        self.location = location
+        self.maximum = maximum
+
+
+class ServerUnreachable(NetworkError):
+    """No answer came: the host has no address, refuses connections, or ended one too soon.
+
+    Attributes:
+        url: the URL that was asked for.
+        reason: what happened.
+    """
+
+    def __init__(self, *, url: str, reason: str) -> None:
+        super().__init__(
+            f"no answer from {url}: {reason}; check the connection, and try again later"
+        )
+        self.url = url
+        self.reason = reason
+
+
+class RateLimited(NetworkError):
+    """The server answers no more requests for now, and longer than there was patience for.
+
+    Attributes:
+        url: the URL that was asked for.
+        retry_after: in how many seconds it answers again; `None` if it did not say.
+    """
+
+    def __init__(self, *, url: str, retry_after: float | None) -> None:
+        when = "later" if retry_after is None else f"in {retry_after:.0f} seconds"
+        super().__init__(
+            f"the rate limit of {url} is reached; try again {when}, or wait longer for it by "
+            "`patience`"
+        )
+        self.url = url
+        self.retry_after = retry_after
+
+
+class ServerFailed(NetworkError):
+    """The server answered with an error that has no class of its own.
+
+    Attributes:
+        url: the URL that was asked for.
+        status: the status of the answer, such as 502.
+        body: the beginning of its body, as text.
+    """
+
+    def __init__(self, *, url: str, status: int, body: str) -> None:
+        said = f" and {_shown(body)!r}" if body else ""
+        advice = "try again later" if status >= 500 or status == 429 else "check the address"
+        super().__init__(f"{url} answered with status {status}{said}; {advice}")
+        self.url = url
+        self.status = status
+        self.body = body
+
+
+# --- Repos ----------------------------------------------------------------------------------------
+
+
+class RepoRefused(NetworkError):
+    """The server has no repo for the account, or does not give it out.
+
+    Attributes:
+        did: the account.
+        server: the URL of the server, without a path.
+        said: what the server says of it; may be empty.
+    """
+
+    _what = "does not give out the repo of"
+    _advice = "ask its operator"
+
+    def __init__(self, *, did: str, server: str, said: str = "") -> None:
+        quoted = f" ({_shown(said)!r})" if said else ""
+        super().__init__(f"{server} {self._what} {did}{quoted}; {self._advice}")
+        self.did = did
+        self.server = server
+        self.said = said
+
+
+class RepoNotFound(RepoRefused):
+    """The account's server has no repo for it; the account may be deleted, or just have moved."""
+
+    _what = "has no repo for"
+    _advice = "the account may have been deleted, or have moved to another server just now"
+
+
+class RepoTakendown(RepoRefused):
+    """The operator of the server took the account down."""
+
+    _what = "took down the account"
+    _advice = "its repo is not to be had unless the operator of the server restores it"
+
+
+class RepoSuspended(RepoRefused):
+    """The operator of the server suspended the account for a time."""
+
+    _what = "suspended the account"
+    _advice = "try again in some days"
+
+
+class RepoDeactivated(RepoRefused):
+    """The owner of the account deactivated it, and may activate it again."""
+
+    _what = "has deactivated the account"
+    _advice = "its repo is not to be had until its owner activates it again"
+
+
+class RecordNotFound(NetworkError):
+    """The repo has no such record.
+
+    Attributes:
+        uri: the `at://` URI of the record.
+        server: the URL of the server, without a path.
+    """
+
+    def __init__(self, *, uri: str, server: str) -> None:
+        super().__init__(f"{server} has no record {uri}; it may have been deleted")
+        self.uri = uri
+        self.server = server
+
+
+class OtherAccountServed(OtherAccount, NetworkError):
+    """The server sent the repo of another account than it was asked for.
+
+    It is a `NetworkError` that is also caught by `except OtherAccount`, which two files of
+    different accounts raise as well.
+
+    Attributes:
+        server: the URL of the server, without a path.
+    """
+
+    def __init__(self, *, did: str, expected: str, server: str) -> None:
+        super().__init__(did=did, expected=expected)
+        self.args = (f"{server} sent the repo of {did}, not of {expected}; do not use it",)
+        self.server = server
+
+
+class TooSlow(NetworkError):
+    """The server sent so little for so long that the download was given up.
+
+    Attributes:
+        url: the URL that was asked for.
+        received: how many bytes had come in all.
+        seconds: how long the server was waited for, when it was given up.
+    """
+
+    def __init__(self, *, url: str, received: int, seconds: float) -> None:
+        super().__init__(
+            f"{url} is too slow: in {seconds:.0f} seconds of waiting, it sent less than 1,000 bytes "
+            f"a second ({received} bytes in all); try again later"
+        )
+        self.url = url
+        self.received = received
+        self.seconds = seconds
+
+
+class DownloadBroken(NetworkError):
+    """The download broke off after records had come out, so it could not begin anew.
+
+    Attributes:
+        url: the URL that was asked for.
+        received: how many bytes had come.
+        records: how many records had come out; they are verified, and can be used.
+        reason: what happened.
+    """
+
+    def __init__(self, *, url: str, received: int, records: int, reason: str) -> None:
+        super().__init__(
+            f"the download from {url} broke off after {received} bytes and {records} records: "
+            f"{reason}; begin again, or use check_first=True, which tries again by itself"
+        )
+        self.url = url
+        self.received = received
+        self.records = records
+        self.reason = reason
+
+
+def _shown(text: str) -> str:
+    shown = "".join(letter if letter.isprintable() else " " for letter in text[:_SHOWN])
+    return f"{shown}..." if len(text) > _SHOWN else shown
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
