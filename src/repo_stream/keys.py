@@ -19,63 +19,19 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = [
-    "is_did",
-    "is_nsid",
-    "is_rkey",
-    "parse_bound",
-    "parse_collection",
-    "parse_key",
-    "parse_start",
-]
+from repo_stream.syntax import (
+    AT_SCHEME,
+    URI_FORM,
+    is_did,
+    is_nsid,
+    is_nsid_wildcard,
+    parse_at_uri,
+)
 
-_SCHEME: Final = "at://"
+__all__ = ["parse_bound", "parse_collection", "parse_key", "parse_start"]
 
-_DID_LENGTH: Final = 2048
-_DID: Final = re.compile(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]")
-_HANDLE_LENGTH: Final = 253
-_NSID_LENGTH: Final = 317
-_SEGMENT: Final = "[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
-_TOP: Final = rf"(?![0-9]){_SEGMENT}"
-_HANDLE: Final = re.compile(rf"(?:{_SEGMENT}\.)+{_TOP}")
-_NSID: Final = re.compile(rf"{_TOP}(?:\.{_SEGMENT})+\.[a-zA-Z][a-zA-Z0-9]{{0,62}}")
-# The part before `.*`: one segment of an authority, or more.
-_GROUP: Final = re.compile(rf"{_TOP}(?:\.{_SEGMENT})*")
-_RKEY: Final = re.compile(r"[a-zA-Z0-9._:~-]{1,512}")
 # The beginning of an NSID, as far as its first period at least: without one, it could be an rkey.
 _BEGINNING_OF_NSID: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*(?:\.[a-zA-Z0-9-]*)+")
-
-
-def is_did(text: str) -> bool:
-    """Return whether a text is a DID, the name of an account: https://atproto.com/specs/did.
-
-    Example:
-        >>> is_did("did:web:example.com"), is_did("example.com")
-        (True, False)
-    """
-    return len(text) <= _DID_LENGTH and bool(_DID.fullmatch(text))
-
-
-def is_nsid(text: str) -> bool:
-    """Return whether a text is an NSID, the name of a collection: https://atproto.com/specs/nsid.
-
-    Example:
-        >>> is_nsid("app.bsky.feed.post")
-        True
-        >>> is_nsid("bsky.app")
-        False
-    """
-    return len(text) <= _NSID_LENGTH and bool(_NSID.fullmatch(text))
-
-
-def is_rkey(text: str) -> bool:
-    """Return whether a text is a valid record key: https://atproto.com/specs/record-key.
-
-    Example:
-        >>> is_rkey("3jzfcijpj2z2a"), is_rkey("self"), is_rkey("..")
-        (True, True, False)
-    """
-    return bool(_RKEY.fullmatch(text)) and text not in {".", ".."}
 
 
 def parse_key(text: str | bytes, did: str | None = None) -> str:
@@ -100,11 +56,11 @@ def parse_key(text: str | bytes, did: str | None = None) -> str:
     if isinstance(text, bytes):
         return text.decode()
     _check_type(text, "a key is a string or bytes")
-    if text.startswith(_SCHEME):
+    if text.startswith(AT_SCHEME):
         collection, rkey = _parse_uri(text, did)
         if not rkey:
             named = "a collection" if collection else "an account"
-            raise ValueError(f"{text!r} is not the URI of a record but of {named}; {_URI_FORM}")
+            raise ValueError(f"{text!r} is not the URI of a record but of {named}; {URI_FORM}")
         return f"{collection}/{rkey}"
     if reason := _why_not_key(text):
         raise ValueError(f"{text!r} is not a key: {reason}; {_KEY_FORM}")
@@ -132,7 +88,7 @@ def parse_start(text: str | bytes, did: str | None = None) -> str:
     if isinstance(text, bytes):
         return text.decode()
     _check_type(text, "a key is a string or bytes")
-    if text.startswith(_SCHEME):
+    if text.startswith(AT_SCHEME):
         collection, rkey = _parse_uri(text, did)
         return f"{collection}/{rkey}" if collection else ""
     if reason := _why_not_start(text):
@@ -148,7 +104,7 @@ def parse_bound(text: str) -> str:
         ValueError: if `text` is an `at://` URI, which is neither a key nor the beginning of one.
     """
     _check_type(text, "a bound or a prefix is a string")
-    if text.startswith(_SCHEME):
+    if text.startswith(AT_SCHEME):
         raise ValueError(
             f"{text!r} is a URI; a bound or a prefix is a key or the beginning of one, such as "
             f"{_EXAMPLE_COLLECTION}/3jzf"
@@ -173,7 +129,7 @@ def parse_collection(text: str) -> str:
     """
     if is_nsid(text):
         return f"{text}/"
-    if text == "*" or (text.endswith(".*") and _GROUP.fullmatch(text[:-2])):
+    if is_nsid_wildcard(text):
         return text[:-1]
     raise ValueError(
         f"{text!r} does not name a collection: {_why_not_collection(text)}; name one by its NSID, "
@@ -188,7 +144,6 @@ _KEY_FORM: Final = (
     f"a key is collection/rkey, such as {_EXAMPLE_COLLECTION}/3jzfcijpj2z2a, or an at:// URI"
 )
 _BAD_SCHEME: Final = "an at:// URI begins with at://"
-_URI_FORM: Final = "the URI of a record is at://DID/collection/rkey"
 
 
 def _check_type(text: object, form: str) -> None:
@@ -198,9 +153,7 @@ def _check_type(text: object, form: str) -> None:
 
 def _parse_uri(uri: str, did: str | None) -> tuple[str, str]:
     """Return the collection and the rkey in a URI; what is not there is empty."""
-    authority, *path = uri.removeprefix(_SCHEME).split("/")
-    if reason := _why_not_uri(authority, path):
-        raise ValueError(f"{uri!r} is not a valid at:// URI: {reason}; {_URI_FORM}")
+    authority, collection, rkey = parse_at_uri(uri)
     if did is not None and authority != did:
         if is_did(authority):
             raise ValueError(f"{uri!r} names the account {authority}; this repo is of {did}")
@@ -208,27 +161,7 @@ def _parse_uri(uri: str, did: str | None) -> tuple[str, str]:
             f"{uri!r} names its account by the handle {authority}, but the repo only has a DID, "
             f"{did}; use the DID instead"
         )
-    collection, rkey, *_ = *path, "", ""
-    return collection, rkey
-
-
-def _why_not_uri(authority: str, path: list[str]) -> str | None:
-    if not authority:
-        return "it names no account"
-    if not is_did(authority) and not _is_handle(authority):
-        return f"{authority!r} is neither a DID nor a handle"
-    if len(path) > 2 or "" in path:
-        return "it has a slash too many"
-    if path and not is_nsid(path[0]):
-        return f"{path[0]!r} is not an NSID"
-    if len(path) == 2 and not is_rkey(path[1]):
-        return f"{path[1]!r} is not an rkey"
-    return None
-
-
-def _is_handle(text: str) -> bool:
-    """Return whether a text is a handle: https://atproto.com/specs/handle."""
-    return len(text) <= _HANDLE_LENGTH and bool(_HANDLE.fullmatch(text))
+    return collection or "", rkey or ""
 
 
 def _why_not_key(text: str) -> str | None:

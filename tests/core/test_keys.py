@@ -8,15 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from repo_stream.keys import (
-    is_did,
-    is_nsid,
-    is_rkey,
-    parse_bound,
-    parse_collection,
-    parse_key,
-    parse_start,
-)
+from repo_stream.keys import parse_bound, parse_collection, parse_key, parse_start
+from repo_stream.syntax import is_did, is_nsid, is_rkey
 from support.strategies import EXAMPLES
 
 DID = "did:plc:someone"
@@ -308,19 +301,3 @@ def test_what_names_no_collection_is_refused_with_both_forms(text: str, reason: 
     assert message.endswith(
         "; name one by its NSID, such as app.bsky.feed.post, or several as in app.bsky.feed.*"
     )
-
-
-def test_lengths_of_nsids_are_bounded() -> None:
-    parts = ["a" * 63, "a" * 63, "a" * 63, "a" * 61]
-    assert is_nsid(".".join([*parts, "n" * 63]))  # 317 characters
-    assert not is_nsid(".".join([*parts, "n" * 64]))
-    assert not is_nsid(".".join([*parts[:-1], "a" * 62, "n" * 63]))
-    assert not is_nsid(f"{'a' * 64}.b.c")
-    assert is_nsid(f"a.b.{'c' * 63}")
-    assert not is_nsid(f"a.b.{'c' * 64}")
-
-
-def test_lengths_of_rkeys_are_bounded() -> None:
-    assert is_rkey("a" * 512)
-    assert not is_rkey("a" * 513)
-    assert not is_rkey("")

@@ -24,7 +24,8 @@ from repo_stream.cli.partial import add_partial, check_report
 from repo_stream.cli.screen import one_line
 from repo_stream.cli.several import for_each
 from repo_stream.cli.verification import verify
-from repo_stream.keys import is_did, parse_key
+from repo_stream.keys import parse_key
+from repo_stream.syntax import is_did
 
 __all__ = ["parse"]
 

@@ -10,15 +10,14 @@ from repo_stream.arguments import check_kind
 from repo_stream.errors import BadCommit, InvalidDagCbor, NestedTooDeep
 from repo_stream.ipld import dagcbor
 from repo_stream.ipld.cid import Cid
-from repo_stream.keys import is_did
 from repo_stream.mst import signature
+from repo_stream.syntax import is_did, is_tid
 
 __all__ = ["Commit", "decode_commit_plainly"]
 
 
 # Four times the size of a commit with the longest DID. Decoding a block of 2 MiB can take seconds.
 _MAX_COMMIT_BYTES: Final = 8192
-_TID: Final = re.compile(r"[234567abcdefghij][234567abcdefghijklmnopqrstuvwxyz]{12}")
 # The whole commit of nearly every repo: its fields have fixed lengths, and no other form of them is
 # canonical. To match it takes a tenth of the 12 us that it takes to decode it.
 _USUAL_COMMIT: Final = re.compile(
@@ -127,7 +126,7 @@ def decode_commit_plainly(block: bytes, cid: Cid) -> Commit:
         raise BadCommit(cid=cid, field=name, reason="is not a field of a commit")
     if type(did) is not str or not is_did(did):
         raise BadCommit(cid=cid, field="did", reason=f"is not a DID: {_short(did)}")
-    if type(rev) is not str or not _TID.fullmatch(rev):
+    if type(rev) is not str or not is_tid(rev):
         raise BadCommit(cid=cid, field="rev", reason=f"is not a TID: {_short(rev)}")
     if not isinstance(data, Cid) or not data.is_ordinary:
         reason = f"is not a DAG-CBOR CID with SHA-256: {_short(data)}"
