@@ -156,12 +156,13 @@ class BadDocument(NetworkError):
     """What came back is not the document that was asked for, such as the DID document of the DID.
 
     Attributes:
-        url: where it came from; the DID if that is not known.
+        url: where it came from, or the DID that it should be of; `None` if neither is known.
         reason: what is wrong with it.
     """
 
-    def __init__(self, *, url: str, reason: str) -> None:
-        super().__init__(f"the document from {url} cannot be used: {reason}")
+    def __init__(self, *, url: str | None, reason: str) -> None:
+        origin = "" if url is None else f" of {url}"
+        super().__init__(f"the document{origin} cannot be used: {reason}")
         self.url = url
         self.reason = reason
 
@@ -386,8 +387,8 @@ class TooSlow(NetworkError):
 
     def __init__(self, *, url: str, received: int, seconds: float) -> None:
         super().__init__(
-            f"{url} is too slow: in {seconds:.0f} seconds of waiting, it sent less than 1,000 bytes "
-            f"a second ({received} bytes in all); try again later"
+            f"{url} is too slow: in {seconds:.0f} seconds of waiting, fewer than 1,000 bytes a second "
+            f"came ({received} bytes in all); try again later"
         )
         self.url = url
         self.received = received
