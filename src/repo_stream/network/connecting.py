@@ -1,0 +1,465 @@
+"""Connect to public addresses only, with httpx: what `web` sends its requests by.
+
+**The address that was checked is the one that is connected to.** A name can have a public address
+when it is checked and a private one when it is connected to a moment later (DNS rebinding), so
+`CheckedTransport` looks a name up once, checks what it found, and connects to that. TLS and the
+`Host` header still have the name.
+
+**A caller's client** connects by its own means, so its connections are checked in two places:
+
+- when one is made, by the `trace` extension of httpcore: the address of the other side is checked
+  before anything is sent, and the connection closed if it is refused;
+- when an answer came on a connection that the client had open already, by the address that the
+  answer came from. Then the request was sent, but nothing of the answer is used.
+
+Not checked are the addresses behind a proxy, as only the proxy knows them (the URL is checked all
+the same), and whatever a transport does that is not made of httpcore, such as `MockTransport`.
+
+Importing this module needs the extra `[network]`.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Sequence,
+)
+from contextlib import contextmanager, suppress
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, Final, cast
+from weakref import WeakKeyDictionary
+
+import anyio
+
+from repo_stream.errors import MissingExtra
+from repo_stream.network.addresses import is_address, refusal_of_address, refusal_of_url
+from repo_stream.network.errors import AddressRefused, BadDocument, ServerUnreachable
+
+try:
+    import httpcore
+    import httpx
+except ImportError as missing:
+    raise MissingExtra(
+        extra="network", package="httpx", feature="fetching from the network"
+    ) from missing
+
+__all__ = [
+    "Addresses",
+    "CheckedBackend",
+    "CheckedTransport",
+    "check_url",
+    "look_up",
+    "new_client",
+    "parsed",
+    "reading",
+    "send",
+]
+
+#: Looks up the addresses of a host name.
+Addresses = Callable[[str], Awaitable[Sequence[str]]]
+
+
+async def look_up(host: str) -> list[str]:
+    """Return the addresses of a host name, as the system knows them.
+
+    Raises:
+        OSError: if there are none.
+    """
+    found = await anyio.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def check_url(url: httpx.URL, *, allow_private: bool) -> None:
+    """Check what a URL tells before its host is looked up.
+
+    Raises:
+        AddressRefused: if it leads where a stranger may not lead to.
+    """
+    reason = refusal_of_url(
+        scheme=url.scheme,
+        host=url.host,
+        port=url.port,
+        userinfo=bool(url.userinfo),
+        allow_private=allow_private,
+    )
+    if reason is not None:
+        raise AddressRefused(host=url.host or str(url), address=None, reason=reason)
+
+
+# --- The transport --------------------------------------------------------------------------------
+
+# How long to wait for one address before the next one is tried as well (RFC 8305), in seconds.
+_HEAD_START: Final = 0.25
+# How many of the addresses of a name are tried.
+_MAX_TRIED: Final = 10
+
+
+class CheckedBackend(httpcore.AsyncNetworkBackend):
+    """Connects to hosts all of whose addresses are public.
+
+    Args:
+        addresses: looks up a host name.
+        allow_private: allow any address.
+        backend: connects to addresses, in the end.
+    """
+
+    def __init__(
+        self,
+        addresses: Addresses,
+        *,
+        allow_private: bool,
+        backend: httpcore.AsyncNetworkBackend,
+    ) -> None:
+        self._addresses = addresses
+        self._allow_private = allow_private
+        self._backend = backend
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - by the interface
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to the first of its addresses that answers.
+
+        Raises:
+            AddressRefused: if one of its addresses is not public.
+            httpcore.ConnectError: if it has no address, or if none of them answers.
+            httpcore.ConnectTimeout: if that took too long.
+        """
+
+        async def connect(address: str) -> httpcore.AsyncNetworkStream:
+            return await self._backend.connect_tcp(
+                address, port, None, local_address, socket_options
+            )
+
+        try:
+            with anyio.fail_after(timeout):
+                addresses = await self._checked_addresses(host)
+                return await _first_of(addresses, connect)
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout(f"no connection within {timeout:g} seconds") from error
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, between attempts to connect."""
+        await self._backend.sleep(seconds)
+
+    async def _checked_addresses(self, host: str) -> Sequence[str]:
+        try:
+            addresses = [host] if is_address(host) else list(await self._addresses(host))
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError(f"its address is not known: {error}") from error
+        if not addresses:
+            raise httpcore.ConnectError("it has no address")
+        if not self._allow_private:
+            for address in addresses:
+                _check_address(host, address)
+        return addresses[:_MAX_TRIED]
+
+
+def _check_address(host: str, address: str) -> None:
+    reason = refusal_of_address(address)
+    if reason is not None:
+        raise AddressRefused(host=host, address=address, reason=reason)
+
+
+async def _first_of(
+    addresses: Sequence[str], connect: Callable[[str], Awaitable[httpcore.AsyncNetworkStream]]
+) -> httpcore.AsyncNetworkStream:
+    """Connect to the addresses in turn, each with a head start, until one of them answers."""
+    if len(addresses) == 1:
+        return await connect(addresses[0])
+    streams: list[httpcore.AsyncNetworkStream] = []
+    errors: list[Exception] = []
+
+    async def attempt(address: str, ended: anyio.Event) -> None:
+        try:
+            streams.append(await connect(address))
+            attempts.cancel_scope.cancel()
+        except Exception as error:  # noqa: BLE001 - it is raised below, if none has success
+            errors.append(error)
+            ended.set()
+
+    try:
+        async with anyio.create_task_group() as attempts:
+            for address in addresses:
+                ended = anyio.Event()
+                attempts.start_soon(attempt, address, ended)
+                with anyio.move_on_after(_HEAD_START):
+                    await ended.wait()
+        if not streams:
+            raise errors[0]
+        return streams.pop(0)
+    finally:
+        with anyio.CancelScope(shield=True):
+            for stream in streams:  # two at the same time, or cancelled from outside
+                await stream.aclose()
+
+
+class CheckedTransport(httpx.AsyncBaseTransport):
+    """What httpx sends requests by, but only to public addresses, by HTTP/1.1.
+
+    It checks addresses, not URLs: see `check_url`.
+
+    Args:
+        addresses: looks up a host name; the system does it by default.
+        allow_private: allow any address.
+        ssl_context: for TLS; by default that of httpx, with the certificates of `certifi` or of
+            the environment variable `SSL_CERT_FILE`.
+        backend: connects to addresses; by default that of httpcore for anyio.
+    """
+
+    def __init__(
+        self,
+        *,
+        addresses: Addresses = look_up,
+        allow_private: bool = False,
+        ssl_context: ssl.SSLContext | None = None,
+        backend: httpcore.AsyncNetworkBackend | None = None,
+    ) -> None:
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=ssl_context or httpx.create_ssl_context(),
+            max_connections=100,
+            max_keepalive_connections=20,
+            keepalive_expiry=5.0,
+            network_backend=CheckedBackend(
+                addresses,
+                allow_private=allow_private,
+                backend=backend or cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend()),
+            ),
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request, and return the answer as soon as its headers are there."""
+        with _errors_of_httpx():
+            response = await self._pool.handle_async_request(
+                httpcore.Request(
+                    method=request.method,
+                    url=httpcore.URL(
+                        scheme=request.url.raw_scheme,
+                        host=request.url.raw_host,
+                        port=request.url.port,
+                        target=request.url.raw_path,
+                    ),
+                    headers=request.headers.raw,
+                    content=request.stream,
+                    extensions=request.extensions,
+                )
+            )
+        return httpx.Response(
+            status_code=response.status,
+            headers=response.headers,
+            stream=_Body(cast("_PoolStream", response.stream)),
+            extensions=_extensions_of(response),
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._pool.aclose()
+
+
+def _extensions_of(response: httpcore.Response) -> dict[str, Any]:
+    # httpcore states no types for them
+    return cast("dict[str, Any]", response.extensions)  # pyright: ignore[reportUnknownMemberType]
+
+
+class _PoolStream(AsyncIterable[bytes]):
+    """The body of an answer of a pool, which gives its connection back as it is closed."""
+
+    async def aclose(self) -> None: ...
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, stream: _PoolStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _errors_of_httpx():
+            async for piece in self._stream:
+                yield piece
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+@contextmanager
+def _errors_of_httpx() -> Generator[None]:
+    """Raise the errors of httpcore as those of httpx, which have the same names."""
+    try:
+        yield
+    except Exception as error:
+        kind = getattr(httpx, type(error).__name__, None)
+        if type(error).__module__ != "httpcore" or kind is None:
+            raise
+        raise kind(str(error)) from error
+
+
+# --- Requests -------------------------------------------------------------------------------------
+
+# How long to wait for a connection, and until a request is sent, in seconds. For how long to wait
+# for an answer is decided by who reads it.
+_TIMEOUT: Final = httpx.Timeout(10.0, read=None, pool=None)
+
+
+def new_client(*, addresses: Addresses | None, allow_private: bool) -> httpx.AsyncClient:
+    """Return a client that connects to public addresses only; no proxy is used."""
+    return httpx.AsyncClient(
+        transport=CheckedTransport(addresses=addresses or look_up, allow_private=allow_private),
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # which keeps none
+    )
+
+
+async def send(
+    client: httpx.AsyncClient,
+    url: httpx.URL,
+    headers: dict[str, str],
+    *,
+    checks: bool,
+) -> httpx.Response:
+    """Send a GET request, and return the answer as soon as its headers are there.
+
+    Nothing is sent but what is stated: no cookies, headers, parameters or passwords of the client,
+    which are not for strangers. Redirects are not followed.
+
+    Args:
+        client: who sends it.
+        url: a URL that was checked.
+        headers: all headers but `Host`.
+        checks: whether the connections of the client have to be checked here.
+
+    Raises:
+        AddressRefused: if it connected to an address that is not public.
+        ServerUnreachable: if no answer came.
+    """
+    check = _PeerCheck(client, url) if checks else None
+    extensions: dict[str, Any] = {"timeout": _TIMEOUT.as_dict()}
+    if check is not None:
+        extensions["trace"] = check.trace
+    request = httpx.Request("GET", url, headers=headers, extensions=extensions)
+    with _unreachable(url):
+        response = await client.send(
+            request, stream=True, auth=httpx.Auth(), follow_redirects=False
+        )
+    if check is not None:
+        try:
+            check.check_answer(response)
+        except AddressRefused:
+            await response.aclose()
+            raise
+    return response
+
+
+@contextmanager
+def reading(broken: Callable[[str], Exception]) -> Generator[None]:
+    """Raise what httpx raises while a body is read as the error that is made of its reason."""
+    try:
+        yield
+    except _FAILURES as error:
+        raise broken(_reason(error)) from error
+
+
+_FAILURES: Final = (
+    httpx.HTTPError,
+    httpx.StreamError,
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+    OSError,
+)
+
+
+@contextmanager
+def _unreachable(url: httpx.URL) -> Generator[None]:
+    try:
+        yield
+    except _FAILURES as error:
+        raise ServerUnreachable(url=str(url), reason=_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def parsed(url: str, *, base: httpx.URL | None = None) -> httpx.URL:
+    """Return a URL, which may be relative to another one.
+
+    Raises:
+        BadDocument: if it is none.
+    """
+    try:
+        return httpx.URL(url) if base is None else base.join(url)
+    except (httpx.InvalidURL, ValueError) as error:
+        where = url if base is None else str(base)
+        raise BadDocument(url=where, reason=f"{url[:200]!r} is not a URL ({error})") from error
+
+
+# --- The connections of a caller's client ---------------------------------------------------------
+
+_Peer = tuple[str, int]
+
+# The proxies that clients were seen to connect to. They are the caller's choice, whatever their
+# address is, so an answer may come from them.
+_PROXIES: Final[WeakKeyDictionary[httpx.AsyncClient, set[_Peer]]] = WeakKeyDictionary()
+
+
+class _PeerCheck:
+    """Checks the other side of the connection that a client sends a request by."""
+
+    def __init__(self, client: httpx.AsyncClient, url: httpx.URL) -> None:
+        self._host = url.host
+        self._raw_host = url.raw_host.decode("ascii")
+        self._proxies = _PROXIES.setdefault(client, set())
+        self._connects_to: str | None = None
+
+    async def trace(self, event: str, info: dict[str, Any]) -> None:
+        """Follow what httpcore does; see https://www.encode.io/httpcore/extensions/#trace."""
+        if event == "connection.connect_tcp.started":
+            self._connects_to = info["host"]
+        elif event == "connection.connect_tcp.complete":
+            stream: httpcore.AsyncNetworkStream = info["return_value"]
+            try:
+                self._check(_peer_of(stream))
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await stream.aclose()
+                raise
+
+    def _check(self, peer: _Peer | None) -> None:
+        if self._connects_to != self._raw_host:
+            if peer is not None:
+                self._proxies.add(peer)
+        elif peer is None:
+            reason = "its client does not tell which address it connected to"
+            raise AddressRefused(host=self._host, address=None, reason=reason)
+        else:
+            _check_address(self._host, peer[0])
+
+    def check_answer(self, response: httpx.Response) -> None:
+        """Check where an answer came from.
+
+        Raises:
+            AddressRefused: if that is neither a public address nor a proxy.
+        """
+        stream = response.extensions.get("network_stream")
+        if stream is None:
+            return  # the transport is not made of httpcore
+        with suppress(OSError):  # it ended already
+            peer = _peer_of(stream)
+            if peer is not None and peer not in self._proxies:
+                _check_address(self._host, peer[0])
+
+
+def _peer_of(stream: httpcore.AsyncNetworkStream) -> _Peer | None:
+    match stream.get_extra_info("server_addr"):
+        case [str(host), int(port), *_]:
+            return host, port
+        case _:
+            return None
