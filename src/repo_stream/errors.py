@@ -24,6 +24,7 @@ attributes, so that a program can act on them without parsing the message.
     │  ├─ NothingNew            nothing is in it but its header          keep what you have
     │  ├─ BadCommit             it is not a valid commit of version 3    see message
     │  ├─ OtherAccount          it is of another account than expected   check which repo it is
+    │  │  └─ OtherAccountServed  a server sent it (a NetworkError, too)   do not use it
     │  ├─ ConflictingCommits    two commits have the same rev            fetch the whole repo again
     │  ├─ BadSignature          the given key did not sign it            check the key
     │  └─ UnsupportedKey        the given key cannot be used             pass a k256 or p256 did:key
@@ -59,13 +60,37 @@ attributes, so that a program can act on them without parsing the message.
     │  ├─ StoreGone             the file was deleted or replaced         open a new store
     │  ├─ DiskIOError           the system could not read or write it    open a new store
     │  └─ StoreClosed           the store was closed, reset or reused    load the repo again
+    ├─ NetworkError             an account's repo cannot be downloaded
+    │  ├─ BadName               a text does not name an account          see message
+    │  ├─ HandleNotFound        a handle leads to no account             check it, or use the DID
+    │  ├─ AmbiguousHandle       the DNS has several DIDs for a handle    use the DID
+    │  ├─ HandleNotClaimed      the account has another handle           use the DID if it is right
+    │  ├─ DidNotFound           a DID is unknown                         check it
+    │  ├─ DidTombstoned         the account was deleted for good
+    │  ├─ BadDocument           what came is not the document asked for
+    │  ├─ NoServer              the account has no server
+    │  ├─ NoSigningKey          the account has no key of k256 or p256
+    │  ├─ AddressRefused        a name or URL leads to a private place   allow_private if you trust
+    │  ├─ TooManyRedirects      a server redirects too often
+    │  ├─ ServerUnreachable     no answer came                           try again later
+    │  ├─ RateLimited           a server answers no more requests now    wait, or more patience
+    │  ├─ ServerFailed          a server answered with another error     try again later
+    │  ├─ RepoRefused           a server does not give a repo out
+    │  │  ├─ RepoNotFound       it has none for the account
+    │  │  ├─ RepoTakendown      its operator took the account down
+    │  │  ├─ RepoSuspended      its operator suspended the account       try again in some days
+    │  │  └─ RepoDeactivated    the owner deactivated the account
+    │  ├─ RecordNotFound        the repo has no such record
+    │  ├─ TooSlow               a server sends too little                try again later
+    │  └─ DownloadBroken        a download broke off after records came  use check_first=True
     ├─ MissingExtra             an optional package is not installed     install it (see message)
     ├─ InvalidCid               bytes or text are not a CID              fix the input
     ├─ InvalidDagCbor           bytes are not canonical DAG-CBOR         fix the input
     └─ NestedTooDeep            bytes are nested deeper than is read     fix the input
 
-Where the last column is empty, do what it says for the branch. `RepoStreamError`, `InvalidCid`,
-`InvalidDagCbor` and `NestedTooDeep` are defined in `ipld.errors`.
+Where the last column is empty, do what it says for the branch or in the message.
+`RepoStreamError`, `InvalidCid`, `InvalidDagCbor` and `NestedTooDeep` are defined in `ipld.errors`,
+`NetworkError` and those below it in `network.errors`.
 
 Records before an error are returned first; from then on every call raises it again. Wrong use of
 the library is reported with Python's own `TypeError`, `ValueError` and `RuntimeError`. A path that

@@ -11,10 +11,14 @@ import pytest
 
 import repo_stream
 from repo_stream import (
+    AddressRefused,
     AlreadyWalked,
+    AmbiguousHandle,
     BadCarHeader,
     BadCommit,
     BadCompression,
+    BadDocument,
+    BadName,
     BadNodeLink,
     BadRoot,
     BadSectionCid,
@@ -30,12 +34,17 @@ from repo_stream import (
     CidMismatch,
     CommitError,
     ConflictingCommits,
+    DidNotFound,
+    DidTombstoned,
     DiskError,
     DiskFull,
     DiskIOError,
+    DownloadBroken,
     EmptyNode,
     EmptySection,
     ForeignFile,
+    HandleNotClaimed,
+    HandleNotFound,
     IncompleteJoin,
     IncompleteRange,
     InvalidCid,
@@ -52,20 +61,35 @@ from repo_stream import (
     MissingExtra,
     MissingRoot,
     NestedTooDeep,
+    NetworkError,
     NodeError,
     NodePrefixNotMinimal,
     NodePrefixTooLong,
+    NoServer,
+    NoSigningKey,
     NotACar,
     NothingNew,
     OtherAccount,
+    OtherAccountServed,
     ProcessError,
+    RateLimited,
+    RecordNotFound,
+    RepoDeactivated,
+    RepoNotFound,
+    RepoRefused,
     RepoStreamError,
+    RepoSuspended,
+    RepoTakendown,
+    ServerFailed,
+    ServerUnreachable,
     StoreClosed,
     StoreCorrupt,
     StoreGone,
     StoreLocked,
     StoreReadOnly,
     StoreUnavailable,
+    TooManyRedirects,
+    TooSlow,
     TruncatedCar,
     UncheckableBlock,
     UnsupportedCarVersion,
@@ -74,9 +98,13 @@ from repo_stream import (
     errors,
 )
 from repo_stream._face import public_names
+from repo_stream.network import errors as network_errors
 
 CID = Cid.of(b"a block")
 PATH = Path("some/path.db")
+URL = "https://pds.example.com"
+DID = "did:plc:testrepotestrepotestrepo"
+HANDLE = "alice.example.com"
 DID_KEY = "did:key:zQ3shqwJEJyMBsBXCWyCBpUBMqxcon9oHB7mCvx4sSpMdLJwc"
 
 # One of each leaf, or more where its facts take several shapes; and what its message must name.
@@ -113,6 +141,10 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
     (
         ConflictingCommits(cid=CID, other=Cid.of(b"other"), rev="3jzfcijpj2z2a"),
         [CID, Cid.of(b"other"), "3jzfcijpj2z2a", "fetch the whole repo again"],
+    ),
+    (
+        OtherAccountServed(did="did:plc:other", expected=DID, server=URL),
+        ["did:plc:other", DID, URL, "do not use it"],
     ),
     (BadSignature(cid=CID, did_key=DID_KEY, reason="high S"), [CID, DID_KEY, "high S"]),
     (UnsupportedKey(did_key="did:key:z1", reason="too short"), ["did:key:z1", "too short"]),
@@ -183,6 +215,53 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
     (DiskIOError("what happened", path=PATH), ["what happened", PATH]),
     (StoreClosed("what happened", path=PATH), ["what happened", PATH]),
     (
+        BadName(name="alice", reason="it has no period"),
+        ["'alice'", "it has no period", "alice.example.com", "did:plc", "at://"],
+    ),
+    (BadName(name="a\nb" * 100, reason="it has a line end"), ["'a ba b", "...'"]),
+    (HandleNotFound(handle=HANDLE, reason="no TXT record"), [HANDLE, "no TXT record", "the DID"]),
+    (
+        AmbiguousHandle(handle=HANDLE, dids=["did:plc:a", "did:plc:b"]),
+        [HANDLE, "2 accounts", "did:plc:a, did:plc:b", f"_atproto.{HANDLE}", "use the DID"],
+    ),
+    (
+        HandleNotClaimed(handle=HANDLE, did=DID, claimed="bob.example.com"),
+        [HANDLE, DID, "has the handle bob.example.com", "use its DID"],
+    ),
+    (HandleNotClaimed(handle=HANDLE, did=DID, claimed=None), [HANDLE, DID, "has no handle"]),
+    (DidNotFound(did=DID), [DID, "check its spelling"]),
+    (DidTombstoned(did=DID), [DID, "deleted for good"]),
+    (BadDocument(url=URL, reason="it is not JSON"), [URL, "it is not JSON"]),
+    (BadDocument(url=None, reason="it is not JSON"), ["the document cannot", "it is not JSON"]),
+    (NoServer(did=DID, reason="no service"), [DID, "no service", "its owner"]),
+    (NoSigningKey(did=DID, reason="no #atproto"), [DID, "no #atproto", "cannot be verified"]),
+    (
+        AddressRefused(host="a.b", address="10.0.0.1", reason="it is private"),
+        ["a.b (10.0.0.1)", "it is private", "allow_private=True", "--allow-private"],
+    ),
+    (AddressRefused(host="10.0.0.1", address="10.0.0.1", reason="no"), ["to 10.0.0.1: no"]),
+    (AddressRefused(host="a.b", address=None, reason="port 22"), ["to a.b: port 22"]),
+    (
+        TooManyRedirects(url=URL, location="http://a.b/", maximum=5),
+        [URL, "http://a.b/", "no more than 5"],
+    ),
+    (TooManyRedirects(url=URL, location="http://a.b/", maximum=0), [URL, "none is followed"]),
+    (ServerUnreachable(url=URL, reason="connection refused"), [URL, "connection refused", "later"]),
+    (RateLimited(url=URL, retry_after=89.2), [URL, "in 90 seconds", "patience"]),
+    (RateLimited(url=URL, retry_after=None), [URL, "try again later", "patience"]),
+    (ServerFailed(url=URL, status=502, body="<html>\n"), [URL, 502, "<html>", "try again later"]),
+    (ServerFailed(url=URL, status=404, body=""), [URL, "status 404; check the address"]),
+    (RepoNotFound(did=DID, server=URL, said="who?\n"), [DID, URL, "no repo", "'who? '"]),
+    (RepoTakendown(did=DID, server=URL), [DID, URL, "took down"]),
+    (RepoSuspended(did=DID, server=URL), [DID, URL, "suspended", "try again"]),
+    (RepoDeactivated(did=DID, server=URL), [DID, URL, "deactivated", "its owner"]),
+    (RecordNotFound(uri=f"at://{DID}/a.b.c/1", server=URL), [f"at://{DID}/a.b.c/1", URL]),
+    (TooSlow(url=URL, received=12345, seconds=30.2), [URL, 12345, "30 seconds", "1,000 bytes"]),
+    (
+        DownloadBroken(url=URL, received=12345, records=67, reason="reset by peer"),
+        [URL, 12345, "67 records", "reset by peer", "check_first=True"],
+    ),
+    (
         MissingExtra(extra="crypto", package="cryptography", feature="verify_signature"),
         ["pip install cryptography", "atproto-repo-stream[crypto]", "verify_signature"],
     ),
@@ -190,13 +269,12 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
 ERRORS = [error for error, _ in EXAMPLES]
 
 
+MODULES = {errors.__name__, network_errors.__name__, "repo_stream.ipld.errors"}
+
+
 def tree(kind: type[RepoStreamError]) -> set[type[RepoStreamError]]:
     """The kind and all below it that the library defines."""
-    below = [
-        other
-        for other in kind.__subclasses__()
-        if other.__module__ in {errors.__name__, "repo_stream.ipld.errors"}
-    ]
+    below = [other for other in kind.__subclasses__() if other.__module__ in MODULES]
     return {kind}.union(*map(tree, below))
 
 
@@ -214,14 +292,16 @@ def types_of_facts(error: BaseException) -> dict[str, type]:
 
 
 def test_there_is_an_example_of_every_leaf() -> None:
-    assert {type(error) for error, _ in EXAMPLES} == leaves() | {MissingBlock}
+    assert {type(error) for error, _ in EXAMPLES} == leaves() | {MissingBlock, OtherAccount}
 
 
 def test_every_error_is_public() -> None:
-    assert {kind.__name__ for kind in tree(RepoStreamError)} == set(errors.__all__)
-    assert set(errors.__all__) <= set(public_names("repo_stream"))
-    for name in errors.__all__:
-        assert getattr(repo_stream, name) is getattr(errors, name)
+    names = {*errors.__all__, *network_errors.__all__}
+    assert {kind.__name__ for kind in tree(RepoStreamError)} == names
+    assert names <= set(public_names("repo_stream"))
+    for module in (errors, network_errors):
+        for name in module.__all__:
+            assert getattr(repo_stream, name) is getattr(module, name)
 
 
 def test_public_names_are_unique_and_in_order() -> None:
@@ -247,7 +327,10 @@ BRANCHES: list[tuple[type[Exception], set[type[RepoStreamError]]]] = [
     (CommitError, {MissingCommit, NothingNew, BadCommit, BadSignature}),
     (NodeError, {MalformedNode, WrongDepth, BareRoot}),
     (DiskError, {DiskFull, ForeignFile, MaxSizeExceeded}),
-    (ValueError, {InvalidCid, InvalidDagCbor, NestedTooDeep}),
+    (NetworkError, {BadName, DidNotFound, RepoTakendown, RateLimited, OtherAccountServed}),
+    (RepoRefused, {RepoNotFound, RepoTakendown, RepoSuspended, RepoDeactivated}),
+    (OtherAccount, {OtherAccountServed}),
+    (ValueError, {InvalidCid, InvalidDagCbor, NestedTooDeep, BadName}),
     (ImportError, {MissingExtra}),
 ]
 

@@ -9,6 +9,7 @@ What servers write is hostile: `said` and `body` are cut, and have no control ch
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import Final
 
 from repo_stream.errors import OtherAccount
@@ -268,7 +269,7 @@ class RateLimited(NetworkError):
     """
 
     def __init__(self, *, url: str, retry_after: float | None) -> None:
-        when = "later" if retry_after is None else f"in {retry_after:.0f} seconds"
+        when = "later" if retry_after is None else f"in {ceil(retry_after)} seconds"
         super().__init__(
             f"the rate limit of {url} is reached; try again {when}, or wait longer for it by "
             "`patience`"
@@ -387,8 +388,8 @@ class TooSlow(NetworkError):
 
     def __init__(self, *, url: str, received: int, seconds: float) -> None:
         super().__init__(
-            f"{url} is too slow: in {seconds:.0f} seconds of waiting, fewer than 1,000 bytes a second "
-            f"came ({received} bytes in all); try again later"
+            f"{url} is too slow: in {seconds:.0f} seconds of waiting, fewer than 1,000 bytes a "
+            f"second came, {received} in all; try again later"
         )
         self.url = url
         self.received = received
