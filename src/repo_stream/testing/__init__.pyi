@@ -6,6 +6,12 @@ from repo_stream.testing.made import (
     made_car as made_car,
     made_records as made_records,
 )
+from repo_stream.testing.network import (
+    AtprotoAccount as AtprotoAccount,
+    AtprotoNetwork as AtprotoNetwork,
+    AtprotoServer as AtprotoServer,
+    Fault as Fault,
+)
 from repo_stream.testing.repos import (
     DID as DID,
     REV as REV,
@@ -27,4 +33,7 @@ from repo_stream.testing.repos import (
     tree_of as tree_of,
     varint as varint,
     write_car as write_car,
+)
+from repo_stream.testing.signing import (
+    SigningKey as SigningKey,
 )

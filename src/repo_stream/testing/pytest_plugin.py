@@ -19,10 +19,10 @@ import pytest
 
 if TYPE_CHECKING:
     from repo_stream import DiskStore
-    from repo_stream.testing import BuiltRepo
+    from repo_stream.testing import AtprotoNetwork, BuiltRepo
     from repo_stream.testing.car_server import CarServer
 
-__all__ = ["car_builder", "car_server", "disk_store", "made_repo"]
+__all__ = ["atproto_network", "car_builder", "car_server", "disk_store", "made_repo"]
 
 
 @pytest.fixture(scope="session")
@@ -80,3 +80,24 @@ def car_server() -> Iterator[CarServer]:
 
     with CarServer() as server:
         yield server
+
+
+@pytest.fixture
+def atproto_network() -> Iterator[AtprotoNetwork]:
+    """A `repo_stream.testing.AtprotoNetwork`: a directory, names and servers on loopback.
+
+    Example::
+
+        @pytest.mark.anyio
+        async def test_notes(atproto_network):
+            atproto_network.add_account("alice.example.com", {"com.example.note/1": {"n": 1}})
+            async with (
+                atproto_network.network() as network,
+                open_repo("alice.example.com", network=network) as repo,
+            ):
+                assert [record async for _, record in repo] == [{"n": 1}]
+    """
+    from repo_stream.testing import AtprotoNetwork  # noqa: PLC0415 - only for tests that use it
+
+    with AtprotoNetwork() as network:
+        yield network

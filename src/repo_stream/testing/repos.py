@@ -396,6 +396,20 @@ class _Tree:
             if tree:
                 yield from tree.walk()
 
+    def way(self, key: bytes) -> Iterator[bytes]:
+        """Yield the CIDs of the nodes from here to a key, and of its record if there is one."""
+        yield self.cid
+        tree = self.left
+        for leaf, right in self.entries:
+            if leaf.key == key:
+                yield leaf.value
+                return
+            if leaf.key > key:
+                break
+            tree = right
+        if tree:
+            yield from tree.way(key)
+
     def date(self, revisions: dict[bytes, str]) -> str:
         """Add for each CID the newest revision at or below it, and return that of this tree."""
         newest = self.left.date(revisions) if self.left else ""
@@ -545,6 +559,17 @@ class BuiltRepo:
         if order == "shuffled" and (extra or copies > 1):
             random.Random(seed).shuffle(blocks)  # noqa: S311 - no secret
         return write_car([self.commit_cid, *extra_roots], blocks)
+
+    def proof(self, key: str) -> list[bytes]:
+        """Return the CIDs of the blocks that prove what the repo has at a key.
+
+        Args:
+            key: the key, whether or not there is a record.
+
+        Returns:
+            The commit, the nodes on the way to the key, and the record if there is one.
+        """
+        return [self.commit_cid, *_tree(self.records).way(key.encode())]
 
 
 def cid_text(cid: bytes) -> bytes:
