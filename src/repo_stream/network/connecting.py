@@ -268,8 +268,8 @@ class CheckedTransport(httpx.AsyncBaseTransport):
 
 
 def _extensions_of(response: httpcore.Response) -> dict[str, Any]:
-    # httpcore states no types for them
-    return cast("dict[str, Any]", response.extensions)  # pyright: ignore[reportUnknownMemberType]
+    extensions: dict[str, Any] = cast("Any", response).extensions  # httpcore states no types
+    return extensions
 
 
 class _PoolStream(AsyncIterable[bytes]):
