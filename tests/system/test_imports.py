@@ -32,7 +32,8 @@ def brought_by(program: str) -> set[str]:
     )
 
 
-DEPENDENCIES = {"anyio", "cbor2", "multiformats", "aiosqlite", "cryptography", "libipld"}
+NETWORK = {"httpx", "httpcore", "dns"}
+DEPENDENCIES = {"anyio", "cbor2", "multiformats", "aiosqlite", "cryptography", "libipld", *NETWORK}
 
 
 def test_the_package_alone_brings_no_dependency() -> None:
@@ -41,8 +42,21 @@ def test_the_package_alone_brings_no_dependency() -> None:
 
 def test_a_builder_brings_nothing_that_only_few_values_or_the_disk_need() -> None:
     late = {"decimal", "fractions", "uuid", "datetime"}
-    late |= {"aiosqlite", "multiformats", "cryptography", "libipld"}
+    late |= {"aiosqlite", "multiformats", "cryptography", "libipld", *NETWORK}
     assert not late & brought_by("from repo_stream import DriverBuilder")
+
+
+def test_what_a_did_document_says_is_told_without_the_extras_of_the_network() -> None:
+    program = (
+        "from repo_stream import Account, NetworkError, did_key\n"
+        "from repo_stream.network.document import handle_of, pds_of\n"
+        "did, key = 'did:web:a.b', 'zQ3shqwJEJyMBsBXCWyCBpUBMqxcon9oHB7mCvx4sSpMdLJwc'\n"
+        "method = {'id': '#atproto', 'controller': did, 'type': 'Multikey'}\n"
+        "method['publicKeyMultibase'] = key\n"
+        "document = {'id': did, 'verificationMethod': [method]}\n"
+        "assert did_key(document) == f'did:key:{key}'"
+    )
+    assert not {*NETWORK, "asyncio", "anyio", "cryptography", "cbor2"} & brought_by(program)
 
 
 def test_a_value_of_the_standard_library_brings_what_it_needs() -> None:
