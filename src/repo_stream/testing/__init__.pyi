@@ -1,3 +1,7 @@
+from repo_stream.testing.accounts import (
+    AtprotoAccount as AtprotoAccount,
+    AtprotoServer as AtprotoServer,
+)
 from repo_stream.testing.car_server import (
     CarServer as CarServer,
 )
@@ -7,10 +11,7 @@ from repo_stream.testing.made import (
     made_records as made_records,
 )
 from repo_stream.testing.network import (
-    AtprotoAccount as AtprotoAccount,
     AtprotoNetwork as AtprotoNetwork,
-    AtprotoServer as AtprotoServer,
-    Fault as Fault,
 )
 from repo_stream.testing.repos import (
     DID as DID,
@@ -33,6 +34,9 @@ from repo_stream.testing.repos import (
     tree_of as tree_of,
     varint as varint,
     write_car as write_car,
+)
+from repo_stream.testing.serving import (
+    Fault as Fault,
 )
 from repo_stream.testing.signing import (
     SigningKey as SigningKey,
