@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from repo_stream.testing import build_car, build_repo
-from support.cli import DID, LIKE, RECORDS, REV, Run, lines, small_car, wrote
+from support.cli import DID, LIKE, RECORDS, REV, Run, lines, wrote
 
 OTHER = "did:plc:other"
 
@@ -24,9 +24,9 @@ def other(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bad(tmp_path: Path) -> Path:
-    """A CAR that ends too early."""
+    """Something that is not a CAR."""
     path = tmp_path / "bad.car"
-    path.write_bytes(small_car()[:-1])
+    path.write_bytes(b"<!DOCTYPE html>")
     return path
 
 
@@ -102,7 +102,7 @@ def test_bad_car_is_named_and_does_not_stop_the_others(
     assert code == 1
     assert out == run(command, "-q", car, other)[1]
     said = err.splitlines()
-    assert said[0].startswith(f"repo-stream: {bad}: the CAR ends inside a section")
+    assert said[0].startswith(f"repo-stream: {bad}: this is not a CAR file; ")
     assert said[1:] == [f"repo-stream: {nowhere}: No such file or directory"]
 
 

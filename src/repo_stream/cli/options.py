@@ -138,9 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     command.description = (
         "Write records as JSON lines, CSV or Parquet, or as files. JSON lines and Parquet have "
         "key, cid and value; and did, if there are several CARs. CSV has uri, collection, rkey, "
-        "cid and value, and a ' before a collection or rkey that spreadsheets would take for a formula. An "
-        "error of one of several CARs does not stop the others; records of it that came before the "
-        "error stay in the output, and the exit code is 1."
+        "cid and value, and a ' before a collection or rkey that spreadsheets would take for a "
+        "formula. An error of one of several CARs does not stop the others; records of it that "
+        "came before the error stay in the output, and the exit code is 1."
     )
     target = command.add_mutually_exclusive_group()
     target.add_argument(
