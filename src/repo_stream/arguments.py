@@ -58,13 +58,13 @@ def check_flag(name: str, value: object) -> None:
         raise TypeError(f"{name} must be True or False, not {_shown(value)}")
 
 
-def check_kind(name: str, value: object, kind: type, *, such_as: str) -> None:
-    """Check that an argument is an instance of a class.
+def check_kind(name: str, value: object, kind: type | tuple[type, ...], *, such_as: str) -> None:
+    """Check that an argument is an instance of a class, or of one of several.
 
     Args:
         name: the name of the argument.
         value: what was passed.
-        kind: the class.
+        kind: the class, or the classes.
         such_as: how to make an instance.
 
     Raises:

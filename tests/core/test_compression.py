@@ -35,8 +35,7 @@ def decompressed(
     for at in range(0, len(data), size):
         # The same memory is used again, as `CarFile` does.
         piece = bytearray(data[at : at + size])
-        assert decompressor.needs_input
-        decompressor.feed(piece)
+        decompressor.feed(memoryview(piece))
         while not decompressor.needs_input:
             part = decompressor.take(most)
             assert len(part) <= most
@@ -97,7 +96,7 @@ def test_a_file_that_is_cut_off_is_refused_wherever_that_is(compression: Compres
 @both
 def test_a_damaged_file_is_refused_or_what_it_was(compression: Compression) -> None:
     """Both have a checksum, zstd only if asked, as its command does. Few bits do not matter."""
-    options = {zstd.CompressionParameter.checksum_flag: 1}
+    options: dict[int, int] = {zstd.CompressionParameter.checksum_flag: 1}
     data = DATA[:3000]
     packed = gzip.compress(data) if compression == "gzip" else zstd.compress(data, options=options)
     refused = 0
@@ -171,7 +170,8 @@ def test_little_is_copied_after_a_part(compression: Compression) -> None:
     taken = 0
     while not decompressor.needs_input:
         taken += len(decompressor.take(MIB))
-        assert len(decompressor._rest) <= 16 * 1024
+        left = decompressor._rest  # pyright: ignore[reportPrivateUsage] - it is what is copied
+        assert len(left) <= 16 * 1024
     decompressor.finish()
     assert taken == 60_000
 
