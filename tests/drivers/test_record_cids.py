@@ -383,6 +383,9 @@ async def test_blocks_that_cannot_be_checked_and_are_not_needed_do_not_matter(ki
         for mem_limit_mb in (16, 0):
             async with driving(car, DriverBuilder(mem_limit_mb=mem_limit_mb)) as driver:
                 assert await outputs(driver) == outputs_of(repo)
+            async with open_car(car, mem_limit_mb=mem_limit_mb, block_processor=noop) as opened:
+                assert await outputs(opened) == outputs_of(repo)
+                assert opened.blocks_unchecked == 1
             async with order_car(car, mem_limit_mb=mem_limit_mb) as ordered:
                 again = b"".join([piece async for piece in ordered])
             assert ordered.dropped == 1
