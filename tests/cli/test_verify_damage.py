@@ -163,6 +163,16 @@ def test_faults_are_counted_and_the_first_are_shown(run: Run, tmp_path: Path) ->
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_what_was_repaired_for_the_other_checks_is_said(run: Run, tmp_path: Path) -> None:
+    report = report_on_file(run, CAR.replace(b"number 3", b"number_3", 1), tmp_path)
+    assert failed(report) == {"blocks"}
+    message = check_in(report, "blocks")["message"]
+    assert message.endswith("; it was repaired for the other checks")
+    assert (report["records"], report["bad_records"]) == (40, 0)
+    report = report_on_file(run, forged(CAR, REPO.nodes[1]), tmp_path)
+    assert "repaired" not in check_in(report, "blocks")["message"]
+
+
 def test_more_damage_than_is_listed_is_said_to_be_more(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "bad.car"
     bad = b"".join(section(cid_of(b"%d" % n), b"no") for n in range(1100))

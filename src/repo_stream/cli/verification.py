@@ -250,7 +250,8 @@ def _add_damage(
         name = _check_of(each.error)
         if name == "tree":
             continue
-        report.failed(name, Fault.of(each.error))
+        more = "; it was repaired for the other checks" if each.repaired else ""
+        report.failed(name, Fault.of(each.error, more))
         if commit is not None and each.cid == commit.cid:
             report.failed("commit", Fault.of(each.error))
     if count > len(damage):
