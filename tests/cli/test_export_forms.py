@@ -366,6 +366,11 @@ def test_account_of_a_stranger_is_harmless_on_standard_error(run: Run, tmp_path:
             id="export, bad record",
         ),
         pytest.param(
+            ["blobs", "-"],
+            "repo-stream: standard input: 1 reference to a blob is malformed",
+            id="blobs, malformed",
+        ),
+        pytest.param(
             ["blobs", "-", "--limit", "blocks=1"], "repo-stream: standard input: ", id="blobs"
         ),
         pytest.param(
@@ -376,10 +381,10 @@ def test_account_of_a_stranger_is_harmless_on_standard_error(run: Run, tmp_path:
 def test_messages_spell_standard_input_out(
     run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
-    bad = build_car({"a.b.c/1": {"x": {"$link": "no"}}}, did=DID, rev=REV)
+    bad = build_car({"a.b.c/1": {"x": {"$link": "no", "$type": "blob"}}}, did=DID, rev=REV)
     monkeypatch.setattr(sys, "stdin", None)  # pytest's own
     reading, writing = os.pipe()
-    os.write(writing, bad if "--skip-bad" in arguments else small_car())
+    os.write(writing, bad if said.endswith(("left out", "malformed")) else small_car())
     os.close(writing)
     with replaced(0, reading):
         _, _, err = run(*arguments)

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from repo_stream import Blob, Output, Processor
 from repo_stream.cli.filters import report_unmatched
+from repo_stream.cli.input import named
 from repo_stream.cli.messages import complain
 from repo_stream.cli.opened import opened
 from repo_stream.cli.output import is_terminal, put, put_json
@@ -61,7 +62,7 @@ async def blobs(options: argparse.Namespace) -> int:
     if totals.faults:
         are = "reference to a blob is" if totals.faults == 1 else "references to blobs are"
         first = f"the first, in the record {totals.first_fault}"
-        complain(f"{options.car}: {totals.faults:,} {are} malformed; {first}")
+        complain(f"{named(options.car)}: {totals.faults:,} {are} malformed; {first}")
     if not options.quiet:
         print("\n".join(_summary(totals, did)), file=sys.stderr)
     return report_left_out(options, car.repo)
