@@ -169,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     add_partial(command)
     command.set_defaults(command=export)
 
-    command = add("blobs", "list the blobs that records refer to, such as images")
+    command = add("blobs", "list the blobs that records refer to, such as images", several=True)
     command.description = (
         "List the blobs that records refer to, such as images: CID, MIME type, size in bytes and "
         "key of the record, one reference per line. A CAR does not have the blobs themselves. The "
@@ -179,7 +179,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="write JSON lines, with exact values")
     _add_skip_bad(command)
     _add_selection(command)
-    command.set_defaults(command=blobs)
+    add_partial(command)
+    command.set_defaults(command=for_each(blobs))
 
     command = add("order", "write the CAR in streamable order, for readers with little memory")
     command.add_argument(
