@@ -212,6 +212,20 @@ def test_csv_reads_back_exactly_and_no_cell_is_a_formula(run: Run, tmp_path: Pat
     assert {row["uri"].removeprefix(f"at://{DID}/") for row in read} == set(keys)
 
 
+def test_another_reader_of_csv_reads_the_same(run: Run, tmp_path: Path) -> None:
+    """Arrow's, which has its own idea of quotes and line ends."""
+    reader: Any = pytest.importorskip("pyarrow.csv")
+    path, target = tmp_path / "odd.car", tmp_path / "odd.csv"
+    path.write_bytes(build_car({f"a/{part}": {"text": part} for part in ODD_PARTS}))
+    assert run("export", path, "-q", "-o", target) == (0, "", "")
+    table = reader.read_csv(
+        target,
+        parse_options=reader.ParseOptions(newlines_in_values=True),
+        convert_options=reader.ConvertOptions(column_types=dict.fromkeys(COLUMNS, "string")),
+    )
+    assert table.to_pylist() == rows(target.read_bytes().decode())
+
+
 def test_csv_changes_no_rkey_that_is_no_formula(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "repo.car"
     path.write_bytes(
