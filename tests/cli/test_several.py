@@ -139,6 +139,17 @@ def test_there_is_no_file_if_all_cars_are_bad(
     assert sorted(tmp_path.iterdir()) == sorted([bad, gappy])
 
 
+def test_options_can_be_between_cars(run: Run, car: Path, other: Path) -> None:
+    expected = run("ls", "--json", "-q", car, other, car)
+    assert run("ls", car, "--json", other, "-q", car) == expected
+    code, out, err = run("ls", car, "--json", other, "--wrong")
+    assert (code, out) == (2, "")
+    assert err.endswith(f"error: unrecognized arguments: {other} --wrong\n")
+    code, out, err = run("get", car, f"{LIKE}/1", "--json", other)
+    assert (code, out) == (2, "")
+    assert err.endswith(f"error: unrecognized arguments: {other}\n")
+
+
 def test_no_car_can_be_the_output(run: Run, car: Path, other: Path) -> None:
     content = other.read_bytes()
     code, out, err = run("export", car, other, "-o", other)

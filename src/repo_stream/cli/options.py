@@ -39,10 +39,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         OutputError: if what `--help` and `--version` show cannot be written.
     """
     try:
-        options = _parser().parse_args(arguments)
+        options, more = _parser().parse_known_args(arguments)
     except SystemExit:
         put("")  # written now, as an error at the exit of the interpreter could not be handled
         raise
+    _add_cars(options, more)
     options.car, options.several = options.cars[0], len(options.cars) > 1
     if [*options.cars, *options.slices].count("-") > 1:
         options.usage("standard input can be read only once")
@@ -58,6 +59,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     except ValueError as error:
         options.usage(one_line(str(error)))
     return options
+
+
+def _add_cars(options: argparse.Namespace, more: list[str]) -> None:
+    """Add the CARs that come after an option, which argparse takes for too much."""
+    are_cars = all(word == "-" or not word.startswith("-") for word in more)
+    if more and not (options.takes_several and are_cars):
+        options.usage(one_line(f"unrecognized arguments: {' '.join(more)}"))
+    options.cars += more
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
             help='CAR file to read, with one repo, which may be compressed with gzip or zstd; "-" '
             "for standard input, which may not",
         )
-        command.set_defaults(usage=command.error, collections=None, key_range=None, slices=[])
+        command.set_defaults(usage=command.error, takes_several=several)
+        command.set_defaults(collections=None, key_range=None, slices=[])
         command.set_defaults(partial=False, report=None)
         return command
 
