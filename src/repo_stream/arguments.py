@@ -26,6 +26,8 @@ def check_number(name: str, value: object, *, least: int = 0, unit: str = "") ->
         TypeError: if it is not a number.
         ValueError: if it is less, or NaN.
     """
+    if type(value) is int and value >= least:
+        return
     if isinstance(value, bool) or not isinstance(value, (int, float, SupportsIndex)):
         raise TypeError(f"{name} must be a number{unit}, not {_shown(value)}")
     if isinstance(value, float) and isnan(value):
