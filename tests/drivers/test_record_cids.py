@@ -27,6 +27,7 @@ from repo_stream import (
     ProcessError,
     RepoDriver,
     UncheckableBlock,
+    join_cars,
     open_car,
     order_car,
 )
@@ -200,6 +201,14 @@ async def test_a_car_with_records_of_all_cids_is_ordered(order: Order, tmp_path:
                 ordered = b"".join([piece async for piece in car])
             assert ordered == streamable(REPO)
             assert car.dropped == 0
+
+
+async def test_cars_with_records_of_all_cids_are_joined() -> None:
+    half = REPO.to_car(omit=list(REPO.blocks)[300:])
+    blocks = [*REPO.blocks.items()]
+    rest = write_car([REPO.commit_cid], [blocks[0], *blocks[300:]])
+    async with join_cars(half, rest) as car:
+        assert b"".join([piece async for piece in car]) == streamable(REPO)
 
 
 async def test_a_file_of_short_sections_is_counted_right(tmp_path: Path) -> None:
