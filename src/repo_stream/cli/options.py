@@ -223,7 +223,17 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=join)
 
     command = add("verify", "check everything in the CAR, and report on every check", several=True)
-    command.add_argument("--json", action="store_true", help="write JSON")
+    command.description = (
+        "Check everything in the CAR, and report on every check. A check that fails does not end "
+        "the others; one is skipped only if it cannot be made, and the report says why."
+    )
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="write JSON: ok, did, rev, commit, records, bad_records, problems, and checks, each "
+        "with name, what, status (ok, failed, skipped), note, count and the first faults; keys "
+        "may be added, and none is renamed",
+    )
     command.add_argument(
         "--did",
         type=_did,
