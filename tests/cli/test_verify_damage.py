@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import sys
@@ -181,6 +182,17 @@ def test_more_damage_than_is_listed_is_said_to_be_more(run: Run, tmp_path: Path)
     assert failed(report) == {"blocks"}
     assert not check_in(report, "blocks")["complete"]
     assert "at least 1,000 faults:" in run("verify", path)[1]
+
+
+def test_compressed_file_is_checked_past_the_end_of_its_data(run: Run, tmp_path: Path) -> None:
+    packed = gzip.compress(CAR)
+    assert report_on_file(run, packed, tmp_path)["ok"]
+    wrong_checksum = packed[:-5] + bytes((packed[-5] ^ 1,)) + packed[-4:]
+    for bad in (wrong_checksum, packed[:-5]):
+        report = report_on_file(run, bad, tmp_path)
+        assert failed(report) == {"car"}
+        assert check_in(report, "car")["error"] == "BadCompression"
+        assert by_status(report)["ok"] == {"blocks", "commit", "signature", "tree", "records"}
 
 
 # --- Without a commit, and without a CAR ----------------------------------------------------------
