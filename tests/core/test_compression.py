@@ -110,6 +110,28 @@ def test_a_damaged_file_is_refused_or_what_it_was(compression: Compression) -> N
     assert refused > len(packed) * 0.95
 
 
+@pytest.mark.parametrize("size", [7, 1000, 1 << 20])
+@pytest.mark.parametrize("most", [1000, 1 << 20])
+def test_what_comes_before_a_fault_in_gzip_data_is_returned_first(size: int, most: int) -> None:
+    packed = bytearray(gzip.compress(DATA))
+    packed[-6] ^= 1  # in the checksum
+    decompressor = Decompressor("gzip")
+    taken = bytearray()
+    errors: list[BadCompression] = []
+    for at in range(0, len(packed), size):
+        decompressor.feed(bytes(packed[at : at + size]))
+        while not decompressor.needs_input and not errors:
+            try:
+                taken += decompressor.take(most)
+            except BadCompression as error:
+                errors.append(error)
+    assert bytes(taken) == DATA
+    assert "incorrect data check" in errors[0].reason
+    with pytest.raises(BadCompression) as again:
+        decompressor.take(most)
+    assert again.value is errors[0]
+
+
 @both
 @pytest.mark.parametrize("rest", [b"x", b"\0x", b"{}{}", b"\x1f\x8c\0\0", b"BZh91AY&SY", DATA])
 def test_something_else_after_the_data_is_refused(compression: Compression, rest: bytes) -> None:
