@@ -91,7 +91,7 @@ def without(lost: Iterable[str]) -> dict[str, bytes]:
 
 def check(found: Salvaged, hit: Hit, *, repaired: bool) -> None:
     """What comes out is right, and what does not is between the keys of the gaps."""
-    lost = set() if repaired or not hit.in_data else lost_with(DAMAGED, hit.cid)
+    lost = set[str]() if repaired or not hit.in_data else lost_with(DAMAGED, hit.cid)
     assert found.records == without(lost)
     for key in lost:
         assert any(
@@ -183,7 +183,9 @@ async def test_damage_in_many_places_loses_only_what_hangs_on_it(way: str, tmp_p
             car = flipped(flipped(car, at), at + len(DAMAGED.blocks[cid]) - 1)
         found = await salvaged(way, car, tmp_path, piece=random.randrange(30, 3000))
         gone = set(cids) - {DAMAGED.commit_cid, DAMAGED.root}
-        assert found.records == without(set().union(*(lost_with(DAMAGED, cid) for cid in gone)))
+        assert found.records == without(
+            set[str]().union(*(lost_with(DAMAGED, cid) for cid in gone))
+        )
         assert {gap.cid for gap in found.gaps} <= gone
         assert {each.cid for each in found.damage} == gone
 
@@ -196,7 +198,9 @@ async def test_a_truncated_end_leaves_what_came_before(way: str, tmp_path: Path)
         found = await salvaged(way, car, tmp_path)
         there = {STREAMABLE[each[1] :][:36] for each in sections[1:] if each[2] <= end}
         gone = DAMAGED.blocks.keys() - there
-        assert found.records == without(set().union(*(lost_with(DAMAGED, cid) for cid in gone)))
+        assert found.records == without(
+            set[str]().union(*(lost_with(DAMAGED, cid) for cid in gone))
+        )
         assert found.gaps
         assert all(isinstance(each.error, CarError) for each in found.damage)
 
