@@ -128,7 +128,7 @@ class Cid(bytes):
 
     def __str__(self) -> str:
         """The text that people exchange: base32 for CIDv1, base58btc for CIDv0."""
-        if self.is_ordinary:
+        if len(self) == ORDINARY_LENGTH and self[0] == 1:  # the CIDs of blobs, too
             return _ordinary_text(self)
         from multiformats import multibase  # noqa: PLC0415 - 75 ms that most programs never need
 
