@@ -7,7 +7,7 @@ The first function is the README's example of `load_car`. If types were lost on 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Sequence
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -20,6 +20,7 @@ from repo_stream import (
     CarReader,
     Cid,
     Commit,
+    Damage,
     DiskBuilder,
     DiskDriver,
     DiskStore,
@@ -194,6 +195,9 @@ async def errors_as_values(source: Path) -> None:
         assert_type(blocks, Repo[bytes])
     async with open_car(source, prefix="app.bsky.", gaps=True, drain=False) as part:
         assert_type(part, Repo[bytes | Gap])
+    async with open_car(source, gaps="all") as salvaged:
+        assert_type(salvaged, Repo[bytes | Gap])
+        assert_type(salvaged.damage, Sequence[Damage])
     async with open_car(source, block_processor=len, gaps=True, on_error="yield") as all_of_it:
         assert_type(all_of_it, Repo[int | ProcessError | MissingBlock | Gap])
     assert_type(await load_commit(source), Commit)

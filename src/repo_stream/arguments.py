@@ -26,6 +26,8 @@ def check_number(name: str, value: object, *, least: int = 0, unit: str = "") ->
         TypeError: if it is not a number.
         ValueError: if it is less, or NaN.
     """
+    if type(value) is int and value >= least:
+        return
     if isinstance(value, bool) or not isinstance(value, (int, float, SupportsIndex)):
         raise TypeError(f"{name} must be a number{unit}, not {_shown(value)}")
     if isinstance(value, float) and isnan(value):
@@ -58,13 +60,13 @@ def check_flag(name: str, value: object) -> None:
         raise TypeError(f"{name} must be True or False, not {_shown(value)}")
 
 
-def check_kind(name: str, value: object, kind: type, *, such_as: str) -> None:
-    """Check that an argument is an instance of a class.
+def check_kind(name: str, value: object, kind: type | tuple[type, ...], *, such_as: str) -> None:
+    """Check that an argument is an instance of a class, or of one of several.
 
     Args:
         name: the name of the argument.
         value: what was passed.
-        kind: the class.
+        kind: the class, or the classes.
         such_as: how to make an instance.
 
     Raises:

@@ -111,7 +111,9 @@ def open_car(
     Args:
         source: see `Source`. It is not closed; only the file of a path is opened and closed here.
             Blocks that do not fit in memory are read again in such a file, so do not write to it
-            meanwhile. If you pass an open file instead, they are copied.
+            meanwhile. If you pass an open file instead, they are copied; and so they are if the
+            file is compressed with gzip or zstd, which is decompressed as it is read. zstd takes up
+            to 8 MiB for that, beside the memory limit: 2 MiB if the file was compressed by default.
         block_processor: what to make of each record; see `DriverBuilder.with_block_processor`. The
             default, `noop`, leaves it as it is.
         on_error: see `DriverBuilder.with_on_error`.

@@ -38,7 +38,9 @@ _ITEMS: Final = 32
 
 
 class OrderedCar:
-    """A CAR in streamable order: an async iterator over its pieces. `order_car` makes it.
+    """A CAR in streamable order: an async iterator over its pieces.
+
+    `order_car` makes it, and `join_cars`, whose input is several CARs.
 
     If a call is cancelled, nothing is lost, and the next call returns the piece. If an error is
     raised, every further call raises it again. It is written once: a loop that begins after the end

@@ -73,6 +73,28 @@ def test_quiet_leaves_out_the_totals_alone(run: Run, car: Path) -> None:
     assert len(out.splitlines()) == len(EXPECTED)
 
 
+def test_lines_on_several_cars_name_the_account(run: Run, car: Path, tmp_path: Path) -> None:
+    other, did = tmp_path / "other.car", "did:web:example.com%3A8080"
+    other.write_bytes(build_car({"a.b.c/1": image(0)}, did=did))
+    code, out, err = run("blobs", car, other)
+    assert code == 0
+    assert out.splitlines()[-1] == f"{CIDS[0]}\timage/jpeg\t1000\tat://{did}/a.b.c/1"
+    assert err.count("getBlob?did=") == 2
+    assert "getBlob?did=did:web:example.com%253A8080&cid=CID" in err
+    listed = lines(run("blobs", "--json", car, other)[1])
+    assert [line["did"] for line in listed] == ["did:plc:testrepotestrepotestrepo"] * 5 + [did]
+
+
+def test_blobs_past_what_is_missing_are_listed(run: Run, tmp_path: Path) -> None:
+    repo = build_repo(RECORDS)
+    path = tmp_path / "bad.car"
+    path.write_bytes(repo.to_car(omit=[repo.records[f"{POST}/2"]]))
+    code, out, err = run("blobs", path, "--partial", "--json", "-q")
+    assert code == 1
+    assert [(*line.values(),) for line in lines(out)] == EXPECTED[:2] + EXPECTED[3:]
+    assert f"{POST}/2" in err
+
+
 @pytest.mark.parametrize(
     ("flags", "expected", "totals"),
     [

@@ -164,7 +164,11 @@ def test_parquet_without_pyarrow_names_the_extra(
     run: Run, car: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    for path in (car, "nowhere.car"):  # said before anything is read
-        code, out, err = run("export", path, "--format", "parquet")
+    for path, flags in (
+        (car, ["--format", "parquet"]),
+        ("nowhere.car", ["--format", "parquet"]),  # said before anything is read
+        ("nowhere.car", ["-o", car.with_name("x.parquet")]),
+    ):
+        code, out, err = run("export", path, *flags)
         assert (code, out) == (2, "")
         assert "atproto-repo-stream[parquet]" in err

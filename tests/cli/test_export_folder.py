@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -320,6 +321,34 @@ def test_bad_repo_changes_nothing(run: Run, car: Path, tmp_path: Path, *, is_the
     assert not is_there or sorted(item.name for item in target.iterdir()) == sorted(
         ["_repo.json", LIKE, POST]
     )
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_update_that_fails_at_any_step_changes_nothing(
+    run: Run, car: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    target, newer = tmp_path / "records", tmp_path / "newer.car"
+    newer.write_bytes(build_car({f"{POST}/1": {"text": "new"}, "a.b.c/1": {}}, did=DID))
+    assert run("export", car, "-q", "--to-folder", target) == (0, "", "")
+    before, steps = tree(target), iter(range(100))
+
+    def failing(move: Callable[[Path, Path], Path]) -> Callable[[Path, Path], Path]:
+        def moved(source: Path, place: Path) -> Path:
+            if next(steps) == step:
+                raise OSError(5, "Input/output error")
+            return move(source, place)
+
+        return moved
+
+    monkeypatch.setattr(Path, "rename", failing(Path.rename))
+    monkeypatch.setattr(Path, "replace", failing(Path.replace))
+    code, out, err = run("export", newer, "--to-folder", target)
+    if step == 5:  # two collections leave, two come, and the description
+        assert (code, out) == (0, "")
+        return
+    assert (code, out, err) == (1, "", f"repo-stream: {target}: Input/output error\n")
+    assert tree(target) == before
+    assert sorted(item.name for item in target.iterdir()) == ["_repo.json", LIKE, POST]
 
 
 # --- Nothing outside ------------------------------------------------------------------------------

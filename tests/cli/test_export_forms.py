@@ -212,6 +212,20 @@ def test_csv_reads_back_exactly_and_no_cell_is_a_formula(run: Run, tmp_path: Pat
     assert {row["uri"].removeprefix(f"at://{DID}/") for row in read} == set(keys)
 
 
+def test_another_reader_of_csv_reads_the_same(run: Run, tmp_path: Path) -> None:
+    """Arrow's, which has its own idea of quotes and line ends."""
+    reader: Any = pytest.importorskip("pyarrow.csv")
+    path, target = tmp_path / "odd.car", tmp_path / "odd.csv"
+    path.write_bytes(build_car({f"a/{part}": {"text": part} for part in ODD_PARTS}))
+    assert run("export", path, "-q", "-o", target) == (0, "", "")
+    table = reader.read_csv(
+        target,
+        parse_options=reader.ParseOptions(newlines_in_values=True),
+        convert_options=reader.ConvertOptions(column_types=dict.fromkeys(COLUMNS, "string")),
+    )
+    assert table.to_pylist() == rows(target.read_bytes().decode())
+
+
 def test_csv_changes_no_rkey_that_is_no_formula(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "repo.car"
     path.write_bytes(
@@ -366,6 +380,11 @@ def test_account_of_a_stranger_is_harmless_on_standard_error(run: Run, tmp_path:
             id="export, bad record",
         ),
         pytest.param(
+            ["blobs", "-"],
+            "repo-stream: standard input: 1 reference to a blob is malformed",
+            id="blobs, malformed",
+        ),
+        pytest.param(
             ["blobs", "-", "--limit", "blocks=1"], "repo-stream: standard input: ", id="blobs"
         ),
         pytest.param(
@@ -376,10 +395,10 @@ def test_account_of_a_stranger_is_harmless_on_standard_error(run: Run, tmp_path:
 def test_messages_spell_standard_input_out(
     run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
-    bad = build_car({"a.b.c/1": {"x": {"$link": "no"}}}, did=DID, rev=REV)
+    bad = build_car({"a.b.c/1": {"x": {"$link": "no", "$type": "blob"}}}, did=DID, rev=REV)
     monkeypatch.setattr(sys, "stdin", None)  # pytest's own
     reading, writing = os.pipe()
-    os.write(writing, bad if "--skip-bad" in arguments else small_car())
+    os.write(writing, bad if said.endswith(("left out", "malformed")) else small_car())
     os.close(writing)
     with replaced(0, reading):
         _, _, err = run(*arguments)

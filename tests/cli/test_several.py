@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from repo_stream.testing import build_car, build_repo
-from support.cli import DID, LIKE, RECORDS, REV, Run, lines, small_car, wrote
+from support.cli import DID, LIKE, RECORDS, REV, Run, lines, wrote
 
 OTHER = "did:plc:other"
 
@@ -24,9 +24,9 @@ def other(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bad(tmp_path: Path) -> Path:
-    """A CAR that ends too early."""
+    """Something that is not a CAR."""
     path = tmp_path / "bad.car"
-    path.write_bytes(small_car()[:-1])
+    path.write_bytes(b"<!DOCTYPE html>")
     return path
 
 
@@ -102,7 +102,7 @@ def test_bad_car_is_named_and_does_not_stop_the_others(
     assert code == 1
     assert out == run(command, "-q", car, other)[1]
     said = err.splitlines()
-    assert said[0].startswith(f"repo-stream: {bad}: the CAR ends inside a section")
+    assert said[0].startswith(f"repo-stream: {bad}: this is not a CAR file; ")
     assert said[1:] == [f"repo-stream: {nowhere}: No such file or directory"]
 
 
@@ -137,6 +137,17 @@ def test_there_is_no_file_if_all_cars_are_bad(
     assert (code, out, err.count("\n")) == (1, "", 3)
     assert "wrote" not in err
     assert sorted(tmp_path.iterdir()) == sorted([bad, gappy])
+
+
+def test_options_can_be_between_cars(run: Run, car: Path, other: Path) -> None:
+    expected = run("ls", "--json", "-q", car, other, car)
+    assert run("ls", car, "--json", other, "-q", car) == expected
+    code, out, err = run("ls", car, "--json", other, "--wrong")
+    assert (code, out) == (2, "")
+    assert err.endswith(f"error: unrecognized arguments: {other} --wrong\n")
+    code, out, err = run("get", car, f"{LIKE}/1", "--json", other)
+    assert (code, out) == (2, "")
+    assert err.endswith(f"error: unrecognized arguments: {other}\n")
 
 
 def test_no_car_can_be_the_output(run: Run, car: Path, other: Path) -> None:

@@ -118,6 +118,29 @@ def test_bad_records_are_counted_and_the_first_20_named(run: Run, tmp_path: Path
     assert out.replace("\n", "").isprintable()
 
 
+def test_a_record_that_cannot_be_checked_is_bad_and_any_other_such_block_is_counted(
+    run: Run, tmp_path: Path
+) -> None:
+    blake3 = b"\x01\x71\x1e\x20" + bytes(31)
+    path = tmp_path / "odd.car"
+    repo = build_repo({**RECORDS, "a.b.c/odd": RawRecord(b"\xa0", cid=blake3 + b"\1")})
+    path.write_bytes(repo.to_car(extra_blocks=[(blake3 + b"\2", b"\xa0")]))
+    code, out, _ = run("verify", path, "--json")
+    report = json.loads(out)
+    assert code == 1
+    assert statuses(out)["records"] == "failed"
+    assert statuses(out)["blocks"] == statuses(out)["tree"] == "ok"
+    assert [problem["key"] for problem in report["problems"]] == ["a.b.c/odd"]
+    _, out, _ = run("verify", path)
+    words = " ".join(out.split())
+    assert "but for 2 whose hash function is not known" in words
+    assert "of record 'a.b.c/odd' cannot be checked" in words
+    path.write_bytes(build_car(RECORDS, extra_blocks=[(blake3 + b"\2", b"\xa0")]))
+    code, out, _ = run("verify", path)
+    assert code == 0
+    assert "but for 1 whose hash function is not known" in " ".join(out.split())
+
+
 # --- The signature --------------------------------------------------------------------------------
 
 

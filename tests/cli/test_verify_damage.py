@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import sys
@@ -163,6 +164,16 @@ def test_faults_are_counted_and_the_first_are_shown(run: Run, tmp_path: Path) ->
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_what_was_repaired_for_the_other_checks_is_said(run: Run, tmp_path: Path) -> None:
+    report = report_on_file(run, CAR.replace(b"number 3", b"number_3", 1), tmp_path)
+    assert failed(report) == {"blocks"}
+    message = check_in(report, "blocks")["message"]
+    assert message.endswith("; it was repaired for the other checks")
+    assert (report["records"], report["bad_records"]) == (40, 0)
+    report = report_on_file(run, forged(CAR, REPO.nodes[1]), tmp_path)
+    assert "repaired" not in check_in(report, "blocks")["message"]
+
+
 def test_more_damage_than_is_listed_is_said_to_be_more(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "bad.car"
     bad = b"".join(section(cid_of(b"%d" % n), b"no") for n in range(1100))
@@ -171,6 +182,17 @@ def test_more_damage_than_is_listed_is_said_to_be_more(run: Run, tmp_path: Path)
     assert failed(report) == {"blocks"}
     assert not check_in(report, "blocks")["complete"]
     assert "at least 1,000 faults:" in run("verify", path)[1]
+
+
+def test_compressed_file_is_checked_past_the_end_of_its_data(run: Run, tmp_path: Path) -> None:
+    packed = gzip.compress(CAR)
+    assert report_on_file(run, packed, tmp_path)["ok"]
+    wrong_checksum = packed[:-5] + bytes((packed[-5] ^ 1,)) + packed[-4:]
+    for bad in (wrong_checksum, packed[:-5]):
+        report = report_on_file(run, bad, tmp_path)
+        assert failed(report) == {"car"}
+        assert check_in(report, "car")["error"] == "BadCompression"
+        assert by_status(report)["ok"] == {"blocks", "commit", "signature", "tree", "records"}
 
 
 # --- Without a commit, and without a CAR ----------------------------------------------------------

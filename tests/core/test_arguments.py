@@ -37,9 +37,15 @@ CID = Cid.of(b"a block")
 streamed: Any = DriverBuilder().stream_car
 
 
-@pytest.mark.parametrize(
-    "take", [builder, lambda **it: opened(b"", **it), lambda **it: ordered(b"", **it)]
-)
+def open_nothing(**keywords: object) -> object:
+    return opened(b"", **keywords)
+
+
+def order_nothing(**keywords: object) -> object:
+    return ordered(b"", **keywords)
+
+
+@pytest.mark.parametrize("take", [builder, open_nothing, order_nothing])
 @pytest.mark.parametrize(
     ("keyword", "value", "said"),
     [
@@ -143,9 +149,9 @@ def test_a_keyword_of_a_wrong_type_is_refused(
             "must be a number",
             id="with stored",
         ),
-        pytest.param(lambda: DiskBuilder().open(any_of(5)), "must be a path or None", id="open 5"),
+        pytest.param(lambda: DiskBuilder().open(any_of(5)), "must be a path, or None", id="open 5"),
         pytest.param(
-            lambda: DiskBuilder().open(any_of(b"a")), "must be a path or", id="open bytes"
+            lambda: DiskBuilder().open(any_of(b"a")), "must be a path, or", id="open bytes"
         ),
         pytest.param(lambda: limits(block_bytes="2"), "block_bytes must be a whole", id="limit"),
         pytest.param(
@@ -153,8 +159,10 @@ def test_a_keyword_of_a_wrong_type_is_refused(
         ),
         pytest.param(lambda: limits(car_bytes=2.5), "car_bytes must be a whole number", id="float"),
         pytest.param(lambda: limits(blocks=True), "blocks must be a whole number", id="bool"),
-        pytest.param(lambda: depth("text"), "pass key.encode(), not 'text'", id="key_depth"),
-        pytest.param(lambda: depth(None), "that of the bytes of a key", id="key_depth of None"),
+        pytest.param(
+            lambda: depth("text"), "as key.encode() returns them, not 'text'", id="key_depth"
+        ),
+        pytest.param(lambda: depth(None), "key must be the bytes of a key", id="key_depth of None"),
         pytest.param(lambda: parse(None), "text must be a string, such as baf", id="parse None"),
         pytest.param(lambda: parse(CID), "must be a string, such as bafyrei", id="parse a CID"),
         pytest.param(lambda: decode("x", CID), "block must be the bytes of", id="decode text"),

@@ -6,6 +6,7 @@ import hashlib
 from typing import Any
 
 import pytest
+from multiformats import multibase
 
 from repo_stream import Blob, Cid, InvalidDagCbor
 from repo_stream.process import as_processor, blob_faults, blobs
@@ -183,3 +184,9 @@ def test_bytes_of_a_blob_can_be_checked_by_its_cid() -> None:
     (blob,) = found({"a": typed()})
     assert (blob.cid.codec, blob.cid.hash_function) == (RAW, 0x12)
     assert hashlib.sha256(FILE).digest() == blob.cid.digest
+
+
+def test_text_of_a_blobs_cid_is_that_of_multiformats() -> None:
+    for cid in (CID, OTHER, Cid(b"\x01\x55\x12\x20" + bytes(32)), IN_CBOR):
+        assert str(cid) == multibase.encode(bytes(cid), "base32")
+        assert Cid.parse(str(cid)) == cid

@@ -310,7 +310,7 @@ def test_hashes_are_checked_where_they_can_be(cid: Cid, data: bytes, expected: b
 
 
 # By multihash code, as https://github.com/multiformats/multicodec/blob/master/table.csv has them.
-HASHED = {
+HASHED: dict[int, Any] = {  # the types of hashes are private
     0x12: hashlib.sha256(DATA),
     0x13: hashlib.sha512(DATA),
     0x14: hashlib.sha3_512(DATA),

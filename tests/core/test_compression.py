@@ -35,8 +35,7 @@ def decompressed(
     for at in range(0, len(data), size):
         # The same memory is used again, as `CarFile` does.
         piece = bytearray(data[at : at + size])
-        assert decompressor.needs_input
-        decompressor.feed(piece)
+        decompressor.feed(memoryview(piece))
         while not decompressor.needs_input:
             part = decompressor.take(most)
             assert len(part) <= most
@@ -97,7 +96,7 @@ def test_a_file_that_is_cut_off_is_refused_wherever_that_is(compression: Compres
 @both
 def test_a_damaged_file_is_refused_or_what_it_was(compression: Compression) -> None:
     """Both have a checksum, zstd only if asked, as its command does. Few bits do not matter."""
-    options = {zstd.CompressionParameter.checksum_flag: 1}
+    options: dict[int, int] = {zstd.CompressionParameter.checksum_flag: 1}
     data = DATA[:3000]
     packed = gzip.compress(data) if compression == "gzip" else zstd.compress(data, options=options)
     refused = 0
@@ -109,6 +108,28 @@ def test_a_damaged_file_is_refused_or_what_it_was(compression: Compression) -> N
         except BadCompression:
             refused += 1
     assert refused > len(packed) * 0.95
+
+
+@pytest.mark.parametrize("size", [7, 1000, 1 << 20])
+@pytest.mark.parametrize("most", [1000, 1 << 20])
+def test_what_comes_before_a_fault_in_gzip_data_is_returned_first(size: int, most: int) -> None:
+    packed = bytearray(gzip.compress(DATA))
+    packed[-6] ^= 1  # in the checksum
+    decompressor = Decompressor("gzip")
+    taken = bytearray()
+    errors: list[BadCompression] = []
+    for at in range(0, len(packed), size):
+        decompressor.feed(bytes(packed[at : at + size]))
+        while not decompressor.needs_input and not errors:
+            try:
+                taken += decompressor.take(most)
+            except BadCompression as error:
+                errors.append(error)
+    assert bytes(taken) == DATA
+    assert "incorrect data check" in errors[0].reason
+    with pytest.raises(BadCompression) as again:
+        decompressor.take(most)
+    assert again.value is errors[0]
 
 
 @both
@@ -171,7 +192,8 @@ def test_little_is_copied_after_a_part(compression: Compression) -> None:
     taken = 0
     while not decompressor.needs_input:
         taken += len(decompressor.take(MIB))
-        assert len(decompressor._rest) <= 16 * 1024
+        left = decompressor._rest  # pyright: ignore[reportPrivateUsage] - it is what is copied
+        assert len(left) <= 16 * 1024
     decompressor.finish()
     assert taken == 60_000
 

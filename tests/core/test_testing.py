@@ -300,6 +300,14 @@ def test_blocks_can_be_replaced(order: Order) -> None:
     assert dict(read_car(wrong.to_car(order=order))[1]) == blocks
 
 
+def test_the_tree_names_a_raw_record_by_the_cid_that_is_given() -> None:
+    cid = b"\x01\x55\x00\x01x"
+    repo = build_repo({"a/1": RawRecord(b"any bytes", cid=cid), "a/2": RawRecord(b"others")})
+    assert records_in(repo.blocks, repo.commit_cid) == repo.records
+    assert repo.records == {"a/1": cid, "a/2": testing.cid_of(b"others")}
+    assert repo.blocks[cid] == b"any bytes"
+
+
 def test_a_record_may_be_a_node_of_its_own_tree() -> None:
     key = "com.example.a/inner"
     inner = testing.tree_of({key: testing.cid_of(testing.node(None))})[0]

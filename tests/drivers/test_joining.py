@@ -7,7 +7,7 @@ import io
 import random
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio.lowlevel
 import pytest
@@ -50,8 +50,10 @@ from support import pieces_of
 from support.cancelling import every_stop, in_every_way, leaving_nothing
 from support.decoding import cid_v1
 from support.servers import Server, random_server, rev_of
-from support.strategies import FEW
+from support.strategies import FEW, mutated
 from support.streams import Counted, budgeted, streamable
+
+T = TypeVar("T")
 
 LIMITED = pytest.mark.parametrize("limit", [0, 16], ids=["disk", "memory"])
 MIB = 1 << 20
@@ -102,7 +104,8 @@ async def test_base_and_slice_become_the_newest_repo(order: Any, limit: float) -
     assert (found.blocks_written, found.bytes_written) == (len(NEW.blocks), len(out))
     assert found.dropped == found.blocks_read - len(NEW.blocks)
     assert found.bytes_read == len(BASE) + len(SLICE)
-    assert found.spilled is (limit < 16)
+    if limit != 0.1:  # it depends on what objects cost whether that is enough
+        assert found.spilled is (limit == 0)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -368,10 +371,13 @@ def cases(draw: st.DrawFn) -> tuple[bytes, list[bytes], bytes]:
         start = draw(st.integers(at, commits - 2))
         end = draw(st.integers(start + 1, commits - 1)) if draw(st.booleans()) else at
         slices.append((server.cids(end, since=min(start, end)), end))
-    cars = [
-        server.car(draw(st.permutations(cids)), end) for cids, end in draw(st.permutations(slices))
-    ]
-    return server.car(draw(st.permutations(base)), at), cars, streamable(server.repos[-1])
+    dice = random.Random(draw(st.integers(0, 10_000)))
+
+    def shuffled(items: list[T]) -> list[T]:
+        return dice.sample(items, len(items))
+
+    cars = [server.car(shuffled(cids), end) for cids, end in shuffled(slices)]
+    return server.car(shuffled(base), at), cars, streamable(server.repos[-1])
 
 
 @FEW
@@ -392,6 +398,23 @@ async def test_joined_car_depends_on_the_newest_repo_alone(
     assert found.bytes_read == len(base) + sum(map(len, slices))
     again = found.blocks_written - (found.blocks_read - (found.dropped or 0))
     assert again >= 0
+
+
+@FEW
+@given(which=st.integers(0, 1), damage=st.data(), limit=st.sampled_from([0, 16]))
+async def test_damage_is_an_error_or_makes_no_difference(
+    which: int, damage: st.DataObject, limit: float
+) -> None:
+    sources = [BASE, SLICE]
+    sources[which] = damage.draw(mutated(sources[which]))
+    try:
+        out, _ = await joined(*sources, mem_limit_mb=limit)
+    except IncompleteJoin:
+        pass
+    except RepoStreamError as error:
+        assert error.source == ["the base", "slice 1"][which]  # noqa: PT017 - it may not come
+    else:
+        assert out == NEW.to_car(order="stream")
 
 
 # --- Commits that do not go together ------------------------------------------------------------

@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from repo_stream import (
+    BadCarHeader,
     BadRoot,
     BadSectionCid,
     CarDecoder,
@@ -382,7 +383,6 @@ ODD_ROOTS = [
     pytest.param(cid_of(REPO.commit, codec=0x55), id="raw"),
     pytest.param(b"\x01\x55\x00\x03abc", id="identity"),
     pytest.param(b"\x01\x71\x13\x40" + hashlib.sha512(REPO.commit).digest(), id="sha2-512"),
-    pytest.param(b"\x01\x71\x12\x14" + bytes(20), id="short-digest"),
 ]
 ROWS = [(key, REPO.records[key]) for key in sorted(RECORDS)]
 
@@ -418,6 +418,13 @@ async def test_first_root_has_to_be_ordinary(root: bytes) -> None:
         await walk(car, DriverBuilder())
     assert raised.value.cid == root
     assert str(Cid(root)) in str(raised.value)
+
+
+async def test_a_root_whose_digest_is_cut_is_no_link_at_all() -> None:
+    cut = b"\x01\x71\x12\x14" + bytes(20)
+    for roots in ([cut], [cut, REPO.commit_cid], [REPO.commit_cid, cut]):
+        with pytest.raises(BadCarHeader, match="a digest of 20 bytes instead of 32"):
+            await walk(write_car(roots, BLOCKS), DriverBuilder())
 
 
 async def test_car_without_a_root_is_refused() -> None:

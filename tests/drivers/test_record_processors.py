@@ -21,7 +21,7 @@ from repo_stream import (
     open_car,
 )
 from repo_stream.ipld import datamodel as records
-from repo_stream.process import blobs, dag_json, noop, record
+from repo_stream.process import atproto_json, blobs, dag_json, noop, record
 from repo_stream.testing import Link, build_car, build_repo, cid_of
 from support import walk
 
@@ -38,7 +38,7 @@ CAR = REPO.to_car()
 
 
 @BOTH_WAYS
-@pytest.mark.parametrize("process", [record, dag_json])
+@pytest.mark.parametrize("process", [record, dag_json, atproto_json])
 async def test_ready_processors_give_every_record(
     process: Callable[[bytes], object], mem_limit_mb: int
 ) -> None:

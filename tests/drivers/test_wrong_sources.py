@@ -206,7 +206,8 @@ async def test_the_size_of_a_piece_is_a_whole_number(size: Any) -> None:
         with pytest.raises(TypeError, match="piece_size must be a whole number, not "):
             await CarReader.open(CAR, **options)
     for number in (0, -5):
-        for options in ({"piece_size": number}, {"first_piece_size": number}):
+        wrong: list[dict[str, Any]] = [{"piece_size": number}, {"first_piece_size": number}]
+        for options in wrong:
             with pytest.raises(ValueError, match=f"piece_size must be at least 1, not {number}"):
                 await CarReader.open(CAR, **options)
 
@@ -257,6 +258,7 @@ async def test_a_range_to_prove_must_not_stop_before_it_starts() -> None:
         with pytest.raises(ValueError, match="stop must not come before start: 'a' < 'b'"):
             await repo.prove_range("b", "a")
         wrong: Any = 0
-        for bounds in ((wrong, None), ("a", wrong), (b"a", None)):
+        pairs: list[tuple[Any, Any]] = [(wrong, None), ("a", wrong), (b"a", None)]
+        for bounds in pairs:
             with pytest.raises(TypeError, match="a bound or a prefix is a string"):
                 await repo.prove_range(*bounds)

@@ -241,6 +241,8 @@ def long_car(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(["export", LONG], 0.3, id="export"),
         pytest.param(["export", LONG, "-o", "/dev/stdout"], 0.0, id="export to a path, at once"),
         pytest.param(["export", LONG, "-o", "/dev/stdout"], 0.3, id="export to a path"),
+        pytest.param(["export", LONG, "--format", "csv"], 0.3, id="CSV"),
+        pytest.param(["export", LONG, "--format", "csv.gz"], 0.3, id="gzip"),
         pytest.param(PARQUET, 0.0, id="parquet, at once"),
         pytest.param(PARQUET, 0.3, id="parquet"),
         pytest.param([*PARQUET, "-o", "/dev/stdout"], 0.3, id="parquet to a path"),
@@ -259,3 +261,27 @@ def test_ctrl_c_while_nobody_reads(arguments: list[str], delay: float, long_car:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=SECONDS)
         assert (process.returncode, process.stderr.read()) == (130, b"")
+
+
+# --- While it writes files ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["new", "there"])
+def test_ctrl_c_leaves_a_folder_as_it_was(
+    tmp_path: Path, long_car: Path, *, is_there: bool
+) -> None:
+    target, empty = tmp_path / "records", tmp_path / "empty.car"
+    if is_there:
+        empty.write_bytes(build_car({}))
+        assert main(["export", "-q", str(empty), "--to-folder", str(target)]) == 0
+    with running(command("export", long_car, "--to-folder", target)) as process:
+        part = target / f"_part-{process.pid}" / POST
+        for _ in range(1000 * SECONDS):
+            if part.exists() or process.poll() is not None:
+                break
+            time.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=SECONDS)
+        assert (process.returncode, out, err) == (130, b"", b"")
+    assert target.exists() == is_there
+    assert not is_there or [item.name for item in target.iterdir()] == ["_repo.json"]

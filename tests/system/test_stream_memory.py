@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from repo_stream.testing import Order
+from support.compressed import Compression, compressed, zstd
 from support.growth import MIB, Cars, measured, most, needs_peak
 
 pytestmark = needs_peak
@@ -110,3 +111,27 @@ def test_growth_by_large_records_in_another_order_is_within_the_limit(
     assert said["records"] == 200
     assert said["spilled"]
     assert said["grown"] <= most(16)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+@pytest.mark.parametrize("order", ["stream", "shuffled"])
+def test_growth_by_a_compressed_file_is_that_by_a_download(
+    cars: Cars, order: Order, compression: Compression, tmp_path: Path
+) -> None:
+    path = tmp_path / "repo.car"
+    path.write_bytes(compressed(cars.made(60_000, order).read_bytes(), compression))
+    said = stream(path)
+    assert said["records"] == 60_000
+    assert said["spilled"] == (order == "shuffled")
+    assert said["grown"] <= (most(16) if order == "shuffled" else 12 * MIB)
+
+
+@pytest.mark.long
+def test_growth_by_the_largest_window_of_zstd_is_its_size(cars: Cars, tmp_path: Path) -> None:
+    path = tmp_path / "repo.car.zst"
+    packer = zstd.ZstdCompressor(level=19)
+    path.write_bytes(packer.compress(cars.made(60_000, "shuffled").read_bytes()) + packer.flush())
+    said = stream(path)
+    assert said["spilled"]
+    assert said["grown"] <= most(16) + 8 * MIB

@@ -60,6 +60,23 @@ class _Member:
         waiting = self._member.unconsumed_tail
         return self._member.decompress(waiting + data if waiting else data, max_length)
 
+    def copy(self) -> _Member:
+        """Return another one at the same place."""
+        other = _Member()
+        other._member = self._member.copy()
+        return other
+
+    def up_to_fault(self, data: bytes, most: int) -> bytes:
+        """Return what the member makes of data up to the fault that is in it."""
+        taken = bytearray()
+        data = self._member.unconsumed_tail + data
+        with suppress(zlib.error):
+            for at in range(len(data)):
+                if len(taken) == most:
+                    break
+                taken += self._member.decompress(data[at : at + 1], most - len(taken))
+        return bytes(taken)
+
 
 class Decompressor:
     """Decompress a file that comes in pieces.
@@ -88,6 +105,7 @@ class Decompressor:
         # Whether the part may return more without more input.
         self._is_full = False
         self._begun = False
+        self._error: BadCompression | None = None
 
     @property
     def needs_input(self) -> bool:
@@ -104,18 +122,27 @@ class Decompressor:
         """Return up to `size` decompressed bytes; there may be none although there is input.
 
         Raises:
-            BadCompression: if the file is damaged.
+            BadCompression: if the file is damaged, after what comes before the damage; a part of
+                that may be lost if it is zstd data. Every further call raises it again.
         """
+        if self._error is not None:
+            raise self._error
         data = b"" if self._is_full else self._next_slice()
         if self._part is None:
             data = self._begin(data)
             if self._part is None:
                 return b""
         part = self._part
+        # zlib drops what it has made of the same data before a fault.
+        before = part.copy() if isinstance(part, _Member) else None
         try:
             taken = part.decompress(data, size)
         except self._failure as error:
-            raise self._damaged(_reason(error)) from error
+            self._error = self._damaged(_reason(error))
+            self._is_full = True  # there is the error, without more input
+            if before is not None and (taken := before.up_to_fault(data, size)):
+                return taken
+            raise self._error from error
         self._is_full = len(taken) == size and not part.eof
         if part.eof:
             self._rest, self._part = part.unused_data, None

@@ -428,6 +428,11 @@ class CarDecoder:
             self._offset = base + at
             self._blocks += len(blocks)
 
+    @property
+    def fed(self) -> int:
+        """How many bytes have been fed."""
+        return self._fed
+
     def goes_past(self, error: CarError) -> bool:
         """Note an error of the source as the end of the file, if damage is gone past.
 

@@ -84,6 +84,9 @@ _MARKS: Final = (
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 # And with one of these to say that it is UTF-16, as PowerShell writes what a program prints.
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
+# The length of a header with one root, and its beginning: that of nearly all CARs.
+_USUAL_HEADER: Final = b"\x3a\xa2\x65"
+_NOT_OF_CARS: Final = (_BYTE_ORDER_MARK, *_UTF_16, *(mark for mark, _, _ in _MARKS))
 # The key `roots` of a header, with its CBOR head, as in a CAR that is saved as text.
 _ROOTS: Final = b"eroots"
 # What becomes of bytes that are not text if they are taken for UTF-8, and of the first byte of a
@@ -116,11 +119,9 @@ def may_be_compressed(start: bytes) -> bool:
 
 def is_known(start: bytes) -> bool:
     """Return whether a file starts like one of another type, so that it cannot be a CAR."""
-    return (
-        compression_of(start) is not None
-        or start.startswith((_BYTE_ORDER_MARK, *_UTF_16))
-        or _mark_of(start) is not None
-    )
+    if start.startswith(_USUAL_HEADER):
+        return False
+    return start.startswith(_NOT_OF_CARS) or compression_of(start) is not None
 
 
 def begins_header(data: bytes) -> bool:

@@ -364,7 +364,8 @@ async def _next_piece(pieces: Pieces, decoder: CarDecoder) -> bytes | memoryview
     try:
         return await pieces.next()
     except BadCompression as error:
-        if not decoder.goes_past(error):
+        # If there is nothing at all, that is all there is to say of the file.
+        if decoder.fed == 0 or not decoder.goes_past(error):
             raise
         return b""
 

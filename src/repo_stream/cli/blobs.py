@@ -6,17 +6,21 @@ import argparse
 import json
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Literal, NamedTuple
 from urllib.parse import quote
 
 from repo_stream import Blob, Output, Processor
 from repo_stream.cli.filters import report_unmatched
+from repo_stream.cli.input import named
 from repo_stream.cli.messages import complain
 from repo_stream.cli.opened import opened
 from repo_stream.cli.output import is_terminal, put, put_json
+from repo_stream.cli.partial import report_lost
 from repo_stream.cli.problems import report_left_out
+from repo_stream.cli.rows import uri_of
 from repo_stream.cli.screen import one_line, shown_key
 from repo_stream.process import blob_faults, blobs as find_blobs
 
@@ -45,10 +49,12 @@ def _find(block: bytes) -> _Found:
 
 async def blobs(options: argparse.Namespace) -> int:
     """List the blobs of each record, in key order; return 1 if bad records were left out."""
-    line, write = (_json_line, put_json) if options.json else (_plain_line, put)
+    write = put_json if options.json else put
     on_error: Literal["raise", "skip"] = "skip" if options.skip_bad else "raise"
     totals = _Totals()
     async with opened(options, Processor(_find, lazy=True), on_error=on_error) as car:
+        did = car.repo.commit.did
+        line = _line(options, did)
         async for chunk in car.chunks():
             totals.add(chunk)
             lines = [line(output.key, blob) for output in chunk for blob in output.value.blobs]
@@ -57,14 +63,22 @@ async def blobs(options: argparse.Namespace) -> int:
                     car.meter.close()
                 write("".join(lines))
         await report_unmatched(options, car, totals.walked + car.repo.problem_count)
-        did = car.repo.commit.did
     if totals.faults:
         are = "reference to a blob is" if totals.faults == 1 else "references to blobs are"
         first = f"the first, in the record {totals.first_fault}"
-        complain(f"{options.car}: {totals.faults:,} {are} malformed; {first}")
+        complain(f"{named(options.car)}: {totals.faults:,} {are} malformed; {first}")
     if not options.quiet:
         print("\n".join(_summary(totals, did)), file=sys.stderr)
-    return report_left_out(options, car.repo)
+    return max(report_left_out(options, car.repo), report_lost(options, car, totals.walked))
+
+
+def _line(options: argparse.Namespace, did: str) -> Callable[[str, Blob], str]:
+    """Return the function that makes a line; with several CARs, it names the account as well."""
+    if options.json:
+        return partial(_json_line, {"did": did} if options.several else {})
+    if options.several:
+        return lambda key, blob: _plain_line(uri_of(did, key), blob)
+    return _plain_line
 
 
 def _plain_line(key: str, blob: Blob) -> str:
@@ -73,9 +87,10 @@ def _plain_line(key: str, blob: Blob) -> str:
     return f"{blob.cid}\t{kind}\t{size}\t{shown_key(key)}\n"
 
 
-def _json_line(key: str, blob: Blob) -> str:
+def _json_line(account: Mapping[str, str], key: str, blob: Blob) -> str:
     cid, mime_type, size = blob
-    return json.dumps({"cid": str(cid), "mime_type": mime_type, "size": size, "key": key}) + "\n"
+    fields = {"cid": str(cid), "mime_type": mime_type, "size": size, "key": key}
+    return json.dumps({**account, **fields}) + "\n"
 
 
 # --- Totals -------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ import textwrap
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-from repo_stream import Commit, MissingBlock, RepoStreamError
+from repo_stream import CarError, Commit, MissingBlock, RepoStreamError
 from repo_stream.cli.screen import WIDTH, explained, facts, one_line
 
 __all__ = ["Check", "Fault", "Name", "Report"]
@@ -43,7 +43,7 @@ _CHECKS: Final[dict[Name, str]] = {
 # The most faults of a check to keep, and to show as text; all are counted.
 _MOST_KEPT: Final = 20
 _MOST_SHOWN: Final = 3
-_INDENT: Final = 21
+_INDENT: Final = 20
 
 
 class Fault(NamedTuple):
@@ -58,16 +58,16 @@ class Fault(NamedTuple):
     message: str
 
     @classmethod
-    def of(cls, error: RepoStreamError, where: str = "") -> Fault:
-        """Return the fault with an error, and words that say more about where it is."""
-        return cls(type(error).__name__, _in_words(error) + where)
+    def of(cls, error: RepoStreamError, more: str = "") -> Fault:
+        """Return the fault with an error, and what more there is to say about it."""
+        return cls(type(error).__name__, _in_words(error) + more)
 
 
 def _in_words(error: RepoStreamError) -> str:
     cause = error.__cause__
-    if isinstance(error, MissingBlock) and isinstance(cause, RepoStreamError):
+    if isinstance(error, MissingBlock) and isinstance(cause, CarError):  # which is reported, too
         what = "an MST node" if error.key is None else f"record {error.key!r}"
-        return f"the block {error.cid} of {what} is damaged: {explained(cause)}"
+        return f"the block {error.cid} of {what} is damaged (at byte {cause.offset})"
     return explained(error)
 
 
@@ -179,10 +179,9 @@ class Report:
         if (commit := self.commit) is not None:
             lines += [*facts([("DID", one_line(commit.did)), ("Rev", commit.rev)]), ""]
         for name, check in self.checks.items():
-            lines.append(f"{check.status:8}  {name:9}  {self._what(name)}")
-            for line in check.lines():
-                indent = "  " if line.startswith("- ") else ""
-                wrapped = _wrapped(one_line(line), WIDTH - _INDENT, indent)
+            lines.append(f"{check.status:7}  {name:9}  {self._what(name)}")
+            for line in check.lines():  # a CID fills one, so nothing is indented further
+                wrapped = _wrapped(one_line(line), WIDTH - _INDENT, "")
                 lines += [f"{'':{_INDENT}}{part}" for part in wrapped]
         if self.problems:
             lines += ["", "Bad records:"]

@@ -5,7 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from repo_stream import MissingBlock, MissingExtra, ProcessError, RepoStreamError
+from repo_stream import (
+    BadSectionCid,
+    BadVarint,
+    CidMismatch,
+    EmptySection,
+    MissingBlock,
+    MissingExtra,
+    NodeError,
+    ProcessError,
+    RepoStreamError,
+    TruncatedCar,
+)
 from repo_stream.cli.input import named
 from repo_stream.cli.messages import BAD_REPO, WRONG_USAGE, complain
 from repo_stream.cli.screen import explained
@@ -21,7 +32,11 @@ def report_failure(options: argparse.Namespace, error: RepoStreamError | OSError
         error: what happened.
     """
     if isinstance(error, RepoStreamError):  # some are an `ImportError` or the like as well
-        hint = "; to leave out such records: --skip-bad" if _can_skip(options, error) else ""
+        hint = ""
+        if _can_skip(options, error):
+            hint = "; to leave out such records: --skip-bad"
+        elif _can_go_past(options, error):
+            hint = "; to get out what can be reached: --partial"
         code = WRONG_USAGE if isinstance(error, MissingExtra) else BAD_REPO
         return complain(f"{error.source or named(options.car)}: {explained(error)}{hint}", code)
     name = str(error.filename or named(options.car))
@@ -50,3 +65,17 @@ def _can_skip(options: argparse.Namespace, error: RepoStreamError) -> bool:
     """Return whether the command has an option to leave out the record with this error."""
     of_a_record = isinstance(error, (MissingBlock, ProcessError)) and error.key is not None
     return of_a_record and "skip_bad" in options
+
+
+def _can_go_past(options: argparse.Namespace, error: RepoStreamError) -> bool:
+    """Return whether the command has an option to go past what causes this error."""
+    damage = (
+        BadSectionCid,
+        BadVarint,
+        CidMismatch,
+        EmptySection,
+        MissingBlock,
+        NodeError,
+        TruncatedCar,
+    )
+    return isinstance(error, damage) and "reported" in options and not options.partial

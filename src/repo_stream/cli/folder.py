@@ -16,10 +16,11 @@ So different keys have different names, none of them leads out of the folder, an
 ones `urllib.parse.unquote` returns what was encoded. The exact key is in the file.
 
 The folder is new, or empty, or one that `export` has made of the same account before, which is then
-brought up to date: its collections are replaced. `_repo.json` in it says which those are, and is
-how it is recognized. Other files in the folder stay as they are. While records are written they are
-in a folder of their own within it, which nobody else can enter; so what lies in the folder, such as
-a symbolic link, is never written through.
+brought up to date: its collections are replaced, all or none, and are as those of a new folder.
+`_repo.json` in it says which those are, and is how it is recognized. Other files in it stay.
+
+While records are written, they are in a folder of their own within it, which nobody else can enter;
+so what lies in the folder, such as a symbolic link, is never written through.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 from repo_stream import Commit, Output
-from repo_stream.cli.output import OutputError, writing_to
+from repo_stream.cli.output import OutputError, naming, writing_to
 from repo_stream.cli.rows import Line
 
 __all__ = ["Folder", "folder", "path_of"]
@@ -169,7 +170,7 @@ def folder(path: str, line: Line) -> Generator[Folder]:
         sink = Folder(path, part, line, before)
         yield sink
         if sink.made is not None:
-            with writing_to(path):
+            with naming(path):  # without `at_once`: a Ctrl-C here would leave half of it
                 _replace(target, part, before, sink.made)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -227,21 +228,29 @@ def _check_collection(within: Path, path: str) -> None:
 
 
 def _replace(target: Path, part: Path, before: Contents | None, made: Contents) -> None:
-    """Put what was written in the place of what was there before, which goes to `part`."""
-    old = part / "_old"
-    old.mkdir()
-    for name in sorted(made.collections - (before.collections if before else set())):
+    """Put what was written in the place of what was there before: all of it or nothing."""
+    there = before.collections if before else set[str]()
+    for name in sorted(made.collections - there):
         if os.path.lexists(target / name):
             raise FileExistsError(0, f"{name} in it is in the way")
-    for name in before.collections if before else ():
-        with suppress(FileNotFoundError):
-            (target / name).rename(old / name)
-    for name in made.collections:
-        (part / name).rename(target / name)
-    about = part / _ABOUT
+    about, old = part / _ABOUT, part / "_old"
     contents = {**made._asdict(), "collections": sorted(made.collections)}
     about.write_text(f"{json.dumps(contents, indent=2)}\n", "utf-8")
-    about.replace(target / _ABOUT)
+    old.mkdir()
+    moves = [
+        (target / name, old / name) for name in sorted(there) if os.path.lexists(target / name)
+    ]
+    moves += [(part / name, target / name) for name in sorted(made.collections)]
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for source, place in moves:
+            source.rename(place)
+            moved.append((source, place))
+        about.replace(target / _ABOUT)
+    except BaseException:
+        for source, place in reversed(moved):
+            place.rename(source)
+        raise
 
 
 def _refusal(path: str, reason: str) -> OutputError:

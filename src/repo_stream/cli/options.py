@@ -40,10 +40,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         OutputError: if what `--help` and `--version` show cannot be written.
     """
     try:
-        options = _parser().parse_args(arguments)
+        options, more = _parser().parse_known_args(arguments)
     except SystemExit:
         put("")  # written now, as an error at the exit of the interpreter could not be handled
         raise
+    _add_cars(options, more)
     options.car, options.several = options.cars[0], len(options.cars) > 1
     if [*options.cars, *options.slices].count("-") > 1:
         options.usage("standard input can be read only once")
@@ -59,6 +60,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     except ValueError as error:
         options.usage(one_line(str(error)))
     return options
+
+
+def _add_cars(options: argparse.Namespace, more: list[str]) -> None:
+    """Add the CARs that come after an option, which argparse takes for too much."""
+    are_cars = all(word == "-" or not word.startswith("-") for word in more)
+    if more and not (options.takes_several and are_cars):
+        options.usage(one_line(f"unrecognized arguments: {' '.join(more)}"))
+    options.cars += more
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,7 +104,8 @@ def _parser() -> argparse.ArgumentParser:
             help='CAR file to read, with one repo, which may be compressed with gzip or zstd; "-" '
             "for standard input, which may not",
         )
-        command.set_defaults(usage=command.error, collections=None, key_range=None, slices=[])
+        command.set_defaults(usage=command.error, takes_several=several)
+        command.set_defaults(collections=None, key_range=None, slices=[])
         command.set_defaults(partial=False, report=None)
         return command
 
@@ -139,9 +149,9 @@ def _parser() -> argparse.ArgumentParser:
     command.description = (
         "Write records as JSON lines, CSV or Parquet, or as files. JSON lines and Parquet have "
         "key, cid and value; and did, if there are several CARs. CSV has uri, collection, rkey, "
-        "cid and value, and a ' before a collection or rkey that spreadsheets would take for a formula. An "
-        "error of one of several CARs does not stop the others; records of it that came before the "
-        "error stay in the output, and the exit code is 1."
+        "cid and value, and a ' before a collection or rkey that spreadsheets would take for a "
+        "formula. An error of one of several CARs does not stop the others; records of it that "
+        "came before the error stay in the output, and the exit code is 1."
     )
     target = command.add_mutually_exclusive_group()
     target.add_argument(
@@ -170,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     add_partial(command)
     command.set_defaults(command=export)
 
-    command = add("blobs", "list the blobs that records refer to, such as images")
+    command = add("blobs", "list the blobs that records refer to, such as images", several=True)
     command.description = (
         "List the blobs that records refer to, such as images: CID, MIME type, size in bytes and "
         "key of the record, one reference per line. A CAR does not have the blobs themselves. The "
@@ -180,7 +190,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="write JSON lines, with exact values")
     _add_skip_bad(command)
     _add_selection(command)
-    command.set_defaults(command=blobs)
+    add_partial(command)
+    command.set_defaults(command=for_each(blobs))
 
     command = add("order", "write the CAR in streamable order, for readers with little memory")
     command.add_argument(
@@ -213,7 +224,17 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=join)
 
     command = add("verify", "check everything in the CAR, and report on every check", several=True)
-    command.add_argument("--json", action="store_true", help="write JSON")
+    command.description = (
+        "Check everything in the CAR, and report on every check. A check that fails does not end "
+        "the others; one is skipped only if it cannot be made, and the report says why."
+    )
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="write JSON: ok, did, rev, commit, records, bad_records, problems, and checks, each "
+        "with name, what, status (ok, failed, skipped), note, count and the first faults; keys "
+        "may be added, and none is renamed",
+    )
     command.add_argument(
         "--did",
         type=_did,

@@ -17,6 +17,7 @@ __all__ = [
     "destination",
     "drop_output",
     "is_terminal",
+    "naming",
     "put",
     "put_json",
     "writing_to",
@@ -82,7 +83,7 @@ def destination(path: str | None) -> Generator[IO[bytes]]:
         return
     target = Path(os.path.realpath(path))  # keep a link, and replace what it leads to
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    with _naming(path):  # without `at_once`: a Ctrl-C here would leave the file behind
+    with naming(path):  # without `at_once`: a Ctrl-C here would leave the file behind
         file = part.open("xb")  # fails if anything has that name
     try:
         with _closing(file, path):
@@ -109,12 +110,12 @@ def _closing(file: io.BufferedWriter, path: str) -> Generator[None]:
 @contextmanager
 def writing_to(path: str | None) -> Generator[None]:
     """Raise `OutputError` if this block fails to write, and `KeyboardInterrupt` on Ctrl-C."""
-    with _naming(path), at_once():
+    with naming(path), at_once():
         yield
 
 
 @contextmanager
-def _naming(path: str | None) -> Generator[None]:
+def naming(path: str | None) -> Generator[None]:
     """Raise `OutputError`, which names the file, if this block fails to write."""
     try:
         yield

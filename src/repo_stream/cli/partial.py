@@ -67,6 +67,8 @@ def check_report(options: argparse.Namespace) -> None:
         return
     if not options.partial:
         options.usage("--report goes with --partial")
+    if path == "-":
+        options.usage("--report writes to a file; name one")
     output: str | None = getattr(options, "output", None)
     if output is not None and Path(output).absolute() == Path(path).absolute():
         options.usage(f"--report and -o name the same file: {path}")

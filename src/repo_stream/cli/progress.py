@@ -35,6 +35,9 @@ _PERIOD: Final = 0.1
 # How far the speed looks back, in seconds, and how long it has to be known to say what is left.
 _LOOK_BACK: Final = 10.0
 _LOOK_BACK_AT_LEAST: Final = 1.0
+# If no bytes have come for so long, in seconds, and records are walked, that is not called reading:
+# the end of a pipe is seen only when more is needed from it.
+_WALKS_AFTER: Final = 1.0
 _UNITS: Final = ("bytes", "kB", "MB", "GB", "TB")
 # Characters of the bar, and the most of a CAR's name.
 _BAR: Final = 16
@@ -111,6 +114,9 @@ class Meter:
         self._total: int | None = None
         self._position = Position(0, fully_read=False)
         self._records = 0
+        # When the last bytes came, and whether records have been walked for long since.
+        self._came, self._walks = 0.0, False
+        self._shown_records = 0
         self._pace = Pace()
         self._bar: _Bar | None = None
 
@@ -148,7 +154,11 @@ class Meter:
 
     def _show(self, position: Position) -> None:
         now = monotonic()
-        self._position = position
+        if position.read != self._position.read:
+            self._came, self._walks = now, False
+        elif self._records > self._shown_records and now - self._came >= _WALKS_AFTER:
+            self._walks = True
+        self._position, self._shown_records = position, self._records
         self._pace.add(now, position.read)
         if now < self._from:
             return
@@ -165,7 +175,7 @@ class Meter:
         total = self._total
         if total is not None and read > total:
             total = None  # not the size of what is read
-        if not (fully_read or read == total):
+        if not (fully_read or read == total or self._walks):
             speed = self._pace.per_second()
             left = None if total is None else self._pace.time_to(total)
             facts = [

@@ -69,7 +69,8 @@ class CsvTable:
     takes a cell for a formula if it begins with one of a few characters, such as `=`, and strangers
     choose the keys. So cells of `collection` and `rkey` that begin with one of those, or with `'`,
     get a `'` in front, which is taken off to read them back. The other columns are exact: they
-    begin with `at:`, a letter and `{`.
+    begin with `at:`, a letter and `{`. A value can be longer than the 128 KiB that Python's `csv`
+    reads in a cell if `csv.field_size_limit` is not raised.
 
     Args:
         file: the file.

@@ -28,6 +28,7 @@ from repo_stream import (
     OtherAccount,
     ProcessError,
     RepoStreamError,
+    UncheckableBlock,
     UnsupportedKey,
 )
 from repo_stream.cli.checks import Fault, Name, Report
@@ -100,7 +101,7 @@ async def _check_file(options: argparse.Namespace, report: Report, given: Given)
                 pass
             _add_damage(report, reader.damage, reader.damage_count)
             report.passed("car", f"{reader.offset:,} bytes")
-            report.passed("blocks")
+            report.passed("blocks", _unchecked(reader.unchecked))
     except _FAULTS as error:
         report.failed(_check_of(error), Fault.of(error))
 
@@ -124,7 +125,7 @@ async def _check_repo(options: argparse.Namespace, report: Report, car: Opened[G
     report.passed("commit", str(commit.cid))
     if repo.fully_read:
         report.passed("car", f"{repo.bytes_read:,} bytes")
-        report.passed("blocks")
+        report.passed("blocks", _unchecked(repo.blocks_unchecked))
     if findings is not None:
         _add_findings(report, car, findings)
     report.skip("the file could not be read to its end")
@@ -221,7 +222,15 @@ def _fault_of_subtree(gap: Gap, error: RepoStreamError | None) -> Fault:
     return Fault.of(fault, f"; the keys between {after} and {before} cannot be read")
 
 
+def _unchecked(blocks: int) -> str:
+    if not blocks:
+        return ""
+    return f"but for {blocks:,} whose hash function is not known here, so they were not read"
+
+
 def _missing(cid: Cid, key: str | None, damage: RepoStreamError | None) -> MissingBlock:
+    if isinstance(damage, UncheckableBlock):
+        return UncheckableBlock(cid=cid, key=key)  # several keys may name it
     error = MissingBlock(cid=cid, kind="node" if key is None else "record", key=key)
     error.__cause__ = damage
     return error
@@ -241,7 +250,8 @@ def _add_damage(
         name = _check_of(each.error)
         if name == "tree":
             continue
-        report.failed(name, Fault.of(each.error))
+        more = "; it was repaired for the other checks" if each.repaired else ""
+        report.failed(name, Fault.of(each.error, more))
         if commit is not None and each.cid == commit.cid:
             report.failed("commit", Fault.of(each.error))
     if count > len(damage):

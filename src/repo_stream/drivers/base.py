@@ -57,6 +57,10 @@ LAZY_SLICE: Final = 64
 # Problems to list. A hostile repo can have a million, each with its error.
 _LISTED_PROBLEMS: Final = 1000
 
+# How many bad nodes a walk goes past, and in how many places each of them.
+_MOST_BAD_NODES: Final = 10_000
+_MOST_PLACES: Final = 10
+
 
 class Problem(NamedTuple):
     """A record that could not be read, if `on_error` is not `"raise"`.
@@ -109,6 +113,8 @@ class RepoDriver(Generic[T]):
         self._problem_count = 0
         # What is damaged in the CAR; `None` if nothing can be, as an error is raised then.
         self._damages = damages
+        # In how many places each node is bad that the walk has gone past.
+        self._bad_nodes: dict[bytes, int] = {}
 
     def _new_walker(self, ranges: KeyRanges) -> Walker[T]:
         options = self._options
@@ -588,11 +594,16 @@ class RepoDriver(Generic[T]):
     def _is_bad_node(self, error: RepoStreamError) -> bool:
         """Return whether the walk stands before a node that breaks a rule, and goes past those."""
         of_node = isinstance(error, (NodeError, LimitExceeded)) and self._walker.error is error
-        return of_node and self._options.gaps == "all"
+        if not of_node or self._options.gaps != "all":
+            return False
+        # A file can name one large node a million times, and it takes time to see what is wrong.
+        times = self._bad_nodes.get(self._walker.nearest(), 0)
+        return times < _MOST_PLACES and len(self._bad_nodes) < _MOST_BAD_NODES
 
     def _gap_for_bad_node(self, error: RepoStreamError) -> Gap:
         """Leave out the subtree whose top node breaks a rule."""
         gap = self._walker.gap()
+        self._bad_nodes[gap.cid] = self._bad_nodes.get(gap.cid, 0) + 1
         if self._damages is not None:
             self._damages.add(None, gap.cid, error)
         return gap

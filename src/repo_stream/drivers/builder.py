@@ -257,7 +257,8 @@ class DriverBuilder(Options[T]):
         Args:
             bad_nodes: also go past nodes that break a rule, or exceed one of the limits on nodes,
                 and list them in `RepoDriver.damage`. They are not damaged, as their hash is right:
-                the author of the repo has made them so. Otherwise their error is raised.
+                the author of the repo has made them so. Otherwise their error is raised, and so it
+                is if there are more than 10,000 of them, or if one is in more than 10 places.
 
         Example:
             >>> async def changed(slice_of_repo: bytes, known: dict[str, Cid]) -> list[str]:

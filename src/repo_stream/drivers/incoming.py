@@ -66,6 +66,11 @@ class Incoming(Generic[T]):
         return self._loading.blocks
 
     @property
+    def unchecked(self) -> int:
+        """How many of them could not be checked against their CIDs."""
+        return self._loading.reader.unchecked
+
+    @property
     def offset(self) -> int:
         """How many bytes of the file have been read."""
         return self._loading.offset

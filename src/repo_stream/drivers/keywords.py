@@ -76,7 +76,7 @@ class BuilderKeywords(_ReadKeywords, total=False):
 
 
 class OrderKeywords(_ReadKeywords, _SpillKeywords, total=False):
-    """The keywords of `order_car`."""
+    """The keywords of `order_car` and `join_cars`."""
 
 
 class OpenKeywords(_ReadKeywords, StreamKeywords, total=False):

@@ -91,6 +91,15 @@ class StreamDriver(RepoDriver[T]):
         return self._incoming.blocks
 
     @property
+    def blocks_unchecked(self) -> int:
+        """How many of them could not be checked against their CIDs, and so were left out.
+
+        The hash functions of their CIDs are not known here. If the tree names one of them, that is
+        an `UncheckableBlock`.
+        """
+        return self._incoming.unchecked
+
+    @property
     def bytes_read(self) -> int:
         """How many bytes of the file have been read so far, up to the end of a block."""
         return self._incoming.offset

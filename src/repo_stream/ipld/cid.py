@@ -128,7 +128,7 @@ class Cid(bytes):
 
     def __str__(self) -> str:
         """The text that people exchange: base32 for CIDv1, base58btc for CIDv0."""
-        if self.is_ordinary:
+        if len(self) == ORDINARY_LENGTH and self[0] == 1:  # the CIDs of blobs, too
             return _ordinary_text(self)
         from multiformats import multibase  # noqa: PLC0415 - 75 ms that most programs never need
 
@@ -225,27 +225,36 @@ def _varint(buffer: bytes, start: int, end: int) -> tuple[int, int]:
     raise InvalidCid("a varint in the CID does not end")
 
 
-def _identity(data: bytes) -> bytes:
-    return data
-
-
-def _hashlib(name: str, length: int) -> _Hash:
-    return _Hash(lambda data: hashlib.new(name, data).digest(), length)
-
-
-def _blake2b(length: int) -> _Hash:
-    return _Hash(lambda data: hashlib.blake2b(data, digest_size=length).digest(), length)
-
-
-def _blake2s(length: int) -> _Hash:
-    return _Hash(lambda data: hashlib.blake2s(data, digest_size=length).digest(), length)
-
-
 class _Hash(NamedTuple):
     """A hash function, and how many bytes its digest has; `None` if it has any number of them."""
 
     digest: Callable[[bytes], bytes]
     length: int | None
+
+
+def _identity(data: bytes) -> bytes:
+    return data
+
+
+def _hashlib(name: str, length: int) -> _Hash:
+    def digest(data: bytes) -> bytes:
+        return hashlib.new(name, data).digest()
+
+    return _Hash(digest, length)
+
+
+def _blake2b(length: int) -> _Hash:
+    def digest(data: bytes) -> bytes:
+        return hashlib.blake2b(data, digest_size=length).digest()
+
+    return _Hash(digest, length)
+
+
+def _blake2s(length: int) -> _Hash:
+    def digest(data: bytes) -> bytes:
+        return hashlib.blake2s(data, digest_size=length).digest()
+
+    return _Hash(digest, length)
 
 
 # The hash functions that the standard library has, by their multihash codes

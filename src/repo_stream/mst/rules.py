@@ -22,6 +22,7 @@ from hashlib import sha256
 from typing import Final
 
 from repo_stream._compiled import COMPILED
+from repo_stream.arguments import check_kind
 from repo_stream.errors import (
     BareRoot,
     ChildBelowLeaf,
@@ -55,8 +56,8 @@ def key_depth(key: bytes) -> int:
     Raises:
         TypeError: if `key` is not bytes.
     """
-    if not isinstance(key, (bytes, bytearray, memoryview)):
-        raise TypeError(f"a depth is that of the bytes of a key: pass key.encode(), not {key!r}")
+    such_as = "the bytes of a key, as key.encode() returns them"
+    check_kind("key", key, (bytes, bytearray, memoryview), such_as=such_as)
     digest = int.from_bytes(sha256(key).digest(), "big")
     return (256 - digest.bit_length()) // 2
 

@@ -21,7 +21,7 @@ from typing import Any, Final, Self, TypeVar
 
 import anyio
 
-from repo_stream.arguments import check_number
+from repo_stream.arguments import check_kind, check_number
 from repo_stream.car.files import OpenFile
 from repo_stream.errors import DiskError, MaxSizeExceeded, StoreClosed, StoreCorrupt
 from repo_stream.limits import MIB
@@ -98,8 +98,9 @@ class DiskBuilder:
             StoreCorrupt: if it was made by a store and is damaged.
             TypeError: if `path` is not a path.
         """
-        if path is not None and not isinstance(path, (str, os.PathLike)):
-            raise TypeError(f"path must be a path or None, for a temporary store, not {path!r}")
+        if path is not None:
+            such_as = "a path, or None for a temporary store"
+            check_kind("path", path, (str, os.PathLike), such_as=such_as)
         # Absolute, as the working directory may change while the store is open.
         return Opening(self, Path(path).absolute() if path is not None else None)
 
