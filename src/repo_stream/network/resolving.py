@@ -1,0 +1,305 @@
+"""`Network`: from the name of an account to its document, its server and its key.
+
+What it takes to resolve a name:
+
+    handle --(TXT, else the well-known file)--> DID --(directory, or its host)--> document
+      ^                                                                              |
+      '---------------------- has to be what the document claims -------------------'
+
+Each of the two arrows is looked up, and kept, by itself. So if a handle could not be looked up just
+now, that is tried again soon, while the document is kept. What the answers mean is decided in
+`names` and `document`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Self
+
+import anyio
+
+from repo_stream.arguments import check_flag, check_kind, check_number, check_whole
+from repo_stream.network.account import Account
+from repo_stream.network.cache import Cache
+from repo_stream.network.document import did_key, handle_of, pds_of
+from repo_stream.network.errors import (
+    AddressRefused,
+    AmbiguousHandle,
+    BadName,
+    HandleNotClaimed,
+    HandleNotFound,
+    NetworkError,
+)
+from repo_stream.network.names import (
+    MAX_WELL_KNOWN_BYTES,
+    PLC,
+    did_in_answer,
+    did_in_txt,
+    did_in_well_known,
+    document_in,
+    is_resolvable,
+    is_test_handle,
+    log_in,
+    parse_who,
+    plc_url,
+    txt_name,
+    web_url,
+    well_known_url,
+    why_not_account,
+)
+from repo_stream.network.resolvers import NameResolver, SystemResolver
+from repo_stream.network.web import PATIENCE, Clock, Web
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import httpx
+
+__all__ = ["Network"]
+
+_DAY: Final = 24 * 3600.0
+_TWO_MINUTES: Final = 120.0
+# How long each of the two ways from a handle to its account may take, in seconds. They are the
+# strangers' own servers, and many accounts can do without.
+_HANDLE_SECONDS: Final = 10.0
+
+
+class Network:
+    """Finds accounts, and keeps what it found for a time. `open_repo` and `get_record` use one.
+
+    Use it in `async with`, or call `aclose`. It belongs to the event loop that it is used in.
+
+    Args:
+        client: the `httpx.AsyncClient` to send requests by, with its proxies and certificates. It
+            is never closed here, and nothing of it is sent but its user agent. By default, one of
+            its own, which connects to addresses that it has checked, and uses no proxy.
+        directory: the URL of the PLC directory.
+        resolver: looks up names in the DNS; by default the name servers of the system do. See
+            `NameResolver` for its two methods. It looks up the addresses of servers only if there
+            is no `client`.
+        handle_server: the URL of a server that knows the handles below `.test`, which the DNS does
+            not, by `com.atproto.identity.resolveHandle`. Only with `allow_private`.
+        allow_private: allow http, all ports, addresses that are not public, and handles below
+            `.test`. Strangers can then make this program send requests to your own network.
+        patience: how long a request is tried again if a server is busy or failing, in seconds.
+        keep_seconds: how long it is kept what was found.
+        keep_errors_seconds: how long it is kept that there was an error.
+        keep_names: how many names are kept, of DIDs and of handles each.
+        clock: the time, for tests.
+
+    Raises:
+        MissingExtra: if `httpx` is not installed.
+
+    Example:
+        async with Network() as network:
+            account = await network.resolve("alice.example.com")
+            print(account.did, account.pds)
+    """
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient | None = None,
+        *,
+        directory: str = "https://plc.directory",
+        resolver: NameResolver | None = None,
+        handle_server: str | None = None,
+        allow_private: bool = False,
+        patience: float = PATIENCE,
+        keep_seconds: float = _DAY,
+        keep_errors_seconds: float = _TWO_MINUTES,
+        keep_names: int = 1000,
+        clock: Clock | None = None,
+    ) -> None:
+        check_kind("directory", directory, str, such_as="a URL")
+        check_flag("allow_private", allow_private)
+        check_number("patience", patience, unit=" of seconds")
+        check_number("keep_seconds", keep_seconds, unit=" of seconds")
+        check_number("keep_errors_seconds", keep_errors_seconds, unit=" of seconds")
+        check_whole("keep_names", keep_names)
+        if handle_server is not None:
+            check_kind("handle_server", handle_server, str, such_as="a URL")
+            if not allow_private:
+                raise ValueError("handle_server is for tests, and needs allow_private=True")
+        self.directory = directory.rstrip("/")
+        self.allow_private = allow_private
+        self._handle_server = handle_server and handle_server.rstrip("/")
+        self._resolver = resolver or SystemResolver()
+        self.web = Web(
+            client,
+            allow_private=allow_private,
+            patience=patience,
+            addresses=None if resolver is None else resolver.addresses,
+            clock=clock,
+        )
+        now = time.monotonic if clock is None else clock.now
+        self._dids = Cache[str](
+            seconds=keep_seconds,
+            error_seconds=keep_errors_seconds,
+            maximum=keep_names,
+            now=now,
+        )
+        self._claims = Cache[Account](
+            seconds=keep_seconds,
+            error_seconds=keep_errors_seconds,
+            maximum=keep_names,
+            now=now,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections, but leave a caller's client alone."""
+        await self.web.aclose()
+
+    # - Accounts -
+
+    async def resolve(self, who: str, *, fresh: bool = False) -> Account:
+        """Find an account.
+
+        Args:
+            who: its handle, its DID (a `did:plc` or a `did:web`), or an `at://` URI of the account
+                or in its repo.
+            fresh: look everything up again, also what is kept.
+
+        Returns:
+            The account. Its handle is checked both ways: the account claims it, and it leads to the
+            account. If it does not, the account has no handle.
+
+        Raises:
+            BadName: if `who` is none of these.
+            HandleNotFound: if the handle leads to no account.
+            AmbiguousHandle: if the DNS has several DIDs for it.
+            HandleNotClaimed: if it leads to an account that does not claim it.
+            DidNotFound: if there is no such DID.
+            DidTombstoned: if it was deleted for good.
+            BadDocument: if its document is of another DID, or no DID document.
+            NoServer: if its document names no server.
+            NoSigningKey: if its document has no key that can sign a repo.
+            NetworkError: any other, if a server does not answer as it should.
+        """
+        check_kind("who", who, str, such_as="a handle, a DID or an at:// URI")
+        check_flag("fresh", fresh)
+        name = parse_who(who, allow_private=self.allow_private).name
+        if name.startswith("did:"):
+            return await self._by_did(name, fresh=fresh)
+        return await self._by_handle(name, fresh=fresh)
+
+    async def _by_did(self, did: str, *, fresh: bool) -> Account:
+        account = await self._claims.get(did, self._find_claim, fresh=fresh)
+        if account.handle is None or await self._leads_to(did, account.handle, fresh=fresh):
+            return account
+        return replace(account, handle=None)
+
+    async def _leads_to(self, did: str, handle: str, *, fresh: bool) -> bool:
+        if not is_resolvable(handle, allow_private=self.allow_private):
+            return False
+        try:
+            return await self._dids.get(handle, self._find_did, fresh=fresh) == did
+        except (HandleNotFound, AmbiguousHandle):
+            return False
+
+    async def _by_handle(self, handle: str, *, fresh: bool) -> Account:
+        did = await self._dids.get(handle, self._find_did, fresh=fresh)
+        account = await self._claims.get(did, self._find_claim, fresh=fresh)
+        if account.handle != handle:
+            raise HandleNotClaimed(handle=handle, did=did, claimed=account.handle)
+        return account
+
+    # - Documents -
+
+    async def _find_claim(self, did: str) -> Account:
+        """Fetch the document of an account. Whether its handle is its own is not checked yet."""
+        url = plc_url(self.directory, did) if did.startswith(PLC) else web_url(did)
+        document = document_in(await self.web.document(url), did)
+        return Account(
+            did=did,
+            handle=handle_of(document),
+            pds=pds_of(document),
+            signing_key=did_key(document),
+            document=document,
+        )
+
+    async def audit_log(self, did: str) -> list[object]:
+        """Return all operations on a DID that the directory has, the oldest first.
+
+        It is fetched each time. `earlier_keys=True` of `open_repo` uses it.
+
+        Args:
+            did: a `did:plc`, or a `did:web`, which has no such log.
+
+        Returns:
+            The operations, decoded from JSON, as https://web.plc.directory/api/redoc has them; none
+            for a `did:web`.
+
+        Raises:
+            BadName: if it is not such a DID.
+            DidNotFound: if the directory does not know it.
+            NetworkError: any other, if the directory does not answer as it should.
+        """
+        check_kind("did", did, str, such_as="a DID")
+        reason = why_not_account(did, allow_private=self.allow_private)
+        if reason is not None:
+            raise BadName(name=did, reason=reason)
+        if not did.startswith(PLC):
+            return []
+        return log_in(await self.web.document(f"{plc_url(self.directory, did)}/log/audit"), did)
+
+    # - Handles -
+
+    async def _find_did(self, handle: str) -> str:
+        if self._handle_server is not None and is_test_handle(handle):
+            ways = [self._did_by_server]
+        else:
+            ways = [self._did_by_txt, self._did_by_well_known]
+        reasons: list[str] = []
+        for way in ways:
+            try:
+                did = await way(handle)
+            except AmbiguousHandle:
+                raise
+            except (OSError, ValueError, NetworkError) as error:
+                reasons.append(_without_advice(error))
+                continue
+            reason = why_not_account(did, allow_private=self.allow_private)
+            if reason is not None:
+                raise HandleNotFound(handle=handle, reason=f"it leads to {did}, but {reason}")
+            return did
+        raise HandleNotFound(handle=handle, reason="; ".join(reasons))
+
+    async def _did_by_txt(self, handle: str) -> str:
+        name = txt_name(handle)
+        try:
+            with anyio.fail_after(_HANDLE_SECONDS):
+                records = await self._resolver.txt(name)
+        except OSError as error:
+            reason = str(error) or "it took too long"
+            raise OSError(f"the TXT records of {name} could not be looked up ({reason})") from error
+        return did_in_txt(handle, records)
+
+    async def _did_by_well_known(self, handle: str) -> str:
+        url = well_known_url(handle)
+        with anyio.move_on_after(_HANDLE_SECONDS):
+            return did_in_well_known(await self.web.document(url, max_bytes=MAX_WELL_KNOWN_BYTES))
+        raise OSError(f"{url} did not answer within {_HANDLE_SECONDS:g} seconds")
+
+    async def _did_by_server(self, handle: str) -> str:
+        url = f"{self._handle_server}/xrpc/com.atproto.identity.resolveHandle"
+        return did_in_answer(await self.web.document(url, params={"handle": handle}))
+
+
+def _without_advice(error: Exception) -> str:
+    """Return what an error says happened, without what to do, unless that is about safety."""
+    said = str(error)
+    if isinstance(error, NetworkError) and not isinstance(error, AddressRefused):
+        return said.rpartition("; ")[0] or said
+    return said
