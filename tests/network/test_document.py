@@ -167,6 +167,9 @@ def test_keys_of_a_huge_list_are_not_all_decoded() -> None:
     bad = method(publicKeyMultibase="z" + "2" * 127)
     with pytest.raises(NoSigningKey):
         did_key(document(verificationMethod=[bad] * 300_000))
+    assert did_key(document(verificationMethod=[*[bad] * 31, method()])) == K256_KEY
+    with pytest.raises(NoSigningKey):
+        did_key(document(verificationMethod=[*[bad] * 32, method()]))
     # What has another id costs nothing.
     methods = [*[method(id="#other")] * 300_000, method()]
     assert did_key(document(verificationMethod=methods)) == K256_KEY
@@ -312,6 +315,15 @@ def test_handle_is_the_first_valid_one(names: object, handle: str | None) -> Non
 
 
 # --- The document ---------------------------------------------------------------------------------
+
+
+def test_texts_of_strangers_are_cut_in_messages() -> None:
+    with pytest.raises(BadDocument, match=f"its id is '{'a' * 100}', not"):
+        check_document(document(id="a" * 100), DID)
+    with pytest.raises(BadDocument, match=rf"its id is '{'a' * 100}'\.\.\., not"):
+        check_document(document(id="a" * 101), DID)
+    with pytest.raises(BadDocument, match=r"its id is '\\x1b\[2J\\n', not"):
+        check_document(document(id="\x1b[2J\n"), DID)
 
 
 def test_document_has_to_be_of_the_did() -> None:
