@@ -38,7 +38,7 @@ else:
 
     T = TypeVar("T")
 
-__all__ = ["Repo", "load_commit", "open_car"]
+__all__ = ["Repo", "load_commit", "open_car", "told_builder"]
 
 # The header and the commit of a repo have some 300 bytes together.
 _COMMIT_PIECE: Final = 4096
@@ -156,6 +156,32 @@ def open_car(
         ...     async with open_car(path, block_processor=len) as repo:
         ...         return sum([size async for key, size in repo])
     """
+    return _opened(
+        told_builder(block_processor, on_error, gaps, keywords),
+        source,
+        keywords["spill"],
+        drain=keywords["drain"],
+        check_first=keywords["check_first"],
+    )
+
+
+def told_builder(
+    block_processor: BlockProcessor[Any],  # Any: see the overloads of `open_car`
+    on_error: OnError,
+    gaps: bool | Literal["all"],
+    keywords: OpenKeywords,
+) -> DriverBuilder[Any]:
+    """Return a builder that does what the arguments of `open_car` say; all of them are checked.
+
+    Args:
+        block_processor: see `open_car`.
+        on_error: see `open_car`.
+        gaps: see `open_car`.
+        keywords: all keywords; `drain`, `check_first` and `spill` are not the builder's.
+
+    Raises:
+        TypeError, ValueError: see `open_car`.
+    """
     collections, key_range, prefix = (
         keywords["collections"],
         keywords["key_range"],
@@ -165,7 +191,7 @@ def open_car(
     for flag in ("drain", "check_first"):
         check_flag(flag, keywords[flag])
     check_flag("gaps", gaps == "all" or gaps)
-    builder: DriverBuilder[Any] = DriverBuilder(  # Any: see the overloads
+    builder: DriverBuilder[Any] = DriverBuilder(  # Any: see the overloads of `open_car`
         block_processor=block_processor,
         mem_limit_mb=keywords["mem_limit_mb"],
         verify_cids=keywords["verify_cids"],
@@ -181,13 +207,7 @@ def open_car(
         builder = builder.with_on_error(on_error)
     if gaps:
         builder = builder.with_gaps(bad_nodes=gaps == "all")
-    return _opened(
-        builder,
-        source,
-        keywords["spill"],
-        drain=keywords["drain"],
-        check_first=keywords["check_first"],
-    )
+    return builder
 
 
 def _check_shapes(*, collections: object, key_range: object) -> None:

@@ -112,17 +112,18 @@ DEFAULTS: Final[_AllKeywords] = {
 }
 
 
-def takes(kind: type) -> Callable[[F], F]:
+def takes(kind: type, **more: object) -> Callable[[F], F]:
     """Make a function with `**keywords: Unpack[kind]` like one that declares these keywords.
 
     It is called with all of them, the defaults included; any other keyword is a `TypeError`; and
     `inspect.signature` shows them.
 
     Args:
-        kind: one of the `TypedDict` classes of this module.
+        kind: one of the `TypedDict` classes of this module, or one that adds keywords to it.
+        **more: the defaults of the keywords that it adds.
     """
     declared: dict[str, object] = kind.__annotations__
-    every = cast("dict[str, object]", DEFAULTS)
+    every = {**cast("dict[str, object]", DEFAULTS), **more}
     defaults = {name: every[name] for name in declared}
 
     def decorate(function: F) -> F:
