@@ -129,6 +129,9 @@ from repo_stream.network.account import (
 from repo_stream.network.document import (
     did_key as did_key,
 )
+from repo_stream.network.downloading import (
+    AccountRepo as AccountRepo,
+)
 from repo_stream.network.errors import (
     AddressRefused as AddressRefused,
     AmbiguousHandle as AmbiguousHandle,
