@@ -16,6 +16,7 @@ import pytest
 
 from repo_stream import (
     Absent,
+    Account,
     BadSignature,
     MissingBlock,
     Present,
@@ -95,6 +96,22 @@ async def test_name_leads_to_signed_records(
         repo.commit.verify_signature(did_key(document))
         assert (repo.commit.did, repo.commit.rev) == (account.did, account.rev)
     assert await records_of(car.content) == NOTES
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["hosts", "plain"])
+async def test_network_of_the_library_finds_its_accounts(plain: bool) -> None:
+    with AtprotoNetwork(plain=plain) as net:
+        bob = net.add_account("bob.example.com", legacy=True)
+        async with net.network() as network:
+            assert await network.resolve("bob.example.com") == Account(
+                did=bob.did,
+                handle="bob.example.com",
+                pds=bob.server.url,
+                signing_key=bob.key.did_key,
+                document=bob.document,
+            )
+        assert [request.path for request in net.requests] == [f"/{bob.did}"]
+        assert net.resolver.asked == [("txt", "_atproto.bob.example.com")]
 
 
 async def test_well_known_file_and_documents_of_did_web(

@@ -17,15 +17,18 @@ class LoopbackTransport(httpx.AsyncBaseTransport):
 
     Args:
         port_of: returns the port that serves a host, or `None` if there is no such host.
+        plain: send requests for 127.0.0.1 there, too.
     """
 
-    def __init__(self, port_of: Callable[[str], int | None]) -> None:
+    def __init__(self, port_of: Callable[[str], int | None], *, plain: bool) -> None:
         self._port_of = port_of
+        self._plain = plain
         self._transport = httpx.AsyncHTTPTransport(trust_env=False)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, with the `Host` header that it has."""
-        port = self._port_of(request.url.host)
+        is_plain = self._plain and request.url.host == "127.0.0.1"
+        port = request.url.port if is_plain else self._port_of(request.url.host)
         if port is None:
             raise httpx.ConnectError(f"there is no host {request.url.host}", request=request)
         url = request.url.copy_with(scheme="http", host="127.0.0.1", port=port)

@@ -259,22 +259,38 @@ class AtprotoNetwork:
 
         from repo_stream.testing.loopback import LoopbackTransport  # noqa: PLC0415 - an extra
 
-        return httpx.AsyncClient(transport=LoopbackTransport(self.port_of), **options)
+        return httpx.AsyncClient(
+            transport=LoopbackTransport(self.port_of, plain=self.plain), **options
+        )
 
     def network(self, **options: Any) -> Network:  # noqa: ANN401 - as Network takes them
-        """Return a `repo_stream.Network` to which this is the world.
+        """Return a `repo_stream.Network` to which this is the world. Close it.
+
+        It allows public addresses only, and takes the servers here for such, as if they were behind
+        a proxy. That of a plain network allows any address.
 
         Args:
-            options: for `Network`; by default it has a `client` and the `resolver` and `directory`
-                of this network.
+            options: for `Network`; by default it has a `client`, the `resolver` and the `directory`
+                of this network. A client of your own is not closed.
         """
         from repo_stream import Network  # noqa: PLC0415 - what is tested
 
-        options.setdefault("resolver", self.resolver)
-        options.setdefault("directory", self.directory)
-        if "client" not in options:
-            options["client"] = self.client()
-        return Network(**options)
+        world = {
+            "resolver": self.resolver,
+            "directory": self.directory,
+            "allow_private": self.plain,
+            **options,
+        }
+        if "client" in options:
+            return Network(**world)
+        client = self.client()
+
+        class ClosingNetwork(Network):
+            async def aclose(self) -> None:
+                await super().aclose()
+                await client.aclose()
+
+        return ClosingNetwork(client, **world)
 
     # - Answers -
 

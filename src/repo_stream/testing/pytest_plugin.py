@@ -8,6 +8,17 @@ A test names the fixtures that it uses, and nothing is imported for other tests:
 
 `car_builder` builds CARs of given records, `made_repo` is a repo of a hundred records, `disk_store`
 is an open `DiskStore`, and `car_server` serves `getRepo` on loopback, with faults if asked for.
+
+`atproto_network` is a whole network on loopback: accounts with names, keys and servers, and all
+that can go wrong between a name and its records:
+
+    async def test_backup_waits_for_a_busy_server(atproto_network):
+        alice = atproto_network.add_account("alice.example.com", {"com.example.note/1": {"n": 1}})
+        busy = Fault(error="RateLimitExceeded", status=429, headers={"retry-after": "1"}, times=1)
+        alice.inject("getRepo", busy)
+        async with atproto_network.network() as network:
+            await backup("alice.example.com", network)
+        assert len(atproto_network.requests) == 3  # the document, and the repo twice
 """
 
 from __future__ import annotations
@@ -93,9 +104,9 @@ def atproto_network() -> Iterator[AtprotoNetwork]:
             atproto_network.add_account("alice.example.com", {"com.example.note/1": {"n": 1}})
             async with (
                 atproto_network.network() as network,
-                open_repo("alice.example.com", network=network) as repo,
+                open_repo("alice.example.com", network=network, block_processor=record) as repo,
             ):
-                assert [record async for _, record in repo] == [{"n": 1}]
+                assert [note async for _, note in repo] == [{"n": 1}]
     """
     from repo_stream.testing import AtprotoNetwork  # noqa: PLC0415 - only for tests that use it
 
