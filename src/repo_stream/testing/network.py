@@ -275,7 +275,7 @@ class AtprotoNetwork:
         """
         from repo_stream import Network  # noqa: PLC0415 - what is tested
 
-        world = {
+        world: dict[str, Any] = {
             "resolver": self.resolver,
             "directory": self.directory,
             "allow_private": self.plain,
