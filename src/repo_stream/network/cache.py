@@ -3,6 +3,8 @@
 There is no task in the background: the first one that asks for a name looks it up, and the others
 wait for it. If that one is cancelled, one of those that wait looks the name up instead, so nobody
 fails by the cancellation of somebody else.
+
+What is kept is bounded in number and in size. What was asked for least recently is dropped first.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from copy import copy
 from dataclasses import dataclass
+from math import inf
 from typing import Final, Generic, TypeVar
 
 import anyio
@@ -26,8 +29,10 @@ __all__ = ["Cache"]
 
 V = TypeVar("V")
 
-# Errors of the way to a name, which tell nothing of the name itself.
-_OF_THE_WAY: Final = (RateLimited, ServerFailed, ServerUnreachable, TooSlow)
+# Errors on the way to a name, which tell nothing of the name itself.
+_ON_THE_WAY: Final = (RateLimited, ServerFailed, ServerUnreachable, TooSlow)
+# How large what is kept may be on average, in bytes. A DID document has about 1,000.
+_MEAN_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +41,15 @@ class _Outcome(Generic[V]):
 
     Attributes:
         number: that of the look-up; later ones have higher numbers.
-        until: when it is too old.
+        at: when it ended, in seconds.
         found: what was found, or the error.
+        size: how large it is, in bytes.
     """
 
     number: int
-    until: float
+    at: float
     found: V | NetworkError
+    size: int
 
     def result(self) -> V:
         if isinstance(self.found, NetworkError):
@@ -70,78 +77,98 @@ class Cache(Generic[V]):
     """Keeps what was found for a name, and errors for a shorter time.
 
     Args:
+        look_up: looks up a name.
         seconds: how long what was found is kept.
         error_seconds: how long a `NetworkError` is kept. No other exception is.
-        maximum: how many names are kept: those that were asked for last.
+        maximum: how many names are kept, of 4 KiB on average.
+        size: returns how large something is that was found, in bytes.
         now: returns the time in seconds.
     """
 
     def __init__(
-        self, *, seconds: float, error_seconds: float, maximum: int, now: Callable[[], float]
+        self,
+        look_up: Callable[[str], Awaitable[V]],
+        *,
+        seconds: float,
+        error_seconds: float,
+        maximum: int,
+        size: Callable[[V], int],
+        now: Callable[[], float],
     ) -> None:
+        self._look_up = look_up
         self._seconds = seconds
         self._error_seconds = error_seconds
         self._maximum = maximum
+        self._size_of = size
         self._now = now
         self._number = 0
         self._kept: dict[str, _Outcome[V]] = {}  # those that were asked for last are at the end
+        self._size = 0
         self._flights: dict[str, _Flight[V]] = {}
 
-    async def get(
-        self, name: str, look_up: Callable[[str], Awaitable[V]], *, fresh: bool = False
-    ) -> V:
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    async def get(self, name: str, *, fresh: bool = False, max_age: float = inf) -> V:
         """Return what is kept for a name, or look it up.
 
         Args:
             name: the name.
-            look_up: looks it up.
-            fresh: take nothing that was looked up, or began to be, before this call.
+            fresh: use nothing that was looked up, or began to be, before this call.
+            max_age: use nothing that was looked up more than so many seconds ago.
 
         Raises:
             NetworkError: if the look-up raises it, or did so a short time ago.
         """
         least = self._number + 1 if fresh else 0
         while True:
-            kept = self._usable(name, least)
-            if kept is not None:
+            kept = self._valid(name)
+            if kept is not None and kept.number >= least and self._now() - kept.at < max_age:
+                self._kept[name] = self._kept.pop(name)
                 return kept.result()
             flight = self._flights.get(name)
             if flight is None:
-                return await self._lead(name, look_up)
+                return await self._lead(name)
             await flight.ended.wait()
             if flight.outcome is not None and flight.number >= least:
                 return flight.outcome.result()
 
-    def _usable(self, name: str, least: int) -> _Outcome[V] | None:
-        kept = self._kept.pop(name, None)
-        if kept is None or kept.until <= self._now():
-            return None
-        self._kept[name] = kept
-        return kept if kept.number >= least else None
-
-    async def _lead(self, name: str, look_up: Callable[[str], Awaitable[V]]) -> V:
+    async def _lead(self, name: str) -> V:
         self._number += 1
         flight = self._flights[name] = _Flight[V](self._number)
         try:
-            found = await look_up(name)
-            flight.outcome = self._keep(name, flight.number, found)
-            return found
+            found = await self._look_up(name)
         except NetworkError as error:
-            flight.outcome = self._keep(name, flight.number, copy(error))
+            flight.outcome = _Outcome(flight.number, self._now(), copy(error), 0)
+            if not (isinstance(error, _ON_THE_WAY) and self._valid(name)):
+                self._keep(name, flight.outcome)
             raise
+        else:
+            flight.outcome = _Outcome(flight.number, self._now(), found, self._size_of(found))
+            self._keep(name, flight.outcome)
+            return found
         finally:
             del self._flights[name]
             flight.ended.set()
 
-    def _keep(self, name: str, number: int, found: V | NetworkError) -> _Outcome[V]:
-        failed = isinstance(found, NetworkError)
-        until = self._now() + (self._error_seconds if failed else self._seconds)
-        outcome = _Outcome(number, until, found)
-        before = self._kept.pop(name, None)
-        if before is not None and isinstance(found, _OF_THE_WAY) and before.until > self._now():
-            self._kept[name] = before  # which is still true, as far as anybody knows
-        else:
-            self._kept[name] = outcome
-        while len(self._kept) > self._maximum:
-            del self._kept[next(iter(self._kept))]
-        return outcome
+    def _valid(self, name: str) -> _Outcome[V] | None:
+        """Return what is kept for a name, if it is not too old."""
+        kept = self._kept.get(name)
+        if kept is None:
+            return None
+        failed = isinstance(kept.found, NetworkError)
+        if self._now() - kept.at < (self._error_seconds if failed else self._seconds):
+            return kept
+        self._drop(name)
+        return None
+
+    def _keep(self, name: str, outcome: _Outcome[V]) -> None:
+        if name in self._kept:
+            self._drop(name)
+        self._kept[name] = outcome
+        self._size += outcome.size
+        while len(self._kept) > self._maximum or self._size > self._maximum * _MEAN_BYTES:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, name: str) -> None:
+        self._size -= self._kept.pop(name).size

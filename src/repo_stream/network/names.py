@@ -12,7 +12,6 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, cast
-from urllib.parse import quote
 
 from repo_stream.network.answers import Reply, error_of
 from repo_stream.network.document import read_document
@@ -28,7 +27,8 @@ from repo_stream.syntax import (
     has_reserved_top,
     is_did,
     is_handle,
-    parse_at_uri,
+    is_nsid,
+    is_rkey,
 )
 
 __all__ = [
@@ -93,11 +93,20 @@ def parse_who(text: str, *, allow_private: bool = False) -> Who:
         return Who(_parse_name(said, text, allow_private=allow_private))
     authority, *path = said[len(AT_SCHEME) :].removesuffix("/").split("/")
     name = _parse_name(authority, text, allow_private=allow_private)
-    try:
-        uri = parse_at_uri("/".join([f"{AT_SCHEME}{name}", *path]))
-    except ValueError as error:
-        raise BadName(name=text, reason=_reason_of(error)) from error
-    return Who(*uri)
+    reason = _why_not_path(path)
+    if reason is not None:
+        raise BadName(name=text, reason=reason)
+    return Who(name, *path)
+
+
+def _why_not_path(path: Sequence[str]) -> str | None:
+    if "" in path or len(path) > 2:
+        return "it has a slash too many"
+    if path and not is_nsid(path[0]):
+        return f"{_shown(path[0])} is not an NSID"
+    if len(path) == 2 and not is_rkey(path[1]):
+        return f"{_shown(path[1])} is not an rkey"
+    return None
 
 
 def _parse_name(name: str, text: str, *, allow_private: bool) -> str:
@@ -110,11 +119,6 @@ def _parse_name(name: str, text: str, *, allow_private: bool) -> str:
     if reason is not None:
         raise BadName(name=text, reason=reason)
     return name
-
-
-def _reason_of(error: ValueError) -> str:
-    """Return the middle part of the message of `parse_at_uri`, which also has text and advice."""
-    return str(error).partition("URI: ")[2].rpartition(";")[0]
 
 
 def _why_not_handle(handle: str, *, allow_private: bool) -> str | None:
@@ -199,7 +203,7 @@ def _why_not_web(host: str, *, allow_private: bool) -> str | None:
 
 def plc_url(directory: str, did: str) -> str:
     """Return where a directory has the document of a `did:plc`."""
-    return f"{directory}/{quote(did, safe=':')}"
+    return f"{directory}/{did}"
 
 
 def web_url(did: str) -> str:

@@ -6,10 +6,8 @@ extra `[network]`. Addresses are what the system says, with its file of hosts an
 
 from __future__ import annotations
 
-import socket
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
-import anyio
 from anyio.to_thread import run_sync
 
 from repo_stream.errors import MissingExtra
@@ -23,6 +21,7 @@ __all__ = ["NameResolver", "SystemResolver"]
 _LIFETIME: Final = 5.0
 
 
+@runtime_checkable
 class NameResolver(Protocol):
     """Answers look-ups in the DNS."""
 
@@ -105,8 +104,9 @@ class SystemResolver:
         Raises:
             OSError: if it has none.
         """
-        found = await anyio.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        return list(dict.fromkeys(str(address[0]) for *_, address in found))
+        from repo_stream.network.connecting import look_up  # noqa: PLC0415 - needs an extra
+
+        return await look_up(host)
 
 
 def _configured() -> DnsResolver:
@@ -116,5 +116,5 @@ def _configured() -> DnsResolver:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first part of what dnspython says, which goes on with each server and attempt."""
-    return str(error).partition(":")[0].rstrip(".")
+    """Return what the last server said; dnspython tells of each server and attempt."""
+    return str(error).rpartition(" answered ")[2].rstrip(".")

@@ -14,8 +14,9 @@ now, that is tried again soon, while the document is kept. What the answers mean
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypedDict
 
 import anyio
 
@@ -65,6 +66,31 @@ _TWO_MINUTES: Final = 120.0
 _HANDLE_SECONDS: Final = 10.0
 
 
+class _Claim(NamedTuple):
+    """What an account states in its document.
+
+    Attributes:
+        account: the account, with the handle that it claims, whether or not it leads back.
+        size: how many bytes the document has.
+    """
+
+    account: Account
+    size: int
+
+
+def _size_of(claim: _Claim) -> int:
+    return claim.size
+
+
+class _Kept(TypedDict):
+    """How both of the caches keep what they keep."""
+
+    seconds: float
+    error_seconds: float
+    maximum: int
+    now: Callable[[], float]
+
+
 class Network:
     """Finds accounts, and keeps what it found for a time. `open_repo` and `get_record` use one.
 
@@ -111,14 +137,17 @@ class Network:
         keep_names: int = 1000,
         clock: Clock | None = None,
     ) -> None:
-        check_kind("directory", directory, str, such_as="a URL")
+        _check_url("directory", directory)
         check_flag("allow_private", allow_private)
         check_number("patience", patience, unit=" of seconds")
         check_number("keep_seconds", keep_seconds, unit=" of seconds")
         check_number("keep_errors_seconds", keep_errors_seconds, unit=" of seconds")
         check_whole("keep_names", keep_names)
+        if resolver is not None:
+            has = "an object with the methods `txt` and `addresses`"
+            check_kind("resolver", resolver, NameResolver, such_as=has)
         if handle_server is not None:
-            check_kind("handle_server", handle_server, str, such_as="a URL")
+            _check_url("handle_server", handle_server)
             if not allow_private:
                 raise ValueError("handle_server is for tests, and needs allow_private=True")
         self.directory = directory.rstrip("/")
@@ -132,19 +161,17 @@ class Network:
             addresses=None if resolver is None else resolver.addresses,
             clock=clock,
         )
-        now = time.monotonic if clock is None else clock.now
-        self._dids = Cache[str](
+        if client is not None:
+            _check_client(client)
+        self._soon = keep_errors_seconds
+        kept = _Kept(
             seconds=keep_seconds,
             error_seconds=keep_errors_seconds,
             maximum=keep_names,
-            now=now,
+            now=time.monotonic if clock is None else clock.now,
         )
-        self._claims = Cache[Account](
-            seconds=keep_seconds,
-            error_seconds=keep_errors_seconds,
-            maximum=keep_names,
-            now=now,
-        )
+        self._dids = Cache(self._find_did, size=len, **kept)
+        self._claims = Cache(self._find_claim, size=_size_of, **kept)
 
     async def __aenter__(self) -> Self:
         return self
@@ -195,7 +222,7 @@ class Network:
         return await self._by_handle(name, fresh=fresh)
 
     async def _by_did(self, did: str, *, fresh: bool) -> Account:
-        account = await self._claims.get(did, self._find_claim, fresh=fresh)
+        account, _ = await self._claims.get(did, fresh=fresh)
         if account.handle is None or await self._leads_to(did, account.handle, fresh=fresh):
             return account
         return replace(account, handle=None)
@@ -204,30 +231,37 @@ class Network:
         if not is_resolvable(handle, allow_private=self.allow_private):
             return False
         try:
-            return await self._dids.get(handle, self._find_did, fresh=fresh) == did
+            if await self._dids.get(handle, fresh=fresh) == did:
+                return True
+            # It may have come from another account since.
+            return await self._dids.get(handle, max_age=self._soon) == did
         except (HandleNotFound, AmbiguousHandle):
             return False
 
     async def _by_handle(self, handle: str, *, fresh: bool) -> Account:
-        did = await self._dids.get(handle, self._find_did, fresh=fresh)
-        account = await self._claims.get(did, self._find_claim, fresh=fresh)
+        did = await self._dids.get(handle, fresh=fresh)
+        account, _ = await self._claims.get(did, fresh=fresh)
+        if account.handle != handle:
+            # The account may have got it since.
+            account, _ = await self._claims.get(did, max_age=self._soon)
         if account.handle != handle:
             raise HandleNotClaimed(handle=handle, did=did, claimed=account.handle)
         return account
 
     # - Documents -
 
-    async def _find_claim(self, did: str) -> Account:
-        """Fetch the document of an account. Whether its handle is its own is not checked yet."""
+    async def _find_claim(self, did: str) -> _Claim:
         url = plc_url(self.directory, did) if did.startswith(PLC) else web_url(did)
-        document = document_in(await self.web.document(url), did)
-        return Account(
+        reply = await self.web.document(url)
+        document = document_in(reply, did)
+        account = Account(
             did=did,
             handle=handle_of(document),
             pds=pds_of(document),
             signing_key=did_key(document),
             document=document,
         )
+        return _Claim(account, len(reply.body))
 
     async def audit_log(self, did: str) -> list[object]:
         """Return all operations on a DID that the directory has, the oldest first.
@@ -303,3 +337,15 @@ def _without_advice(error: Exception) -> str:
     if isinstance(error, NetworkError) and not isinstance(error, AddressRefused):
         return said.rpartition("; ")[0] or said
     return said
+
+
+def _check_client(client: object) -> None:
+    import httpx  # noqa: PLC0415 - an extra, which is there if `Web` is
+
+    check_kind("client", client, httpx.AsyncClient, such_as="an httpx.AsyncClient")
+
+
+def _check_url(name: str, url: str) -> None:
+    check_kind(name, url, str, such_as="a URL")
+    if not url.startswith(("https://", "http://")):
+        raise ValueError(f"{name} must be a URL that begins with https://, not {url!r}")
