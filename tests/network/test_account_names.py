@@ -1,4 +1,4 @@
-"""What people type, and what the DNS, well-known files and the directory answer: without network."""
+"""What people type, and what the DNS, well-known files and the directory answer; no network."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ HANDLE = "alice.example.com"
 PLC = "did:plc:ewvi7nxzyoun6zhxrhs64oiz"
 OTHER = "did:plc:44ybard66vv44zksje25o7dz"
 WEB = "did:web:example.com"
+ONLY_ASCII = "a handle has letters of ASCII only"
 
 
 def reply(status: int, body: bytes | object, url: str = "https://example.com/x") -> Reply:
@@ -111,14 +112,12 @@ def test_uris_have_a_collection_and_an_rkey(path: str, parts: tuple[str, str]) -
         ),
         (
             "Bücher.example.com",
-            "a handle has letters of ASCII only "
-            "(for a domain name in other letters: xn--bcher-kva.example.com)",
+            f"{ONLY_ASCII} (for a domain name in other letters: xn--bcher-kva.example.com)",
         ),
-        ("a!é.example.com", "a handle has letters of ASCII only"),
+        ("a!é.example.com", ONLY_ASCII),
         (
             "аlice.example.com",  # noqa: RUF001 - the first letter is Cyrillic, on purpose
-            "a handle has letters of ASCII only "
-            "(for a domain name in other letters: xn--lice-43d.example.com)",
+            f"{ONLY_ASCII} (for a domain name in other letters: xn--lice-43d.example.com)",
         ),
         ("did:", "it is not a valid DID"),
         ("did:plc", "it is not a valid DID"),
@@ -175,7 +174,7 @@ def test_other_hosts_have_no_port_even_then() -> None:
         parse_who("did:web:example.com%3A2583", allow_private=True)
 
 
-@pytest.mark.parametrize("host", ["169.254.169.254", "127.0.0.1", "2130706433", "0.0.0.0"])
+@pytest.mark.parametrize("host", ["169.254.169.254", "127.0.0.1", "2130706433", "0.0.0.1"])
 def test_addresses_are_left_to_those_who_connect(host: str) -> None:
     assert parse_who(f"did:web:{host}") == Who(f"did:web:{host}")
 
