@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["NameResolver", "SystemResolver"]
 
 # How long the name servers are asked for one name, in seconds.
-_LIFETIME: Final = 5.0
+_SECONDS: Final = 5.0
 
 
 @runtime_checkable
@@ -54,6 +54,7 @@ class SystemResolver:
     Args:
         dns: the resolver of dnspython to ask for TXT records; by default one that is made by the
             configuration of the system (`/etc/resolv.conf`) when it is first needed.
+        seconds: how long to wait for an answer.
 
     Example:
         >>> import dns.asyncresolver
@@ -62,8 +63,9 @@ class SystemResolver:
         >>> resolver = SystemResolver(own)
     """
 
-    def __init__(self, dns: DnsResolver | None = None) -> None:
+    def __init__(self, dns: DnsResolver | None = None, *, seconds: float = _SECONDS) -> None:
         self._dns = dns
+        self._seconds = seconds
 
     async def txt(self, name: str) -> list[list[bytes]]:
         """Return the TXT records of a name; see `NameResolver`.
@@ -87,13 +89,15 @@ class SystemResolver:
             answer = await self._dns.resolve(
                 name + ".",  # or the domain of this machine may be put after it
                 "TXT",
-                lifetime=_LIFETIME,
+                lifetime=self._seconds,
                 search=False,
                 # Otherwise it is the one of the loop that was first used in this process.
                 backend=backends.get_backend(backends.sniff()),
             )
         except (answers.NXDOMAIN, answers.NoAnswer):
             return []
+        except errors.Timeout as error:
+            raise OSError(f"no answer within {self._seconds:g} seconds") from error
         except errors.DNSException as error:
             raise OSError(_reason(error)) from error
         return [list(record.strings) for record in answer]
