@@ -212,20 +212,19 @@ async def test_records_are_listed_page_by_page(
     bob = atproto_network.add_account(None, records)
     url = f"{bob.server.url}/xrpc/com.atproto.repo.listRecords?repo={bob.did}&limit=2"
     listed: list[Any] = []
-    cursor = ""
-    while True:
-        page = (await client.get(f"{url}&collection=com.example.note&cursor={cursor}")).json()
+    url += "&collection=com.example.note"
+    page = (await client.get(url)).json()
+    while "cursor" in page:
         listed += page["records"]
-        if "cursor" not in page:
-            break
-        cursor = page["cursor"]
+        page = (await client.get(f"{url}&cursor={page['cursor']}")).json()
+    assert page == {"records": []}
     async with open_car(bob.car(), block_processor=process.atproto_json) as repo:
         found = [
             {"uri": f"at://{bob.did}/{each.key}", "cid": str(each.cid), "value": each.value}
             async for each in repo.outputs()
             if each.collection == "com.example.note"
         ]
-    assert [{**each, "value": json.loads(each["value"])} for each in found] == listed
+    assert [{**each, "value": json.loads(each["value"])} for each in reversed(found)] == listed
 
 
 async def test_handle_resolves_through_the_server(

@@ -390,12 +390,12 @@ def _failed(
 
 
 def _listed(account: AtprotoAccount, query: Mapping[str, str]) -> dict[str, object]:
-    """Return a page of the records of a collection, as `listRecords` sends it."""
-    collection, start = query.get("collection", ""), query.get("cursor", "")
+    """Return a page of the records of a collection, the last one first, as `listRecords` does."""
+    collection, before = query.get("collection", ""), query.get("cursor")
     rkeys = [
         rkey
-        for name, _, rkey in (key.partition("/") for key in account.repo.records)
-        if name == collection and rkey > start
+        for name, _, rkey in (key.partition("/") for key in reversed(account.repo.records))
+        if name == collection and (before is None or rkey < before)
     ][: int(query.get("limit", "50"))]
     records = [
         {
