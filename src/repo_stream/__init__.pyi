@@ -129,9 +129,6 @@ from repo_stream.network.account import (
 from repo_stream.network.document import (
     did_key as did_key,
 )
-from repo_stream.network.downloading import (
-    AccountRepo as AccountRepo,
-)
 from repo_stream.network.errors import (
     AddressRefused as AddressRefused,
     AmbiguousHandle as AmbiguousHandle,
@@ -157,10 +154,14 @@ from repo_stream.network.errors import (
     ServerUnreachable as ServerUnreachable,
     TooManyRedirects as TooManyRedirects,
     TooSlow as TooSlow,
+    TornExport as TornExport,
 )
 from repo_stream.network.opening import (
     get_record as get_record,
     open_repo as open_repo,
+)
+from repo_stream.network.repo import (
+    AccountRepo as AccountRepo,
 )
 from repo_stream.network.resolving import (
     Network as Network,

@@ -44,6 +44,7 @@ attributes, so that a program can act on them without parsing the message.
     ├─ MissingBlock             a block of the tree is not in the CAR    fetch it again, or use gaps
     │  ├─ IncompleteRange       a slice does not prove a range of keys   fetch a slice that has it
     │  ├─ IncompleteJoin        it is in none of the CARs to be joined   join a slice that has it
+    │  ├─ TornExport            a server left it out (a NetworkError)    use check_first=True
     │  └─ UncheckableBlock      a record's hash cannot be checked here   use verify_cids=False
     ├─ BlockReleased            a dropped block is needed again          raise mem_limit_mb or spill
     ├─ MemLimitExceeded         blocks do not fit in memory              raise mem_limit_mb or spill
@@ -82,7 +83,7 @@ attributes, so that a program can act on them without parsing the message.
     │  │  └─ RepoDeactivated    the owner deactivated the account
     │  ├─ RecordNotFound        the repo has no such record
     │  ├─ TooSlow               a server sends too little                try again later
-    │  └─ DownloadBroken        a download broke off after records came  use check_first=True
+    │  └─ DownloadBroken        a download broke off                     see message
     ├─ MissingExtra             an optional package is not installed     install it (see message)
     ├─ InvalidCid               bytes or text are not a CID              fix the input
     ├─ InvalidDagCbor           bytes are not canonical DAG-CBOR         fix the input

@@ -90,6 +90,7 @@ from repo_stream import (
     StoreUnavailable,
     TooManyRedirects,
     TooSlow,
+    TornExport,
     TruncatedCar,
     UncheckableBlock,
     UnsupportedCarVersion,
@@ -262,6 +263,18 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
         [URL, 12345, "67 records", "reset by peer", "check_first=True"],
     ),
     (
+        DownloadBroken(url=URL, received=12, records=0, reason="reset by peer"),
+        [URL, "after 12 bytes: reset by peer", "try again later"],
+    ),
+    (
+        TornExport(cid=CID, kind="record", key="a/b", did=DID, rev="3jzfcijpj2z2a"),
+        [CID, "record 'a/b'", DID, "written to", "check_first=True", "keep=PATH"],
+    ),
+    (
+        TornExport(cid=CID, kind="node", key=None, did=DID, rev="3jzfcijpj2z2a"),
+        [CID, "an MST node", DID],
+    ),
+    (
         MissingExtra(extra="crypto", package="cryptography", feature="verify_signature"),
         ["pip install cryptography", "atproto-repo-stream[crypto]", "verify_signature"],
     ),
@@ -330,6 +343,8 @@ BRANCHES: list[tuple[type[Exception], set[type[RepoStreamError]]]] = [
     (NetworkError, {BadName, DidNotFound, RepoTakendown, RateLimited, OtherAccountServed}),
     (RepoRefused, {RepoNotFound, RepoTakendown, RepoSuspended, RepoDeactivated}),
     (OtherAccount, {OtherAccountServed}),
+    (MissingBlock, {IncompleteJoin, TornExport}),
+    (NetworkError, {TornExport}),
     (ValueError, {InvalidCid, InvalidDagCbor, NestedTooDeep, BadName}),
     (ImportError, {MissingExtra}),
 ]

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
-from typing import Final
+from typing import Final, Literal
 
-from repo_stream.errors import OtherAccount
+from repo_stream.errors import MissingBlock, OtherAccount
+from repo_stream.ipld.cid import Cid
 from repo_stream.ipld.errors import RepoStreamError
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "ServerUnreachable",
     "TooManyRedirects",
     "TooSlow",
+    "TornExport",
 ]
 
 # How many characters of a text are shown that somebody else wrote.
@@ -397,7 +399,7 @@ class TooSlow(NetworkError):
 
 
 class DownloadBroken(NetworkError):
-    """The download broke off after records had come out, so it could not begin anew.
+    """The download broke off: after records had come out, or each time that it was begun.
 
     Attributes:
         url: the URL that was asked for.
@@ -407,14 +409,41 @@ class DownloadBroken(NetworkError):
     """
 
     def __init__(self, *, url: str, received: int, records: int, reason: str) -> None:
-        super().__init__(
-            f"the download from {url} broke off after {received} bytes and {records} records: "
-            f"{reason}; begin again, or use check_first=True, which tries again by itself"
-        )
+        how_far, advice = f"{received} bytes", "try again later"
+        if records:
+            how_far = f"{received} bytes and {records} records"
+            advice = "begin again, or use check_first=True, which tries again by itself"
+        super().__init__(f"the download from {url} broke off after {how_far}: {reason}; {advice}")
         self.url = url
         self.received = received
         self.records = records
         self.reason = reason
+
+
+class TornExport(MissingBlock, NetworkError):
+    """The server left out a block of the repo, though the download ended as if it were complete.
+
+    If an account writes while its server sends the repo, blocks that it deletes may not be sent any
+    more.
+
+    Attributes:
+        did: the account.
+        rev: the rev of the commit that was sent. A slice since it has what replaced the block.
+    """
+
+    def __init__(
+        self, *, cid: Cid, kind: Literal["node", "record"], key: str | None, did: str, rev: str
+    ) -> None:
+        what = f"record {key!r}" if key is not None else "an MST node"
+        super().__init__(cid=cid, kind=kind, key=key)
+        Exception.__init__(
+            self,
+            f"the server did not send the block {cid} of {what}: {did} may have been written to "
+            "during the download; use check_first=True, which completes the repo before the first "
+            "record comes out, and keep=PATH to have it in a file",
+        )
+        self.did = did
+        self.rev = rev
 
 
 def _shown(text: str) -> str:

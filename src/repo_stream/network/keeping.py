@@ -1,8 +1,8 @@
 """A copy of a download in a file: one that is kept under a name, or a temporary one.
 
-A kept file appears under its name only when it is complete. Until then it is beside it, under a name
-of its own, so that two downloads into one path do not disturb each other: the last one to be
-complete stays. A temporary file has no name, so that nothing is left of it whatever happens.
+A kept file appears under its name only when it is complete. Until then it has a name of its own in
+the same directory, so that two downloads into one path do not disturb each other: the one that is
+complete last stays. A temporary file has no name, so that nothing is left of it whatever happens.
 
 What has come is written in large parts by a thread. The part is written again if its task was
 cancelled meanwhile, at the same offset, so a cancellation does no harm.
@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from repo_stream.arguments import check_kind
 from repo_stream.car.files import SharedFile
 from repo_stream.limits import KIB
 
@@ -35,9 +36,8 @@ def check_target(path: str | os.PathLike[str]) -> Path:
         TypeError: if it is no path of text.
         OSError: if it is something else than a file, or if its directory does not exist.
     """
+    check_kind("keep", path, (str, os.PathLike), such_as="a path")
     named = os.fspath(path)
-    if not isinstance(named, str):
-        raise TypeError(f"keep must be a path, not {path!r}")
     target = Path(os.path.realpath(named))
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), named)
@@ -71,7 +71,7 @@ class Copy(SharedFile):
         import tempfile  # noqa: PLC0415 - not for an import that is not used
 
         if self._target is None:
-            return tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - `close` closes it
+            return tempfile.TemporaryFile(buffering=0)
         part = self._target.with_name(f".{self._target.name}.{secrets.token_hex(4)}.part")
         with self._naming():
             file = io.FileIO(part, "x+")

@@ -1,10 +1,10 @@
 """The keywords of `open_repo` that do not change the type of its results; see `drivers.keywords`.
 
-Annotations are evaluated here, so that the signature of `open_repo` shows types and not their names.
+Annotations are evaluated here, so that the signature of `open_repo` shows types, not their names.
 """
 
 import os
-from typing import Final, TypedDict
+from typing import Final
 
 from repo_stream.drivers.keywords import OpenKeywords
 from repo_stream.network.resolving import Network

@@ -1,0 +1,270 @@
+"""`AccountRepo`: a repo that is walked while it is downloaded from the server of its account.
+
+It differs from any other `Repo` in what errors say: that the download broke off, or that the server
+tore it. And it can look ahead, so that both come out before the first record if they can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple, TypeVar
+
+from repo_stream.drivers.fetch import FETCH
+from repo_stream.drivers.incoming import Incoming
+from repo_stream.drivers.options import Options
+from repo_stream.drivers.spilling import Kept
+from repo_stream.errors import (
+    LimitExceeded,
+    MissingBlock,
+    NodeError,
+    ProcessError,
+    TruncatedCar,
+    UncheckableBlock,
+)
+from repo_stream.mst.blocks import Blocks
+from repo_stream.mst.commit import Commit
+from repo_stream.mst.results import Gap, Output, Taken, TreeNode
+from repo_stream.mst.walker import Walker
+from repo_stream.network.account import Account
+from repo_stream.network.errors import DownloadBroken, TornExport
+from repo_stream.opening import Repo
+
+__all__ = ["AccountRepo", "Origin"]
+
+T = TypeVar("T")
+
+# Items to take at a time until the first record is there, and how many are enough without one:
+# nodes come first, one for each level of the tree.
+_ITEMS: Final = 16
+_ENOUGH_ITEMS: Final = 64
+# Records to check at a time.
+_RECORDS: Final = 512
+
+
+class Origin(NamedTuple):
+    """Where a repo comes from.
+
+    Attributes:
+        account: its account.
+        signed_by: the key that signed its commit, as a `did:key`.
+        url: the URL of the download.
+        whole: whether all blocks should be there, so that it is torn if one is missing.
+        key: the key of the only record, if there is only one with its proof.
+    """
+
+    account: Account
+    signed_by: str
+    url: str
+    whole: bool
+    key: str | None
+
+
+class AccountRepo(Repo[T]):
+    """The repo of an account, of which as much has been downloaded as was needed so far.
+
+    `open_repo` makes it. It walks the repo as any `Repo` does. Its `commit` is of the account, and
+    its signature has been checked.
+
+    If the download breaks off, that is a `DownloadBroken`, and if a block is missing, a
+    `TornExport`.
+    """
+
+    def __init__(
+        self,
+        options: Options[T],
+        commit: Commit,
+        incoming: Incoming[T],
+        kept: Kept[T],
+        *,
+        drain: bool,
+    ) -> None:
+        super().__init__(options, commit, incoming, kept, drain=drain)
+        self._origin: Origin | None = None
+        #: How many records the walk has taken, to return them before an error.
+        self.taken: int = 0
+        self._read_all = False
+        # How many items waited to be returned when the first record had come.
+        self._first_items = 0
+
+    def __repr__(self) -> str:
+        where = "on disk" if self.spilled else "in memory"
+        who = self.account.handle or self.account.did
+        return f"<AccountRepo {who} at {self.commit.rev}, {where}>"
+
+    @property
+    def account(self) -> Account:
+        """The account, as it was found when the download began."""
+        return self._known.account
+
+    @property
+    def signed_by(self) -> str:
+        """The key that signed the commit, as a `did:key`.
+
+        It is that of the account, or with `earlier_keys`, one that the account had before.
+        """
+        return self._known.signed_by
+
+    @property
+    def _known(self) -> Origin:
+        if self._origin is None:
+            raise RuntimeError("the commit has not been checked yet")
+        return self._origin
+
+    @property
+    def complete(self) -> bool:
+        """Whether all was read, either for the whole walk or on request, and nothing was wrong."""
+        wanted = self._read_all or self._walker.done
+        return wanted and self.fully_read and self._error is None
+
+    def comes_from(self, origin: Origin) -> None:
+        """Note where the repo comes from, once its commit has been checked."""
+        self._origin = origin
+
+    async def read_all(self) -> None:
+        """Read the download to its end, check its blocks, and keep them, in memory or on disk.
+
+        Raises:
+            DownloadBroken, TooSlow: if it breaks off, or is given up.
+            CarError, CidMismatch, LimitExceeded: if it cannot be read.
+            MemLimitExceeded, DiskError: if its blocks cannot be kept.
+        """
+        await super().read_all()
+        self._read_all = True
+
+    # --- Before the first record ----------------------------------------------------------------
+
+    async def fetch_first(self) -> None:
+        """Read on until the first record is there, to be returned by whatever call comes first.
+
+        If the walk fails before that, it is an error that other calls raise.
+
+        Raises:
+            DownloadBroken, TornExport: if the download should be repaired.
+        """
+        with self._guard:
+            items = self._ready.items
+            while not any(isinstance(each, (Output, Gap)) for each in items):
+                if len(items) >= _ENOUGH_ITEMS or not await self._advance(_ITEMS, items=True):
+                    break
+                await self._turn.pause_if_over()
+            self._first_items = len(items)
+            if not items and isinstance(self._error, (DownloadBroken, TornExport)):
+                self._raise_if_failed()
+
+    async def check_whole(self) -> None:
+        """Check that no block is missing that the walk needs. All has to have been read.
+
+        Other faults are left to the walk.
+
+        Raises:
+            TornExport: if one is missing.
+        """
+        with self._guard:
+            await self._gather()
+            options = self._options
+            # Any: of whatever results, which are not used.
+            walker: Walker[Any] = Walker(self._root, bytes, options.limits, options.key_ranges)
+            blocks = self._own_blocks()
+            try:
+                while not walker.done:
+                    await self._check_some(walker, blocks)
+                    await self._turn.pause_if_over()
+            except (NodeError, LimitExceeded):
+                return
+
+    async def _check_some(self, walker: Walker[T], blocks: Blocks[T]) -> None:
+        try:
+            taken = walker.take(blocks, _RECORDS)
+            if not taken.keys and not walker.done:
+                await self._supply_next(walker, blocks, FETCH)
+        except (ProcessError, UncheckableBlock):
+            walker.skip_record()
+
+    # --- What is counted ------------------------------------------------------------------------
+
+    def _take(self, n: int) -> Taken[T]:
+        taken = super()._take(n)
+        self.taken += len(taken.keys)
+        return taken
+
+    def _take_items(self, n: int) -> list[TreeNode | Output[T]]:
+        items = super()._take_items(n)
+        self.taken += sum(isinstance(each, Output) for each in items)
+        return items
+
+    def _take_keys(self, n: int) -> tuple[list[str], list[bytes]]:
+        keys, cids = super()._take_keys(n)
+        self.taken += len(keys)
+        return keys, cids
+
+    # --- What errors say ------------------------------------------------------------------------
+
+    async def _supply_next(
+        self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
+    ) -> None:
+        try:
+            with self._breaking_off():
+                await super()._supply_next(walker, blocks, n, records=records)
+        except MissingBlock as error:
+            if type(error) is not MissingBlock or self._origin is None:
+                raise
+            key = self._origin.key
+            if error.kind == "node" and key is not None and walker.is_too_low_for(key.encode()):
+                walker.gap()  # a proof need not have it
+                return
+            if not self._origin.whole:
+                raise
+            raise TornExport(
+                cid=error.cid,
+                kind=error.kind,
+                key=error.key,
+                did=self.commit.did,
+                rev=self.commit.rev,
+            ) from error.__cause__
+
+    async def _end(self) -> None:
+        with self._breaking_off():
+            await super()._end()
+
+    async def _gather(self) -> None:
+        with self._breaking_off():
+            await super()._gather()
+
+    @contextmanager
+    def _breaking_off(self) -> Generator[None]:
+        """Raise the error of a download if its body ends too early, but as if that were its end."""
+        try:
+            yield
+        except TruncatedCar as error:
+            if self._origin is None:
+                raise
+            raise DownloadBroken(
+                url=self._origin.url,
+                received=self.bytes_read,
+                records=self.taken,
+                reason="it ended in the middle of a block",
+            ) from error
+
+    # --- Going elsewhere ------------------------------------------------------------------------
+
+    async def _go_to(self, key: bytes) -> None:
+        if not self._skip_first_items(key):
+            await super()._go_to(key)
+
+    def _skip_first_items(self, key: bytes) -> bool:
+        """Go to a key among the items that `fetch_first` took, if nothing has been returned yet.
+
+        Returns:
+            Whether that was possible. Else nothing is removed.
+        """
+        items = self._ready.items
+        if self._error is not None or not items or len(items) != self._first_items:
+            return False
+        keys = [each.key if isinstance(each, Output) else None for each in items]
+        at = next((n for n, each in enumerate(keys) if each and each.encode() >= key), None)
+        if at is None or any(isinstance(each, Gap) for each in items):
+            return False
+        if any(keys[:at]):
+            self._ready.take_items(at)
+        return True
