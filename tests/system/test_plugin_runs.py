@@ -12,7 +12,7 @@ pytest_plugins = ["pytester"]
 
 def test_fixtures_are_listed_with_what_they_are(pytester: pytest.Pytester) -> None:
     shown = pytester.runpytest_subprocess("--fixtures").stdout.str()
-    for name in ("car_builder", "made_repo", "disk_store", "car_server"):
+    for name in ("car_builder", "made_repo", "disk_store", "car_server", "atproto_network"):
         assert name in shown
 
 
