@@ -132,7 +132,7 @@ def test_429_and_5xx_but_not_501_may_be_repeated() -> None:
     assert may == {429, *range(500, 600)} - {501}
 
 
-WAITS = {
+WAITS: dict[str, tuple[dict[str, str], float | None]] = {
     "nothing is said": ({}, None),
     "seconds": ({"retry-after": "120"}, 120),
     "seconds, with space": ({"retry-after": " 5 "}, 5),

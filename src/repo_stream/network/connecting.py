@@ -54,7 +54,9 @@ __all__ = [
     "Addresses",
     "CheckedBackend",
     "CheckedTransport",
+    "body_of",
     "check_url",
+    "end",
     "look_up",
     "new_client",
     "parsed",
@@ -210,6 +212,9 @@ class CheckedTransport(httpx.AsyncBaseTransport):
 
     It checks addresses, not URLs: see `check_url`.
 
+    It keeps connections by itself instead of using a pool of httpcore. If a request is cancelled
+    at certain moments, that pool forgets to close its connection, and counts it for ever.
+
     Args:
         addresses: looks up a host name; the system does it by default.
         allow_private: allow any address.
@@ -226,61 +231,135 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         ssl_context: ssl.SSLContext | None = None,
         backend: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl_context or httpx.create_ssl_context(),
-            max_connections=100,
-            max_keepalive_connections=20,
-            keepalive_expiry=5.0,
-            network_backend=CheckedBackend(
-                addresses,
-                allow_private=allow_private,
-                backend=backend or cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend()),
-            ),
+        self._ssl_context = ssl_context or httpx.create_ssl_context()
+        self._backend = CheckedBackend(
+            addresses,
+            allow_private=allow_private,
+            backend=backend or cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend()),
         )
+        # Connections that can be used again, the oldest first.
+        self._idle: list[_Connection] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and return the answer as soon as its headers are there."""
+        sent = httpcore.Request(
+            method=request.method,
+            url=httpcore.URL(
+                scheme=request.url.raw_scheme,
+                host=request.url.raw_host,
+                port=request.url.port,
+                target=request.url.raw_path,
+            ),
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions=request.extensions,
+        )
         with _errors_of_httpx():
-            response = await self._pool.handle_async_request(
-                httpcore.Request(
-                    method=request.method,
-                    url=httpcore.URL(
-                        scheme=request.url.raw_scheme,
-                        host=request.url.raw_host,
-                        port=request.url.port,
-                        target=request.url.raw_path,
-                    ),
-                    headers=request.headers.raw,
-                    content=request.stream,
-                    extensions=request.extensions,
-                )
-            )
+            connection, response = await self._sent(sent)
+        extensions: dict[str, Any] = cast("Any", response).extensions  # httpcore states no types
         return httpx.Response(
             status_code=response.status,
             headers=response.headers,
-            stream=_Body(cast("_PoolStream", response.stream)),
-            extensions=_extensions_of(response),
+            stream=_Body(cast("_Closable", response.stream), connection, self._idle),
+            extensions=extensions,
         )
 
+    async def _sent(self, request: httpcore.Request) -> tuple[_Connection, httpcore.Response]:
+        origin = request.url.origin
+        if request.method == b"GET" and (unused := await self._unused(origin)) is not None:
+            # The server may close it at the same time as it is used again
+            with suppress(httpcore.NetworkError, httpcore.RemoteProtocolError):
+                return unused, await unused.sent(request)
+        connection = _Connection(origin, self._ssl_context, self._backend)
+        return connection, await connection.sent(request)
+
+    async def _unused(self, origin: httpcore.Origin) -> _Connection | None:
+        for connection in [each for each in self._idle if each.http.has_expired()]:
+            self._idle.remove(connection)
+            await connection.aclose()
+        for connection in self._idle:
+            if connection.http.can_handle_request(origin):
+                self._idle.remove(connection)
+                return connection
+        return None
+
     async def aclose(self) -> None:
-        """Close all connections."""
-        await self._pool.aclose()
+        """Close all connections that are not in use."""
+        while self._idle:
+            await self._idle.pop().aclose()
 
 
-def _extensions_of(response: httpcore.Response) -> dict[str, Any]:
-    extensions: dict[str, Any] = cast("Any", response).extensions  # httpcore states no types
-    return extensions
+# How many unused connections are kept, and for how many seconds.
+_MAX_IDLE: Final = 20
+_MAX_IDLE_SECONDS: Final = 5.0
 
 
-class _PoolStream(AsyncIterable[bytes]):
-    """The body of an answer of a pool, which gives its connection back as it is closed."""
+class _Connection(httpcore.AsyncNetworkBackend):
+    """A connection that is closed for certain, also if it is cancelled while it is made.
+
+    Attributes:
+        http: speaks HTTP over it.
+    """
+
+    def __init__(
+        self,
+        origin: httpcore.Origin,
+        ssl_context: ssl.SSLContext,
+        backend: httpcore.AsyncNetworkBackend,
+    ) -> None:
+        self._backend = backend
+        self._stream: httpcore.AsyncNetworkStream | None = None
+        self.http = httpcore.AsyncHTTPConnection(
+            origin,
+            ssl_context=ssl_context,
+            keepalive_expiry=_MAX_IDLE_SECONDS,
+            network_backend=self,
+        )
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - by the interface
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        self._stream = await self._backend.connect_tcp(
+            host, port, timeout, local_address, socket_options
+        )
+        return self._stream
+
+    async def sent(self, request: httpcore.Request) -> httpcore.Response:
+        """Send a request; if no answer comes, close the connection."""
+        try:
+            return await self.http.handle_async_request(request)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        with anyio.CancelScope(shield=True):
+            try:
+                await self.http.aclose()
+            finally:
+                if self._stream is not None:  # which is below TLS
+                    await self._stream.aclose()
+
+
+class _Closable(AsyncIterable[bytes]):
+    """The body of an answer of httpcore."""
 
     async def aclose(self) -> None: ...
 
 
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, stream: _PoolStream) -> None:
+    """The body of an answer. Closing it gives its connection back, or closes that."""
+
+    def __init__(self, stream: _Closable, connection: _Connection, idle: list[_Connection]) -> None:
         self._stream = stream
+        self._connection = connection
+        self._idle = idle
+        self._closed = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with _errors_of_httpx():
@@ -288,7 +367,19 @@ class _Body(httpx.AsyncByteStream):
                 yield piece
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        if self._closed:
+            return
+        self._closed = True
+        surplus: _Connection | None = self._connection
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._stream.aclose()
+            if self._connection.http.is_idle():  # the body was read to its end
+                self._idle.append(self._connection)
+                surplus = self._idle.pop(0) if len(self._idle) > _MAX_IDLE else None
+        finally:
+            if surplus is not None:
+                await surplus.aclose()
 
 
 @contextmanager
@@ -356,6 +447,39 @@ async def send(
             await response.aclose()
             raise
     return response
+
+
+def body_of(response: httpx.Response) -> tuple[AsyncIterator[bytes], str]:
+    """Return the pieces of a body, and the encoding that they are in; empty if there is none.
+
+    A client may have read it already, as a mock transport does, or a hook of the caller's. Then it
+    is decoded.
+    """
+    if response.is_stream_consumed:
+        return _one(response.content), ""
+    return response.aiter_raw(), response.headers.get("content-encoding", "")
+
+
+async def _one(piece: bytes) -> AsyncIterator[bytes]:
+    if piece:
+        yield piece
+
+
+# How many pieces of a body can have been received before, each at least 6 bytes of 64 KiB.
+_MAX_BUFFERED: Final = 11_000
+
+
+async def end(pieces: AsyncIterator[bytes]) -> None:
+    """End the reading of a body that may not be at its end.
+
+    httpx and httpcore have a row of generators, each of which reads the next one. If the first is
+    closed, the others are left to the garbage collector, which trio warns of. So one more read is
+    made and cancelled, which ends them all, from the innermost one on.
+    """
+    with suppress(Exception), anyio.CancelScope() as scope:
+        scope.cancel()
+        for _ in range(_MAX_BUFFERED):
+            await anext(pieces)
 
 
 @contextmanager

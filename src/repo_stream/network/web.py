@@ -248,11 +248,11 @@ class Web:
             )
         if response is None:
             raise TooSlow(url=str(url), received=0, seconds=self._slow_after)
+        download = Download(response, url=str(url), slow_after=self._slow_after, clock=self._clock)
         try:
-            yield Download(response, url=str(url), slow_after=self._slow_after, clock=self._clock)
+            yield download
         finally:
-            with anyio.CancelScope(shield=True):
-                await response.aclose()
+            await download.aclose()
 
     @property
     def _checks(self) -> bool:
@@ -323,14 +323,15 @@ class Download:
     def __init__(
         self, response: httpx.Response, *, url: str, slow_after: float, clock: Clock
     ) -> None:
-        from repo_stream.network.connecting import reading  # noqa: PLC0415 - needs an extra
+        from repo_stream.network import connecting  # noqa: PLC0415 - needs an extra
 
         self.url = url
         self.status = response.status_code
         self.headers: Mapping[str, str] = dict(response.headers)
         self.received = 0
-        self._pieces = response.aiter_raw()
-        self._reading = reading
+        self._pieces, self._encoding = connecting.body_of(response)
+        self._response = response
+        self._connecting = connecting
         self._pace = Pace(seconds=slow_after)
         self._clock = clock
         self._decoder: Decoder | None = None
@@ -342,6 +343,14 @@ class Download:
     def location(self) -> str | None:
         """Where a redirect leads to; `None` if the answer is none."""
         return self.headers.get("location") if self.status in _REDIRECTS else None
+
+    async def aclose(self) -> None:
+        """Release the connection. Leaving the block of `Web.stream` does that."""
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._connecting.end(self._pieces)
+            finally:
+                await self._response.aclose()
 
     def __aiter__(self) -> Self:
         return self
@@ -367,7 +376,7 @@ class Download:
     async def _next(self) -> bytes:
         """Return the next decoded piece; nothing at the end."""
         if not self._begun:
-            self._decoder = decoder_of(self.headers.get("content-encoding", ""))
+            self._decoder = decoder_of(self._encoding)
             self._begun = True
         decoder = self._decoder
         if decoder is None:
@@ -390,7 +399,10 @@ class Download:
         while not self._ended:
             begun = self._clock.now()
             piece = b""
-            with anyio.move_on_after(self._pace.left) as waiting, self._reading(self._broken):
+            with (
+                anyio.move_on_after(self._pace.left) as waiting,
+                self._connecting.reading(self._broken),
+            ):
                 piece = await anext(self._pieces, b"")
             self._pace.took(self._clock.now() - begun, len(piece))
             if waiting.cancelled_caught or (piece and self._pace.left <= 0):
