@@ -163,6 +163,10 @@ from repo_stream.network.opening import (
 from repo_stream.network.repo import (
     AccountRepo as AccountRepo,
 )
+from repo_stream.network.resolvers import (
+    NameResolver as NameResolver,
+    SystemResolver as SystemResolver,
+)
 from repo_stream.network.resolving import (
     Network as Network,
 )

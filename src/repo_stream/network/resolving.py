@@ -63,7 +63,7 @@ _DAY: Final = 24 * 3600.0
 _TWO_MINUTES: Final = 120.0
 # How long each of the two ways from a handle to its account may take, in seconds. They are the
 # strangers' own servers, and many accounts can do without.
-_HANDLE_SECONDS: Final = 10.0
+_HANDLE_SECONDS: Final = 6.0
 
 
 class _Claim(NamedTuple):
@@ -109,18 +109,27 @@ class Network:
         allow_private: allow http, all ports, addresses that are not public, and handles below
             `.test`. Strangers can then make this program send requests to your own network.
         patience: how long a request is tried again if a server is busy or failing, in seconds.
-        keep_seconds: how long it is kept what was found.
-        keep_errors_seconds: how long it is kept that there was an error.
-        keep_names: how many names are kept, of DIDs and of handles each.
+        keep_seconds: how long to keep what was found, in memory.
+        keep_errors_seconds: how long to keep an error.
+        keep_names: how many DIDs to keep, and how many handles: those that were asked for last. Of
+            DIDs there are fewer if their documents have more than 4 KiB on average.
         clock: the time, for tests.
+
+    Attributes:
+        directory: the URL of the PLC directory, without a slash at its end.
+        allow_private: as it was passed.
+        web: fetches documents and repos by the same client and rules.
 
     Raises:
         MissingExtra: if `httpx` is not installed.
+        TypeError: if an argument is of a wrong type.
+        ValueError: if a number is negative, or a URL is none.
 
     Example:
-        async with Network() as network:
-            account = await network.resolve("alice.example.com")
-            print(account.did, account.pds)
+        >>> async def server_of(who: str) -> str:
+        ...     async with Network() as network:
+        ...         account = await network.resolve(who)
+        ...         return account.pds
     """
 
     def __init__(
@@ -213,6 +222,8 @@ class Network:
             NoServer: if its document names no server.
             NoSigningKey: if its document has no key that can sign a repo.
             NetworkError: any other, if a server does not answer as it should.
+            MissingExtra: if `dnspython` is not installed.
+            TypeError: if `who` is not a text.
         """
         check_kind("who", who, str, such_as="a handle, a DID or an at:// URI")
         check_flag("fresh", fresh)
@@ -279,6 +290,7 @@ class Network:
             BadName: if it is not such a DID.
             DidNotFound: if the directory does not know it.
             NetworkError: any other, if the directory does not answer as it should.
+            TypeError: if `did` is not a text.
         """
         check_kind("did", did, str, such_as="a DID")
         reason = why_not_account(did, allow_private=self.allow_private)
