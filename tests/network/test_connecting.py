@@ -156,7 +156,9 @@ class Slow(httpcore.AsyncNetworkBackend):
         self.tried: list[str] = []
         self.given_up: list[str] = []
 
-    async def connect_tcp(self, host: str, port: int, *rest: object) -> httpcore.AsyncNetworkStream:
+    async def connect_tcp(
+        self, host: str, port: int, *_: object, **__: object
+    ) -> httpcore.AsyncNetworkStream:
         self.tried.append(host)
         if host in self._good:
             return await self._elsewhere.connect_tcp(host, port)
