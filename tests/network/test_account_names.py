@@ -119,6 +119,10 @@ def test_uris_have_a_collection_and_an_rkey(path: str, parts: tuple[str, str]) -
             "аlice.example.com",  # noqa: RUF001 - the first letter is Cyrillic, on purpose
             f"{ONLY_ASCII} (for a domain name in other letters: xn--lice-43d.example.com)",
         ),
+        (
+            "\u212aevin.example.com",  # the sign of Kelvin, which is a "k" in lowercase
+            f"{ONLY_ASCII} (for a domain name in other letters: kevin.example.com)",
+        ),
         ("did:", "it is not a valid DID"),
         ("did:plc", "it is not a valid DID"),
         ("DID:PLC:ewvi7nxzyoun6zhxrhs64oiz", "it is not a valid DID"),
@@ -160,6 +164,13 @@ def test_what_names_no_account_is_refused_with_the_reason(text: str, reason: str
     assert caught.value.reason == reason
     assert caught.value.name == text
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("text", ["é" * 1_000_000, "a." * 500_000, "\u200b" * 1_000_000 + "a"])
+def test_long_texts_are_refused_at_once(text: str) -> None:
+    with pytest.raises(BadName) as caught:
+        parse_who(text)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ _PLC_DID: Final = re.compile(r"did:plc:[a-z2-7]{24}")
 # Marks of the direction of text and of where it may break. They come along when a handle is copied
 # from a page, and cannot be seen.
 _INVISIBLE: Final = re.compile("[\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+_MAX_HANDLE: Final = 253
 
 
 class Who(NamedTuple):
@@ -78,7 +79,7 @@ class Who(NamedTuple):
 def parse_who(text: str, *, allow_private: bool = False) -> Who:
     """Read a handle, a DID or an `at://` URI, as people write or paste them.
 
-    Spaces and invisible characters around it are left out, and so are an `@` before a handle, the
+    Spaces around it and invisible characters are left out, and so are an `@` before a handle, the
     period after it, and the slash at the end of a URI. Handles become lowercase.
 
     Args:
@@ -114,8 +115,11 @@ def _parse_name(name: str, text: str, *, allow_private: bool) -> str:
     if name[:4].lower() == "did:":
         reason = why_not_account(name, allow_private=allow_private)
     else:
-        name = name.removeprefix("@").removesuffix(".").lower()
-        reason = _why_not_handle(name, allow_private=allow_private)
+        name = name.removeprefix("@").removesuffix(".")
+        # Before it becomes lowercase: there are letters that become those of ASCII then.
+        reason = None if name.isascii() else _why_not_ascii(name)
+        name = name.lower()
+        reason = reason or _why_not_handle(name, allow_private=allow_private)
     if reason is not None:
         raise BadName(name=text, reason=reason)
     return name
@@ -124,8 +128,6 @@ def _parse_name(name: str, text: str, *, allow_private: bool) -> str:
 def _why_not_handle(handle: str, *, allow_private: bool) -> str | None:
     if not handle:
         return "it is empty"
-    if not handle.isascii():
-        return _why_not_ascii(handle)
     if not is_handle(handle):
         if "://" in handle or "/" in handle:
             return "it is a URL or a path"
@@ -144,9 +146,10 @@ def _why_not_handle(handle: str, *, allow_private: bool) -> str | None:
 def _why_not_ascii(handle: str) -> str:
     """Explain that handles are ASCII, with the form that the DNS has for a name of other letters.
 
-    It has to be written by the caller: two names that look alike have different ones.
+    The caller has to write that: names that look alike have different ones.
     """
-    labels = unicodedata.normalize("NFKC", handle).lower().split(".")
+    # Of a domain name, no more than this is used; and how long it takes grows with the square.
+    labels = unicodedata.normalize("NFKC", handle[:_MAX_HANDLE]).lower().split(".")
     ascii_form = ".".join(
         label if label.isascii() else f"xn--{label.encode('punycode').decode()}" for label in labels
     )
