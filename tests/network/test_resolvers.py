@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import anyio
 import dns.name
 import dns.rcode
+import dns.resolver
 import pytest
 
 from repo_stream import MissingExtra
+from repo_stream.network import resolvers
 from repo_stream.network.resolvers import NameResolver, SystemResolver
 from support.dns_server import NameServer, name_server
 
@@ -83,6 +85,15 @@ async def test_domain_of_this_machine_is_not_put_after_a_name(server: NameServer
 async def test_names_that_the_dns_cannot_have_are_an_error(name: str) -> None:
     with pytest.raises(OSError):
         await SystemResolver().txt(name)
+
+
+async def test_system_without_name_servers_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise dns.resolver.NoResolverConfiguration
+
+    monkeypatch.setattr(resolvers, "_configured", fail)
+    with pytest.raises(OSError, match="no nameservers"):
+        await SystemResolver().txt(NAME)
 
 
 async def test_addresses_are_those_of_the_system() -> None:

@@ -33,6 +33,7 @@ from repo_stream import (
 )
 from repo_stream.network import resolving
 from repo_stream.testing import AtprotoNetwork, Fault
+from support.cancelling import Stop, every_stop, in_two_ways
 
 pytestmark = pytest.mark.anyio
 
@@ -382,9 +383,20 @@ async def test_unknown_and_tombstoned_dids_are_told_apart(
         (Fault(status=429, headers={"retry-after": "900"}), RateLimited),
         (Fault(error="InternalServerError", status=501), ServerFailed),
     ],
-    ids=repr,
+    ids=[
+        "page",
+        "list",
+        "other id",
+        "too long",
+        "broken off",
+        "redirect",
+        "503",
+        "403",
+        "429",
+        "501",
+    ],
 )
-@pytest.mark.parametrize("did", [None, WEB])
+@pytest.mark.parametrize("did", [None, WEB], ids=["plc", "web"])
 async def test_document_that_cannot_be_had(
     net: AtprotoNetwork,
     network: Network,
@@ -590,6 +602,36 @@ async def test_cancelled_caller_leaves_the_others_alone(
             for who in (alice.did, ALICE):
                 tasks.start_soon(resolve, who)
     assert found == [alice.did] * 2
+
+
+@in_two_ways
+async def test_cancelled_at_any_await_the_others_get_the_account(
+    net: AtprotoNetwork, how: str
+) -> None:
+    alice = net.add_account(ALICE, by="well-known")
+    async with net.client() as client:
+        for stop in every_stop(how, at_least=8):
+            with anyio.fail_after(20):
+                assert await _resolved_beside(net, client, stop) == [alice.did] * 3
+
+
+async def _resolved_beside(net: AtprotoNetwork, client: httpx.AsyncClient, stop: Stop) -> list[str]:
+    """Resolve with a stop; return what two others found meanwhile, and what is found later."""
+    found: list[str] = []
+
+    async with net.network(client=client) as network, anyio.create_task_group() as tasks:
+
+        async def resolve() -> None:
+            found.append((await network.resolve(ALICE)).did)
+
+        async def stopped() -> Account:
+            for _ in range(2):
+                tasks.start_soon(resolve)
+            return await network.resolve(ALICE)
+
+        await stop.run(stopped)
+        await resolve()
+    return found
 
 
 async def test_number_of_names_is_bounded(net: AtprotoNetwork, clock: TestClock) -> None:
