@@ -84,8 +84,9 @@ class AccountRepo(Repo[T]):
         #: How many records the walk has taken, to return them before an error.
         self.taken: int = 0
         self._read_all = False
-        # How many items waited to be returned when the first record had come.
+        # How many items waited to be returned when the first record had come, and from which key.
         self._first_items = 0
+        self._first_from = b""
 
     def __repr__(self) -> str:
         where = "on disk" if self.spilled else "in memory"
@@ -143,14 +144,17 @@ class AccountRepo(Repo[T]):
             DownloadBroken, TornExport: if the download should be repaired.
         """
         with self._guard:
-            items = self._ready.items
-            while not any(isinstance(each, (Output, Gap)) for each in items):
-                if len(items) >= _ENOUGH_ITEMS or not await self._advance(_ITEMS, items=True):
+            while not (first := self._has_first) and len(self._ready.items) < _ENOUGH_ITEMS:
+                if not await self._advance(_ITEMS, items=True):
                     break
                 await self._turn.pause_if_over()
-            self._first_items = len(items)
-            if not items and isinstance(self._error, (DownloadBroken, TornExport)):
+            self._first_items = len(self._ready.items)
+            if not first and isinstance(self._error, (DownloadBroken, TornExport)):
                 self._raise_if_failed()
+
+    @property
+    def _has_first(self) -> bool:
+        return any(not isinstance(each, TreeNode) for each in self._ready.items)
 
     async def check_whole(self) -> None:
         """Check that no block is missing that the walk needs. All has to have been read.
@@ -249,22 +253,25 @@ class AccountRepo(Repo[T]):
     # --- Going elsewhere ------------------------------------------------------------------------
 
     async def _go_to(self, key: bytes) -> None:
-        if not self._skip_first_items(key):
+        items = self._ready.items
+        if not self._is_untouched or key < self._first_from:
             await super()._go_to(key)
+            return
+        # Nodes are kept, as they come before what is left, and would not come again.
+        left = [each for each in items if isinstance(each, TreeNode) or _is_from(key, each)]
+        if all(isinstance(each, TreeNode) for each in left):
+            await super()._go_to(key)
+        self._ready.items = left
+        self._first_items, self._first_from = len(left), key
 
-    def _skip_first_items(self, key: bytes) -> bool:
-        """Go to a key among the items that `fetch_first` took, if nothing has been returned yet.
-
-        Returns:
-            Whether that was possible. Else nothing is removed.
-        """
+    @property
+    def _is_untouched(self) -> bool:
+        """Whether what `fetch_first` took is still there, so that nothing has been returned yet."""
         items = self._ready.items
         if self._error is not None or not items or len(items) != self._first_items:
             return False
-        keys = [each.key if isinstance(each, Output) else None for each in items]
-        at = next((n for n, each in enumerate(keys) if each and each.encode() >= key), None)
-        if at is None or any(isinstance(each, Gap) for each in items):
-            return False
-        if any(keys[:at]):
-            self._ready.take_items(at)
-        return True
+        return not any(isinstance(each, Gap) for each in items)  # it may have no key to compare
+
+
+def _is_from(key: bytes, item: TreeNode | Output[Any] | Gap) -> bool:
+    return isinstance(item, Output) and item.key.encode() >= key
