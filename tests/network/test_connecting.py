@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from repo_stream import AddressRefused, ServerUnreachable
+from repo_stream.network import connecting
 from repo_stream.network.connecting import CheckedBackend, CheckedTransport, look_up
 from repo_stream.network.web import Web
 from support.faulty_server import (
@@ -26,9 +27,11 @@ from support.faulty_server import (
     FaultyServer,
     Names,
     Visit,
+    client_of,
     everywhere,
     serving,
 )
+from support.stores import becomes
 
 pytestmark = pytest.mark.both_loops
 
@@ -141,6 +144,61 @@ async def test_name_that_no_resolver_takes_is_unreachable() -> None:
     async with httpx.AsyncClient(transport=CheckedTransport()) as client:
         with pytest.raises(httpx.ConnectError, match="its address is not known"):
             await client.get(f"https://{'a' * 64}.example.com/")
+
+
+# --- Connections that are kept --------------------------------------------------------------------
+
+
+async def test_connection_that_was_unused_for_too_long_is_not_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connecting, "_MAX_IDLE_SECONDS", 0.05)
+    with serving(hello) as server:
+        async with client_of(server) as client:
+            await client.get(URL)
+            first = server.visits[0].connection.getpeername()
+            await anyio.sleep(0.1)
+            await client.get(URL)
+            assert server.visits[1].connection.getpeername() != first
+            assert await becomes(lambda: server.open == 1)
+
+
+async def test_few_connections_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "_MAX_IDLE", 2)
+    with serving(hello) as server:
+        async with client_of(server) as client:
+            for n in range(5):
+                await client.get(f"https://host{n}.example.com/")
+            assert await becomes(lambda: server.open == 2)
+            await client.get("https://host3.example.com/")
+            await client.get("https://host4.example.com/")
+            assert len({visit.connection.getpeername() for visit in server.visits[3:]}) == 2
+        assert await becomes(lambda: server.open == 0)
+
+
+async def test_connection_is_used_by_one_request_at_a_time() -> None:
+    with serving(hello) as server:
+        async with client_of(server) as client, client.stream("GET", URL) as first:
+            assert (await client.get(URL)).text == "hello"
+            assert await first.aread() == b"hello"
+        assert len({id(visit.connection) for visit in server.visits}) == 2
+
+
+async def test_request_that_is_no_get_is_not_repeated() -> None:
+    def once(visit: Visit) -> None:
+        if len(server.visits) == 2:
+            visit.connection.close()
+        else:
+            hello(visit)
+
+    with serving(once) as server:
+        async with client_of(server) as client:
+            await client.get(URL)
+            with pytest.raises(httpx.TransportError):
+                await client.post(URL)
+        assert [visit.method for visit in server.visits] == ["GET", "POST"]
+        # a POST is sent on a connection of its own, so it is only sent once
+        assert server.visits[0].connection is not server.visits[1].connection
 
 
 # --- Several addresses ----------------------------------------------------------------------------
@@ -414,6 +472,18 @@ async def test_transport_that_makes_no_connections_is_not_checked() -> None:
     transport = httpx.MockTransport(lambda request: httpx.Response(200, text=str(request.url)))
     async with httpx.AsyncClient(transport=transport) as client, Web(client) as web:
         assert (await web.document(URL)).body == URL.encode()
+
+
+async def test_client_that_does_not_tell_its_address_is_refused() -> None:
+    class Silent(Elsewhere):
+        async def connect_tcp(self, *_: object, **__: object) -> httpcore.AsyncNetworkStream:
+            return httpcore.AsyncMockStream([b"HTTP/1.1 200 OK\r\n\r\n"])
+
+    with serving(hello) as server:
+        transport = CheckedTransport(addresses=everywhere, backend=Silent(server))
+        async with httpx.AsyncClient(transport=transport) as client, Web(client) as web:
+            with pytest.raises(AddressRefused, match="does not tell which address"):
+                await web.document(URL)
 
 
 # --- The extra ------------------------------------------------------------------------------------

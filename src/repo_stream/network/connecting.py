@@ -151,10 +151,6 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         except TimeoutError as error:
             raise httpcore.ConnectTimeout(f"no connection within {timeout:g} seconds") from error
 
-    async def sleep(self, seconds: float) -> None:
-        """Wait, between attempts to connect."""
-        await self._backend.sleep(seconds)
-
     async def _checked_addresses(self, host: str) -> Sequence[str]:
         try:
             addresses = [host] if is_address(host) else list(await self._addresses(host))
@@ -264,6 +260,10 @@ class CheckedTransport(httpx.AsyncBaseTransport):
             extensions=extensions,
         )
 
+    async def aclose(self) -> None:
+        """Close all connections that are not in use."""
+        await _close(self._idle)
+
     async def _sent(self, request: httpcore.Request) -> tuple[_Connection, httpcore.Response]:
         origin = request.url.origin
         if request.method == b"GET" and (unused := await self._unused(origin)) is not None:
@@ -274,19 +274,15 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         return connection, await connection.sent(request)
 
     async def _unused(self, origin: httpcore.Origin) -> _Connection | None:
-        for connection in [each for each in self._idle if each.http.has_expired()]:
-            self._idle.remove(connection)
-            await connection.aclose()
+        """Take an unused connection, and close those that were unused for too long."""
+        expired = [each for each in self._idle if each.http.has_expired()]
+        self._idle[:] = [each for each in self._idle if each not in expired]
+        await _close(expired)
         for connection in self._idle:
             if connection.http.can_handle_request(origin):
                 self._idle.remove(connection)
                 return connection
         return None
-
-    async def aclose(self) -> None:
-        """Close all connections that are not in use."""
-        while self._idle:
-            await self._idle.pop().aclose()
 
 
 # How many unused connections are kept, and for how many seconds.
@@ -346,6 +342,15 @@ class _Connection(httpcore.AsyncNetworkBackend):
                     await self._stream.aclose()
 
 
+async def _close(connections: list[_Connection]) -> None:
+    """Close all of them, also if it is cancelled meanwhile."""
+    if connections:
+        try:
+            await connections.pop().aclose()
+        finally:
+            await _close(connections)
+
+
 class _Closable(AsyncIterable[bytes]):
     """The body of an answer of httpcore."""
 
@@ -370,16 +375,16 @@ class _Body(httpx.AsyncByteStream):
         if self._closed:
             return
         self._closed = True
-        surplus: _Connection | None = self._connection
+        surplus = [self._connection]
         try:
             with anyio.CancelScope(shield=True):
                 await self._stream.aclose()
             if self._connection.http.is_idle():  # the body was read to its end
-                self._idle.append(self._connection)
-                surplus = self._idle.pop(0) if len(self._idle) > _MAX_IDLE else None
+                self._idle += surplus
+                surplus = self._idle[:-_MAX_IDLE]
+                del self._idle[:-_MAX_IDLE]
         finally:
-            if surplus is not None:
-                await surplus.aclose()
+            await _close(surplus)
 
 
 @contextmanager
@@ -545,9 +550,9 @@ class _PeerCheck:
 
     async def trace(self, event: str, info: dict[str, Any]) -> None:
         """Follow what httpcore does; see https://www.encode.io/httpcore/extensions/#trace."""
-        if event == "connection.connect_tcp.started":
+        if event.endswith(".connect_tcp.started"):
             self._connects_to = info["host"]
-        elif event == "connection.connect_tcp.complete":
+        elif event.endswith(".connect_tcp.complete"):
             stream: httpcore.AsyncNetworkStream = info["return_value"]
             try:
                 self._check(_peer_of(stream))
