@@ -85,7 +85,7 @@ class PdsNet:
             httpx.post(f"{self._control}/move", params={"did": account.did, "to": "B"}, timeout=60)
         )
         moved.call("server.activateAccount")
-        account.call("server.deactivateAccount")
+        account.deactivate()
         return moved
 
     def records(self, did: str, server: str | None = None) -> dict[str, tuple[str, object]]:
@@ -156,6 +156,9 @@ class PdsAccount:
     def call(self, method: str, **body: object) -> Any:
         data = json.dumps(body).encode() if body else b""  # some methods demand that there is none
         return self._post(method, data, "application/json")
+
+    def deactivate(self) -> None:
+        self._post("server.deactivateAccount", b"{}", "application/json")
 
     def get(self, method: str, **params: str) -> Any:
         url = f"{self.server}/xrpc/com.atproto.{method}"
