@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, strategies as st
 from multiformats import multibase
 
+from repo_stream import UnsupportedKey
 from repo_stream.did_keys import (
     K256,
     P256,
@@ -123,3 +124,16 @@ def test_whatever_is_not_base58_is_a_value_error(text: str) -> None:
                 read(given_text)
             except ValueError as error:
                 assert str(error).isprintable()  # noqa: PT017 - it may be valid, too
+
+
+def test_texts_that_are_longer_than_keys_are_are_not_decoded() -> None:
+    """It takes quadratic time."""
+    for text, reason in (("z" * 128, "not a key of k256"), ("z" * 129, "129 characters")):
+        with pytest.raises(ValueError, match=reason):
+            did_key_of_multikey(text)
+        did_key = f"did:key:{text[8:]}"
+        with pytest.raises(UnsupportedKey, match=reason) as caught:
+            parse(did_key)
+        assert caught.value.did_key.startswith(did_key[:128])
+    with pytest.raises(UnsupportedKey, match="it has 10000000 characters"):
+        parse("did:key:z".ljust(10_000_000, "z"))

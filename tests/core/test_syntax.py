@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from calendar import isleap, monthrange
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -133,7 +134,8 @@ def test_lengths_of_rkeys_are_bounded() -> None:
         ("4pp.*", False),
         ("**", False),
         ("app.*\n", False),
-        (f"{LABEL}." * 5 + "*", False),
+        (f"{LABEL}." * 4 + "a" * 59 + ".*", True),  # 317 characters
+        (f"{LABEL}." * 4 + "a" * 60 + ".*", False),
     ],
 )
 def test_wildcard_ends_with_a_star_after_whole_parts(text: str, valid: object) -> None:
@@ -167,6 +169,7 @@ def test_uri_has_up_to_three_parts(text: str, parts: AtUri) -> None:
         ("at://a.b/c.d.e/", "it has a slash too many"),
         ("at://a.b/c.d.e/f/", "it has a slash too many"),
         ("at://a.b/c.d", "'c.d' is not an NSID"),
+        ("at://a.b/c.d/e", "'c.d' is not an NSID"),
         ("at://a.b/c.d.e/..", "'..' is not an rkey"),
         ("at://at://a.b", "'at:' is neither a DID nor a handle"),
     ],
@@ -201,26 +204,33 @@ def test_whatever_python_writes_is_a_datetime(when: datetime) -> None:
     assert not is_datetime(when.replace(tzinfo=None).isoformat())
 
 
-@EXAMPLES
-@given(
-    st.tuples(
-        st.integers(1, 9999),
-        st.integers(0, 13),
-        st.integers(0, 32),
-        st.integers(0, 24),
-        st.integers(0, 60),
-        st.integers(0, 60),
-    )
-)
-def test_times_are_those_of_the_calendar(parts: tuple[int, int, int, int, int, int]) -> None:
-    year, month, day, hour, minute, second = parts
-    text = f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
-    try:
-        datetime(*parts)  # noqa: DTZ001 - only whether there is such a time
-    except ValueError:
-        assert not is_datetime(text)
-    else:
-        assert is_datetime(text)
+def test_every_day_of_the_calendar_is_one_and_no_other_is() -> None:
+    years = [0, 4, 1900, 2000, 2023, 2024, 9999]
+    days = {
+        f"{year:04}-{month:02}-{day:02}"
+        for year in years
+        for month in range(1, 13)
+        for day in range(1, monthrange(year, month)[1] + 1)
+    }
+    tried = {
+        f"{year:04}-{month:02}-{day:02}"
+        for year in years
+        for month in range(100)
+        for day in range(100)
+    }
+    assert {day for day in tried if is_datetime(f"{day}T00:00:00Z")} == days
+
+
+def test_leap_years_are_those_of_the_calendar() -> None:
+    assert [
+        year for year in range(10_000) if is_datetime(f"{year:04}-02-29T00:00:00Z") != isleap(year)
+    ] == []
+
+
+def test_every_time_of_a_day_is_one_and_no_other_is() -> None:
+    for at, count in (("{:02}:00:00", 24), ("00:{:02}:00", 60), ("00:00:{:02}", 60)):
+        times = [number for number in range(100) if is_datetime(f"2000-01-01T{at.format(number)}Z")]
+        assert times == [*range(count)]
 
 
 @pytest.mark.parametrize(
@@ -240,6 +250,8 @@ def test_times_are_those_of_the_calendar(parts: tuple[int, int, int, int, int, i
         ("1985-04-12T23:20:50-00:01", True),
         ("0000-01-01T00:59:00+00:59", True),
         ("0000-01-01T00:58:59+00:59", False),
+        ("0000-01-01T01:00:00+01:00", True),
+        ("0000-01-01T00:59:59+01:00", False),
         ("0000-01-01T00:00:00-01:00", True),
         ("0000-01-02T00:00:00+01:00", True),
         ("9999-12-31T23:59:59-23:59", True),
