@@ -16,6 +16,8 @@ import anyio
 import repo_stream
 from repo_stream import (
     Absent,
+    Account,
+    AccountRepo,
     BlockOrder,
     CarReader,
     Cid,
@@ -30,6 +32,8 @@ from repo_stream import (
     IncompleteJoin,
     MissingBlock,
     NeedDisk,
+    Network,
+    NetworkError,
     OrderedCar,
     Output,
     Present,
@@ -37,14 +41,20 @@ from repo_stream import (
     ProcessError,
     Processor,
     RangeProof,
+    RateLimited,
     Repo,
     RepoDriver,
+    RepoRefused,
     RepoStreamError,
+    ServerFailed,
     StreamDriver,
     TreeNode,
+    did_key,
+    get_record,
     join_cars,
     load_commit,
     open_car,
+    open_repo,
     order_car,
 )
 from repo_stream.process import atproto_json, dag_json, length, noop, record
@@ -241,6 +251,38 @@ async def joining(path: Path, since: bytes) -> None:
         assert_type(error.since, str | None)
     except RepoStreamError as error:
         assert_type(error.source, str | None)
+
+
+async def of_accounts(who: str, document: object) -> None:
+    assert_type(did_key(document), str)
+    async with Network(allow_private=True) as network:
+        assert_type(network, Network)
+        account = await network.resolve(who, fresh=True)
+        assert_type(account, Account)
+        assert_type(account.handle, str | None)
+        assert_type(account.signing_key, str)
+        async with open_repo(who, network=network) as repo:
+            assert_type(repo, AccountRepo[bytes])
+            assert_type(repo.account, Account)
+            assert_type(repo.signed_by, str)
+            async for key, value in repo:
+                assert_type((key, value), tuple[str, bytes])
+        async with open_repo(who, since="3jzfcijpj2z2a", block_processor=len) as changed:
+            assert_type(changed, AccountRepo[int | Gap])
+        found = await get_record(f"at://{who}/a.b.c/1", block_processor=record)
+        assert_type(found, Output[dict[str, Any]] | None)
+
+
+def refused(error: NetworkError) -> None:
+    match error:
+        case RateLimited(retry_after=seconds):
+            assert_type(seconds, float | None)
+        case ServerFailed(status=status, body=body):
+            assert_type((status, body), tuple[int, str])
+        case RepoRefused(did=did, server=server):
+            assert_type((did, server), tuple[str, str])
+        case _:
+            assert_type(error, NetworkError)
 
 
 def version() -> None:
