@@ -102,7 +102,7 @@ class AmbiguousHandle(NetworkError):
             f"remove all TXT records of _atproto.{handle} but one; until then, use the DID"
         )
         self.handle = handle
-        self.dids = tuple(dids)
+        self.dids: tuple[str, ...] = tuple(dids)
 
 
 class HandleNotClaimed(NetworkError):
@@ -375,7 +375,9 @@ class OtherAccountServed(OtherAccount, NetworkError):
 
     def __init__(self, *, did: str, expected: str, server: str) -> None:
         super().__init__(did=did, expected=expected)
-        self.args = (f"{server} sent the repo of {did}, not of {expected}; do not use it",)
+        Exception.__init__(
+            self, f"{server} sent the repo of {did}, not of {expected}; do not use it"
+        )
         self.server = server
 
 
