@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from repo_stream import DriverBuilder, Limits, join_cars, open_car, order_car
+from repo_stream import DriverBuilder, Limits, join_cars, open_car, open_repo, order_car
 from repo_stream.drivers import keywords
 from repo_stream.drivers.keywords import (
     DEFAULTS,
@@ -20,10 +20,14 @@ from repo_stream.drivers.keywords import (
     OrderKeywords,
     StreamKeywords,
 )
+from repo_stream.network import keywords as network_keywords
+from repo_stream.network.keywords import REPO_DEFAULTS, RepoKeywords
 
-EVERY = dict(DEFAULTS)
+EVERY: dict[str, object] = {**DEFAULTS, **REPO_DEFAULTS}
+MODULES = (keywords, network_keywords)
 TAKEN = [
     pytest.param(open_car, OpenKeywords, id="open_car"),
+    pytest.param(open_repo, RepoKeywords, id="open_repo"),
     pytest.param(order_car, OrderKeywords, id="order_car"),
     pytest.param(join_cars, OrderKeywords, id="join_cars"),
     pytest.param(DriverBuilder, BuilderKeywords, id="DriverBuilder"),
@@ -52,7 +56,12 @@ def test_docstring_states_each_keyword_with_its_default(function: Taking, kind: 
 def test_hover_of_each_keyword_states_its_default() -> None:
     """The text below a key of a `TypedDict` is what an editor shows."""
     found: dict[str, str] = {}
-    for each in ast.parse(Path(keywords.__file__).read_text("utf-8")).body:
+    statements = [
+        each
+        for module in MODULES
+        for each in ast.parse(Path(str(module.__file__)).read_text("utf-8")).body
+    ]
+    for each in statements:
         if isinstance(each, ast.ClassDef):
             for key, text in zip(each.body, each.body[1:], strict=False):
                 if isinstance(key, ast.AnnAssign) and isinstance(key.target, ast.Name):
@@ -68,6 +77,7 @@ def test_hover_of_each_keyword_states_its_default() -> None:
 # Given positionally: the source, if there is one.
 WITH_WRONG_KEYWORD = [
     pytest.param(open_car, ["repo.car"], "open_car", id="open_car"),
+    pytest.param(open_repo, ["alice.example.com"], "open_repo", id="open_repo"),
     pytest.param(order_car, ["repo.car"], "order_car", id="order_car"),
     pytest.param(DriverBuilder, [], "DriverBuilder.__init__", id="DriverBuilder"),
     pytest.param(
