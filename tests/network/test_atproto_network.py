@@ -17,6 +17,7 @@ import pytest
 from repo_stream import (
     Absent,
     Account,
+    AddressRefused,
     BadSignature,
     MissingBlock,
     Present,
@@ -26,6 +27,7 @@ from repo_stream import (
     join_cars,
     load_commit,
     open_car,
+    open_repo,
     process,
 )
 from repo_stream.testing import (
@@ -296,6 +298,10 @@ async def test_resolver_answers_as_it_is_told(
         await resolver.txt("_atproto.alice.example.com")
     assert await resolver.txt("_atproto.alice.example.com")
     assert resolver.asked[-1] == ("txt", "_atproto.alice.example.com")
+    atproto_network.inject("txt", Fault(silent=True))
+    with anyio.move_on_after(0.05) as scope:
+        await resolver.txt("_atproto.alice.example.com")
+    assert scope.cancelled_caught
     with pytest.raises(OSError, match="Timeout"):
         await resolver.addresses("pds.example.com")
 
@@ -398,6 +404,44 @@ async def test_redirect_leads_elsewhere(
     answer = await client.get(repo_url(alice), follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (302, "http://10.0.0.1/")
     assert answer.content == b""
+
+
+@pytest.mark.parametrize(
+    ("location", "reason"),
+    [
+        pytest.param("http://10.0.0.1/", "https", id="scheme"),
+        pytest.param("https://[::ffff:10.0.0.1]/", "::ffff:10.0.0.1", id="address"),
+        pytest.param(
+            "https://elsewhere.example.com/", r"elsewhere.* \(192\.168\.0\.1\)", id="host"
+        ),
+    ],
+)
+async def test_redirects_that_lead_to_private_places_are_refused(
+    atproto_network: AtprotoNetwork, alice: AtprotoAccount, location: str, reason: str
+) -> None:
+    atproto_network.add_server("elsewhere.example.com")
+    atproto_network.resolver.hosts["elsewhere.example.com"] = [["192.168.0.1"]]
+    atproto_network.inject("getRepo", Fault(location=location))
+    async with atproto_network.network() as network:
+        with pytest.raises(AddressRefused, match=reason):
+            async with open_repo(alice.did, network=network):
+                pass
+    assert [request.host for request in atproto_network.requests] == [
+        "plc.directory",
+        "pds.example.com",
+    ]
+
+
+async def test_address_that_changes_is_refused_when_it_does(
+    atproto_network: AtprotoNetwork, alice: AtprotoAccount
+) -> None:
+    atproto_network.resolver.hosts["pds.example.com"] = [["1.1.1.1"], ["127.0.0.1"]]
+    async with atproto_network.network() as network:
+        async with open_repo(alice.did, network=network) as repo:
+            assert await repo.next_chunk() is not None
+        with pytest.raises(AddressRefused, match=r"pds\.example\.com \(127\.0\.0\.1\)"):
+            async with open_repo(alice.did, network=network):
+                pass
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])

@@ -22,6 +22,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from urllib.parse import unquote
 
+import anyio
+
 from repo_stream.testing.accounts import AtprotoAccount, AtprotoServer, base32
 from repo_stream.testing.repos import tid
 from repo_stream.testing.serving import Answer, Fault, Faults, Place, Request, Site
@@ -45,7 +47,8 @@ class Resolver:
 
     Attributes:
         records: the TXT records of each name, each in pieces.
-        hosts: the addresses of each host: what is answered in turn, the last one for ever.
+        hosts: the addresses of hosts: what is answered in turn, the last one for ever. They are
+            also those that `AtprotoNetwork.client` shows to what checks its connections.
         asked: the names that were asked for, in order: `("txt", name)`, `("addresses", host)`.
     """
 
@@ -63,7 +66,7 @@ class Resolver:
             OSError: if that is the fault (`error` or `status`) of `"txt"`.
         """
         self.asked.append(("txt", name))
-        self._fail("txt")
+        await self._fail("txt")
         return self.records.get(name, [])
 
     async def addresses(self, host: str) -> list[str]:
@@ -73,16 +76,24 @@ class Resolver:
             OSError: if it has none, or that is the fault of `"addresses"`.
         """
         self.asked.append(("addresses", host))
-        self._fail("addresses")
+        await self._fail("addresses")
+        addresses = self.next_addresses(host)
+        if addresses is None and not self._is_known(host):
+            raise OSError(f"there is no host {host}")
+        return ["127.0.0.1"] if addresses is None else addresses
+
+    def next_addresses(self, host: str) -> list[str] | None:
+        """Return the next of the answers in `hosts`, or `None` if there is none for a host."""
         answers = self.hosts.get(host)
-        if answers is None:
-            if not self._is_known(host):
-                raise OSError(f"there is no host {host}")
-            return ["127.0.0.1"]
+        if not answers:
+            return None
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
-    def _fail(self, place: Place) -> None:
+    async def _fail(self, place: Place) -> None:
         fault = self._faults.next(place, None)
+        if fault.silent:
+            await anyio.sleep_forever()
+        await anyio.sleep(fault.wait)
         if fault.error is not None or fault.status is not None:
             raise OSError(f"{fault.error or fault.status}: {fault.message}")
 
@@ -259,15 +270,15 @@ class AtprotoNetwork:
 
         from repo_stream.testing.loopback import LoopbackTransport  # noqa: PLC0415 - an extra
 
-        return httpx.AsyncClient(
-            transport=LoopbackTransport(self.port_of, plain=self.plain), **options
-        )
+        transport = LoopbackTransport(self.port_of, self.resolver.next_addresses, plain=self.plain)
+        return httpx.AsyncClient(transport=transport, **options)
 
     def network(self, **options: Any) -> Network:  # noqa: ANN401 - as Network takes them
         """Return a `repo_stream.Network` to which this is the world. Close it.
 
         It allows public addresses only, and takes the servers here for such, as if they were behind
-        a proxy. That of a plain network allows any address.
+        a proxy, unless their hosts have other addresses in `resolver.hosts`. That of a plain
+        network allows any address.
 
         Args:
             options: for `Network`; by default it has a `client`, the `resolver` and the `directory`
