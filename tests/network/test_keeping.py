@@ -225,6 +225,18 @@ async def test_nothing_is_kept_if_the_walk_is_left(
         assert files(path) == [path.name]
 
 
+async def test_nothing_is_kept_if_the_walk_of_a_small_repo_is_left(
+    atproto_network: AtprotoNetwork, network: Network, path: Path
+) -> None:
+    """Though it was read to its end, and the walk has gone further than the loop."""
+    atproto_network.add_account("bob.example.com", {key: NOTES[key] for key in [*NOTES][:9]})
+    async with open_repo("bob.example.com", network=network, keep=path) as repo:
+        await get_one(repo)
+        await leave_loop(repo)
+        assert repo.fully_read
+    assert files(path) == []
+
+
 @pytest.mark.parametrize("check_first", [False, True])
 async def test_nothing_is_kept_if_the_block_fails(
     alice: AtprotoAccount, network: Network, path: Path, check_first: bool
@@ -320,7 +332,7 @@ async def test_directory_that_is_gone_says_so(
 async def test_copy_of_a_check_is_temporary(
     alice: AtprotoAccount, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     async with open_repo(NAME, network=network, check_first=True) as repo:
         assert files(tmp_path / "any") == []
         assert (await load_commit(alice.car())) == repo.commit

@@ -108,7 +108,7 @@ async def opened(plan: Plan[T], network: Network) -> AsyncGenerator[AccountRepo[
         async with AsyncExitStack() as stack:
             repo = await opening.open(stack)
             yield repo
-            complete = opening.healed or repo.complete
+            complete = repo.complete or (opening.healed and plan.check_first)
         if complete and opening.copy is not None:
             await opening.copy.publish()
     finally:

@@ -22,6 +22,7 @@ from typing import Final
 from repo_stream.arguments import check_kind
 from repo_stream.car.files import SharedFile
 from repo_stream.limits import KIB
+from repo_stream.store.disk_errors import temporary_folder
 
 __all__ = ["Copy", "check_target"]
 
@@ -70,10 +71,10 @@ class Copy(SharedFile):
     def _open(self) -> io.FileIO:
         import tempfile  # noqa: PLC0415 - not for an import that is not used
 
-        if self._target is None:
-            return tempfile.TemporaryFile(buffering=0)
-        part = self._target.with_name(f".{self._target.name}.{secrets.token_hex(4)}.part")
         with self._naming():
+            if self._target is None:
+                return tempfile.TemporaryFile(buffering=0, dir=temporary_folder())
+            part = self._target.with_name(f".{self._target.name}.{secrets.token_hex(4)}.part")
             file = io.FileIO(part, "x+")
         self._part = part
         return file
@@ -84,7 +85,7 @@ class Copy(SharedFile):
         try:
             yield
         except OSError as error:
-            name = "a temporary file" if self._target is None else str(self._target)
+            name = str(self._target or temporary_folder() or "a temporary file")
             reason = f"the download could not be written: {error.strerror or error}"
             raise OSError(error.errno, reason, name) from error
 

@@ -114,9 +114,9 @@ class AccountRepo(Repo[T]):
 
     @property
     def complete(self) -> bool:
-        """Whether all was read, either for the whole walk or on request, and nothing was wrong."""
-        wanted = self._read_all or self._walker.done
-        return wanted and self.fully_read and self._error is None
+        """Whether all was read, by a walk to its end or by `read_all`, and nothing was wrong."""
+        walked = self._walker.done and not self._ready and not self._ready.items
+        return (walked or self._read_all) and self.fully_read and self._error is None
 
     def comes_from(self, origin: Origin) -> None:
         """Note where the repo comes from, once its commit has been checked."""
