@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import ssl
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from repo_stream import AddressRefused, ServerUnreachable
+from repo_stream import AddressRefused, ServerUnreachable, TooSlow
 from repo_stream.network import connecting
 from repo_stream.network.connecting import CheckedBackend, CheckedTransport, look_up
 from repo_stream.network.web import Web
@@ -472,6 +473,34 @@ async def test_transport_that_makes_no_connections_is_not_checked() -> None:
     transport = httpx.MockTransport(lambda request: httpx.Response(200, text=str(request.url)))
     async with httpx.AsyncClient(transport=transport) as client, Web(client) as web:
         assert (await web.document(URL)).body == URL.encode()
+
+
+async def test_body_that_a_hook_of_the_caller_has_read_is_used() -> None:
+    async def read(response: httpx.Response) -> None:
+        await response.aread()
+
+    def answer(visit: Visit) -> None:
+        visit.answer(200, gzip.compress(b"hello"), [("Content-Encoding", "gzip")])
+
+    with serving(answer) as server:
+        async with client_of(server) as client, Web(client) as web:
+            client.event_hooks["response"].append(read)
+            assert (await web.document(URL)).body == b"hello"
+
+
+async def test_transport_without_timeouts_is_given_up_if_it_is_slow() -> None:
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"first"
+        await anyio.sleep_forever()
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=stalled()))
+    async with httpx.AsyncClient(transport=transport) as client:
+        with anyio.fail_after(20), pytest.raises(TooSlow):
+            await Web(client, slow_after=0.1).document(URL)
+        async with Web(client, slow_after=0.1).stream(URL) as download:
+            assert await anext(download) == b"first"
+            with anyio.fail_after(20), pytest.raises(TooSlow):
+                await anext(download)
 
 
 async def test_client_that_does_not_tell_its_address_is_refused() -> None:

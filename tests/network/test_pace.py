@@ -12,44 +12,44 @@ def test_silent_server_is_too_slow_after_the_whole_time() -> None:
 
 def test_time_runs_from_the_beginning_until_enough_has_come() -> None:
     pace = Pace()
-    pace.took(10, 29_999)
+    pace.took(29_999, 10)
     assert pace.left == 20
-    pace.took(5, 1)
+    pace.took(1, 5)
     assert pace.left == pytest.approx(25)  # 30,000 bytes: of the piece after 10 seconds, and after
 
 
 def test_large_piece_begins_the_time_anew() -> None:
     pace = Pace()
-    pace.took(29, 30_000)
+    pace.took(30_000, 29)
     assert pace.left == 30
 
 
 def test_steady_server_of_the_least_speed_is_never_too_slow() -> None:
     pace = Pace()
     for _ in range(200):
-        pace.took(1, 1000)
+        pace.took(1000, 1)
         assert pace.left > 0
 
 
 def test_steady_server_below_it_is_too_slow_after_the_whole_time() -> None:
     pace = Pace()
     while pace.left > 0:
-        pace.took(1, 999)
+        pace.took(999, 1)
     assert pace.waited == 30
 
 
 def test_server_that_becomes_slow_is_given_up_soon() -> None:
     pace = Pace()
-    pace.took(1, 100_000_000)
+    pace.took(100_000_000, 1)
     while pace.left > 0:
-        pace.took(1, 500)
+        pace.took(500, 1)
     assert 30 <= pace.waited - 1 <= 31
 
 
 def test_tiny_pieces_are_not_remembered_for_ever() -> None:
     pace = Pace(bytes_per_second=10, seconds=3)
     for _ in range(1000):
-        pace.took(0.001, 1)
+        pace.took(1, 0.001)
     assert len(vars(pace)["_pieces"]) == 30
 
 
@@ -73,7 +73,7 @@ def test_too_slow_means_some_thirty_seconds_had_too_little(steps: list[tuple[int
         if not enough or seconds >= pace.left:
             return
         pieces.append((now, size))
-        pace.took(seconds, size)
+        pace.took(size, seconds)
 
 
 # --- Patience -------------------------------------------------------------------------------------

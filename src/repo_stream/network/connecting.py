@@ -51,6 +51,8 @@ except ImportError as missing:
     ) from missing
 
 __all__ = [
+    "FAILURES",
+    "SLOW",
     "Addresses",
     "CheckedBackend",
     "CheckedTransport",
@@ -60,7 +62,6 @@ __all__ = [
     "look_up",
     "new_client",
     "parsed",
-    "reading",
     "send",
 ]
 
@@ -401,9 +402,8 @@ def _errors_of_httpx() -> Generator[None]:
 
 # --- Requests -------------------------------------------------------------------------------------
 
-# How long to wait for a connection, and until a request is sent, in seconds. For how long to wait
-# for an answer is decided by who reads it.
-_TIMEOUT: Final = httpx.Timeout(10.0, read=None, pool=None)
+# How long to wait for a connection, and until a request is sent, in seconds.
+_CONNECT_TIMEOUT: Final = 10.0
 
 
 def new_client(*, addresses: Addresses | None, allow_private: bool) -> httpx.AsyncClient:
@@ -420,6 +420,7 @@ async def send(
     headers: dict[str, str],
     *,
     checks: bool,
+    read_timeout: float,
 ) -> httpx.Response:
     """Send a GET request, and return the answer as soon as its headers are there.
 
@@ -431,13 +432,17 @@ async def send(
         url: a URL that was checked.
         headers: all headers but `Host`.
         checks: whether the connections of the client have to be checked here.
+        read_timeout: how long to wait for each piece of the answer, in seconds.
 
     Raises:
         AddressRefused: if it connected to an address that is not public.
         ServerUnreachable: if no answer came.
+        httpx.ReadTimeout: if none came in time.
     """
     check = _PeerCheck(client, url) if checks else None
-    extensions: dict[str, Any] = {"timeout": _TIMEOUT.as_dict()}
+    extensions: dict[str, Any] = {
+        "timeout": httpx.Timeout(_CONNECT_TIMEOUT, read=read_timeout, pool=None).as_dict()
+    }
     if check is not None:
         extensions["trace"] = check.trace
     request = httpx.Request("GET", url, headers=headers, extensions=extensions)
@@ -487,34 +492,27 @@ async def end(pieces: AsyncIterator[bytes]) -> None:
             await anext(pieces)
 
 
-@contextmanager
-def reading(broken: Callable[[str], Exception]) -> Generator[None]:
-    """Raise what httpx raises while a body is read as the error that is made of its reason."""
-    try:
-        yield
-    except _FAILURES as error:
-        raise broken(_reason(error)) from error
-
-
-_FAILURES: Final = (
+#: What can be raised if a connection fails, by clients and their transports.
+FAILURES: Final = (
     httpx.HTTPError,
     httpx.StreamError,
     anyio.BrokenResourceError,
     anyio.ClosedResourceError,
     OSError,
 )
+#: What is raised if an answer does not come in time: by `anyio.fail_after`, or by a connection.
+SLOW: Final = (TimeoutError, httpx.ReadTimeout)
 
 
 @contextmanager
 def _unreachable(url: httpx.URL) -> Generator[None]:
     try:
         yield
-    except _FAILURES as error:
-        raise ServerUnreachable(url=str(url), reason=_reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    except httpx.ReadTimeout:
+        raise
+    except FAILURES as error:
+        reason = str(error) or type(error).__name__
+        raise ServerUnreachable(url=str(url), reason=reason) from error
 
 
 def parsed(url: str, *, base: httpx.URL | None = None) -> httpx.URL:

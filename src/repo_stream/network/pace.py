@@ -28,7 +28,7 @@ class Pace:
         seconds: over how long.
 
     Attributes:
-        waited: for how long the server was waited, in seconds.
+        waited: for how long the server has been waited for, in seconds.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class Pace:
         since = self._pieces[0][0] if self._sum >= self._needed else 0.0
         return since + self._seconds - self.waited
 
-    def took(self, seconds: float, size: int) -> None:
-        """Count a piece: for how long it was waited for, and its size in bytes."""
+    def took(self, size: int, seconds: float) -> None:
+        """Count a piece: its size in bytes, and for how long it was waited for."""
         self.waited += seconds
         self._pieces.append((self.waited, size))
         self._sum += size

@@ -56,6 +56,9 @@ PATIENCE: Final = 60.0
 _PIECE_BYTES: Final = 64 * KIB
 _ERROR_BYTES: Final = 64 * KIB
 
+# Above this part of the time that is allowed for, a server is not in danger of being too slow.
+_QUICK: Final = 0.95
+
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
@@ -125,6 +128,13 @@ class Web:
         self._patience = patience
         self._slow_after = slow_after
         self._clock = clock or _SystemClock()
+        self._received = 0
+        self._running: set[Download] = set()
+
+    @property
+    def received(self) -> int:
+        """How many bytes of bodies have come from all servers together, as they were sent."""
+        return self._received + sum(download.received for download in self._running)
 
     async def aclose(self) -> None:
         """Close the connections of a client of its own; leave a caller's client alone."""
@@ -241,17 +251,24 @@ class Web:
     async def _sent(self, url: httpx.URL) -> AsyncGenerator[Download]:
         """Send one request, and wait for the headers of its answer."""
         self._connecting.check_url(url, allow_private=self._allow_private)
-        response: httpx.Response | None = None
-        with anyio.move_on_after(self._slow_after):
-            response = await self._connecting.send(
-                self._client, url, _headers(self._client), checks=self._checks
-            )
-        if response is None:
-            raise TooSlow(url=str(url), received=0, seconds=self._slow_after)
+        try:
+            with anyio.fail_after(self._slow_after):
+                response = await self._connecting.send(
+                    self._client,
+                    url,
+                    _headers(self._client),
+                    checks=self._checks,
+                    read_timeout=self._slow_after,
+                )
+        except self._connecting.SLOW as error:
+            raise TooSlow(url=str(url), received=0, seconds=self._slow_after) from error
         download = Download(response, url=str(url), slow_after=self._slow_after, clock=self._clock)
+        self._running.add(download)
         try:
             yield download
         finally:
+            self._running.remove(download)
+            self._received += download.received
             await download.aclose()
 
     @property
@@ -332,6 +349,11 @@ class Download:
         self._pieces, self._encoding = connecting.body_of(response)
         self._response = response
         self._connecting = connecting
+        self._failures = connecting.FAILURES
+        self._slow = connecting.SLOW
+        # Whether the connection has a timeout for each read. All of httpcore do.
+        self._has_timeout = "network_stream" in response.extensions
+        self._slow_after = slow_after
         self._pace = Pace(seconds=slow_after)
         self._clock = clock
         self._decoder: Decoder | None = None
@@ -396,22 +418,33 @@ class Download:
 
     async def _receive(self) -> bytes:
         """Return the next piece as it was sent; nothing at the end."""
-        while not self._ended:
+        piece = b""
+        while not piece and not self._ended:
             begun = self._clock.now()
-            piece = b""
-            with (
-                anyio.move_on_after(self._pace.left) as waiting,
-                self._connecting.reading(self._broken),
-            ):
-                piece = await anext(self._pieces, b"")
-            self._pace.took(self._clock.now() - begun, len(piece))
-            if waiting.cancelled_caught or (piece and self._pace.left <= 0):
-                raise TooSlow(url=self.url, received=self.received, seconds=self._pace.waited)
-            self._ended = not piece
-            if piece:
-                self.received += len(piece)
-                return piece
-        return b""
+            try:
+                piece = await self._in_time()
+            except StopAsyncIteration:
+                self._ended = True
+            except self._slow as error:
+                received, waited = self.received, self._pace.waited + self._clock.now() - begun
+                raise TooSlow(url=self.url, received=received, seconds=waited) from error
+            except self._failures as error:
+                raise self._broken(str(error) or type(error).__name__) from error
+            self._pace.took(len(piece), self._clock.now() - begun)
+        self.received += len(piece)
+        return piece
+
+    async def _in_time(self) -> bytes:
+        """Return the next piece, which the server has to send in time.
+
+        If the server was quick so far, the timeout of the connection will do. To enter a cancel
+        scope takes longer than to read a small chunk that has come already.
+        """
+        left = self._pace.left
+        if self._has_timeout and left > _QUICK * self._slow_after:
+            return await anext(self._pieces)
+        with anyio.fail_after(left):
+            return await anext(self._pieces)
 
     def _broken(self, reason: str) -> DownloadBroken:
         return DownloadBroken(url=self.url, received=self.received, records=0, reason=reason)
