@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import pytest
 
-from repo_stream.cli import main
+from repo_stream.cli import accounts, main
+from repo_stream.testing import AtprotoNetwork
 from support.cli import Run, small_car
 
 
@@ -32,3 +33,22 @@ def car(tmp_path: Path) -> Path:
     path = tmp_path / "repo.car"
     path.write_bytes(small_car())
     return path
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test asks the servers of the world by accident."""
+
+    def refuse(**_: object) -> NoReturn:
+        pytest.fail("a test that needs a network has to ask for one")
+
+    monkeypatch.setattr(accounts, "Network", refuse)
+
+
+@pytest.fixture
+def world(
+    no_network: None, atproto_network: AtprotoNetwork, monkeypatch: pytest.MonkeyPatch
+) -> AtprotoNetwork:
+    """A network of accounts, which is the one that the command finds, whatever it is told."""
+    monkeypatch.setattr(accounts, "Network", atproto_network.network)
+    return atproto_network

@@ -11,7 +11,8 @@ import pytest
 
 from support.cli import Run
 
-COMMANDS = {"inspect", "ls", "get", "export", "blobs", "order", "join", "verify"}
+READING = {"inspect", "ls", "get", "export", "blobs", "fetch", "order", "join", "verify"}
+COMMANDS = READING | {"resolve"}
 FORMS = ["csv", "csv.gz", "jsonl", "jsonl.gz", "parquet"]
 
 
@@ -65,7 +66,8 @@ def test_every_option_of_every_command_is_in_each_script(run: Run) -> None:
     for command in sorted(COMMANDS):
         usage = run(command, "--help")[1]
         flags = set(re.findall(r"^  (?:-\w.*, )?(--[a-z-]+)", usage, re.MULTILINE))
-        assert flags >= {"--mem-limit-mb", "--disk", "--quiet"}
+        assert flags >= {"--plc", "--allow-private"}
+        assert command not in READING or flags >= {"--mem-limit-mb", "--disk", "--quiet"}
         for flag in flags:
             assert flag in scripts[0]
             assert flag in scripts[1]

@@ -87,20 +87,6 @@ def test_compressed_standard_input_is_named(run: Run, tmp_path: Path) -> None:
     assert os.fstat(0)
 
 
-def test_a_url_or_an_account_instead_of_a_file_says_how_to_read_it(run: Run) -> None:
-    for name, said in (
-        (f"https://pds.example.com/xrpc/com.atproto.sync.getRepo?did={DID}", "curl -sSf URL"),
-        ("http://localhost/repo.car", "curl -sSf URL | repo-stream COMMAND -"),
-        (DID, "com.atproto.sync.getRepo?did=$DID"),
-        (f"at://{DID}", "it names an account"),
-    ):
-        code, out, err = run("ls", name)
-        assert (code, out) == (1, "")
-        assert said in err
-        assert err.startswith(f"repo-stream: {name}: No such file or directory; it")
-        assert err.count("\n") == 1
-
-
 def test_a_file_whose_name_is_that_of_an_account_is_read(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

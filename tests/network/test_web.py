@@ -110,6 +110,19 @@ async def test_what_a_callers_client_sends_elsewhere_is_not_sent_to_strangers() 
     assert {visit.headers["host"] for visit in server.visits} == {"pds.example.com"}
 
 
+async def test_what_has_come_is_counted_while_it_comes() -> None:
+    with serving(status(200, body=b"a body")) as server:
+        async with Web(allow_private=True) as web:
+            assert web.received == 0
+            size = len((await web.document(server.url)).body)
+            assert web.received == size > 0
+            async with web.stream(server.url) as download:
+                assert web.received == size
+                assert b"".join([piece async for piece in download])
+                assert web.received == 2 * size
+            assert web.received == 2 * size
+
+
 async def test_user_agent_of_a_callers_client_is_sent() -> None:
     with serving(hello) as server:
         async with client_of(server) as client:

@@ -5,16 +5,19 @@
     repo-stream get CAR KEY      one record
     repo-stream export CAR       records, as JSON lines, CSV or Parquet, or a file each
     repo-stream blobs CAR        the blobs that records refer to
+    repo-stream fetch WHO        the repo of an account as a CAR file, kept up to date
+    repo-stream resolve WHO      the account that a name leads to
     repo-stream order CAR OUT    the same CAR in streamable order
     repo-stream join CAR SLICE   the newest repo of both
     repo-stream verify CAR       a report on every check
 
-`CAR` is a file, or `-` for standard input. `inspect`, `ls`, `export` and `verify` take several, and
-an error of one does not stop the others. `--completion` teaches all this to a shell.
+`CAR` is a file, `-` for standard input, the name of an account, `WHO`, or a URL; see `accounts`.
+`inspect`, `ls`, `export` and `verify` take several, and an error of one does not stop the others.
+`--completion` teaches all this to a shell.
 
-The command uses the public names of the package, and `keys`, `background` and `_compiled`, which
-know nothing of the rest. Strangers write what is in a repo, so only printable characters of it are
-written to a terminal.
+The command uses the public names of the package, and `keys`, `syntax`, `background` and
+`_compiled`, which know nothing of the rest. Strangers write what is in a repo, so only printable
+characters of it are written to a terminal.
 
 Exit codes: 0, 1 if the repo cannot be read or is not valid, 2 for wrong usage, and those of shells
 for a command that was interrupted (130) or whose output nobody reads any more (141).
@@ -65,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OutputError as error:
         return _without_output(error)
     except (MissingExtra, UnsupportedKey) as error:
+        if isinstance(error, MissingExtra) and error.extra == "network":
+            return report_failure(options, error)
         return complain(str(error), WRONG_USAGE)
     except (RepoStreamError, OSError) as error:
         return report_failure(options, error)

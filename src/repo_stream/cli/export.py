@@ -8,9 +8,11 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Final, Literal, NoReturn, Protocol
+from typing import Final, Literal, NamedTuple, NoReturn, Protocol
 
-from repo_stream import Commit, Output, RepoStreamError
+from repo_stream import Commit, Output, ProcessError, RepoStreamError, get_record
+from repo_stream.cli.accounts import is_account, network_of
+from repo_stream.cli.downloads import who_in
 from repo_stream.cli.filters import report_unmatched
 from repo_stream.cli.folder import folder
 from repo_stream.cli.forms import FORMS, Form, choose_form
@@ -21,12 +23,13 @@ from repo_stream.cli.output import destination, is_terminal, put_json
 from repo_stream.cli.parquet import parquet, pyarrow_and_parquet
 from repo_stream.cli.partial import report_lost
 from repo_stream.cli.problems import report_left_out
-from repo_stream.cli.rows import columns_of, line_of
+from repo_stream.cli.rows import columns_of, line_of, uri_of
 from repo_stream.cli.screen import harmless_json, one_line
 from repo_stream.cli.several import each_car
 from repo_stream.cli.texts import CsvTable, JsonLines, gzipped
 from repo_stream.keys import parse_key
 from repo_stream.process import atproto_json, dag_json
+from repo_stream.syntax import is_at_uri
 
 __all__ = ["export", "get"]
 
@@ -208,18 +211,80 @@ def _count(records: int) -> str:
 
 async def get(options: argparse.Namespace) -> int:
     """Write one record; return 1 if there is none, 2 if the key is a URI of another account."""
+    try:
+        found = await (_fetched if is_account(options.car) else _found)(options)
+    except _WrongKey as error:
+        return complain(f"{named(options.car)}: {error}", WRONG_USAGE)
+    if found.output is None:
+        return complain(f"{named(options.car)}: the repo has no record {found.key!r}")
+    line = line_of(options.json_form, several=False)(found.did, found.output)
+    put_json(_shown(line, in_one=options.json))
+    return 0
+
+
+class _WrongKey(Exception):
+    """The key is the URI of a record of another account."""
+
+
+class _Found(NamedTuple):
+    """A record that was looked for.
+
+    Attributes:
+        did: the account.
+        key: its key.
+        output: the record; `None` if there is none.
+    """
+
+    did: str
+    key: str
+    output: Output[str] | None
+
+
+async def _found(options: argparse.Namespace) -> _Found:
+    """Look for the record in a CAR, or in the whole repo of an account."""
     # The account is known before the file has been read to its end, which `Repo.get` sees to.
     async with opened(options, _PROCESSORS[options.json_form], check_first=False) as car:
         did = car.repo.commit.did
-        try:
-            key: str = options.key if options.exact else parse_key(options.key, did)
-        except ValueError as error:
-            return complain(f"{named(options.car)}: {error}", WRONG_USAGE)
-        output = await car.repo.get(key.encode())
+        key = _key_of(options, did)
+        return _Found(did, key, await car.repo.get(key.encode()))
+
+
+async def _fetched(options: argparse.Namespace) -> _Found:
+    """Fetch the record of an account with its proof."""
+    async with network_of(options) as network:
+        account = await network.resolve(who_in(options.car))
+        key = _key_of(options, account.did)
+        uri = uri_of(account.did, key)
+        if is_at_uri(uri):
+            return _Found(
+                account.did, key, _processed(options, await get_record(uri, network=network))
+            )
+    return await _found(options)  # no server can be asked for such a key
+
+
+def _key_of(options: argparse.Namespace, did: str) -> str:
+    """Return the key that the command line means.
+
+    Raises:
+        _WrongKey: if it is the URI of a record of another account.
+    """
+    key: str = options.key
+    if options.exact and key != options.car:
+        return key
+    try:
+        return parse_key(key, None if key == options.car else did)
+    except ValueError as error:
+        raise _WrongKey(str(error)) from error
+
+
+def _processed(options: argparse.Namespace, output: Output[bytes] | None) -> Output[str] | None:
     if output is None:
-        return complain(f"{named(options.car)}: the repo has no record {key!r}")
-    put_json(_shown(line_of(options.json_form, several=False)(did, output), in_one=options.json))
-    return 0
+        return None
+    try:
+        value = _PROCESSORS[options.json_form](output.value)
+    except RepoStreamError as error:
+        raise ProcessError(str(error), key=output.key, cid=output.cid) from error
+    return Output(output.key, output.cid, value)
 
 
 def _shown(line: str, *, in_one: bool) -> str:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from repo_stream import (
     BadSectionCid,
+    BadSignature,
     BadVarint,
     CidMismatch,
     EmptySection,
+    HandleNotFound,
     MissingBlock,
     MissingExtra,
     NodeError,
@@ -17,6 +19,7 @@ from repo_stream import (
     RepoStreamError,
     TruncatedCar,
 )
+from repo_stream.cli.accounts import is_account
 from repo_stream.cli.input import named
 from repo_stream.cli.messages import BAD_REPO, WRONG_USAGE, complain
 from repo_stream.cli.screen import explained
@@ -37,28 +40,31 @@ def report_failure(options: argparse.Namespace, error: RepoStreamError | OSError
             hint = "; to leave out such records: --skip-bad"
         elif _can_go_past(options, error):
             hint = "; to get out what can be reached: --partial"
+        elif _may_be_earlier(options, error):
+            hint = "; to accept a key that the account had before: --earlier-keys"
+        elif _may_be_file(options, error):
+            hint = "; there is no file of this name either"
         code = WRONG_USAGE if isinstance(error, MissingExtra) else BAD_REPO
         return complain(f"{error.source or named(options.car)}: {explained(error)}{hint}", code)
     name = str(error.filename or named(options.car))
-    hint = ""
     if isinstance(error, FileNotFoundError):
         # As it was written: a path drops a slash of two.
         cars = [options.car, *options.slices]
         name = next((car for car in cars if Path(car) == Path(name)), name)
-        hint = _how_to_download(name)
-    return complain(f"{name}: {error.strerror or error}{hint}")
+    return complain(f"{name}: {error.strerror or error}")
 
 
-def _how_to_download(name: str) -> str:
-    """Return how to read what was named instead of a file, if it is that."""
-    if name.startswith(("https://", "http://")):
-        return "; it is a URL, so pipe it in: curl -sSf URL | repo-stream COMMAND -"
-    if name.startswith(("at://", "did:")):
-        url = '"https://$PDS/xrpc/com.atproto.sync.getRepo?did=$DID"'
-        return (
-            f"; it names an account, so pipe its repo in: curl -sSf {url} | repo-stream COMMAND -"
-        )
-    return ""
+def _may_be_earlier(options: argparse.Namespace, error: RepoStreamError) -> bool:
+    """Return whether the command has an option to accept the key that may have signed the repo."""
+    is_bad = isinstance(error, BadSignature)
+    of_account = options.accounts_only or is_account(options.car)
+    return is_bad and of_account and not options.earlier_keys
+
+
+def _may_be_file(options: argparse.Namespace, error: RepoStreamError) -> bool:
+    """Return whether a file may have been meant by the name of an account."""
+    may_be = isinstance(error, (HandleNotFound, MissingExtra)) and not options.accounts_only
+    return may_be and is_account(options.car) and ":" not in options.car
 
 
 def _can_skip(options: argparse.Namespace, error: RepoStreamError) -> bool:

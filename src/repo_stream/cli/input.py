@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import stat
 import sys
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import IO, Final
+from typing import IO, Any, Final, Protocol
 
 import anyio
 import anyio.to_thread
 
+from repo_stream import Limits
 from repo_stream.cli.interrupts import at_once
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "KeptInput",
     "is_input",
     "is_standard_output",
+    "limits_of",
     "named",
     "open_input",
     "size_of_file",
@@ -47,6 +50,14 @@ class Input:
         return await anyio.to_thread.run_sync(self._file.read, n) or b""
 
 
+class _Readable(Protocol):
+    """Something that is read a piece at a time."""
+
+    async def read(self, n: int, /) -> bytes:
+        """Read up to `n` bytes; none means the end."""
+        ...
+
+
 class KeptInput:
     """An input that can be read once more from its beginning, until `forget` is called.
 
@@ -56,7 +67,7 @@ class KeptInput:
         source: the input.
     """
 
-    def __init__(self, source: Input) -> None:
+    def __init__(self, source: _Readable) -> None:
         self._source = source
         # SIM115: `forget` closes it.
         self._kept: IO[bytes] | None = SpooledTemporaryFile(_KEPT_IN_MEMORY)  # noqa: SIM115 - above
@@ -86,6 +97,12 @@ class KeptInput:
         if self._kept is not None:
             self._kept.close()
             self._kept = None
+
+
+def limits_of(options: argparse.Namespace) -> Limits:
+    """Return the limits that the command line sets on the CAR."""
+    limits: dict[str, Any] = dict(options.limits or ())  # Any: by name, of their types
+    return Limits(**limits)
 
 
 def named(car: str) -> str:

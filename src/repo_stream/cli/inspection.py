@@ -11,6 +11,7 @@ from heapq import heappush, heappushpop
 from typing import Final
 
 from repo_stream import BlockOrder, Commit, key_depth
+from repo_stream.cli.accounts import is_account
 from repo_stream.cli.opened import opened
 from repo_stream.cli.partial import lost_as_json, lost_facts, report_lost
 from repo_stream.cli.reports import put_report
@@ -26,6 +27,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 async def inspect(options: argparse.Namespace) -> int:
     """Walk the whole repo and show what is in it; return 1 if anything is lost."""
+    if is_account(options.car):
+        options.partial = False  # an export that lacks something is healed or refused
     async with opened(options, len, check_first=False) as car:
         repo = car.repo
         findings = Findings(repo.commit, repo.order)

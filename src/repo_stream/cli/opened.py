@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import AsyncGenerator, Callable
-from contextlib import ExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from repo_stream import (
     CarReader,
     Cid,
-    Limits,
     OrderedCar,
     Output,
     Processor,
@@ -22,7 +21,9 @@ from repo_stream import (
     open_car,
     order_car,
 )
-from repo_stream.cli.input import Input, KeptInput, open_input, size_of_file
+from repo_stream.cli.accounts import is_account, kind_of, network_of
+from repo_stream.cli.downloads import Downloaded, Named, account_repo, downloaded, fetched
+from repo_stream.cli.input import Input, KeptInput, limits_of, open_input, size_of_file
 from repo_stream.cli.losses import Losses
 from repo_stream.cli.progress import Meter, Position
 from repo_stream.cli.screen import one_line
@@ -30,6 +31,8 @@ from repo_stream.cli.screen import one_line
 __all__ = ["Given", "Opened", "blocks_of", "joined", "kept", "opened", "ordered"]
 
 T = TypeVar("T")
+#: The path of a regular file, or an input.
+_Source: TypeAlias = str | Input | Downloaded | KeptInput
 
 # How many to take at a time. Keys are short, but a record can have 2 MiB.
 _KEYS: Final = 512
@@ -42,10 +45,12 @@ class Given(NamedTuple):
     Attributes:
         source: the path of a regular file, or an input.
         meter: shows the progress.
+        named: the account, if the command line names one.
     """
 
-    source: str | Input | KeptInput
+    source: _Source
     meter: Meter
+    named: Named | None = None
 
 
 @dataclass(frozen=True)
@@ -115,29 +120,40 @@ async def opened(
         OSError: if it cannot be opened.
         RepoStreamError: if it cannot be read.
     """
-    past = "all" if options.partial else gaps
+    keywords: dict[str, Any] = {  # Any: each is of another type
+        "block_processor": processor,
+        "collections": options.collections,
+        "key_range": options.key_range,
+        "on_error": "skip" if options.partial else on_error,
+        # `Losses` takes gaps out again, or `T` has them.
+        "gaps": "all" if options.partial else gaps,
+    }
+    losses = Losses() if options.partial else None
+    if given is None and is_account(options.car):
+        async with (
+            _metered(options) as meter,
+            network_of(options) as network,
+            account_repo(options, network, meter, keywords) as repo,
+        ):
+            yield Opened(repo, meter, options, losses)
+        return
     async with (
-        _input(options) if given is None else nullcontext(given) as (source, meter),
+        _input(options) if given is None else nullcontext(given) as (source, meter, _),
         open_car(
             source,
             mem_limit_mb=options.mem_limit_mb,
-            block_processor=processor,
             spill=options.disk,
-            collections=options.collections,
-            key_range=options.key_range,
-            on_error="skip" if options.partial else on_error,
-            # `Losses` takes gaps out again, or `T` has them.
-            gaps=cast("Literal[True, 'all']", past),
-            limits=_limits(options),
+            limits=limits_of(options),
+            **keywords,
         ) as repo,
         meter.following(lambda: Position(repo.bytes_read, repo.fully_read)),
     ):
         if isinstance(source, KeptInput):
             source.forget()
-        meter.expect(_size_to_read(options, in_place=repo.in_place))
+        meter.expect(_size_to_read(source, in_place=repo.in_place))
         if check_first:
             await repo.read_all()
-        yield Opened(cast("Repo[T]", repo), meter, options, Losses() if options.partial else None)
+        yield Opened(repo, meter, options, losses)
 
 
 @asynccontextmanager
@@ -151,10 +167,10 @@ async def blocks_of(options: argparse.Namespace, given: Given) -> AsyncGenerator
     Raises:
         RepoStreamError: if it cannot be read.
     """
-    source, meter = given
+    source, meter, _ = given
     if isinstance(source, KeptInput):
         source.rewind()
-    reader = await CarReader.open(source, limits=_limits(options), past_damage=True)
+    reader = await CarReader.open(source, limits=limits_of(options), past_damage=True)
     try:
         async with meter.following(lambda: Position(reader.offset, fully_read=False)):
             yield reader
@@ -166,16 +182,19 @@ async def blocks_of(options: argparse.Namespace, given: Given) -> AsyncGenerator
 async def kept(options: argparse.Namespace) -> AsyncGenerator[Given]:
     """Open the CAR that the command line names, to be read by `opened`, and by `blocks_of` again.
 
+    Of an account, it is what its server sends, which has not been checked.
+
     Raises:
         OSError: if it cannot be opened.
+        RepoStreamError: if it cannot be downloaded.
     """
-    async with _input(options) as (source, meter):
-        if not isinstance(source, Input):
-            yield Given(source, meter)
+    async with _input(options) as given:
+        if isinstance(given.source, str):
+            yield given
             return
-        again = KeptInput(source)
+        again = KeptInput(given.source)
         try:
-            yield Given(again, meter)
+            yield given._replace(source=again)
         finally:
             again.forget()
 
@@ -189,16 +208,17 @@ async def ordered(options: argparse.Namespace) -> AsyncGenerator[OrderedCar]:
         RepoStreamError: if it cannot be read.
     """
     async with (
-        _input(options) as (source, meter),
+        _metered(options) as meter,
+        _verified_source(options, meter) as source,
         order_car(
             source,
             mem_limit_mb=options.mem_limit_mb,
             spill=options.disk,
-            limits=_limits(options),
+            limits=limits_of(options),
         ) as car,
         meter.following(lambda: Position(car.bytes_read, car.fully_read, car.bytes_written)),
     ):
-        meter.expect(_size_to_read(options, in_place=car.in_place))
+        meter.expect(_size_to_read(source, in_place=car.in_place))
         yield car
 
 
@@ -210,47 +230,69 @@ async def joined(options: argparse.Namespace) -> AsyncGenerator[OrderedCar]:
         OSError: if one of them cannot be opened.
         RepoStreamError: if one of them cannot be read.
     """
-    meter = Meter(shown=not options.quiet)
-    with ExitStack() as stack:
-        stack.callback(meter.close)
+    async with AsyncExitStack() as stack:
+        meter = await stack.enter_async_context(_metered(options))
         sources: list[Source] = []
         for name in (options.car, *options.slices):
-            if size_of_file(name) is not None:
-                sources.append(name)
-            else:
-                sources.append(Input(stack.enter_context(open_input(name))))
+            of_name = argparse.Namespace(**{**vars(options), "car": name})
+            sources.append(await stack.enter_async_context(_verified_source(of_name, meter)))
         async with (
             join_cars(
                 *sources,
                 mem_limit_mb=options.mem_limit_mb,
                 spill=options.disk,
-                limits=_limits(options),
+                limits=limits_of(options),
             ) as car,
             meter.following(lambda: Position(car.bytes_read, car.fully_read, car.bytes_written)),
         ):
             yield car
 
 
+# --- Sources --------------------------------------------------------------------------------------
+
+
 @asynccontextmanager
-async def _input(options: argparse.Namespace) -> AsyncGenerator[Given]:
-    """Return the source that the command line names: a regular file as a path, else a file."""
-    name = one_line(Path(options.car).name) if options.several else ""
+async def _metered(options: argparse.Namespace) -> AsyncGenerator[Meter]:
+    """Return what shows the progress, with the name of the CAR if there are several."""
+    name = ""
+    if options.several:
+        is_file = kind_of(options.car) == "file"
+        name = one_line(Path(options.car).name if is_file else options.car)
     meter = Meter(shown=not options.quiet, name=name)
     try:
-        if size_of_file(options.car) is not None:
-            yield Given(options.car, meter)
-        else:
-            with open_input(options.car) as file:
-                yield Given(Input(file), meter)
+        yield meter
     finally:
         meter.close()
 
 
-def _size_to_read(options: argparse.Namespace, *, in_place: bool) -> int | None:
+@asynccontextmanager
+async def _input(options: argparse.Namespace) -> AsyncGenerator[Given]:
+    """Return the source that the command line names, as it is.
+
+    A regular file comes as a path, any other file and what has to be downloaded as an input.
+    """
+    async with _metered(options) as meter:
+        if kind_of(options.car) != "file":
+            async with downloaded(options) as (download, named):
+                yield Given(download, meter, named)
+        elif size_of_file(options.car) is not None:
+            yield Given(options.car, meter)
+        else:
+            with open_input(options.car) as file:
+                yield Given(Input(file), meter)
+
+
+@asynccontextmanager
+async def _verified_source(options: argparse.Namespace, meter: Meter) -> AsyncGenerator[_Source]:
+    """Return the source that the command line names; of an account, its repo as a file."""
+    if is_account(options.car):
+        async with fetched(options, meter) as path:
+            yield path
+    else:
+        async with _input(options) as given:
+            yield given.source
+
+
+def _size_to_read(source: _Source, *, in_place: bool) -> int | None:
     """Return how many bytes there are to read; `None` if that is not the size of the file."""
-    return size_of_file(options.car) if in_place else None
-
-
-def _limits(options: argparse.Namespace) -> Limits:
-    limits: dict[str, Any] = dict(options.limits or ())  # Any: by name, of their types
-    return Limits(**limits)
+    return size_of_file(source) if in_place and isinstance(source, str) else None

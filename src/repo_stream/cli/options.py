@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import repo_stream
 from repo_stream import DriverBuilder, Limits
 from repo_stream._compiled import how_it_runs
+from repo_stream.cli.accounts import kind_of, uri_in
 from repo_stream.cli.blobs import blobs
 from repo_stream.cli.completion import SHELLS, completion
 from repo_stream.cli.export import export, get
+from repo_stream.cli.fetching import fetch
 from repo_stream.cli.forms import FORMS
 from repo_stream.cli.inspection import inspect
 from repo_stream.cli.joining import join
@@ -21,15 +24,17 @@ from repo_stream.cli.messages import PROGRAM
 from repo_stream.cli.ordering import order
 from repo_stream.cli.output import put
 from repo_stream.cli.partial import add_partial, check_report
+from repo_stream.cli.resolution import resolve
 from repo_stream.cli.screen import one_line
 from repo_stream.cli.several import for_each
 from repo_stream.cli.verification import verify
 from repo_stream.keys import parse_key
-from repo_stream.syntax import is_did
+from repo_stream.syntax import is_did, is_tid
 
 __all__ = ["parse"]
 
 _MOST_MEBIBYTES: Final = 2**44  # as much as 64 bits can address
+_MOST_SECONDS: Final = 7 * 24 * 3600  # a week
 _MOST_DIGITS: Final = 640  # as many as Python converts, whatever it is set to
 
 
@@ -48,6 +53,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.car, options.several = options.cars[0], len(options.cars) > 1
     if [*options.cars, *options.slices].count("-") > 1:
         options.usage("standard input can be read only once")
+    _check_names(options)
     _check_key(options)
     check_report(options)
     # Check the filters before the CAR is opened.
@@ -70,10 +76,25 @@ def _add_cars(options: argparse.Namespace, more: list[str]) -> None:
     options.cars += more
 
 
+def _check_names(options: argparse.Namespace) -> None:
+    """Exit with the usage if the names of accounts do not go with the command."""
+    if options.accounts_only and kind_of(options.car) == "url":
+        options.usage(one_line(f"name the account, not a URL: {options.car}"))
+    for car in (*options.cars, *options.slices):
+        uri = uri_in(car)
+        if uri is None or uri.collection is None or options.command in (get, resolve):
+            continue
+        if not options.takes_selection:
+            options.usage(one_line(f"name the account alone: at://{uri.authority}, not {car}"))
+        if options.collections or options.key_range:
+            options.usage(one_line(f"{car} names what to read; leave out --collection and --range"))
+
+
 def _parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Read AT Protocol repos from CAR files, and verify what is read.",
+        description="Read AT Protocol repos, of accounts or from CAR files, and verify what is "
+        "read. CAR is a file, the name of an account (a handle, a DID or an at:// URI), or a URL.",
         epilog="Exit codes: 0, 1 (the repo cannot be read or is not valid), 2 (wrong usage).",
     )
     whole.add_argument(
@@ -91,7 +112,8 @@ def _parser() -> argparse.ArgumentParser:
         "fish | source",
     )
     commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    common = _common()
+    network = _network()
+    common = _common(network)
 
     def add(name: str, summary: str, *, several: bool = False) -> argparse.ArgumentParser:
         command = commands.add_parser(
@@ -102,12 +124,32 @@ def _parser() -> argparse.ArgumentParser:
             nargs="+" if several else 1,
             metavar="CAR",
             help='CAR file to read, with one repo, which may be compressed with gzip or zstd; "-" '
-            "for standard input, which may not",
+            "for standard input, which may not; or the account whose repo is to be downloaded and "
+            "verified: a handle, a DID or an at:// URI; or an https URL; a file of that name comes "
+            "first",
         )
+        set_defaults(command, several=several)
+        return command
+
+    def add_of_account(name: str, summary: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            parents=[common if name == "fetch" else network],
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+        )
+        command.add_argument(
+            "cars", nargs=1, metavar="WHO", help="the account: a handle, a DID or an at:// URI"
+        )
+        set_defaults(command, several=False)
+        command.set_defaults(accounts_only=True)
+        return command
+
+    def set_defaults(command: argparse.ArgumentParser, *, several: bool) -> None:
         command.set_defaults(usage=command.error, takes_several=several)
         command.set_defaults(collections=None, key_range=None, slices=[])
         command.set_defaults(partial=False, report=None)
-        return command
+        command.set_defaults(accounts_only=False, takes_selection=False)
 
     command = add(
         "inspect",
@@ -129,9 +171,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "key",
         type=_utf8,
+        nargs="?",
         metavar="KEY",
         help="key of the record, collection/rkey, such as app.bsky.actor.profile/self; or its "
-        "URI, at://DID/collection/rkey",
+        "URI, at://DID/collection/rkey, which can also stand alone, without CAR",
     )
     command.add_argument(
         "--exact",
@@ -193,6 +236,31 @@ def _parser() -> argparse.ArgumentParser:
     add_partial(command)
     command.set_defaults(command=for_each(blobs))
 
+    command = add_of_account("fetch", "keep the repo of an account as a CAR file, and up to date")
+    command.description = (
+        "Keep the repo of an account as a CAR file, verified, complete or not at all. If the file "
+        "is there, it is brought up to date by what has changed since its rev."
+    )
+    command.add_argument(
+        "-o", "--output", required=True, type=_kept_file, metavar="FILE", help="CAR file to keep"
+    )
+    command.add_argument(
+        "--since",
+        type=_rev,
+        metavar="REV",
+        help="fetch only what has changed since this rev: a slice, if the file is not there; else "
+        "instead of the rev of the file, which heals it if it lacks blocks",
+    )
+    command.set_defaults(command=fetch)
+
+    command = add_of_account("resolve", "show the account that a name leads to")
+    command.description = (
+        "Show the account that a name leads to: its DID, its handle if it holds both ways, its "
+        "server, and the key that signs its repo."
+    )
+    command.add_argument("--json", action="store_true", help="write JSON, with the DID document")
+    command.set_defaults(command=resolve, quiet=False)
+
     command = add("order", "write the CAR in streamable order, for readers with little memory")
     command.add_argument(
         "output",
@@ -239,19 +307,52 @@ def _parser() -> argparse.ArgumentParser:
         "--did",
         type=_did,
         metavar="DID",
-        help="the account that the repo has to be of, such as did:plc:...",
+        help="the account that the repo has to be of, such as did:plc:...; by default the one "
+        "that is named in the place of CAR",
     )
     command.add_argument(
         "--key",
         metavar="DID_KEY",
-        help="signing key of the account, did:key:..., to check the signature with",
+        help="signing key of the account, did:key:..., to check the signature with; by default "
+        "that of the account that is named in the place of CAR",
     )
     command.set_defaults(command=for_each(verify))
     return whole
 
 
-def _common() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+def _network() -> argparse.ArgumentParser:
+    """Return the options for the names of accounts, and for URLs."""
+    parser = argparse.ArgumentParser(add_help=False)
+    network = parser.add_argument_group("names of accounts, and URLs")
+    network.add_argument(
+        "--plc",
+        metavar="URL",
+        default="https://plc.directory",
+        help="directory of accounts to look up a did:plc in (default: %(default)s)",
+    )
+    network.add_argument(
+        "--allow-private",
+        action="store_true",
+        help="connect to private addresses, too, by http and any port: for tests",
+    )
+    network.add_argument(
+        "--patience",
+        type=_seconds,
+        default=60,
+        metavar="SECONDS",
+        help="how long to ask a server again that is busy or failing (default: 60)",
+    )
+    network.add_argument(
+        "--earlier-keys",
+        action="store_true",
+        help="accept a repo that is signed by a key that the account had before, as it may be "
+        "after a move to another server",
+    )
+    return parser
+
+
+def _common(network: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False, parents=[network])
     common.add_argument(
         "--mem-limit-mb",
         type=_mebibytes,
@@ -307,6 +408,7 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
         help="only this collection, such as app.bsky.feed.post, or these, as in "
         "'app.bsky.feed.*'; may be repeated",
     )
+    command.set_defaults(takes_selection=True)
     command.add_argument(
         "--range",
         dest="key_range",
@@ -338,12 +440,25 @@ class _ShowVersion(argparse.Action):
 
 def _check_key(options: argparse.Namespace) -> None:
     """Exit with the usage if a key has no valid form, unless it is to be taken as it is."""
-    if "exact" not in options or options.exact:
+    if "exact" not in options:
         return
+    key: str | None = options.key
+    uri = uri_in(options.car)
+    if uri is not None and uri.collection is not None:
+        if key is not None:
+            options.usage(one_line(f"{options.car} names a record already; leave out KEY"))
+        key = options.key = options.car
+    if key is None:
+        options.usage("the following arguments are required: KEY")
+    elif not options.exact:
+        _check_form(options, key)
+
+
+def _check_form(options: argparse.Namespace, key: str) -> None:
     try:
-        parse_key(options.key)
+        parse_key(key)
     except ValueError as error:
-        hint = "" if options.key.startswith("at:") else "; if it has that form in the repo: --exact"
+        hint = "" if key.startswith("at:") else "; if it has that form in the repo: --exact"
         options.usage(one_line(f"argument KEY: {error}{hint}"))
 
 
@@ -355,6 +470,20 @@ def _utf8(text: str) -> str:
 def _did(text: str) -> str:
     if not is_did(text):
         raise argparse.ArgumentTypeError(f"not a DID, such as did:plc:...: {text!r}")
+    return text
+
+
+def _kept_file(text: str) -> str:
+    if text == "-" or (Path(text).exists() and not Path(text).is_file()):
+        raise argparse.ArgumentTypeError(f"name a file, which can be kept up to date, not {text!r}")
+    if text.endswith((".gz", ".zst")):
+        raise argparse.ArgumentTypeError(f"the file is not compressed; name it *.car: {text!r}")
+    return text
+
+
+def _rev(text: str) -> str:
+    if not is_tid(text):
+        raise argparse.ArgumentTypeError(f"not a rev, such as 3jzfcijpj2z2a: {text!r}")
     return text
 
 
@@ -392,4 +521,12 @@ def _mebibytes(text: str) -> float:
     return number
 
 
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= _MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"not a number of seconds: {text!r}")
+    return number
+
+
+_seconds.__name__ = "number of seconds"
 _mebibytes.__name__ = "number of MiB"  # argparse says "invalid number of MiB value: 'x'"

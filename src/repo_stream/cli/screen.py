@@ -6,7 +6,14 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from repo_stream import DiskError, LimitExceeded, MaxSizeExceeded, ProcessError, RepoStreamError
+from repo_stream import (
+    DiskError,
+    LimitExceeded,
+    MaxSizeExceeded,
+    NetworkError,
+    ProcessError,
+    RepoStreamError,
+)
 
 __all__ = [
     "WIDTH",
@@ -48,8 +55,25 @@ def explained(error: RepoStreamError) -> str:
             return str(error).replace("choose a path for the store", "name a file with --disk")
         case MaxSizeExceeded(max_stored_mb=limit):
             return f"the repo needs more than the {limit:,} MiB that this command may put on disk"
+        case NetworkError():
+            return _for_people(str(error))
         case _:
             return str(error)
+
+
+# What errors of the network advise to programs, and the same for people.
+_ADVICE: Final = {
+    "Network(allow_private=True) or --allow-private": "--allow-private",
+    "allow_private=True or --allow-private": "--allow-private",
+    "begin again, or use check_first=True, which tries again by itself": "try again",
+    "wait longer for it by `patience`": "wait longer for it: --patience SECONDS",
+}
+
+
+def _for_people(text: str) -> str:
+    for ours, theirs in _ADVICE.items():
+        text = text.replace(ours, theirs)
+    return text
 
 
 def harmless_json(text: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from repo_stream import RepoStreamError, UnsupportedKey
+from repo_stream.cli.accounts import uri_in
 from repo_stream.cli.failures import report_failure
 
 __all__ = ["Command", "each_car", "for_each"]
@@ -33,6 +34,7 @@ async def each_car(options: argparse.Namespace, one: Command) -> int:
     worst = 0
     for car in options.cars:
         of_car = argparse.Namespace(**{**vars(options), "car": car})
+        _narrow(of_car)
         try:
             code = await one(of_car)
         except UnsupportedKey:
@@ -43,6 +45,17 @@ async def each_car(options: argparse.Namespace, one: Command) -> int:
             code = report_failure(of_car, error)
         worst = max(worst, code)
     return worst
+
+
+def _narrow(options: argparse.Namespace) -> None:
+    """Read only what a CAR names that is the URI of a collection or of a record."""
+    uri = uri_in(options.car)
+    if uri is None or uri.collection is None:
+        return
+    options.collections = [uri.collection]
+    if uri.rkey is not None:
+        key = f"{uri.collection}/{uri.rkey}"
+        options.key_range = [key, f"{key}\0"]
 
 
 def for_each(one: Command) -> Command:

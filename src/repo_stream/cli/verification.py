@@ -31,9 +31,12 @@ from repo_stream import (
     UncheckableBlock,
     UnsupportedKey,
 )
+from repo_stream.cli.accounts import kind_of
 from repo_stream.cli.checks import Fault, Name, Report
+from repo_stream.cli.downloads import Named
 from repo_stream.cli.opened import Given, Opened, blocks_of, kept, opened
 from repo_stream.cli.reports import put_report
+from repo_stream.cli.signatures import check_signature_of, fault_of_signature
 from repo_stream.process import record
 
 __all__ = ["verify"]
@@ -48,13 +51,14 @@ _FAULTS: Final = (CarError, CommitError, NodeError, LimitExceeded, MissingBlock,
 
 async def verify(options: argparse.Namespace) -> int:
     """Make every check; return 0 if none failed, else 1."""
-    report = Report(options.did)
     async with kept(options) as given:
+        named = given.named
+        report = Report(options.did or (None if named is None else named.account.did))
         try:
             async with opened(
                 options, _check, on_error="skip", gaps="all", check_first=False, given=given
             ) as car:
-                await _check_repo(options, report, car)
+                await _check_repo(options, report, car, named)
         except UnsupportedKey:
             raise  # wrong usage
         except _FAULTS as error:
@@ -109,12 +113,14 @@ async def _check_file(options: argparse.Namespace, report: Report, given: Given)
 # --- A repo -------------------------------------------------------------------------------------
 
 
-async def _check_repo(options: argparse.Namespace, report: Report, car: Opened[Gap | None]) -> None:
+async def _check_repo(
+    options: argparse.Namespace, report: Report, car: Opened[Gap | None], named: Named | None
+) -> None:
     repo = car.repo
     report.commit = commit = repo.commit
-    if options.did is not None and options.did != commit.did:
-        report.failed("commit", Fault.of(OtherAccount(did=commit.did, expected=options.did)))
-    _check_signature(report, commit, options.key)
+    if report.did is not None and report.did != commit.did:
+        report.failed("commit", Fault.of(OtherAccount(did=commit.did, expected=report.did)))
+    await _check_signature(options, report, commit, named)
     findings: _Findings | None = None
     try:
         await repo.read_all()
@@ -131,16 +137,21 @@ async def _check_repo(options: argparse.Namespace, report: Report, car: Opened[G
     report.skip("the file could not be read to its end")
 
 
-def _check_signature(report: Report, commit: Commit, did_key: str | None) -> None:
-    if did_key is None:
-        report.skip("pass the account's key with --key did:key:...", "signature")
-        return
-    try:
-        commit.verify_signature(did_key)
-    except BadSignature as error:
-        report.failed("signature", Fault.of(error))
-    else:
+async def _check_signature(
+    options: argparse.Namespace, report: Report, commit: Commit, named: Named | None
+) -> None:
+    did_key: str | None = options.key
+    if did_key is not None:
+        if fault := fault_of_signature(commit, did_key):
+            report.failed("signature", fault)
         report.passed("signature", did_key)
+    elif named is not None:
+        await check_signature_of(options, report, commit, named)
+    elif kind_of(options.car) == "url":
+        how = "name the account instead of a URL, or pass its key with --key did:key:..."
+        report.skip(f"a URL does not say whose key it has to be; {how}", "signature")
+    else:
+        report.skip("pass the account's key with --key did:key:...", "signature")
 
 
 @dataclass

@@ -1,0 +1,69 @@
+"""What can stand in the place of a CAR: a file, the name of an account, or a URL.
+
+A file of that name wins, and `./` before a name makes plain that a file is meant. Names of accounts
+are handles, DIDs and `at://` URIs. `repo.car` has the form of a handle, but hardly ever is one: a
+name that ends as those of CAR files do is that of a file, unless it comes after `at://`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final, Literal, TypeAlias
+
+from repo_stream import Network
+from repo_stream.syntax import AT_SCHEME, AtUri, is_handle, parse_at_uri
+
+__all__ = ["Kind", "is_account", "kind_of", "network_of", "uri_in"]
+
+#: What a CAR on the command line is.
+Kind: TypeAlias = Literal["file", "account", "url"]
+
+_URLS: Final = ("https://", "http://")
+_NAMES: Final = ("did:", AT_SCHEME)
+_FILES: Final = (".car", ".gz", ".zst")
+
+
+def kind_of(car: str) -> Kind:
+    """Return what a CAR on the command line is; `-` is a file."""
+    if os.path.lexists(car):
+        return "file"
+    if car.startswith(_URLS):
+        return "url"
+    if car.startswith(_NAMES):
+        return "account"
+    is_name = is_handle(car.removeprefix("@")) and not car.lower().endswith(_FILES)
+    return "account" if is_name else "file"
+
+
+def is_account(car: str) -> bool:
+    """Return whether a CAR on the command line is the name of an account."""
+    return kind_of(car) == "account"
+
+
+def uri_in(car: str) -> AtUri | None:
+    """Return the parts of a CAR that is a valid `at://` URI; `None` if it is anything else."""
+    if not (car.startswith(AT_SCHEME) and is_account(car)):
+        return None
+    try:
+        return parse_at_uri(car)
+    except ValueError:
+        return None  # `Network.resolve` says what is wrong with it
+
+
+@asynccontextmanager
+async def network_of(options: argparse.Namespace) -> AsyncGenerator[Network]:
+    """Open the network that the command line describes.
+
+    Raises:
+        MissingExtra: if what it needs is not installed.
+    """
+    network = Network(
+        directory=options.plc,
+        allow_private=options.allow_private,
+        patience=options.patience,
+    )
+    async with network:
+        yield network
