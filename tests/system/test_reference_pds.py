@@ -31,6 +31,7 @@ from repo_stream import (
     NetworkError,
     NoServer,
     NoSigningKey,
+    NothingNew,
     Output,
     RateLimited,
     Repo,
@@ -40,6 +41,7 @@ from repo_stream import (
     TornExport,
     get_record,
     join_cars,
+    load_commit,
     open_car,
     open_repo,
     process,
@@ -221,6 +223,45 @@ async def test_slice_since_a_rev_brings_a_kept_car_up_to_date(
         open_car(joined, block_processor=process.atproto_json) as repo,
     ):
         assert await records_of(repo) == NET.records(account.did)
+
+
+async def test_slices_bring_a_kept_car_through_a_random_history(
+    network: Network, tmp_path: Path
+) -> None:
+    account = NET.add_account("random")
+    dice = random.Random(3)
+    keys = [f"com.example.{name}/{n:03}" for name in "abc" for n in range(400)]
+    kept, part, joined = (tmp_path / name for name in ("kept.car", "part.car", "joined.car"))
+    there: set[str] = set()
+    for at in range(15):
+        writes: list[dict[str, object]] = []
+        for key in dice.sample(keys, dice.choice([1, 10, 200])):
+            if key not in there:
+                writes.append(created(key, n=dice.randrange(5)))
+                there.add(key)
+            elif dice.random() < 0.5:
+                writes.append(updated(key, at=at))
+            else:
+                writes.append(deleted(key))
+                there.remove(key)
+        account.write(*writes)
+        if not kept.exists():
+            assert await fetched(account.did, network=network, keep=kept) == NET.records(
+                account.did
+            )
+            continue
+        rev = (await load_commit(kept)).rev
+        async with open_repo(account.did, network=network, since=rev, keep=part) as changes:
+            await changes.read_all()
+        async with join_cars(kept, part) as car:
+            joined.write_bytes(b"".join([piece async for piece in car]))
+        joined.replace(kept)
+        async with open_car(kept, block_processor=process.atproto_json) as repo:
+            assert await records_of(repo) == NET.records(account.did), at
+    rev = (await load_commit(kept)).rev
+    with pytest.raises(NothingNew):
+        async with open_repo(account.did, network=network, since=rev):
+            pass
 
 
 # --- A write during a download --------------------------------------------------------------------
