@@ -6,6 +6,7 @@ import gc
 import traceback
 import weakref
 from contextlib import suppress
+from contextvars import ContextVar
 
 import anyio
 import pytest
@@ -18,6 +19,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
 
 NOT_FOUND = DidNotFound(did="did:web:example.com")
 UNREACHABLE = ServerUnreachable(url="https://example.com", reason="made for a test")
+CALLER = ContextVar("CALLER", default="")
 
 
 class Source:
@@ -26,12 +28,14 @@ class Source:
     def __init__(self) -> None:
         self.answer: str | Exception = "one"
         self.asked: list[str] = []
+        self.callers: list[str] = []
         self.time = 1000.0
         self.open = anyio.Event()
         self.open.set()
 
     async def look_up(self, name: str) -> str:
         self.asked.append(name)
+        self.callers.append(CALLER.get())
         answer = self.answer
         await self.open.wait()
         await checkpoint()
@@ -316,27 +320,28 @@ async def test_cancellation_of_who_looks_it_up_is_nobody_elses() -> None:
     source = Source()
     cache = source.cache()
     found: list[str] = []
-    scopes: list[anyio.CancelScope] = []
+    scopes: dict[str, anyio.CancelScope] = {}
 
-    async def get() -> None:
-        with anyio.CancelScope() as scope:
-            scopes.append(scope)
+    async def get(caller: str) -> None:
+        CALLER.set(caller)
+        with anyio.CancelScope() as scopes[caller]:
             found.append(await cache.get("a"))
 
     source.shut()
     async with anyio.create_task_group() as tasks:
-        for _ in range(4):
-            tasks.start_soon(get)
-            await anyio.wait_all_tasks_blocked()
-        for number in (1, 2):
+        for caller in "abcd":
+            tasks.start_soon(get, caller)
+        await anyio.wait_all_tasks_blocked()
+        for times in (2, 3):
             # Whoever looks it up is cancelled, and another one takes over.
-            scopes[number - 1].cancel()
+            scopes[source.callers[-1]].cancel()
             await anyio.wait_all_tasks_blocked()
-            assert source.asked == ["a"] * (number + 1)
+            assert source.asked == ["a"] * times
         source.open.set()
     assert found == ["one", "one"]
     assert await cache.get("a") == "one"
     assert source.asked == ["a"] * 3
+    assert len(set(source.callers)) == 3
 
 
 async def test_cancellation_of_who_waits_disturbs_nobody() -> None:
