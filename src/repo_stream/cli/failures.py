@@ -7,7 +7,6 @@ from pathlib import Path
 
 from repo_stream import (
     BadSectionCid,
-    BadSignature,
     BadVarint,
     CidMismatch,
     EmptySection,
@@ -40,25 +39,16 @@ def report_failure(options: argparse.Namespace, error: RepoStreamError | OSError
             hint = "; to leave out such records: --skip-bad"
         elif _can_go_past(options, error):
             hint = "; to get out what can be reached: --partial"
-        elif _may_be_earlier(options, error):
-            hint = "; to accept a key that the account had before: --earlier-keys"
-        elif _may_be_file(options, error):
-            hint = "; there is no file of this name either"
         code = WRONG_USAGE if isinstance(error, MissingExtra) else BAD_REPO
-        return complain(f"{error.source or named(options.car)}: {explained(error)}{hint}", code)
+        what = "there is no such file, and " if _may_be_file(options, error) else ""
+        source = error.source or named(options.car)
+        return complain(f"{source}: {what}{explained(error)}{hint}", code)
     name = str(error.filename or named(options.car))
     if isinstance(error, FileNotFoundError):
         # As it was written: a path drops a slash of two.
         cars = [options.car, *options.slices]
         name = next((car for car in cars if Path(car) == Path(name)), name)
     return complain(f"{name}: {error.strerror or error}")
-
-
-def _may_be_earlier(options: argparse.Namespace, error: RepoStreamError) -> bool:
-    """Return whether the command has an option to accept the key that may have signed the repo."""
-    is_bad = isinstance(error, BadSignature)
-    of_account = options.accounts_only or is_account(options.car)
-    return is_bad and of_account and not options.earlier_keys
 
 
 def _may_be_file(options: argparse.Namespace, error: RepoStreamError) -> bool:

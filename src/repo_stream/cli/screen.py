@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -10,7 +11,6 @@ from repo_stream import (
     DiskError,
     LimitExceeded,
     MaxSizeExceeded,
-    NetworkError,
     ProcessError,
     RepoStreamError,
 )
@@ -55,25 +55,28 @@ def explained(error: RepoStreamError) -> str:
             return str(error).replace("choose a path for the store", "name a file with --disk")
         case MaxSizeExceeded(max_stored_mb=limit):
             return f"the repo needs more than the {limit:,} MiB that this command may put on disk"
-        case NetworkError():
-            return _for_people(str(error))
         case _:
-            return str(error)
+            return _for_people(str(error))
 
 
-# What errors of the network advise to programs, and the same for people.
+# What errors advise to programs, and the same for people.
 _ADVICE: Final = {
-    "Network(allow_private=True) or --allow-private": "--allow-private",
-    "allow_private=True or --allow-private": "--allow-private",
+    "use Network(allow_private=True) or --allow-private": "use --allow-private",
+    "with allow_private=True or --allow-private": "with --allow-private",
     "begin again, or use check_first=True, which tries again by itself": "try again",
     "wait longer for it by `patience`": "wait longer for it: --patience SECONDS",
+    "use earlier_keys=True": "--earlier-keys accepts it",
+    "use check_first=True, which completes the repo before the first record comes out, and "
+    "keep=PATH to have it in a file": "try again later",
 }
+# What a server is asked for. The account is named anyway, and the URL would take two lines.
+_REQUEST: Final = re.compile(r"(https?://[^/\s]+)/xrpc/com\.atproto\.sync\.\S+")
 
 
 def _for_people(text: str) -> str:
     for ours, theirs in _ADVICE.items():
         text = text.replace(ours, theirs)
-    return text
+    return _REQUEST.sub(r"\1", text)
 
 
 def harmless_json(text: str) -> str:

@@ -165,7 +165,9 @@ class BadDocument(NetworkError):
 
     def __init__(self, *, url: str | None, reason: str) -> None:
         origin = "" if url is None else f" of {url}"
-        super().__init__(f"the document{origin} cannot be used: {reason}")
+        super().__init__(
+            f"the document{origin} cannot be used: {reason}; only who publishes it can correct it"
+        )
         self.url = url
         self.reason = reason
 
@@ -240,7 +242,9 @@ class TooManyRedirects(NetworkError):
         followed = (
             f"no more than {maximum} redirects are followed" if maximum else "none is followed"
         )
-        super().__init__(f"{url} redirects to {_shown(location)}, but {followed} here")
+        super().__init__(
+            f"{url} redirects to {_shown(location)}, but {followed} here; ask its operator"
+        )
         self.url = url
         self.location = location
         self.maximum = maximum
