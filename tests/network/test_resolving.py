@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import anyio
+import dns.rcode
 import httpx
 import pytest
 from anyio.lowlevel import checkpoint
@@ -30,12 +31,14 @@ from repo_stream import (
     RateLimited,
     ServerFailed,
     ServerUnreachable,
+    SystemResolver,
     TooManyRedirects,
 )
 from repo_stream.network import resolving
 from repo_stream.network.web import Reply, Web
 from repo_stream.testing import AtprotoNetwork, Fault
 from support.cancelling import Stop, every_stop, in_two_ways
+from support.dns_server import name_server
 
 pytestmark = pytest.mark.anyio
 
@@ -168,6 +171,23 @@ async def test_pieces_of_a_record_belong_together(net: AtprotoNetwork, network: 
     whole = f"did={alice.did}".encode()
     net.resolver.records[TXT] = [[b"v=spf1"], [whole[:2], whole[2:9], b"", whole[9:]]]
     assert (await network.resolve(ALICE)).did == alice.did
+
+
+@pytest.mark.both_loops
+async def test_name_servers_are_asked_for_what_the_protocol_says(net: AtprotoNetwork) -> None:
+    alice = net.add_account(ALICE, by="well-known")
+    bob = net.add_account("bob.example.com", by=None)
+    with name_server() as server:
+        server.records["_atproto.bob.example.com."] = ['"v=spf1"', f'"did=" "{bob.did}"']
+        resolver = SystemResolver(server.resolver())
+        async with net.client() as client, net.network(client=client, resolver=resolver) as network:
+            assert (await network.resolve("bob.example.com")).did == bob.did
+            assert (await network.resolve(ALICE)).did == alice.did
+            server.rcode = dns.rcode.SERVFAIL
+            assert (await network.resolve(ALICE, fresh=True)).did == alice.did
+            with pytest.raises(HandleNotFound, match=r"could not be looked up \(SERVFAIL\)"):
+                await network.resolve("bob.example.com", fresh=True)
+        assert {name for name, _ in server.asked} == {"_atproto.bob.example.com.", TXT + "."}
 
 
 @pytest.mark.parametrize(
