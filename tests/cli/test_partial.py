@@ -186,6 +186,32 @@ def test_several_cars_have_a_line_each_in_the_report(
     assert [each["complete"] for each in found] == [True, False, True]
 
 
+@pytest.mark.parametrize("command", ["ls", "export", "blobs"])
+def test_a_car_that_cannot_be_read_has_a_line_in_the_report(
+    run: Run, car: Path, tmp_path: Path, command: str
+) -> None:
+    report, text, nowhere = tmp_path / "report.json", tmp_path / "x.car", tmp_path / "none.car"
+    text.write_text("Hello, this is not a CAR. " * 5)
+    for cars in ([text], [nowhere], [text, nowhere, car]):
+        report.write_text("old\n")
+        assert run(command, *cars, "--partial", "--report", report, "-q")[0] == 1
+        found = read_report(report)
+        assert [each["car"] for each in found] == list(map(str, cars))
+        assert [each["complete"] for each in found] == [each == car for each in cars]
+        errors = {str(text): "NotACar", str(nowhere): "FileNotFoundError", str(car): None}
+        for each in found:
+            assert each.get("error") == errors[each["car"]]
+            assert ("message" in each) == ("error" in each)
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is(
+    run: Run, car: Path, tmp_path: Path
+) -> None:
+    code, out, err = run("ls", car, "--partial", "--report", tmp_path / "no folder" / "report")
+    assert (code, out) == (1, "")
+    assert "no folder" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -16,6 +16,10 @@ The file has one line of JSON for each CAR:
 are not known but lie between two others (`null` for the beginning or the end of the repo). `bad`
 has records that are there and not valid. `damage` says where in the file something is damaged;
 `offset` is null for a node that breaks a rule. Each list has the first 1,000.
+
+A CAR that cannot be read at all has its error instead:
+
+    {"car": "page.html", "complete": false, "error": "NotACar", "message": "..."}
 """
 
 from __future__ import annotations
@@ -24,11 +28,12 @@ import argparse
 import json
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
-from repo_stream import Damage, Repo
+from repo_stream import Damage, Repo, RepoStreamError
 from repo_stream.cli.input import is_input, named
 from repo_stream.cli.losses import Loss, Losses
 from repo_stream.cli.messages import BAD_REPO, PROGRAM
@@ -36,7 +41,15 @@ from repo_stream.cli.opened import Opened
 from repo_stream.cli.output import destination, writing_to
 from repo_stream.cli.screen import WIDTH, explained, one_line, shown_key
 
-__all__ = ["add_partial", "check_report", "lost_as_json", "lost_facts", "report_lost"]
+__all__ = [
+    "add_partial",
+    "check_report",
+    "lost_as_json",
+    "lost_facts",
+    "report_lost",
+    "report_unread",
+    "reporting",
+]
 
 # How many losses standard error shows, and how much damage, which takes some lines each.
 _MOST_SHOWN: Final = 10
@@ -57,7 +70,7 @@ def add_partial(command: argparse.ArgumentParser) -> None:
         help="with --partial: write what is lost, between which keys, and what is damaged, as one "
         "line of JSON for each CAR",
     )
-    command.set_defaults(reported=[])
+    command.set_defaults(report_file=None)
 
 
 def check_report(options: argparse.Namespace) -> None:
@@ -77,6 +90,16 @@ def check_report(options: argparse.Namespace) -> None:
             options.usage(f"--report names the CAR itself, which would be overwritten: {path}")
 
 
+@contextmanager
+def reporting(options: argparse.Namespace) -> Generator[None]:
+    """Open the file of `--report`, which is complete at the end."""
+    if options.report is None:
+        yield
+        return
+    with destination(options.report) as options.report_file:
+        yield
+
+
 def report_lost(options: argparse.Namespace, car: Opened[Any], found: int) -> int:
     """Report what is lost, if the walk went past it; return the exit code.
 
@@ -93,8 +116,16 @@ def report_lost(options: argparse.Namespace, car: Opened[Any], found: int) -> in
         car.meter.close()
         print("\n".join(lines), file=sys.stderr)
     if options.report is not None:
-        _append(options, {"car": options.car, **_report(losses, car.repo, found)})
+        _append(options, _report(losses, car.repo, found))
     return 0 if _is_complete(losses, car.repo) else BAD_REPO
+
+
+def report_unread(options: argparse.Namespace, error: RepoStreamError | OSError) -> None:
+    """Write to the report that a CAR cannot be read; standard error is told elsewhere."""
+    if options.report is not None:
+        message = explained(error) if isinstance(error, RepoStreamError) else str(error)
+        what = {"error": type(error).__name__, "message": message}
+        _append(options, {"complete": False, **what})
 
 
 def lost_facts(car: Opened[Any]) -> list[tuple[str, str]]:
@@ -243,13 +274,7 @@ def _damage_as_json(damage: Sequence[Damage]) -> list[dict[str, object]]:
 
 
 def _append(options: argparse.Namespace, report: dict[str, object]) -> None:
-    """Write the report of a CAR; those of further CARs are appended."""
-    line = json.dumps(report).encode() + b"\n"
-    path: str = options.report
-    if options.reported:
-        with writing_to(path), Path(path).open("ab") as more:
-            more.write(line)
-    else:
-        with destination(path) as file, writing_to(path):
-            file.write(line)
-    options.reported.append(options.car)
+    """Write the line of a CAR."""
+    file: IO[bytes] = options.report_file
+    with writing_to(options.report):
+        file.write(json.dumps({"car": options.car, **report}).encode() + b"\n")
