@@ -127,6 +127,28 @@ def test_one_flipped_byte_is_repaired_and_said_and_nothing_is_lost(
     assert run("export", path)[0] == 1
 
 
+@pytest.mark.parametrize("first", [pytest.param(True, id="first"), pytest.param(False, id="last")])
+def test_damage_by_which_nothing_is_lost_is_said_and_no_failure(
+    run: Run, tmp_path: Path, *, first: bool
+) -> None:
+    """A record is damaged that is in the file twice, or that nobody asked for."""
+    cid, header = DAMAGED.records[RECORD], sections_of(CAR)[0][2]
+    start, _, end = next(each for each in sections_of(CAR) if CAR[each[1] :][:36] == cid)
+    copy = spoiled(CAR, cid)[start:end]
+    path, report = tmp_path / "twice.car", tmp_path / "report.json"
+    path.write_bytes(CAR[:header] + copy + CAR[header:] if first else CAR + copy)
+    code, out, err = run("export", path, "--partial", "--report", report, "-q")
+    assert (code, keys(out)) == (0, KEYS)
+    said = " ".join(err.split())
+    assert "1 place is damaged; no record that was asked for is lost" in said
+    (found,) = read_report(report)
+    assert found["complete"] is True
+    assert (found["damage"]["places"], found["damage"]["repaired"]) == (1, 0)
+    # Keys alone do not say whether a record is lost, and inspect is about the file.
+    assert run("ls", path, "--partial")[0] == 1
+    assert run("inspect", path)[0] == 1
+
+
 def test_what_is_damaged_is_lost_without_partial_as_ever(run: Run, bad: Path) -> None:
     code, out, err = run("export", bad)
     assert (code, out) == (1, "")

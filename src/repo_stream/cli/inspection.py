@@ -39,7 +39,7 @@ async def inspect(options: argparse.Namespace) -> int:
         if repo.left_over is not None and not findings.lost:
             findings.blocks = repo.blocks_read - repo.left_over
     put_report(options, partial(_as_text, findings), partial(_as_json, findings))
-    return report_lost(options, car, findings.total.records)
+    return report_lost(options, car, findings.total.records, damage_counts=True)
 
 
 # --- What is counted ----------------------------------------------------------------------------

@@ -12,7 +12,8 @@ The file has one line of JSON for each CAR:
        {"offset": 5120, "cid": "bafyrei...", "error": "CidMismatch", "message": "...",
         "repaired": false}]}}
 
-`complete` is true if nothing is lost. `lost` has records by their keys, and subtrees, whose keys
+`complete` is true if nothing is lost; for `ls`, which reads no records, damage counts as a loss
+unless it was repaired. `lost` has records by their keys, and subtrees, whose keys
 are not known but lie between two others (`null` for the beginning or the end of the repo). `bad`
 has records that are there and not valid. `damage` says where in the file something is damaged;
 `offset` is null for a node that breaks a rule. Each list has the first 1,000.
@@ -100,24 +101,29 @@ def reporting(options: argparse.Namespace) -> Generator[None]:
         yield
 
 
-def report_lost(options: argparse.Namespace, car: Opened[Any], found: int) -> int:
+def report_lost(
+    options: argparse.Namespace, car: Opened[Any], found: int, *, damage_counts: bool = False
+) -> int:
     """Report what is lost, if the walk went past it; return the exit code.
 
     Args:
         options: the command line.
         car: the repo, walked to its end. Any: what the processor makes of records does not matter.
         found: how many records or keys came out.
+        damage_counts: whether a damaged place is a loss by itself: if no records were read, or the
+            file as a whole was asked about.
     """
     losses = car.losses
     if losses is None:
         return 0
-    lines = [*_lines(named(options.car), losses, car.repo)]
+    complete = _is_complete(losses, car.repo, damage_counts=damage_counts)
+    lines = [*_lines(named(options.car), losses, car.repo, complete=complete)]
     if lines:
         car.meter.close()
         print("\n".join(lines), file=sys.stderr)
     if options.report is not None:
-        _append(options, _report(losses, car.repo, found))
-    return 0 if _is_complete(losses, car.repo) else BAD_REPO
+        _append(options, _report(losses, car.repo, found, complete=complete))
+    return 0 if complete else BAD_REPO
 
 
 def report_unread(options: argparse.Namespace, error: RepoStreamError | OSError) -> None:
@@ -133,24 +139,29 @@ def lost_facts(car: Opened[Any]) -> list[tuple[str, str]]:
     if car.losses is None:
         return []
     lost = [("Lost", _what(car.losses))] if car.losses.count else []
-    return lost + ([("Damage", _damage_summary(car.repo))] if car.repo.damage_count else [])
+    if not car.repo.damage_count:
+        return lost
+    return [*lost, ("Damage", _damage_summary(car.repo))]
 
 
 def lost_as_json(car: Opened[Any]) -> dict[str, object]:
     """Return the same for JSON, as in the file of `--report`. Any: see `report_lost`."""
     if car.losses is None:
         return {}
-    return {"complete": _is_complete(car.losses, car.repo), **_as_json(car.losses, car.repo)}
+    complete = _is_complete(car.losses, car.repo, damage_counts=True)
+    return {"complete": complete, **_as_json(car.losses, car.repo)}
 
 
-def _is_complete(losses: Losses, repo: Repo[Any]) -> bool:
-    return not (losses.count or repo.problem_count or repo.damage_count > repo.damage_repaired)
+def _is_complete(losses: Losses, repo: Repo[Any], *, damage_counts: bool) -> bool:
+    """Return whether nothing is lost; a damaged block can be there twice, or not be needed."""
+    damaged = damage_counts and repo.damage_count > repo.damage_repaired
+    return not (losses.count or repo.problem_count or damaged)
 
 
 # --- On standard error --------------------------------------------------------------------------
 
 
-def _lines(name: str, losses: Losses, repo: Repo[Any]) -> Iterator[str]:
+def _lines(name: str, losses: Losses, repo: Repo[Any], *, complete: bool) -> Iterator[str]:
     if losses.count:
         verb = "is" if losses.count == 1 else "are"
         yield from _wrapped(f"{PROGRAM}: {name}: {_what(losses)} {verb} lost:")
@@ -158,7 +169,7 @@ def _lines(name: str, losses: Losses, repo: Repo[Any]) -> Iterator[str]:
             yield from _shown(loss)
         yield from _rest(losses.count - _MOST_SHOWN)
     if repo.damage_count:
-        yield from _wrapped(f"{PROGRAM}: {name}: {_damage_summary(repo)}:")
+        yield from _wrapped(f"{PROGRAM}: {name}: {_damage_summary(repo, complete=complete)}:")
         for damage in repo.damage[:_MOST_DAMAGE]:
             yield from _shown_damage(damage)
         yield from _rest(repo.damage_count - _MOST_DAMAGE)
@@ -173,12 +184,14 @@ def _what(losses: Losses) -> str:
     return " and ".join(parts)
 
 
-def _damage_summary(repo: Repo[Any]) -> str:
+def _damage_summary(repo: Repo[Any], *, complete: bool = False) -> str:
     count, repaired = repo.damage_count, repo.damage_repaired
     how_many = _counted(count, "place is damaged", "places are damaged")
-    if not repaired:
-        return how_many
-    return f"{how_many}, {'all' if repaired == count else f'{repaired:,}'} repaired"
+    if repaired:
+        how_many += f", {'all' if repaired == count else f'{repaired:,}'} repaired"
+    if complete and repaired < count:
+        how_many += "; no record that was asked for is lost"
+    return how_many
 
 
 def _counted(number: int, one: str, many: str) -> str:
@@ -226,13 +239,13 @@ def _cut(text: str, room: int) -> str:
 # --- As JSON ------------------------------------------------------------------------------------
 
 
-def _report(losses: Losses, repo: Repo[Any], found: int) -> dict[str, object]:
+def _report(losses: Losses, repo: Repo[Any], found: int, *, complete: bool) -> dict[str, object]:
     commit = repo.commit
     return {
         "did": commit.did,
         "rev": commit.rev,
         "commit": str(commit.cid),
-        "complete": _is_complete(losses, repo),
+        "complete": complete,
         "records": found,
         **_as_json(losses, repo),
     }
