@@ -683,23 +683,43 @@ class LimitExceeded(RepoStreamError):
 
 
 class MissingBlock(RepoStreamError):
-    """A block that the tree refers to is not in the CAR.
+    """A block that the tree refers to is not in the CAR, or is damaged.
 
     Attributes:
         cid: the block.
         kind: `"node"` or `"record"`.
         key: the record's key; `None` for a node.
+        damage: how it is damaged, if the walk goes past damage; it is also the cause (`__cause__`).
+        may_be_damaged: whether it is not known if the block is damaged or missing, as only the
+            first 1,000 damaged places are listed.
     """
 
-    def __init__(self, *, cid: Cid, kind: Literal["node", "record"], key: str | None) -> None:
+    def __init__(
+        self,
+        *,
+        cid: Cid,
+        kind: Literal["node", "record"],
+        key: str | None,
+        damage: CarError | None = None,
+        may_be_damaged: bool = False,
+    ) -> None:
         what = f"record {key!r}" if key is not None else "an MST node"
-        super().__init__(
-            f"the block {cid} of {what} is not in the CAR; "
-            "the download may be incomplete, or the file is a slice of a repo"
-        )
+        if damage is not None:
+            fault = f"is damaged (at byte {damage.offset}); fetch the file again"
+        elif may_be_damaged:
+            fault = "is damaged or missing, as more of the file is damaged than is listed"
+        else:
+            fault = (
+                "is not in the CAR; the download may be incomplete, or the file is a slice of a "
+                "repo"
+            )
+        super().__init__(f"the block {cid} of {what} {fault}")
         self.cid = cid
         self.kind: Literal["node", "record"] = kind
         self.key = key
+        self.damage: CarError | None = damage
+        self.may_be_damaged: bool = may_be_damaged
+        self.__cause__ = damage
 
 
 class IncompleteRange(MissingBlock):

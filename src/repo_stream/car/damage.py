@@ -123,6 +123,11 @@ class DamageLog:
         """The first 1,000 of them."""
         return tuple(self._listed)
 
+    @property
+    def has_unlisted(self) -> bool:
+        """Whether there is more damage than is listed."""
+        return self.count > _LISTED
+
     def add(
         self,
         offset: int | None,
