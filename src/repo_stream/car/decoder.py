@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal, cast
 
 from repo_stream._compiled import COMPILED
@@ -73,7 +74,7 @@ from repo_stream.ipld.cid import (
     verify,
 )
 from repo_stream.ipld.digest import agreeing
-from repo_stream.limits import Limits, check_limits
+from repo_stream.limits import DEFAULT_LIMITS, Limits, check_limits
 
 __all__ = [
     "ORDINARY_SECTION",
@@ -156,10 +157,9 @@ class CarDecoder:
         check_flag("verify_cids", verify_cids)
         if limits is not None:
             check_limits(limits)
-        self._limits = limits if limits is not None else Limits()
+        self._limits = limits if limits is not None else DEFAULT_LIMITS
         self._verify_cids = verify_cids
         self._past_damage = past_damage
-        self._damages = DamageLog(everything=past_damage is True)
         self._effort = Effort()
         # The damaged bytes that end where the next sound section will be found.
         self._region: Region | None = None
@@ -211,17 +211,17 @@ class CarDecoder:
     @property
     def damage(self) -> Sequence[Damage]:
         """What is damaged so far, if `past_damage`: the first 1,000."""
-        return self._damages.listed
+        return self.damages.listed
 
     @property
     def damage_count(self) -> int:
         """How much is damaged so far."""
-        return self._damages.count
+        return self.damages.count
 
-    @property
+    @cached_property
     def damages(self) -> DamageLog:
         """What is damaged, and what is needed to repair it and to find blocks behind it."""
-        return self._damages
+        return DamageLog(everything=self._past_damage is True)
 
     @property
     def verifies_cids(self) -> bool:
@@ -441,7 +441,7 @@ class CarDecoder:
         """
         if self._past_damage is not True:
             return False
-        self._damages.add(self._fed, None, error)
+        self.damages.add(self._fed, None, error)
         return True
 
     # --- Past damage ----------------------------------------------------------------------------
@@ -506,7 +506,7 @@ class CarDecoder:
             if end < 0:
                 break
             if self._past_damage is True and not Cid(cids[-1]).is_ordinary:
-                self._damages.keep_odd(base + at, Cid(cids[-1]), blocks[-1])
+                self.damages.keep_odd(base + at, Cid(cids[-1]), blocks[-1])
                 self._odd_end, self._odd = base + end, buffer[at:end]
             at = end
             self._offset = base + at
@@ -527,9 +527,9 @@ class CarDecoder:
         if self._past_damage is True:
             self._region = Region(start, error)
         elif isinstance(error, CidMismatch) and not self._effort.is_too_much(start):
-            self._damages.add(start, error.cid, error)
+            self.damages.add(start, error.cid, error)
             self._offset = base + body + length
-            self._damages.skip(start, self._offset, before)
+            self.damages.skip(start, self._offset, before)
         else:
             raise error
 
@@ -562,7 +562,7 @@ class CarDecoder:
         if self._header is None and found < 0:
             return False
         if region.start == 0:
-            self._damages.add(0, None, region.error, repaired=True)
+            self.damages.add(0, None, region.error, repaired=True)
             self._header = CarHeader(roots=())
             self._offset = self._header_end = found
         else:
@@ -571,7 +571,7 @@ class CarDecoder:
                 # It may not have been a section: only a block that is checked shows where it ends.
                 whole = self._odd + whole
                 start -= len(self._odd)
-            list_damaged(self._damages, whole, start, region.error)
+            list_damaged(self.damages, whole, start, region.error)
             self._skip_to(end, before)
         self._region = None
         return found >= 0
@@ -579,7 +579,7 @@ class CarDecoder:
     def _skip_to(self, offset: int, before: int) -> None:
         """Leave out everything up to an offset."""
         if self._header is not None:
-            self._damages.skip(self._offset, offset, before)
+            self.damages.skip(self._offset, offset, before)
         self._offset = offset
 
     def _take_section(

@@ -25,7 +25,7 @@ from repo_stream.drivers.options import OnError, Options
 from repo_stream.drivers.stream import StreamDriver, streamed
 from repo_stream.drivers.writing import load_to_disk
 from repo_stream.errors import MissingBlock, ProcessError
-from repo_stream.limits import Limits, check_limits
+from repo_stream.limits import DEFAULT_LIMITS, Limits, check_limits
 from repo_stream.mst.commit import Commit
 from repo_stream.mst.ranges import KeyRanges
 from repo_stream.mst.results import Gap
@@ -115,7 +115,7 @@ class DriverBuilder(Options[T]):
             mem_limit_mb=mem_limit_mb,
             block_processor=as_processor(block_processor),
             verify_cids=keywords["verify_cids"],
-            limits=limits or Limits(),
+            limits=limits or DEFAULT_LIMITS,
             key_ranges=key_ranges or KeyRanges(),
             on_error=on_error,
             gaps=gaps,
