@@ -164,6 +164,21 @@ def test_faults_are_counted_and_the_first_are_shown(run: Run, tmp_path: Path) ->
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_records_beyond_the_damage_that_is_listed_are_not_called_missing(
+    run: Run, tmp_path: Path
+) -> None:
+    repo = build_repo({f"com.example.a/{n:04}": {"n": n, "x": "y" * 20} for n in range(1050)})
+    car = bytearray(repo.to_car(order="shuffled"))
+    for cid in repo.records.values():
+        at = car.index(repo.blocks[cid])
+        car[at : at + 2] = b"\xff\xff"
+    path = tmp_path / "bad.car"
+    path.write_bytes(car)
+    report = json.loads(run("verify", path, "--json")[1])
+    assert report["bad_records"] == 1050
+    assert not [each for each in report["problems"] if "not in the CAR" in each["message"]]
+
+
 def test_what_was_repaired_for_the_other_checks_is_said(run: Run, tmp_path: Path) -> None:
     report = report_on_file(run, CAR.replace(b"number 3", b"number_3", 1), tmp_path)
     assert failed(report) == {"blocks"}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from repo_stream import (
@@ -187,8 +188,12 @@ async def _walk(car: Opened[Gap | None]) -> _Findings:
 def _add_findings(report: Report, car: Opened[Gap | None], findings: _Findings) -> None:
     repo = car.repo
     damaged = {damage.cid: damage.error for damage in repo.damage if damage.cid is not None}
+    missing = partial(_missing, unlisted=repo.damage_count > len(repo.damage))
     for gap in findings.subtrees_named:
-        report.failed("tree", _fault_of_subtree(gap, damaged.get(gap.cid)))
+        error = damaged.get(gap.cid)
+        if not isinstance(error, (NodeError, LimitExceeded)):  # it is not there, or damaged
+            error = missing(gap.cid, None, error)
+        report.failed("tree", Fault.of(error, _between(gap)))
     if more := findings.lost_subtrees - len(findings.subtrees_named):
         report.checks["tree"].count += more
     report.passed("tree")
@@ -196,7 +201,7 @@ def _add_findings(report: Report, car: Opened[Gap | None], findings: _Findings) 
     report.records = findings.records + report.bad
     bad = [(problem.key, Fault.of(problem.error)) for problem in repo.problems[:_MOST_NAMED]]
     bad += [
-        (key, Fault.of(_missing(cid, key, damaged.get(cid)))) for key, cid in findings.records_named
+        (key, Fault.of(missing(cid, key, damaged.get(cid)))) for key, cid in findings.records_named
     ]
     report.problems = sorted(bad)[:_MOST_NAMED]
     for _, fault in report.problems:
@@ -214,12 +219,10 @@ def _add_findings(report: Report, car: Opened[Gap | None], findings: _Findings) 
     report.checks["records"].note = note or report.checks["records"].note
 
 
-def _fault_of_subtree(gap: Gap, error: RepoStreamError | None) -> Fault:
-    broken = isinstance(error, (NodeError, LimitExceeded))  # it is there, and breaks a rule
-    fault = error if error is not None and broken else _missing(gap.cid, None, error)
+def _between(gap: Gap) -> str:
     after = "the beginning" if gap.after is None else repr(gap.after)
     before = "the end" if gap.before is None else repr(gap.before)
-    return Fault.of(fault, f"; the keys between {after} and {before} cannot be read")
+    return f"; the keys between {after} and {before} cannot be read"
 
 
 def _unchecked(blocks: int) -> str:
@@ -228,12 +231,26 @@ def _unchecked(blocks: int) -> str:
     return f"but for {blocks:,} whose hash function is not known here, so they were not read"
 
 
-def _missing(cid: Cid, key: str | None, damage: RepoStreamError | None) -> MissingBlock:
+def _missing(
+    cid: Cid, key: str | None, damage: RepoStreamError | None, *, unlisted: bool
+) -> MissingBlock:
+    """Return the error for a block that was not read.
+
+    Args:
+        cid: the block.
+        key: the key of the record; `None` if it is a node.
+        damage: what is wrong with it, if that is listed.
+        unlisted: whether there is damage that is not listed.
+    """
     if isinstance(damage, UncheckableBlock):
         return UncheckableBlock(cid=cid, key=key)  # several keys may name it
-    error = MissingBlock(cid=cid, kind="node" if key is None else "record", key=key)
-    error.__cause__ = damage
-    return error
+    return MissingBlock(
+        cid=cid,
+        kind="node" if key is None else "record",
+        key=key,
+        damage=damage if isinstance(damage, CarError) else None,
+        may_be_damaged=unlisted,
+    )
 
 
 # --- What is damaged ----------------------------------------------------------------------------
