@@ -5,8 +5,8 @@ default. Limits are fields of `Limits`, unless the list says otherwise.
 
 The CAR file (https://ipld.io/specs/transport/car/carv1/):
 
-- If the file of a path is compressed, it can be decompressed: `BadCompression`. All limits are those
-  of what is decompressed.
+- If the file of a path is compressed, it can be decompressed: `BadCompression`. All limits are for
+  what is decompressed.
 - The file is a CARv1 with a canonical header: `NotACar`, `UnsupportedCarVersion`, `BadCarHeader`;
   and the header is not too long: `LimitExceeded`, `header_bytes=65536`.
 - The header names a root that can be a commit: `MissingRoot`, `BadRoot`.

@@ -211,16 +211,20 @@ class CarDecoder:
     @property
     def damage(self) -> Sequence[Damage]:
         """What is damaged so far, if `past_damage`: the first 1,000."""
-        return self.damages.listed
+        return self._damages.listed
 
     @property
     def damage_count(self) -> int:
         """How much is damaged so far."""
-        return self.damages.count
+        return self._damages.count
 
-    @cached_property
+    @property
     def damages(self) -> DamageLog:
         """What is damaged, and what is needed to repair it and to find blocks behind it."""
+        return self._damages
+
+    @cached_property
+    def _damages(self) -> DamageLog:
         return DamageLog(everything=self._past_damage is True)
 
     @property
@@ -441,7 +445,7 @@ class CarDecoder:
         """
         if self._past_damage is not True:
             return False
-        self.damages.add(self._fed, None, error)
+        self._damages.add(self._fed, None, error)
         return True
 
     # --- Past damage ----------------------------------------------------------------------------
@@ -506,7 +510,7 @@ class CarDecoder:
             if end < 0:
                 break
             if self._past_damage is True and not Cid(cids[-1]).is_ordinary:
-                self.damages.keep_odd(base + at, Cid(cids[-1]), blocks[-1])
+                self._damages.keep_odd(base + at, Cid(cids[-1]), blocks[-1])
                 self._odd_end, self._odd = base + end, buffer[at:end]
             at = end
             self._offset = base + at
@@ -527,9 +531,9 @@ class CarDecoder:
         if self._past_damage is True:
             self._region = Region(start, error)
         elif isinstance(error, CidMismatch) and not self._effort.is_too_much(start):
-            self.damages.add(start, error.cid, error)
+            self._damages.add(start, error.cid, error)
             self._offset = base + body + length
-            self.damages.skip(start, self._offset, before)
+            self._damages.skip(start, self._offset, before)
         else:
             raise error
 
@@ -562,7 +566,7 @@ class CarDecoder:
         if self._header is None and found < 0:
             return False
         if region.start == 0:
-            self.damages.add(0, None, region.error, repaired=True)
+            self._damages.add(0, None, region.error, repaired=True)
             self._header = CarHeader(roots=())
             self._offset = self._header_end = found
         else:
@@ -571,7 +575,7 @@ class CarDecoder:
                 # It may not have been a section: only a block that is checked shows where it ends.
                 whole = self._odd + whole
                 start -= len(self._odd)
-            list_damaged(self.damages, whole, start, region.error)
+            list_damaged(self._damages, whole, start, region.error)
             self._skip_to(end, before)
         self._region = None
         return found >= 0
@@ -579,7 +583,7 @@ class CarDecoder:
     def _skip_to(self, offset: int, before: int) -> None:
         """Leave out everything up to an offset."""
         if self._header is not None:
-            self.damages.skip(self._offset, offset, before)
+            self._damages.skip(self._offset, offset, before)
         self._offset = offset
 
     def _take_section(
