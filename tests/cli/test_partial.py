@@ -285,3 +285,21 @@ def test_inspect_of_a_whole_repo_is_complete(run: Run, car: Path) -> None:
     code, out, err = run("inspect", car, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["complete"] is True
+
+
+def test_inspect_counts_the_nodes_of_records_that_are_lost(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "repo.car"
+    path.write_bytes(CAR)
+    whole = json.loads(run("inspect", path, "--json")[1])["tree"]
+    assert whole["complete"] is True
+    path.write_bytes(DAMAGED.to_car(omit=DAMAGED.records.values()))
+    code, out, _err = run("inspect", path, "--json")
+    assert code == 1
+    assert json.loads(out)["tree"] == whole
+    assert json.loads(out)["records"] == 0
+    assert f" {len(DAMAGED.nodes)} nodes, " in run("inspect", path)[1]
+    path.write_bytes(DAMAGED.to_car(omit=[NODE]))
+    tree = json.loads(run("inspect", path, "--json")[1])["tree"]
+    assert tree["complete"] is False
+    assert tree["nodes"] < whole["nodes"]
+    assert f"at least {len(tree['layers'])} levels, " in run("inspect", path)[1]

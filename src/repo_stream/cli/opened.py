@@ -82,11 +82,17 @@ class Opened(Generic[T]):
             self.meter.walked(len(keys))
             yield keys if self.losses is None else self.losses.taken_out_of_keys(keys)
 
-    async def chunks(self) -> AsyncGenerator[list[Output[T]]]:
-        """Walk the repo."""
+    async def chunks(self, *, with_gaps: bool = False) -> AsyncGenerator[list[Output[T]]]:
+        """Walk the repo.
+
+        Args:
+            with_gaps: with `losses`, yield the gaps as well, not only note them. Then `T` has to
+                include `Gap`.
+        """
         while chunk := await self.repo.next_outputs(_RECORDS):
             self.meter.walked(len(chunk))
-            yield chunk if self.losses is None else self.losses.taken_out(chunk)
+            records = chunk if self.losses is None else self.losses.taken_out(chunk)
+            yield chunk if with_gaps else records
 
 
 @asynccontextmanager
