@@ -1,6 +1,6 @@
 """What is damaged in a CAR: a list for people, and what is needed to go past it and to repair it.
 
-A log of sections is read by offsets, so it has to be known which bytes are not sound (`skips`).
+A log of sections is read by offsets, so the bytes that are not sound are listed (`skips`).
 
 **Repairs.** Every block is known by its hash, so whatever has the right hash is right, however it
 was found. The bytes of a damaged section are kept, if they are few, and three things are tried:
@@ -40,14 +40,15 @@ _HASH_COST: Final = 300
 
 
 class Damage(NamedTuple):
-    """Something damaged that was gone past, with gaps or with `on_error`.
+    """A damaged place that was gone past, with gaps or with `on_error`.
 
     Attributes:
         offset: where in the CAR its section starts, in bytes; `None` for a node that breaks a rule,
-            as the file is not to blame.
+            and for a record whose hash cannot be checked, as the file is not to blame.
         cid: the CID of the block, as far as it is known. It may itself be what is damaged.
         error: what would have been raised.
-        repaired: whether nothing is lost, as its content was found again, with the right hash.
+        repaired: whether its content was found again, with the right hash. If not, nothing need be
+            lost, either: the CAR may have the block twice, or the tree may not name it.
     """
 
     offset: int | None

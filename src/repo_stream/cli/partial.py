@@ -13,10 +13,11 @@ The file has one line of JSON for each CAR:
         "repaired": false}]}}
 
 `complete` is true if nothing is lost; for `ls`, which reads no records, damage counts as a loss
-unless it was repaired. `lost` has records by their keys, and subtrees, whose keys
-are not known but lie between two others (`null` for the beginning or the end of the repo). `bad`
-has records that are there and not valid. `damage` says where in the file something is damaged;
-`offset` is null for a node that breaks a rule. Each list has the first 1,000.
+unless it was repaired. `lost` has records by their keys, and subtrees, whose keys are not known but
+lie between two others (`null` for the beginning or the end of the repo). `bad` has records that are
+there and not valid. `damage` says where in the file something is damaged; `offset` is null for a
+node that breaks a rule, and for a record whose hash cannot be checked. Each list has the first
+1,000.
 
 A CAR that cannot be read at all has its error instead:
 
