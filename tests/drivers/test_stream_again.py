@@ -414,6 +414,13 @@ def test_marks_are_a_set_of_sections() -> None:
         assert not marks.discard(starts[-1] + 10**6)
 
 
+def test_released_blocks_with_long_cids_cost_more() -> None:
+    ordinary, long = Released(), Released()
+    ordinary.add([b"%036d" % n for n in range(9)], [b"data"] * 9, used=True)
+    long.add([b"%0149d" % n for n in range(9)], [b"data"] * 9, used=True)
+    assert long.size - ordinary.size == 9 * (149 - 36)
+
+
 def test_released_blocks_are_given_away_oldest_first_and_cost_nothing_then() -> None:
     blocks = [(b"%03d" % n, bytes(n)) for n in range(300)]
     released = Released()
