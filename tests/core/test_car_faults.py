@@ -286,6 +286,8 @@ CARV2 = bytes.fromhex("0aa16776657273696f6e02")
         pytest.param(framed(encode({"roots": [], "version": 0})), 0, id="0"),
         pytest.param(framed(encode({"roots": [], "version": -1})), -1, id="negative"),
         pytest.param(framed(encode({"version": 2**63 - 1})), 2**63 - 1, id="huge"),
+        pytest.param(framed(encode({"version": 2**64 - 1})), 2**64 - 1, id="65-bits"),
+        pytest.param(framed(encode({"version": -(2**64)})), -(2**64), id="65-bits-negative"),
     ],
 )
 def test_a_car_of_another_version_is_refused_by_its_version(data: bytes, version: int) -> None:

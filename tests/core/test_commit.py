@@ -161,6 +161,7 @@ def test_a_commit_that_lacks_any_other_field_is_refused() -> None:
         pytest.param(1, "is 1, not 3: repos of before August 2023 are not read", id="1"),
         pytest.param(2, "is 2, not 3: repos of before August 2023 are not read", id="2"),
         pytest.param(4, "is 4, not 3: this library does not know that version", id="4"),
+        pytest.param(2**64 - 1, "is 18446744073709551615, not 3: this library", id="65-bits"),
         pytest.param("3", "is '3', not 3", id="text"),
     ],
 )

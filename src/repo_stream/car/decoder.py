@@ -804,7 +804,7 @@ def parse_header_plainly(data: bytes) -> CarHeader:
         UnsupportedCarVersion, BadCarHeader: as `parse_header`.
     """
     try:
-        header = dagcbor.decode_map(data)
+        header = dagcbor.decode_map(data, wide=True)
     except (InvalidDagCbor, NestedTooDeep) as error:
         raise BadCarHeader(str(error)) from error
     version = header.get("version")

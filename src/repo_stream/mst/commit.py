@@ -155,7 +155,7 @@ def _decode_fields(block: bytes, cid: Cid) -> dict[str, object]:
         reason = f"has {len(block)} bytes, and a commit has at most {_MAX_COMMIT_BYTES}"
         raise BadCommit(cid=cid, field=None, reason=reason)
     try:
-        return dagcbor.decode_map(block)
+        return dagcbor.decode_map(block, wide=True)  # any version is refused as such
     except (InvalidDagCbor, NestedTooDeep) as error:
         raise BadCommit(cid=cid, field=None, reason=f"is {error}") from error
 
