@@ -73,7 +73,14 @@ def test_a_keyword_of_a_wrong_type_is_refused(
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        pytest.param(lambda: builder(gaps="no"), "gaps must be True or False", id="gaps"),
+        pytest.param(
+            lambda: builder(gaps="All"), "gaps must be True, False or 'all', not 'All'", id="gaps"
+        ),
+        pytest.param(
+            lambda: DriverBuilder().with_gaps(bad_nodes=any_of("no")),
+            "bad_nodes must be True or False",
+            id="bad nodes",
+        ),
         pytest.param(
             lambda: builder(key_ranges=("a", "b")), "key_ranges must be what", id="ranges"
         ),

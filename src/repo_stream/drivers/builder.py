@@ -104,7 +104,7 @@ class DriverBuilder(Options[T]):
             raise ValueError(f'on_error must be "raise", "skip" or "yield", not {on_error!r}')
         check_number("mem_limit_mb", mem_limit_mb, unit=" of MiB, such as 16")
         check_flag("verify_cids", keywords["verify_cids"])
-        check_flag("gaps", gaps == "all" or gaps)
+        check_flag("gaps", gaps, third="all")
         limits, key_ranges = keywords["limits"], keywords["key_ranges"]
         if limits is not None:
             check_limits(limits)
@@ -278,6 +278,7 @@ class DriverBuilder(Options[T]):
             >>> anyio.run(changed, slice_of_repo, known)
             ['a.b.c/2']
         """
+        check_flag("bad_nodes", bad_nodes)
         return cast("DriverBuilder[T | Gap]", replace(self, gaps="all" if bad_nodes else True))
 
     async def load_car(self, source: Source) -> Driver.Memory[T] | Driver.Disk[T]:
