@@ -123,7 +123,7 @@ def test_a_keyword_of_a_wrong_type_is_refused(
             "callable",
             id="no processor",
         ),
-        pytest.param(lambda: opened(b"", gaps=None), "gaps must be True or False", id="open: gaps"),
+        pytest.param(lambda: opened(b"", gaps=None), "True, False or 'all'", id="open: gaps"),
         pytest.param(lambda: opened(b"", drain="no"), "drain must be True or False", id="drain"),
         pytest.param(lambda: opened(b"", check_first=1), "check_first must be", id="check_first"),
         pytest.param(
