@@ -141,6 +141,9 @@ def test_a_keyword_of_a_wrong_type_is_refused(
         pytest.param(lambda: decoder(limits={}), "limits must be a Limits", id="decoder: limits"),
         pytest.param(lambda: decoder(verify_cids=0), "must be True or False", id="decoder: verify"),
         pytest.param(
+            lambda: decoder(past_damage="yes"), "True, False or 'blocks'", id="decoder: damage"
+        ),
+        pytest.param(
             lambda: disk(cache_size_mb="32"), "cache_size_mb must be a number", id="cache"
         ),
         pytest.param(

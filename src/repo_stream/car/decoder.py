@@ -155,6 +155,7 @@ class CarDecoder:
     ) -> None:
         self.found_at_end: Columns = [], []
         check_flag("verify_cids", verify_cids)
+        check_flag("past_damage", past_damage, third="blocks")
         if limits is not None:
             check_limits(limits)
         self._limits = limits if limits is not None else DEFAULT_LIMITS

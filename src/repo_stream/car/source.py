@@ -190,7 +190,8 @@ def _to_do_first(source: object) -> str | None:
         return "enter it first, with `async with`"
     if inspect.isawaitable(source):
         return "await it first"
-    if isinstance(source, Iterator):
+    # A plain file is one, too, but all of it in memory is not what was meant.
+    if isinstance(source, Iterator) and not isinstance(source, io.IOBase):
         return "it is an iterator, but not an async one: join what it yields"
     return None
 
@@ -209,7 +210,7 @@ _NO_PATHS: Final = {"https:/": _URL, "http:/": _URL, "at:/": _ACCOUNT, "did:": _
 
 def _why_not_there(path: str | bytes) -> str | None:
     """Return what a path that does not exist is instead of a path; `None` if it may be one."""
-    text = os.fsdecode(path)
+    text = os.fsdecode(path).lower()
     return next((why for start, why in _NO_PATHS.items() if text.startswith(start)), None)
 
 
