@@ -311,6 +311,9 @@ class BadCompression(CarError):
 class CidMismatch(CarError):
     """A block does not have the hash in its CID.
 
+    A CID with a part of the hash is wrong as well, as a part is easier to forge. Drivers raise this
+    for any block of the file, needed or not; `on_error` and gaps leave out that block alone.
+
     Attributes:
         cid: the CID in its section.
         offset: where the section starts, in bytes.

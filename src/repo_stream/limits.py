@@ -80,7 +80,8 @@ class Limits:
     """Limits on untrusted input. Anything larger is a `LimitExceeded`, which names the limit.
 
     All limits are checked before memory is taken, so a length that a file merely claims costs
-    nothing. `None` turns a limit off, if its type allows that.
+    nothing. `None` turns a limit off, if its type allows that. One limit is fixed: lists and maps
+    in a block are nested 128 levels deep at most (`NestedTooDeep`).
 
     Attributes:
         header_bytes: bytes of the CAR header. A header with its one root has 58 bytes; 64 KiB have
