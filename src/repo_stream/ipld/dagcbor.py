@@ -160,7 +160,9 @@ def _require_data_model(value: object, *, wide: bool) -> None:
         elif kind not in _SCALARS_OF_DATA_MODEL:
             raise InvalidDagCbor(f"not of the atproto data model, which has no {kind.__name__}")
         elif kind is int and not wide and item not in INTEGERS:
-            raise InvalidDagCbor("not of the atproto data model, whose integers have 64 bits with a sign")
+            raise InvalidDagCbor(
+                "not of the atproto data model, whose integers have 64 bits with a sign"
+            )
 
 
 # --- Encoding -----------------------------------------------------------------------------------
