@@ -260,6 +260,9 @@ class DriverBuilder(Options[T]):
                 the author of the repo has made them so. Otherwise their error is raised, and so it
                 is if there are more than 10,000 of them, or if one is in more than 10 places.
 
+        Raises:
+            TypeError: if `bad_nodes` is not a `bool`.
+
         Example:
             >>> async def changed(slice_of_repo: bytes, known: dict[str, Cid]) -> list[str]:
             ...     builder = DriverBuilder().with_gaps()
