@@ -343,7 +343,22 @@ def test_a_commit_is_repaired_by_fewer_than_256_hashes_a_byte(
     assert rescued(decoder, DAMAGED.commit_cid) == DAMAGED.commit
 
 
-def test_repairs_end_after_so_many_hashes() -> None:
+def test_a_long_block_is_repaired() -> None:
+    data = bytes(4096)
+    decoder, _found = read(file_of(b"".join(write_section(ordinary(data), b"?" + data[1:]))))
+    assert rescued(decoder, ordinary(data)) == data
+
+
+def test_repairs_end_after_so_many_hashes_if_they_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repairs, "_MOST_HASHED", 1 << 28)
+    data = [bytes([n]) * 1000 for n in range(9)]
+    car = b"".join(b"".join(write_section(ordinary(each), each[:-1] + b"?")) for each in data)
+    decoder, _found = read(file_of(car))
+    assert [rescued(decoder, ordinary(each)) for each in data] == [data[0], *[None] * 8]
+
+
+def test_repairs_end_after_so_many_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repairs, "_MOST_HASHED", 1 << 30)
     data = [bytes([n]) * 2000 for n in range(9)]
     car = b"".join(b"".join(write_section(ordinary(each), b"?" * 2000)) for each in data)
     decoder, _found = read(file_of(car))

@@ -33,8 +33,9 @@ _KEPT: Final = 512 * 1024
 _KEPT_COST: Final = 500
 # The most bytes of a block whose bytes are replaced one by one.
 _LONGEST_REPAIRED: Final = 4096
-# How many bytes are hashed to repair the blocks of one file; a second or two.
-_MOST_HASHED: Final = 1 << 30
+# How many bytes are hashed to repair the blocks of one file, which takes about five seconds: enough
+# for one block of the greatest length.
+_MOST_HASHED: Final = 5 << 29
 # What it costs to begin a hash, in bytes hashed.
 _HASH_COST: Final = 300
 
@@ -250,7 +251,6 @@ class DamageLog:
         if self._hashed + cost > _MOST_HASHED:
             return
         yield from self._with_one_byte_replaced(cid, kept)
-        self._hashed += cost
         del self._broken[cid]
 
     def _with_one_byte_replaced(self, cid: bytes, kept: _Kept) -> Generator[bytes | None]:
@@ -258,6 +258,7 @@ class DamageLog:
         start = sha256()
         for at in range(len(data)):
             rest = data[at + 1 :]
+            self._hashed += 255 * (len(rest) + _HASH_COST)
             for byte in range(256):
                 hashed = start.copy()
                 hashed.update(bytes((byte,)) + rest)
