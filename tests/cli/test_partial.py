@@ -254,6 +254,24 @@ def test_a_report_goes_nowhere_else(
     assert car.read_bytes() == before
 
 
+@pytest.mark.parametrize("flag", ["--partial", "--skip-bad"])
+def test_what_is_lost_is_not_removed_from_an_earlier_export(
+    run: Run, bad: Path, tmp_path: Path, flag: str
+) -> None:
+    folder, whole = tmp_path / "folder", tmp_path / "whole.car"
+    whole.write_bytes(CAR)
+    assert run("export", whole, "--to-folder", folder)[0] == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*.json")}
+    bad.write_bytes(spoiled(CAR, DAMAGED.records[RECORD]))
+    code, _out, err = run("export", bad, flag, "--to-folder", folder)
+    assert code == 1
+    assert "it has an earlier export" in err
+    assert {path: path.read_bytes() for path in folder.rglob("*.json")} == before
+    new = tmp_path / "new"
+    assert run("export", bad, flag, "--to-folder", new)[0] == 1
+    assert len([*new.rglob("*.json")]) == len(before) - 1
+
+
 # --- inspect --------------------------------------------------------------------------------------
 
 
