@@ -9,7 +9,8 @@ from typing import Final, Literal, Protocol, Self, cast
 
 from repo_stream.arguments import check_flag, check_whole
 from repo_stream.car.damage import Damage, DamageLog
-from repo_stream.car.decoder import Block, CarDecoder, CarHeader, Columns
+from repo_stream.car.decoder import Block, CarDecoder, Columns
+from repo_stream.car.header import CarHeader
 from repo_stream.car.source import CarFile, Pieces, Source, open_pieces
 from repo_stream.errors import AlreadyWalked, BadCompression, RepoStreamError
 from repo_stream.ipld.cid import Cid
