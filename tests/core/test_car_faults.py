@@ -316,6 +316,13 @@ def test_the_start_of_no_car_is_refused(data: bytes, kind: type[RepoStreamError]
     assert (outcome.header, outcome.blocks, type(outcome.error)) == (None, [], kind)
 
 
+@pytest.mark.parametrize("data", [b"\x92\xbc\x76", "\ufffd}".encode(), b"\xe6\x8a\x73\xa2\x65ro"])
+def test_a_file_of_a_few_bytes_is_never_told_to_raise_the_limit(data: bytes) -> None:
+    error = decode(data).error
+    assert isinstance(error, NotACar)
+    assert "header_bytes" not in str(error)
+
+
 def test_a_bad_length_at_the_start_may_be_that_of_no_car() -> None:
     brotli_1 = bytes.fromhex("abffff0000a8aaaaaafe2b97ca5ab6ccacaaccacac25bdaab2f64c4f775dcc22")
     error = decode(brotli_1).error
