@@ -241,6 +241,11 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is(
         pytest.param(["--partial", "--report", "-"], "name one", id="standard output"),
         pytest.param(["--partial", "--report", "repo.car"], "the CAR itself", id="the CAR"),
         pytest.param(["--partial", "--report", "x", "-o", "./x"], "the same file", id="-o"),
+        pytest.param(
+            ["--partial", "--report", "x/y", "--to-folder", "./x"],
+            "which is for records",
+            id="--to-folder",
+        ),
     ],
 )
 def test_a_report_goes_nowhere_else(

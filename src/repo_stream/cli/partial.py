@@ -87,6 +87,9 @@ def check_report(options: argparse.Namespace) -> None:
     output: str | None = getattr(options, "output", None)
     if output is not None and Path(output).absolute() == Path(path).absolute():
         options.usage(f"--report and -o name the same file: {path}")
+    folder: str | None = getattr(options, "to_folder", None)
+    if folder is not None and Path(folder).resolve() in Path(path).resolve().parents:
+        options.usage(f"--report is in the folder of --to-folder, which is for records: {path}")
     for car in options.cars:
         if is_input(car, path):
             options.usage(f"--report names the CAR itself, which would be overwritten: {path}")
