@@ -190,7 +190,7 @@ def _to_do_first(source: object) -> str | None:
         return "enter it first, with `async with`"
     if inspect.isawaitable(source):
         return "await it first"
-    # A plain file is one, too, but all of it in memory is not what was meant.
+    # A plain file is one, too: `anyio.wrap_file` is for that.
     if isinstance(source, Iterator) and not isinstance(source, io.IOBase):
         return "it is an iterator, but not an async one: join what it yields"
     return None
