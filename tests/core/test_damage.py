@@ -202,6 +202,18 @@ def test_a_block_that_claims_another_cid_does_not_come_out() -> None:
     assert decoder.damage[0].cid == ordinary(b"right")
 
 
+def test_sections_that_are_lost_with_the_header_are_not_called_repaired() -> None:
+    sections = sections_of(CAR)
+    for lost in (0, 1, 2):
+        decoder, found = read(CAR[sections[lost][2] - 5 :])
+        assert len(found) == len(sections) - 1 - lost
+        (damage,) = decoder.damage
+        assert (damage.offset, damage.repaired) == (0, False)
+        decoder, found = read(bytes(sections[lost][2]) + CAR[sections[lost][2] :])
+        (damage,) = decoder.damage
+        assert (damage.offset, damage.repaired) == (0, lost == 0)
+
+
 def test_a_damaged_header_leaves_no_roots() -> None:
     for at in range(12):
         decoder, found = read(flipped(CAR, at, 0xFF))

@@ -46,7 +46,7 @@ from repo_stream.car.file_type import (
     not_a_car,
     trailing_data,
 )
-from repo_stream.car.header import CarHeader, parse_header
+from repo_stream.car.header import USUAL_HEADER, CarHeader, parse_header
 from repo_stream.car.salvage import MOST_KEPT, Effort, Region, list_damaged
 from repo_stream.errors import (
     BadCarHeader,
@@ -547,7 +547,9 @@ class CarDecoder:
         if self._header is None and found < 0:
             return False
         if region.start == 0:
-            self._damages.add(0, None, region.error, repaired=True)
+            # The commit is found without a header, but sections may be lost with it.
+            header_alone = USUAL_HEADER - 1 <= found < USUAL_HEADER + ORDINARY_SECTION
+            self._damages.add(0, None, region.error, repaired=header_alone)
             self._header = CarHeader(roots=())
             self._offset = self._header_end = found
         else:

@@ -14,12 +14,15 @@ from repo_stream.errors import (
 from repo_stream.ipld import dagcbor
 from repo_stream.ipld.cid import ORDINARY_PREFIX, Cid
 
-__all__ = ["CarHeader", "parse_header", "parse_header_plainly"]
+__all__ = ["USUAL_HEADER", "CarHeader", "parse_header", "parse_header_plainly"]
 
 # The header of nearly every repo is these two, with the one root, an ordinary CID, in between.
 _HEADER_START: Final = b"\xa2\x65roots\x81\xd8\x2a\x58\x25\x00" + ORDINARY_PREFIX
 _HEADER_END: Final = b"\x67version\x01"
 _HEADER_LENGTH: Final = len(_HEADER_START) + 32 + len(_HEADER_END)
+
+#: How many bytes that header has with its length prefix.
+USUAL_HEADER: Final = 1 + _HEADER_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
