@@ -332,10 +332,6 @@ class _PathPieces(Pieces):
         self._parts: list[bytes] = []
         self._error: BadCompression | None = None
 
-    @property
-    def file(self) -> CarFile | None:
-        return super().file if self._decompressor is None else None
-
     async def _first(self) -> bytes | memoryview:
         """Return the first piece, once there is enough of the file to tell what it is."""
         while True:
@@ -349,6 +345,7 @@ class _PathPieces(Pieces):
         if compression is None:
             self.next = self._compressed.next
             return start
+        self._file = None  # offsets in it are not those in the CAR
         self._decompressor = Decompressor(compression)
         self._decompressor.feed(start)
         self.next = self._next
