@@ -398,9 +398,12 @@ class BadCommit(CommitError):
         cid: the commit's CID.
         field: the field that is not valid; `None` if it is the block as a whole.
         reason: what is wrong with it.
+        data: the root node of the tree that it names; `None` if that cannot be read.
     """
 
-    def __init__(self, *, cid: Cid, field: str | None, reason: str) -> None:
+    def __init__(
+        self, *, cid: Cid, field: str | None, reason: str, data: Cid | None = None
+    ) -> None:
         where = f"its field {field!r} " if field else "it "
         # A commit of another version is valid as such, and one that is not CBOR may be damaged.
         wrong = field is not None and field != "version"
@@ -409,6 +412,7 @@ class BadCommit(CommitError):
         self.cid = cid
         self.field = field
         self.reason = reason
+        self.data = data
 
 
 class OtherAccount(CommitError):

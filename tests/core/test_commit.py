@@ -147,6 +147,17 @@ def test_a_field_of_a_commit_may_not_have_this_value(field: str, value: object) 
     assert repr(field) in str(caught.value)
 
 
+def test_an_invalid_commit_says_which_tree_it_names_if_it_does() -> None:
+    for field, value in (("version", 2), ("rev", "no TID"), ("sig", None), ("more", 1)):
+        with pytest.raises(BadCommit) as caught:
+            decode_commit(**{field: value})
+        assert caught.value.data == TREE
+    for value in (None, Link(b"\x01\x55\x12\x20" + bytes(32))):
+        with pytest.raises(BadCommit) as caught:
+            decode_commit(rev=1, data=value)
+        assert caught.value.data is None
+
+
 def test_a_commit_that_lacks_any_other_field_is_refused() -> None:
     for field in ("did", "version", "data", "rev", "sig"):
         with pytest.raises(BadCommit) as caught:

@@ -40,11 +40,11 @@ class Given(NamedTuple):
     """The CAR that the command line names, as a source.
 
     Attributes:
-        source: the path of a regular file, or an input.
+        source: the path of a regular file, an input, or pieces of a CAR.
         meter: shows the progress.
     """
 
-    source: str | Input | KeptInput
+    source: str | Input | KeptInput | AsyncGenerator[bytes]
     meter: Meter
 
 
