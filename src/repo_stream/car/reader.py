@@ -260,7 +260,7 @@ class CarReader:
         return ready
 
     def _add_to_checksum(self, cids: list[bytes]) -> None:
-        if self._copies is not None or self.file is not None:
+        if cids and (self._copies is not None or self.file is not None):
             self._checksum = checksum_of(cids, self._checksum)
 
     async def _release(self) -> None:
