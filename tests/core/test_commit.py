@@ -152,9 +152,9 @@ def test_an_invalid_commit_says_which_tree_it_names_if_it_does() -> None:
         with pytest.raises(BadCommit) as caught:
             decode_commit(**{field: value})
         assert caught.value.data == TREE
-    for value in (None, Link(b"\x01\x55\x12\x20" + bytes(32))):
+    for data in (None, Link(b"\x01\x55\x12\x20" + bytes(32))):
         with pytest.raises(BadCommit) as caught:
-            decode_commit(rev=1, data=value)
+            decode_commit(rev=1, data=data)
         assert caught.value.data is None
 
 
