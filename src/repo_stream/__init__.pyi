@@ -3,6 +3,8 @@ from repo_stream.car.damage import (
 )
 from repo_stream.car.decoder import (
     CarDecoder as CarDecoder,
+)
+from repo_stream.car.header import (
     CarHeader as CarHeader,
 )
 from repo_stream.car.reader import (

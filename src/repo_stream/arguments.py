@@ -50,14 +50,21 @@ def check_whole(name: str, value: object, *, least: int = 0) -> None:
     _check_least(name, value.__index__(), least)
 
 
-def check_flag(name: str, value: object) -> None:
+def check_flag(name: str, value: object, *, third: str | None = None) -> None:
     """Check that an argument is `True` or `False`.
+
+    Args:
+        name: the name of the argument.
+        value: what was passed.
+        third: a text that it may be as well.
 
     Raises:
         TypeError: if it is anything else, such as `"no"`, which counts as true.
     """
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, not {_shown(value)}")
+    if isinstance(value, bool) or (third is not None and value == third):
+        return
+    choices = "True or False" if third is None else f"True, False or {third!r}"
+    raise TypeError(f"{name} must be {choices}, not {_shown(value)}")
 
 
 def check_kind(name: str, value: object, kind: type | tuple[type, ...], *, such_as: str) -> None:

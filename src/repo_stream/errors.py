@@ -337,6 +337,9 @@ class BadCompression(CarError):
 class CidMismatch(CarError):
     """A block does not have the hash in its CID.
 
+    A CID with a part of the hash is wrong as well, as a part is easier to forge. Drivers raise this
+    for any block of the file, needed or not; `on_error` and gaps leave out that block alone.
+
     Attributes:
         cid: the CID in its section.
         offset: where the section starts, in bytes.
@@ -421,9 +424,12 @@ class BadCommit(CommitError):
         cid: the commit's CID.
         field: the field that is not valid; `None` if it is the block as a whole.
         reason: what is wrong with it.
+        data: the root node of the tree that it names; `None` if that cannot be read.
     """
 
-    def __init__(self, *, cid: Cid, field: str | None, reason: str) -> None:
+    def __init__(
+        self, *, cid: Cid, field: str | None, reason: str, data: Cid | None = None
+    ) -> None:
         where = f"its field {field!r} " if field else "it "
         # A commit of another version is valid as such, and one that is not CBOR may be damaged.
         wrong = field is not None and field != "version"
@@ -432,6 +438,7 @@ class BadCommit(CommitError):
         self.cid = cid
         self.field = field
         self.reason = reason
+        self.data = data
 
 
 class OtherAccount(CommitError):
@@ -709,23 +716,43 @@ class LimitExceeded(RepoStreamError):
 
 
 class MissingBlock(RepoStreamError):
-    """A block that the tree refers to is not in the CAR.
+    """A block that the tree refers to is not in the CAR, or is damaged.
 
     Attributes:
         cid: the block.
         kind: `"node"` or `"record"`.
         key: the record's key; `None` for a node.
+        damage: how it is damaged, if the walk goes past damage; it is also the cause (`__cause__`).
+        may_be_damaged: whether it is not known if the block is damaged or missing, as only the
+            first 1,000 damaged places are listed.
     """
 
-    def __init__(self, *, cid: Cid, kind: Literal["node", "record"], key: str | None) -> None:
+    def __init__(
+        self,
+        *,
+        cid: Cid,
+        kind: Literal["node", "record"],
+        key: str | None,
+        damage: CarError | None = None,
+        may_be_damaged: bool = False,
+    ) -> None:
         what = f"record {key!r}" if key is not None else "an MST node"
-        super().__init__(
-            f"the block {cid} of {what} is not in the CAR; "
-            "the download may be incomplete, or the file is a slice of a repo"
-        )
+        if damage is not None:
+            fault = f"is damaged (at byte {damage.offset}); fetch the file again"
+        elif may_be_damaged:
+            fault = "is damaged or missing, as more of the file is damaged than is listed"
+        else:
+            fault = (
+                "is not in the CAR; the download may be incomplete, or the file is a slice of a "
+                "repo"
+            )
+        super().__init__(f"the block {cid} of {what} {fault}")
         self.cid = cid
         self.kind: Literal["node", "record"] = kind
         self.key = key
+        self.damage: CarError | None = damage
+        self.may_be_damaged: bool = may_be_damaged
+        self.__cause__ = damage
 
 
 class IncompleteRange(MissingBlock):

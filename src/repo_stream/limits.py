@@ -5,8 +5,8 @@ default. Limits are fields of `Limits`, unless the list says otherwise.
 
 The CAR file (https://ipld.io/specs/transport/car/carv1/):
 
-- If the file of a path is compressed, it can be decompressed: `BadCompression`. All limits are those
-  of what is decompressed.
+- If the file of a path is compressed, it can be decompressed: `BadCompression`. All limits are for
+  what is decompressed.
 - The file is a CARv1 with a canonical header: `NotACar`, `UnsupportedCarVersion`, `BadCarHeader`;
   and the header is not too long: `LimitExceeded`, `header_bytes=65536`.
 - The header names a root that can be a commit: `MissingRoot`, `BadRoot`.
@@ -66,7 +66,7 @@ from typing import Final
 
 from repo_stream.arguments import check_kind, check_whole
 
-__all__ = ["KIB", "MIB", "Limits", "check_limits"]
+__all__ = ["DEFAULT_LIMITS", "KIB", "MIB", "Limits", "check_limits"]
 
 
 KIB = 1024
@@ -80,7 +80,8 @@ class Limits:
     """Limits on untrusted input. Anything larger is a `LimitExceeded`, which names the limit.
 
     All limits are checked before memory is taken, so a length that a file merely claims costs
-    nothing. `None` turns a limit off, if its type allows that.
+    nothing. `None` turns a limit off, if its type allows that. One limit is fixed: lists and maps
+    in a block are nested 128 levels deep at most (`NestedTooDeep`).
 
     Attributes:
         header_bytes: bytes of the CAR header. A header with its one root has 58 bytes; 64 KiB have
@@ -126,6 +127,10 @@ class Limits:
             value = getattr(self, name)
             if value is not None or name not in _MAY_BE_OFF:
                 check_whole(name, value)
+
+
+#: The limits if a caller sets none. They are made once, as a small repo is read in 0.1 ms.
+DEFAULT_LIMITS: Final = Limits()
 
 
 def check_limits(limits: object) -> None:

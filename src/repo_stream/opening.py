@@ -190,7 +190,7 @@ def told_builder(
     _check_shapes(collections=collections, key_range=key_range)
     for flag in ("drain", "check_first"):
         check_flag(flag, keywords[flag])
-    check_flag("gaps", gaps == "all" or gaps)
+    check_flag("gaps", gaps, third="all")
     builder: DriverBuilder[Any] = DriverBuilder(  # Any: see the overloads of `open_car`
         block_processor=block_processor,
         mem_limit_mb=keywords["mem_limit_mb"],

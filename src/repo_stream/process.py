@@ -291,6 +291,8 @@ def as_processor(process: BlockProcessor[T]) -> Processor[T]:
     """
     if isinstance(process, Processor):
         return cast("Processor[T]", process)  # type: ignore[redundant-cast] # not for pyright
+    if process is _NOOP:
+        return cast("Processor[T]", _NOOP_PROCESSOR)
     return Processor(process, lazy=any(process is ready for ready in _LAZY))
 
 
@@ -314,6 +316,8 @@ def _is_async(process: object) -> bool:
 
 
 _NOOP: Final[Callable[[bytes], Any]] = noop
+# Made once: it is the default, and to check it takes 2 of the 100 us of a small repo.
+_NOOP_PROCESSOR: Final[Processor[Any]] = Processor(_NOOP)
 _LAZY: Final[tuple[Callable[[bytes], Any], ...]] = (
     record,
     dag_json,

@@ -14,6 +14,7 @@ __all__ = [
     "CID_COST",
     "INT_COST",
     "LARGE_INT",
+    "excess_of_cid",
     "growth_of_dict",
     "is_sparse",
     "size_of",
@@ -32,9 +33,11 @@ LARGE_INT: Final = 1 << 60
 #: What such an `int` costs in memory, in bytes, from 257 on.
 INT_COST: Final = 32
 
-#: What a block costs in memory beyond its bytes: the header of a `bytes` object, and half of the
-#: rounding up to 16 on average.
-BLOCK_OVERHEAD: Final = 33 + 7.5
+# The header of a `bytes` object.
+_BYTES_HEADER: Final = 33
+#: What a block costs in memory beyond its bytes: that header, and half of the rounding up to 16 on
+#: average.
+BLOCK_OVERHEAD: Final = _BYTES_HEADER + 7.5
 #: What an ordinary CID costs as a key of a `dict`, in bytes: 36 and its header, rounded up as the
 #: allocator does.
 CID_COST: Final = 80
@@ -44,6 +47,11 @@ CID_COST: Final = 80
 _ROOMY_ITEM: Final = 32
 # If it has more than this for each, it has grown for four times as many.
 _SPARSE_ITEM: Final = 120
+
+
+def excess_of_cid(cid: bytes) -> int:
+    """Return how much more than `CID_COST` a CID costs, in bytes: nothing, unless it is long."""
+    return max(_allocated(_BYTES_HEADER + len(cid)) - CID_COST, 0)
 
 
 def growth_of_dict(table: dict[Any, Any]) -> int:

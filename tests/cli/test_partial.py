@@ -127,6 +127,28 @@ def test_one_flipped_byte_is_repaired_and_said_and_nothing_is_lost(
     assert run("export", path)[0] == 1
 
 
+@pytest.mark.parametrize("first", [pytest.param(True, id="first"), pytest.param(False, id="last")])
+def test_damage_by_which_nothing_is_lost_is_said_and_no_failure(
+    run: Run, tmp_path: Path, *, first: bool
+) -> None:
+    """A record is damaged that is in the file twice, or that nobody asked for."""
+    cid, header = DAMAGED.records[RECORD], sections_of(CAR)[0][2]
+    start, _, end = next(each for each in sections_of(CAR) if CAR[each[1] :][:36] == cid)
+    copy = spoiled(CAR, cid)[start:end]
+    path, report = tmp_path / "twice.car", tmp_path / "report.json"
+    path.write_bytes(CAR[:header] + copy + CAR[header:] if first else CAR + copy)
+    code, out, err = run("export", path, "--partial", "--report", report, "-q")
+    assert (code, keys(out)) == (0, KEYS)
+    said = " ".join(err.split())
+    assert "1 place is damaged; no record that was asked for is lost" in said
+    (found,) = read_report(report)
+    assert found["complete"] is True
+    assert (found["damage"]["places"], found["damage"]["repaired"]) == (1, 0)
+    # Keys alone do not say whether a record is lost, and inspect is about the file.
+    assert run("ls", path, "--partial")[0] == 1
+    assert run("inspect", path)[0] == 1
+
+
 def test_what_is_damaged_is_lost_without_partial_as_ever(run: Run, bad: Path) -> None:
     code, out, err = run("export", bad)
     assert (code, out) == (1, "")
@@ -186,6 +208,32 @@ def test_several_cars_have_a_line_each_in_the_report(
     assert [each["complete"] for each in found] == [True, False, True]
 
 
+@pytest.mark.parametrize("command", ["ls", "export", "blobs"])
+def test_a_car_that_cannot_be_read_has_a_line_in_the_report(
+    run: Run, car: Path, tmp_path: Path, command: str
+) -> None:
+    report, text, nowhere = tmp_path / "report.json", tmp_path / "x.car", tmp_path / "none.car"
+    text.write_text("Hello, this is not a CAR. " * 5)
+    for cars in ([text], [nowhere], [text, nowhere, car]):
+        report.write_text("old\n")
+        assert run(command, *cars, "--partial", "--report", report, "-q")[0] == 1
+        found = read_report(report)
+        assert [each["car"] for each in found] == list(map(str, cars))
+        assert [each["complete"] for each in found] == [each == car for each in cars]
+        errors = {str(text): "NotACar", str(nowhere): "FileNotFoundError", str(car): None}
+        for each in found:
+            assert each.get("error") == errors[each["car"]]
+            assert ("message" in each) == ("error" in each)
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is(
+    run: Run, car: Path, tmp_path: Path
+) -> None:
+    code, out, err = run("ls", car, "--partial", "--report", tmp_path / "no folder" / "report")
+    assert (code, out) == (1, "")
+    assert "no folder" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -193,6 +241,11 @@ def test_several_cars_have_a_line_each_in_the_report(
         pytest.param(["--partial", "--report", "-"], "name one", id="standard output"),
         pytest.param(["--partial", "--report", "repo.car"], "the CAR itself", id="the CAR"),
         pytest.param(["--partial", "--report", "x", "-o", "./x"], "the same file", id="-o"),
+        pytest.param(
+            ["--partial", "--report", "x/y", "--to-folder", "./x"],
+            "which is for records",
+            id="--to-folder",
+        ),
     ],
 )
 def test_a_report_goes_nowhere_else(
@@ -204,6 +257,24 @@ def test_a_report_goes_nowhere_else(
     assert (code, out) == (2, "")
     assert message in err
     assert car.read_bytes() == before
+
+
+@pytest.mark.parametrize("flag", ["--partial", "--skip-bad"])
+def test_what_is_lost_is_not_removed_from_an_earlier_export(
+    run: Run, bad: Path, tmp_path: Path, flag: str
+) -> None:
+    folder, whole = tmp_path / "folder", tmp_path / "whole.car"
+    whole.write_bytes(CAR)
+    assert run("export", whole, "--to-folder", folder)[0] == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*.json")}
+    bad.write_bytes(spoiled(CAR, DAMAGED.records[RECORD]))
+    code, _out, err = run("export", bad, flag, "--to-folder", folder)
+    assert code == 1
+    assert "it has an earlier export" in err
+    assert {path: path.read_bytes() for path in folder.rglob("*.json")} == before
+    new = tmp_path / "new"
+    assert run("export", bad, flag, "--to-folder", new)[0] == 1
+    assert len([*new.rglob("*.json")]) == len(before) - 1
 
 
 # --- inspect --------------------------------------------------------------------------------------
@@ -237,3 +308,21 @@ def test_inspect_of_a_whole_repo_is_complete(run: Run, car: Path) -> None:
     code, out, err = run("inspect", car, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["complete"] is True
+
+
+def test_inspect_counts_the_nodes_of_records_that_are_lost(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "repo.car"
+    path.write_bytes(CAR)
+    whole = json.loads(run("inspect", path, "--json")[1])["tree"]
+    assert whole["complete"] is True
+    path.write_bytes(DAMAGED.to_car(omit=DAMAGED.records.values()))
+    code, out, _err = run("inspect", path, "--json")
+    assert code == 1
+    assert json.loads(out)["tree"] == whole
+    assert json.loads(out)["records"] == 0
+    assert f" {len(DAMAGED.nodes)} nodes, " in run("inspect", path)[1]
+    path.write_bytes(DAMAGED.to_car(omit=[NODE]))
+    tree = json.loads(run("inspect", path, "--json")[1])["tree"]
+    assert tree["complete"] is False
+    assert tree["nodes"] < whole["nodes"]
+    assert f"at least {len(tree['layers'])} levels, " in run("inspect", path)[1]

@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from repo_stream import Cid
 from repo_stream.testing import (
+    REV,
     BuiltRepo,
+    Link,
     RawRecord,
     build_repo,
     car_header,
@@ -164,6 +166,21 @@ def test_faults_are_counted_and_the_first_are_shown(run: Run, tmp_path: Path) ->
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_records_beyond_the_damage_that_is_listed_are_not_called_missing(
+    run: Run, tmp_path: Path
+) -> None:
+    repo = build_repo({f"com.example.a/{n:04}": {"n": n, "x": "y" * 20} for n in range(1050)})
+    car = bytearray(repo.to_car(order="shuffled"))
+    for cid in repo.records.values():
+        at = car.index(repo.blocks[cid])
+        car[at : at + 2] = b"\xff\xff"
+    path = tmp_path / "bad.car"
+    path.write_bytes(car)
+    report = json.loads(run("verify", path, "--json")[1])
+    assert report["bad_records"] == 1050
+    assert not [each for each in report["problems"] if "not in the CAR" in each["message"]]
+
+
 def test_what_was_repaired_for_the_other_checks_is_said(run: Run, tmp_path: Path) -> None:
     report = report_on_file(run, CAR.replace(b"number 3", b"number_3", 1), tmp_path)
     assert failed(report) == {"blocks"}
@@ -225,6 +242,74 @@ def test_blocks_are_checked_without_a_commit(
     for name in ("signature", "tree", "records"):
         assert check_in(report, name)["note"].startswith("no valid commit says")
     assert report["did"] is report["rev"] is report["commit"] is None
+
+
+def with_commit(**changes: object) -> bytes:
+    """The CAR with another commit, which comes after some blocks."""
+    fields = {"data": Link(REPO.nodes[0]), "did": DID, "rev": REV, "prev": None, "version": 3}
+    commit = encode({**fields, "sig": bytes(64), **changes})
+    others = [item for item in REPO.blocks.items() if item[0] != REPO.commit_cid]
+    return write_car([cid_of(commit)], [*others[:3], (cid_of(commit), commit), *others[3:]])
+
+
+BELOW = {
+    "rev": (with_commit(rev="no TID"), set[str]()),
+    "version": (with_commit(version=2), set[str]()),
+    "more fields": (with_commit(more=1), set[str]()),
+    "damaged record": (
+        forged(with_commit(rev="no TID"), next(iter(REPO.records.values()))),
+        {"blocks", "records"},
+    ),
+    "damaged node": (forged(with_commit(did=1), REPO.nodes[1]), {"blocks", "tree", "records"}),
+    "missing node": (
+        with_commit(sig=1).replace(section(REPO.nodes[1], REPO.blocks[REPO.nodes[1]]), b""),
+        {"tree", "records"},
+    ),
+    "truncated": (with_commit(prev=1)[:-1], {"car"}),
+}
+
+
+@pytest.mark.parametrize("piped", [False, True], ids=["file", "pipe"])
+@pytest.mark.parametrize("case", BELOW)
+def test_tree_below_an_invalid_commit_is_checked(
+    *, run: Run, tmp_path: Path, case: str, piped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    car, others = BELOW[case]
+    report = report_on_piped(run, car, monkeypatch) if piped else report_on_file(run, car, tmp_path)
+    assert failed(report) - {"tree", "records"} == {"commit"} | others - {"tree", "records"}
+    if case != "truncated":  # which may be a node or a record
+        assert failed(report) == {"commit"} | others
+    assert by_status(report)["skipped"] == {"signature"}
+    assert check_in(report, "signature")["note"].startswith("no valid commit says")
+    assert report["did"] is report["rev"] is report["commit"] is None
+    if not others:
+        assert (report["records"], report["bad_records"]) == (len(RECORDS), 0)
+
+
+def test_tree_below_an_invalid_commit_is_within_the_limits_that_its_file_is_within(
+    run: Run, tmp_path: Path
+) -> None:
+    car = with_commit(did="")
+    path = tmp_path / "a.car"
+    path.write_bytes(car)
+    exact = [f"blocks={len(REPO.blocks)}", f"car_bytes={len(car)}", "header_bytes=58"]
+    report = report_on(run, path, *[word for limit in exact for word in ("--limit", limit)])
+    assert failed(report) == {"commit"}
+    report = report_on(run, path, "--limit", "node_entries=1")
+    assert failed(report) == {"commit", "tree", "records"}
+    assert failed(report_on(run, path, "--mem-limit-mb", "0")) == {"commit"}
+    report = report_on(run, path, "--limit", f"blocks={len(REPO.blocks) - 1}")
+    assert failed(report) == {"commit", "car"}
+    assert by_status(report)["skipped"] == {"signature", "blocks", "tree", "records"}
+
+
+def test_records_below_an_invalid_commit_are_checked(run: Run, tmp_path: Path) -> None:
+    values = {**RECORDS, f"{POST}/4": RawRecord(b"\xa1\x61n\x18\x01")}
+    repo = build_repo(values, did="did:", sign=signer(PRIVATE))
+    report = report_on_file(run, repo.to_car(), tmp_path)
+    assert failed(report) == {"commit", "records"}
+    assert [problem["key"] for problem in report["problems"]] == [f"{POST}/4"]
+    assert (report["records"], report["bad_records"]) == (len(values), 1)
 
 
 @pytest.mark.parametrize("car", [forged(CAR, REPO.nodes[1]), CAR[:-1], CAR, b"nonsense", b""])

@@ -73,7 +73,14 @@ def test_a_keyword_of_a_wrong_type_is_refused(
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        pytest.param(lambda: builder(gaps="no"), "gaps must be True or False", id="gaps"),
+        pytest.param(
+            lambda: builder(gaps="All"), "gaps must be True, False or 'all', not 'All'", id="gaps"
+        ),
+        pytest.param(
+            lambda: DriverBuilder().with_gaps(bad_nodes=any_of("no")),
+            "bad_nodes must be True or False",
+            id="bad nodes",
+        ),
         pytest.param(
             lambda: builder(key_ranges=("a", "b")), "key_ranges must be what", id="ranges"
         ),
@@ -116,7 +123,7 @@ def test_a_keyword_of_a_wrong_type_is_refused(
             "callable",
             id="no processor",
         ),
-        pytest.param(lambda: opened(b"", gaps=None), "gaps must be True or False", id="open: gaps"),
+        pytest.param(lambda: opened(b"", gaps=None), "True, False or 'all'", id="open: gaps"),
         pytest.param(lambda: opened(b"", drain="no"), "drain must be True or False", id="drain"),
         pytest.param(lambda: opened(b"", check_first=1), "check_first must be", id="check_first"),
         pytest.param(
@@ -133,6 +140,9 @@ def test_a_keyword_of_a_wrong_type_is_refused(
         ),
         pytest.param(lambda: decoder(limits={}), "limits must be a Limits", id="decoder: limits"),
         pytest.param(lambda: decoder(verify_cids=0), "must be True or False", id="decoder: verify"),
+        pytest.param(
+            lambda: decoder(past_damage="yes"), "True, False or 'blocks'", id="decoder: damage"
+        ),
         pytest.param(
             lambda: disk(cache_size_mb="32"), "cache_size_mb must be a number", id="cache"
         ),

@@ -196,7 +196,6 @@ def roots_of(link: bytes) -> bytes:
         pytest.param(encode({"roots": [], "version": True}), id="version-true"),
         pytest.param(encode({"roots": [], "version": "1"}), id="version-text"),
         pytest.param(encode({"roots": [], "version": None}), id="version-null"),
-        pytest.param(encode({"roots": [], "version": 2**64 - 1}), id="version-2^64-1"),
         pytest.param(encode({"roots": [], "version": [1]}), id="version-list"),
         pytest.param(encode({"roots": [], "version": 1.0}), id="version-float"),
         pytest.param(head(ROOTS, LINKS, VERSION, b"\xf9\x3c\0"), id="version-half-float"),
@@ -286,6 +285,8 @@ CARV2 = bytes.fromhex("0aa16776657273696f6e02")
         pytest.param(framed(encode({"roots": [], "version": 0})), 0, id="0"),
         pytest.param(framed(encode({"roots": [], "version": -1})), -1, id="negative"),
         pytest.param(framed(encode({"version": 2**63 - 1})), 2**63 - 1, id="huge"),
+        pytest.param(framed(encode({"version": 2**64 - 1})), 2**64 - 1, id="65-bits"),
+        pytest.param(framed(encode({"version": -(2**64)})), -(2**64), id="65-bits-negative"),
     ],
 )
 def test_a_car_of_another_version_is_refused_by_its_version(data: bytes, version: int) -> None:
@@ -313,6 +314,13 @@ def test_a_car_of_another_version_is_refused_by_its_version(data: bytes, version
 def test_the_start_of_no_car_is_refused(data: bytes, kind: type[RepoStreamError]) -> None:
     outcome = decode(data)
     assert (outcome.header, outcome.blocks, type(outcome.error)) == (None, [], kind)
+
+
+@pytest.mark.parametrize("data", [b"\x92\xbc\x76", "\ufffd}".encode(), b"\xe6\x8a\x73\xa2\x65ro"])
+def test_a_file_of_a_few_bytes_is_never_told_to_raise_the_limit(data: bytes) -> None:
+    error = decode(data).error
+    assert isinstance(error, NotACar)
+    assert "header_bytes" not in str(error)
 
 
 def test_a_bad_length_at_the_start_may_be_that_of_no_car() -> None:

@@ -87,15 +87,22 @@ def test_an_earlier_error_comes_before_the_limit_of_the_car() -> None:
 @pytest.mark.parametrize(
     "claimed", [2 * MIB + 1, 1 << 32, (1 << 63) - 1], ids=["2-mib-and-1", "4-gib", "greatest"]
 )
-@pytest.mark.parametrize("before", [b"", GOOD], ids=["header", "section"])
+@pytest.mark.parametrize(
+    ("before", "after", "limit"),
+    [
+        # Only a few bytes more tell that it is a header, and no other file.
+        pytest.param(b"", b"\xa2\x65roots\x81", "header_bytes", id="header"),
+        pytest.param(GOOD, b"", "block_bytes", id="section"),
+    ],
+)
 def test_a_length_over_the_limit_is_refused_before_its_bytes_come(
-    claimed: int, before: bytes
+    claimed: int, before: bytes, after: bytes, limit: str
 ) -> None:
     # At once, as soon as its last byte is there: nothing waits for what would follow.
-    error = decode(before + varint(claimed)).error
+    error = decode(before + varint(claimed) + after).error
     assert isinstance(error, LimitExceeded)
     assert error.actual == claimed
-    assert error.limit == ("block_bytes" if before else "header_bytes")
+    assert error.limit == limit
 
 
 @pytest.mark.parametrize(

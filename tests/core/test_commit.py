@@ -147,6 +147,17 @@ def test_a_field_of_a_commit_may_not_have_this_value(field: str, value: object) 
     assert repr(field) in str(caught.value)
 
 
+def test_an_invalid_commit_says_which_tree_it_names_if_it_does() -> None:
+    for field, value in (("version", 2), ("rev", "no TID"), ("sig", None), ("more", 1)):
+        with pytest.raises(BadCommit) as caught:
+            decode_commit(**{field: value})
+        assert caught.value.data == TREE
+    for data in (None, Link(b"\x01\x55\x12\x20" + bytes(32))):
+        with pytest.raises(BadCommit) as caught:
+            decode_commit(rev=1, data=data)
+        assert caught.value.data is None
+
+
 def test_a_commit_that_lacks_any_other_field_is_refused() -> None:
     for field in ("did", "version", "data", "rev", "sig"):
         with pytest.raises(BadCommit) as caught:
@@ -161,6 +172,7 @@ def test_a_commit_that_lacks_any_other_field_is_refused() -> None:
         pytest.param(1, "is 1, not 3: repos of before August 2023 are not read", id="1"),
         pytest.param(2, "is 2, not 3: repos of before August 2023 are not read", id="2"),
         pytest.param(4, "is 4, not 3: this library does not know that version", id="4"),
+        pytest.param(2**64 - 1, "is 18446744073709551615, not 3: this library", id="65-bits"),
         pytest.param("3", "is '3', not 3", id="text"),
     ],
 )

@@ -142,6 +142,19 @@ def test_something_else_after_the_data_is_refused(compression: Compression, rest
         decompressed(compressed(b"abc", compression) + b"xxxx", compression)
 
 
+@both
+def test_a_line_ending_after_the_data_is_not_called_an_end_that_came_too_soon(
+    compression: Compression,
+) -> None:
+    data = compressed(b"abc", compression)
+    for size in (1, 1 << 20):
+        for rest in (b"\n", b"\r\n", b"{}"):
+            with pytest.raises(BadCompression, match=f"what follows is not {compression} data"):
+                decompressed(data + rest, compression, size=size)
+        with pytest.raises(BadCompression, match="ends too soon"):
+            decompressed(data + data[:3], compression, size=size)
+
+
 def test_data_of_the_other_kind_after_it_is_refused() -> None:
     with pytest.raises(BadCompression, match="what follows is not gzip data"):
         decompressed(gzip.compress(DATA) + zstd.compress(DATA), "gzip")

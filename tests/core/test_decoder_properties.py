@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import given, strategies as st
 
 from repo_stream import CarDecoder, Cid, Limits, RepoStreamError
-from repo_stream.car.decoder import parse_header, parse_header_plainly
+from repo_stream.car.header import parse_header, parse_header_plainly
 from repo_stream.ipld.cid import ordinary
 from repo_stream.ipld.dagcbor import encode
 from repo_stream.mst.commit import Commit, decode_commit_plainly

@@ -122,6 +122,32 @@ def test_the_size_is_what_is_allocated_in_batches_of_any_size(
         assert said == pytest.approx(grown, rel=0.1), batch
 
 
+def long_blocks(count: int) -> list[Block]:
+    """Tiny blocks with CIDs of the greatest length, and ordinary ones between them."""
+    long = [(b"\x01\x55\x00\x80" + data.ljust(128), data) for _, data in blocks(count, 4)]
+    return [each for pair in zip(long, blocks(count, 8), strict=True) for each in pair]
+
+
+@BOTH
+@pytest.mark.parametrize("batch", [1, 7, 512])
+def test_long_cids_are_counted_as_long_as_they_are_there(
+    processor: Processor[Any], batch: int
+) -> None:
+    grown, said = growth_of(lambda: filled(long_blocks(2000), processor, batch))
+    assert said == pytest.approx(grown, rel=0.1)
+    some = long_blocks(300)
+    store = filled([*some, *some, *some[:11]], processor, batch)
+    full, half = contents(store), filled(some[:300], processor, batch)
+    assert full == contents(filled(some, processor, batch))
+    raw, processed = store.forget([cid for cid, _ in some[300:]])
+    assert contents(store) == contents(half)
+    for cid, data in raw:
+        store.put_back(cid, block=data, result=None)
+    for cid, result in processed:
+        store.put_back(cid, block=None, result=result)
+    assert contents(store) == full
+
+
 def test_a_late_store_keeps_blocks_as_they_are_and_calls_no_processor() -> None:
     def never(block: bytes) -> int:
         pytest.fail(f"called with {block!r}")

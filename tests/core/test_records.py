@@ -262,7 +262,7 @@ def test_the_widest_integers_of_the_data_model_are_read(number: int) -> None:
 
 
 def test_the_error_says_that_an_integer_is_too_wide() -> None:
-    with pytest.raises(InvalidDagCbor, match="whose integers have 64 bits"):
+    with pytest.raises(InvalidDagCbor, match="whose integers have 64 bits with a sign"):
         record(NOT_RECORDS["2^63"])
 
 

@@ -376,8 +376,24 @@ async def test_a_damaged_record_is_a_problem_of_that_record(
         for problem in driver.problems:
             assert isinstance(problem, Problem)
             assert isinstance(problem.error.__cause__, CidMismatch)
+            assert f"is damaged (at byte {problem.error.__cause__.offset})" in str(problem.error)
         assert {each.cid for each in driver.damage} == {each.cid for each in driver.problems}
         assert driver.damage_repaired == 0
+
+
+async def test_records_beyond_the_damage_that_is_listed_are_not_called_missing() -> None:
+    repo = build_repo({f"com.example.a/{n:05}": {"n": n, "x": "y" * 20} for n in range(1100)})
+    car = bytearray(repo.to_car())
+    for cid in repo.records.values():
+        car[car.index(repo.blocks[cid]) + 9] ^= 1
+    async with open_car(bytes(car), on_error="skip") as driver:
+        assert await driver.next_chunk(2000) is None
+        assert (driver.damage_count, driver.problem_count) == (1100, 1100)
+        listed = {each.cid for each in driver.damage}
+        for problem in driver.problems:
+            words = "is damaged (at byte" if problem.cid in listed else "is damaged or missing"
+            assert words in str(problem.error)
+        assert any(problem.cid not in listed for problem in driver.problems)
 
 
 @EVERY_WAY

@@ -20,12 +20,14 @@ from repo_stream import (
     DriverBuilder,
     MemLimitExceeded,
     StreamDriver,
+    key_depth,
 )
 from repo_stream.car.files import OpenFile, SharedFile
 from repo_stream.car.reader import CarReader
 from repo_stream.drivers.released import Marks, Released
 from repo_stream.store.disk import Lease
 from repo_stream.testing import BuiltRepo, RawRecord, build_repo, cid_of, encode, section, write_car
+from support import Pieces
 from support.streams import ORDERS, AnyBuilder, budgeted, car_in, in_memory, ordered, streamed
 
 REPO = build_repo(
@@ -312,6 +314,22 @@ async def test_record_that_is_walked_past_and_used_later_is_not_left_over(tmp_pa
             assert driver.left_over == 0
 
 
+@pytest.mark.parametrize("released", [0, 1 << 30], ids=["in the log", "in memory"])
+async def test_a_record_that_is_needed_again_is_not_waited_for(released: int) -> None:
+    """What came after it was not early then; only T was, which came before S."""
+    keys = [key for key in (f"app.test.a/{n}" for n in range(100)) if key_depth(key.encode()) == 0]
+    r, s, t, u = ({"n": name} for name in "rstu")
+    repo = build_repo(dict(zip(keys, (r, s, r, t, u), strict=False)))
+    cids = [cid_of(encode(record)) for record in (r, t, s, u)]
+    cids = [*repo.ordered("stream")[:2], *cids]
+    blocks = [(cid, repo.blocks[cid]) for cid in cids]
+    first, rest = write_car(cids[:1], blocks[:3]), b"".join(section(*each) for each in blocks[3:])
+    with budgeted(write=1000, released=released):
+        async with DriverBuilder().stream_car(Pieces([first, rest])) as (_, driver):
+            assert len([key async for key, _ in driver]) == 5
+            assert driver.order.most_early == 1
+
+
 async def test_streamable_file_needs_no_store_for_records_that_keys_share(
     tmp_path: Path,
 ) -> None:
@@ -394,6 +412,13 @@ def test_marks_are_a_set_of_sections() -> None:
         assert [start for start in starts if start in marks] == sorted(true)
         assert starts[-1] + 10**6 not in marks
         assert not marks.discard(starts[-1] + 10**6)
+
+
+def test_released_blocks_with_long_cids_cost_more() -> None:
+    ordinary, long = Released(), Released()
+    ordinary.add([b"%036d" % n for n in range(9)], [b"data"] * 9, used=True)
+    long.add([b"%0149d" % n for n in range(9)], [b"data"] * 9, used=True)
+    assert long.size - ordinary.size == 9 * (149 - 36)
 
 
 def test_released_blocks_are_given_away_oldest_first_and_cost_nothing_then() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,7 @@ async def coroutine() -> bytes:
         pytest.param(lambda: asyncio.ensure_future(coroutine()), "await it first", id="task"),
         pytest.param(lambda: coroutine, "call it first, or pass a path", id="function"),
         pytest.param(lambda: iter([CAR]), "it is an iterator, but not an async one", id="iterator"),
+        pytest.param(lambda: BytesIO(CAR), "BytesIO: pass a path, bytes", id="plain-file"),
         pytest.param(lambda: None, "NoneType: pass a path, bytes", id="None"),
     ],
 )
@@ -151,6 +153,7 @@ async def test_what_is_one_step_from_a_source_names_the_step(
     ("name", "said"),
     [
         ("https://pds.example.com/xrpc/com.atproto.sync.getRepo?did=did:plc:a", "it is a URL"),
+        ("HTTPS://pds.example.com/", "it is a URL"),
         ("http://localhost/repo.car", 'async with client.stream("GET", url) as response'),
         (DID, "it names an account; find its server, and pass a stream"),
         ("did:web:example.com", "com.atproto.sync.getRepo, as in the README"),

@@ -72,6 +72,7 @@ def test_undamaged_car_fails_nothing(failed: Failed) -> None:
     assert failed(CAR) == set()
 
 
+@pytest.mark.long
 def test_flipped_bit_fails_what_it_concerns(failed: Failed) -> None:
     wrong: list[tuple[int, str, set[str]]] = []
     for offset in range(len(CAR)):

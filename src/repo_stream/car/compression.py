@@ -18,7 +18,12 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final, Protocol
 
-from repo_stream.car.file_type import MARK_BYTES, Compression, compression_of
+from repo_stream.car.file_type import (
+    MARK_BYTES,
+    Compression,
+    compression_of,
+    may_be_compressed,
+)
 from repo_stream.errors import BadCompression, MissingExtra
 from repo_stream.limits import KIB
 
@@ -152,9 +157,12 @@ class Decompressor:
         """Tell it that the file has ended.
 
         Raises:
-            BadCompression: if that is within a part.
+            BadCompression: if that is within a part, or if something else follows the last one.
         """
-        if self._part is not None or self._unpadded(self._rest) or not self._begun:
+        rest = self._unpadded(self._rest)
+        if self._begun and rest and not may_be_compressed(rest):
+            raise self._damaged(f"what follows is not {self._compression} data")
+        if self._part is not None or rest or not self._begun:
             raise self._damaged("it ends too soon; the download or the copy is not complete")
 
     def _next_slice(self) -> bytes:

@@ -1,6 +1,6 @@
 """What is damaged in a CAR: a list for people, and what is needed to go past it and to repair it.
 
-A log of sections is read by offsets, so it has to be known which bytes are not sound (`skips`).
+A log of sections is read by offsets, so the bytes that are not sound are listed (`skips`).
 
 **Repairs.** Every block is known by its hash, so whatever has the right hash is right, however it
 was found. The bytes of a damaged section are kept, if they are few, and three things are tried:
@@ -33,21 +33,23 @@ _KEPT: Final = 512 * 1024
 _KEPT_COST: Final = 500
 # The most bytes of a block whose bytes are replaced one by one.
 _LONGEST_REPAIRED: Final = 4096
-# How many bytes are hashed to repair the blocks of one file; a second or two.
-_MOST_HASHED: Final = 1 << 30
+# How many bytes are hashed to repair the blocks of one file, which takes about five seconds: enough
+# for one block of the greatest length.
+_MOST_HASHED: Final = 5 << 29
 # What it costs to begin a hash, in bytes hashed.
 _HASH_COST: Final = 300
 
 
 class Damage(NamedTuple):
-    """Something damaged that was gone past, with gaps or with `on_error`.
+    """A damaged place that was gone past, with gaps or with `on_error`.
 
     Attributes:
         offset: where in the CAR its section starts, in bytes; `None` for a node that breaks a rule,
-            as the file is not to blame.
+            and for a record whose hash cannot be checked, as the file is not to blame.
         cid: the CID of the block, as far as it is known. It may itself be what is damaged.
         error: what would have been raised.
-        repaired: whether nothing is lost, as its content was found again, with the right hash.
+        repaired: whether its content was found again, with the right hash. If not, nothing need be
+            lost, either: the CAR may have the block twice, or the tree may not name it.
     """
 
     offset: int | None
@@ -122,6 +124,11 @@ class DamageLog:
     def listed(self) -> Sequence[Damage]:
         """The first 1,000 of them."""
         return tuple(self._listed)
+
+    @property
+    def has_unlisted(self) -> bool:
+        """Whether there is more damage than is listed."""
+        return self.count > _LISTED
 
     def add(
         self,
@@ -244,7 +251,6 @@ class DamageLog:
         if self._hashed + cost > _MOST_HASHED:
             return
         yield from self._with_one_byte_replaced(cid, kept)
-        self._hashed += cost
         del self._broken[cid]
 
     def _with_one_byte_replaced(self, cid: bytes, kept: _Kept) -> Generator[bytes | None]:
@@ -252,6 +258,7 @@ class DamageLog:
         start = sha256()
         for at in range(len(data)):
             rest = data[at + 1 :]
+            self._hashed += 255 * (len(rest) + _HASH_COST)
             for byte in range(256):
                 hashed = start.copy()
                 hashed.update(bytes((byte,)) + rest)

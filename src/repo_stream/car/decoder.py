@@ -29,8 +29,8 @@ ends it; see `salvage`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, cast
+from functools import cached_property
+from typing import Final, Literal
 
 from repo_stream._compiled import COMPILED
 from repo_stream.arguments import check_flag
@@ -46,6 +46,7 @@ from repo_stream.car.file_type import (
     not_a_car,
     trailing_data,
 )
+from repo_stream.car.header import USUAL_HEADER, CarHeader, parse_header
 from repo_stream.car.salvage import MOST_KEPT, Effort, Region, list_damaged
 from repo_stream.errors import (
     BadCarHeader,
@@ -56,14 +57,10 @@ from repo_stream.errors import (
     CidMismatch,
     EmptySection,
     InvalidCid,
-    InvalidDagCbor,
     LimitExceeded,
-    NestedTooDeep,
     RepoStreamError,
     TruncatedCar,
-    UnsupportedCarVersion,
 )
-from repo_stream.ipld import dagcbor
 from repo_stream.ipld.cid import (
     ORDINARY_LENGTH,
     ORDINARY_PREFIX,
@@ -73,17 +70,14 @@ from repo_stream.ipld.cid import (
     verify,
 )
 from repo_stream.ipld.digest import agreeing
-from repo_stream.limits import Limits, check_limits
+from repo_stream.limits import DEFAULT_LIMITS, Limits, check_limits
 
 __all__ = [
     "ORDINARY_SECTION",
     "Block",
     "CarDecoder",
-    "CarHeader",
     "Columns",
     "cut_ordinary",
-    "parse_header",
-    "parse_header_plainly",
     "read_length",
 ]
 
@@ -101,20 +95,6 @@ _MAX_VARINT_BYTES = 9
 _FEW: Final = 16
 # The first bytes of a header that tell whether it can be one: the heads of its map and first key.
 _HEADER_HEAD = 8
-
-
-@dataclass(frozen=True, slots=True)
-class CarHeader:
-    """The header of a CAR.
-
-    Attributes:
-        roots: the CIDs that the file is about. The first is that of the commit; the CAR of a repo
-            has no others.
-        version: always 1.
-    """
-
-    roots: tuple[Cid, ...]
-    version: int = 1
 
 
 class CarDecoder:
@@ -154,12 +134,12 @@ class CarDecoder:
     ) -> None:
         self.found_at_end: Columns = [], []
         check_flag("verify_cids", verify_cids)
+        check_flag("past_damage", past_damage, third="blocks")
         if limits is not None:
             check_limits(limits)
-        self._limits = limits if limits is not None else Limits()
+        self._limits = limits if limits is not None else DEFAULT_LIMITS
         self._verify_cids = verify_cids
         self._past_damage = past_damage
-        self._damages = DamageLog(everything=past_damage is True)
         self._effort = Effort()
         # The damaged bytes that end where the next sound section will be found.
         self._region: Region | None = None
@@ -222,6 +202,10 @@ class CarDecoder:
     def damages(self) -> DamageLog:
         """What is damaged, and what is needed to repair it and to find blocks behind it."""
         return self._damages
+
+    @cached_property
+    def _damages(self) -> DamageLog:
+        return DamageLog(everything=self._past_damage is True)
 
     @property
     def verifies_cids(self) -> bool:
@@ -358,14 +342,15 @@ class CarDecoder:
             self._refuse(buffer, ended=ended)
         elif length > limit:
             # Only now: the first bytes of any other file claim a length, too.
-            if not begins_header(head):
-                self._refuse(buffer, ended=ended)
-            elif len(head) == _HEADER_HEAD or ended:
+            is_header = begins_header(head)
+            if is_header and len(head) == _HEADER_HEAD:
                 raise LimitExceeded(
                     limit="header_bytes", maximum=limit, actual=length, where="the CAR header"
                 )
-            else:
+            if is_header and not ended:
                 self._needed = start + _HEADER_HEAD
+            else:
+                self._refuse(buffer, ended=ended)
         elif start + length > len(buffer):
             if ended and not begins_header(head):
                 self._refuse(buffer, ended=ended)
@@ -562,7 +547,9 @@ class CarDecoder:
         if self._header is None and found < 0:
             return False
         if region.start == 0:
-            self._damages.add(0, None, region.error, repaired=True)
+            # The commit is found without a header, but sections may be lost with it.
+            header_alone = USUAL_HEADER - 1 <= found < USUAL_HEADER + ORDINARY_SECTION
+            self._damages.add(0, None, region.error, repaired=header_alone)
             self._header = CarHeader(roots=())
             self._offset = self._header_end = found
         else:
@@ -768,54 +755,6 @@ def read_length(buffer: bytes, at: int, offset: int) -> tuple[int, int]:
     if len(buffer) - at >= _MAX_VARINT_BYTES:
         raise BadVarint("a length prefix has more than nine bytes", offset=offset)
     return 0, -1
-
-
-# --- The header ---------------------------------------------------------------------------------
-
-# The header of nearly every repo is these two, with the one root, an ordinary CID, in between.
-_HEADER_START: Final = b"\xa2\x65roots\x81\xd8\x2a\x58\x25\x00" + ORDINARY_PREFIX
-_HEADER_END: Final = b"\x67version\x01"
-_HEADER_LENGTH: Final = len(_HEADER_START) + 32 + len(_HEADER_END)
-
-
-def parse_header(data: bytes) -> CarHeader:
-    """Decode a CAR header, without its length prefix.
-
-    The usual header is compared, not decoded, which takes a tenth of the 8 us.
-
-    Raises:
-        UnsupportedCarVersion: if it is the header of a CARv2.
-        BadCarHeader: if it is not a canonical header of a CARv1.
-    """
-    usual = data.startswith(_HEADER_START) and data.endswith(_HEADER_END)
-    if usual and len(data) == _HEADER_LENGTH:
-        return CarHeader(roots=(Cid(data[-len(_HEADER_END) - 36 : -len(_HEADER_END)]),))
-    return parse_header_plainly(data)
-
-
-def parse_header_plainly(data: bytes) -> CarHeader:
-    """Do what `parse_header` does, for any header.
-
-    Raises:
-        UnsupportedCarVersion, BadCarHeader: as `parse_header`.
-    """
-    try:
-        header = dagcbor.decode_map(data)
-    except (InvalidDagCbor, NestedTooDeep) as error:
-        raise BadCarHeader(str(error)) from error
-    version = header.get("version")
-    if isinstance(version, bool) or not isinstance(version, int):
-        raise BadCarHeader("it has no version")
-    if version != 1:
-        raise UnsupportedCarVersion(version=version)
-    if header.keys() != {"roots", "version"}:
-        raise BadCarHeader("its fields are not exactly roots and version")
-    listed = header["roots"]
-    roots = cast("list[object]", listed) if isinstance(listed, list) else [None]
-    links = tuple(root for root in roots if isinstance(root, Cid))
-    if len(links) != len(roots):
-        raise BadCarHeader("its roots are not a list of links")
-    return CarHeader(roots=links)
 
 
 if COMPILED:

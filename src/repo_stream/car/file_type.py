@@ -128,10 +128,10 @@ def begins_header(data: bytes) -> bool:
     """Return whether bytes can be the first eight of the map that is a CAR header, or fewer."""
     if not data:
         return True
-    first = data[1:8]
-    return data[0] >> 5 == _CBOR_MAP and any(
-        first.startswith(key) or key.startswith(first) for key in _FIRST_KEYS
-    )
+    if data[0] >> 5 != _CBOR_MAP:
+        return False
+    key = data[1:8]
+    return not key or any(key.startswith(each) or each.startswith(key) for each in _FIRST_KEYS)
 
 
 def has_header(data: bytes) -> bool:

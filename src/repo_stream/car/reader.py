@@ -9,7 +9,8 @@ from typing import Final, Literal, Protocol, Self, cast
 
 from repo_stream.arguments import check_flag, check_whole
 from repo_stream.car.damage import Damage, DamageLog
-from repo_stream.car.decoder import Block, CarDecoder, CarHeader, Columns
+from repo_stream.car.decoder import Block, CarDecoder, Columns
+from repo_stream.car.header import CarHeader
 from repo_stream.car.source import CarFile, Pieces, Source, open_pieces
 from repo_stream.errors import AlreadyWalked, BadCompression, RepoStreamError
 from repo_stream.ipld.cid import Cid
@@ -259,7 +260,7 @@ class CarReader:
         return ready
 
     def _add_to_checksum(self, cids: list[bytes]) -> None:
-        if self._copies is not None or self.file is not None:
+        if cids and (self._copies is not None or self.file is not None):
             self._checksum = checksum_of(cids, self._checksum)
 
     async def _release(self) -> None:

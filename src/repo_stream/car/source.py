@@ -190,7 +190,8 @@ def _to_do_first(source: object) -> str | None:
         return "enter it first, with `async with`"
     if inspect.isawaitable(source):
         return "await it first"
-    if isinstance(source, Iterator):
+    # A plain file is one, too: `anyio.wrap_file` is for that.
+    if isinstance(source, Iterator) and not isinstance(source, io.IOBase):
         return "it is an iterator, but not an async one: join what it yields"
     return None
 
@@ -209,7 +210,7 @@ _NO_PATHS: Final = {"https:/": _URL, "http:/": _URL, "at:/": _ACCOUNT, "did:": _
 
 def _why_not_there(path: str | bytes) -> str | None:
     """Return what a path that does not exist is instead of a path; `None` if it may be one."""
-    text = os.fsdecode(path)
+    text = os.fsdecode(path).lower()
     return next((why for start, why in _NO_PATHS.items() if text.startswith(start)), None)
 
 
@@ -331,10 +332,6 @@ class _PathPieces(Pieces):
         self._parts: list[bytes] = []
         self._error: BadCompression | None = None
 
-    @property
-    def file(self) -> CarFile | None:
-        return super().file if self._decompressor is None else None
-
     async def _first(self) -> bytes | memoryview:
         """Return the first piece, once there is enough of the file to tell what it is."""
         while True:
@@ -348,6 +345,7 @@ class _PathPieces(Pieces):
         if compression is None:
             self.next = self._compressed.next
             return start
+        self._file = None  # offsets in it are not those in the CAR
         self._decompressor = Decompressor(compression)
         self._decompressor.feed(start)
         self.next = self._next

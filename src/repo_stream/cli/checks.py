@@ -25,7 +25,7 @@ import textwrap
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-from repo_stream import CarError, Commit, MissingBlock, RepoStreamError
+from repo_stream import Commit, RepoStreamError
 from repo_stream.cli.screen import WIDTH, explained, facts, one_line
 
 __all__ = ["Check", "Fault", "Name", "Report"]
@@ -60,15 +60,7 @@ class Fault(NamedTuple):
     @classmethod
     def of(cls, error: RepoStreamError, more: str = "") -> Fault:
         """Return the fault with an error, and what more there is to say about it."""
-        return cls(type(error).__name__, _in_words(error) + more)
-
-
-def _in_words(error: RepoStreamError) -> str:
-    cause = error.__cause__
-    if isinstance(error, MissingBlock) and isinstance(cause, CarError):  # which is reported, too
-        what = "an MST node" if error.key is None else f"record {error.key!r}"
-        return f"the block {error.cid} of {what} is damaged (at byte {cause.offset})"
-    return explained(error)
+        return cls(type(error).__name__, explained(error) + more)
 
 
 @dataclass

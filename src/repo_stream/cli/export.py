@@ -185,7 +185,8 @@ def _sink(options: argparse.Namespace, form: Form) -> Generator[_Sink]:
     path: str | None = options.output
     line = line_of(options.json_form, several=options.several)
     if options.to_folder is not None:
-        with folder(options.to_folder, line) as files:
+        may_lack = options.partial or options.skip_bad
+        with folder(options.to_folder, line, partial=may_lack) as files:
             yield files
         return
     with (

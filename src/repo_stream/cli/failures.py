@@ -74,4 +74,4 @@ def _can_go_past(options: argparse.Namespace, error: RepoStreamError) -> bool:
         NodeError,
         TruncatedCar,
     )
-    return isinstance(error, damage) and "reported" in options and not options.partial
+    return isinstance(error, damage) and "report_file" in options and not options.partial

@@ -17,7 +17,8 @@ ones `urllib.parse.unquote` returns what was encoded. The exact key is in the fi
 
 The folder is new, or empty, or one that `export` has made of the same account before, which is then
 brought up to date: its collections are replaced, all or none, and are as those of a new folder.
-`_repo.json` in it says which those are, and is how it is recognized. Other files in it stay.
+`_repo.json` in it says which those are, and is how it is recognized. Other files in it stay. With
+`--partial` or `--skip-bad` such a folder is refused, as what is lost now would be removed from it.
 
 While records are written, they are in a folder of their own within it, which nobody else can enter;
 so what lies in the folder, such as a symbolic link, is never written through.
@@ -104,27 +105,36 @@ class Folder:
         part: an empty folder to write to.
         line: makes the line of a record.
         before: what was in the folder before; `None` if nothing was.
+        partial: whether records may be left out because they are missing or damaged.
 
     Attributes:
         made: what is in `part`; `None` if no repo has been begun.
     """
 
-    def __init__(self, path: str, part: Path, line: Line, before: Contents | None) -> None:
+    def __init__(
+        self, path: str, part: Path, line: Line, before: Contents | None, *, partial: bool
+    ) -> None:
         self.made: Contents | None = None
         self._path = path
         self._part = part
         self._line = line
         self._before = before
+        self._partial = partial
 
     def begin(self, commit: Commit) -> None:
         """Begin with the records of a repo.
 
         Raises:
-            OutputError: if the folder has those of another account.
+            OutputError: if the folder has those of another account, or those that are left out now.
         """
         if self._before is not None and self._before.did != commit.did:
             raise _refusal(
                 self._path, f"it has the records of {self._before.did}, not of {commit.did}"
+            )
+        if self._before is not None and self._partial:
+            raise _refusal(
+                self._path,
+                "it has an earlier export, and records that are lost now would be removed from it",
             )
         self.made = Contents(commit.did, commit.rev, set())
 
@@ -143,12 +153,14 @@ class Folder:
 
 
 @contextmanager
-def folder(path: str, line: Line) -> Generator[Folder]:
+def folder(path: str, line: Line, *, partial: bool) -> Generator[Folder]:
     """Write records to a folder, where they appear when all of them are complete.
 
     Args:
         path: the folder.
         line: makes the line of a record.
+        partial: whether records may be left out because they are missing or damaged. Then it must
+            not have an earlier export, which may have those.
 
     Raises:
         OutputError: if it cannot be written, or has something that is not of an export.
@@ -167,7 +179,7 @@ def folder(path: str, line: Line) -> Generator[Folder]:
                 target.rmdir()
             raise
     try:
-        sink = Folder(path, part, line, before)
+        sink = Folder(path, part, line, before, partial=partial)
         yield sink
         if sink.made is not None:
             with naming(path):  # without `at_once`: a Ctrl-C here would leave half of it

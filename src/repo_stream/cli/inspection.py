@@ -10,7 +10,7 @@ from functools import partial
 from heapq import heappush, heappushpop
 from typing import Final
 
-from repo_stream import BlockOrder, Commit, key_depth
+from repo_stream import BlockOrder, Commit, Gap, key_depth
 from repo_stream.cli.accounts import is_account
 from repo_stream.cli.opened import opened
 from repo_stream.cli.partial import lost_as_json, lost_facts, report_lost
@@ -29,12 +29,15 @@ async def inspect(options: argparse.Namespace) -> int:
     """Walk the whole repo and show what is in it; return 1 if anything is lost."""
     if is_account(options.car):
         options.partial = False  # an export that lacks something is healed or refused
-    async with opened(options, len, check_first=False) as car:
+    async with opened(options, _size, check_first=False) as car:
         repo = car.repo
         findings = Findings(repo.commit, repo.order)
-        async for chunk in car.chunks():
+        async for chunk in car.chunks(with_gaps=True):
             for key, _, size in chunk:
-                findings.add(key, size)
+                if isinstance(size, Gap):
+                    findings.add_lost(size)
+                else:
+                    findings.add(key, size)
         findings.collections.close()
         findings.car_size, findings.way = repo.bytes_read, car.way
         findings.order, findings.order_exact = repo.order, not repo.spilled
@@ -42,7 +45,11 @@ async def inspect(options: argparse.Namespace) -> int:
         if repo.left_over is not None and not findings.lost:
             findings.blocks = repo.blocks_read - repo.left_over
     put_report(options, partial(_as_text, findings), partial(_as_json, findings))
-    return report_lost(options, car, findings.total.records)
+    return report_lost(options, car, findings.total.records, damage_counts=True)
+
+
+def _size(block: bytes) -> int | Gap:
+    return len(block)
 
 
 # --- What is counted ----------------------------------------------------------------------------
@@ -140,9 +147,14 @@ class Shape:
 
     A node has the keys of its depth between two neighbouring keys of greater depth. It exists, even
     without keys, if there is any key of less depth between them.
+
+    Attributes:
+        layers: the nodes at each depth.
+        complete: whether all keys are known; if not, there may be more nodes.
     """
 
     layers: list[Layer] = field(default_factory=list[Layer])
+    complete: bool = True
 
     def add(self, key: str) -> None:
         """Count the next key."""
@@ -166,6 +178,11 @@ class Shape:
     def nodes(self) -> int:
         """The number of nodes in the tree; an empty repo has one."""
         return sum(layer.nodes for layer in self.layers) or 1
+
+    @property
+    def entries(self) -> int:
+        """The number of keys."""
+        return sum(layer.entries for layer in self.layers)
 
 
 @dataclass
@@ -196,6 +213,13 @@ class Findings:
         self.total.add(size)
         self.shape.add(key)
 
+    def add_lost(self, gap: Gap) -> None:
+        """Count the key of a record that is lost, or note that those of a subtree are."""
+        if gap.key is None:
+            self.shape.complete = False
+        else:
+            self.shape.add(gap.key)
+
     @property
     def shared(self) -> int | None:
         """How many keys name a record of another key that is in the file only once."""
@@ -218,8 +242,8 @@ def _lines(findings: Findings) -> Iterable[str]:
             ("DID", one_line(commit.did)),
             ("Rev", f"{commit.rev}, {_moment(commit.rev):%Y-%m-%d %H:%M:%S} UTC"),
             ("Commit", str(commit.cid)),
-            ("CAR", _sizes(findings)),
-            ("Tree", _summary(findings.shape, total.records)),
+            *_sizes(findings),
+            ("Tree", _summary(findings.shape)),
             ("Order", _order(findings)),
             ("Walked", findings.way),
             *findings.lost,
@@ -243,19 +267,19 @@ def _lines(findings: Findings) -> Iterable[str]:
         )
 
 
-def _sizes(findings: Findings) -> str:
+def _sizes(findings: Findings) -> list[tuple[str, str]]:
     """Return the size of the file and of its records, which counts those that keys share again."""
-    size, records = f"{findings.car_size:,} bytes", findings.total.size
-    match findings.shared:
-        case 0:
-            return f"{size}, {records:,} of them records"
-        case None:
-            return f"{size}; records referenced: {records:,} bytes, counted for each key"
-        case shared:
-            return (
-                f"{size}; records referenced: {records:,} bytes, "
-                f"counted again for {shared:,} {_plural(shared, 'key')} with the record of another"
-            )
+    size, records = f"{findings.car_size:,} bytes", f"{findings.total.size:,}"
+    shared = findings.shared
+    if shared == 0:
+        return [("CAR", f"{size}, {records} of them records")]
+    how_many = "not known; if keys name the record of another, it is counted again"
+    if shared is not None:
+        names = "names" if shared == 1 else "name"
+        how_many = (
+            f"{shared:,} {_plural(shared, 'key')} {names} the record of another, counted again"
+        )
+    return [("CAR", f"{size}; records referenced: {records} bytes"), ("Shared", how_many)]
 
 
 def _rows(collections: Collections) -> Iterable[tuple[str, ...]]:
@@ -273,12 +297,12 @@ def _moment(tid: str) -> datetime:
     return _EPOCH + timedelta(microseconds=number >> 10)
 
 
-def _summary(shape: Shape, records: int) -> str:
+def _summary(shape: Shape) -> str:
     nodes = shape.nodes
     deep = max(len(shape.layers), 1)
     return (
-        f"{deep:,} {_plural(deep, 'level')}, {nodes:,} {_plural(nodes, 'node')}, "
-        f"{records / nodes:.1f} entries a node"
+        f"{'' if shape.complete else 'at least '}{deep:,} {_plural(deep, 'level')}, "
+        f"{nodes:,} {_plural(nodes, 'node')}, {shape.entries / nodes:.1f} entries a node"
     )
 
 
@@ -334,6 +358,7 @@ def _as_json(findings: Findings) -> dict[str, object]:
         },
         "tree": {
             "nodes": shape.nodes,
+            "complete": shape.complete,
             "layers": [
                 {"depth": depth, "nodes": layer.nodes, "entries": layer.entries, "most": layer.most}
                 for depth, layer in enumerate(shape.layers)

@@ -29,7 +29,7 @@ async def ls(options: argparse.Namespace) -> int:
             write("".join([line(key, cid) for key, cid in keys]))
             found += len(keys)
         await report_unmatched(options, car, found)
-    return report_lost(options, car, found)
+    return report_lost(options, car, found, damage_counts=True)
 
 
 def _line(options: argparse.Namespace, did: str) -> Callable[[str, Cid], str]:

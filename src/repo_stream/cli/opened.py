@@ -31,8 +31,8 @@ from repo_stream.cli.screen import one_line
 __all__ = ["Given", "Opened", "blocks_of", "joined", "kept", "opened", "ordered"]
 
 T = TypeVar("T")
-#: The path of a regular file, or an input.
-_Source: TypeAlias = str | Input | Downloaded | KeptInput
+#: The path of a regular file, an input, or pieces of a CAR.
+_Source: TypeAlias = str | Input | Downloaded | KeptInput | AsyncGenerator[bytes]
 
 # How many to take at a time. Keys are short, but a record can have 2 MiB.
 _KEYS: Final = 512
@@ -43,7 +43,7 @@ class Given(NamedTuple):
     """The CAR that the command line names, as a source.
 
     Attributes:
-        source: the path of a regular file, or an input.
+        source: the path of a regular file, an input, or pieces of a CAR.
         meter: shows the progress.
         named: the account, if the command line names one.
     """
@@ -87,11 +87,17 @@ class Opened(Generic[T]):
             self.meter.walked(len(keys))
             yield keys if self.losses is None else self.losses.taken_out_of_keys(keys)
 
-    async def chunks(self) -> AsyncGenerator[list[Output[T]]]:
-        """Walk the repo."""
+    async def chunks(self, *, with_gaps: bool = False) -> AsyncGenerator[list[Output[T]]]:
+        """Walk the repo.
+
+        Args:
+            with_gaps: with `losses`, yield the gaps as well, not only note them. Then `T` has to
+                include `Gap`.
+        """
         while chunk := await self.repo.next_outputs(_RECORDS):
             self.meter.walked(len(chunk))
-            yield chunk if self.losses is None else self.losses.taken_out(chunk)
+            records = chunk if self.losses is None else self.losses.taken_out(chunk)
+            yield chunk if with_gaps else records
 
 
 @asynccontextmanager

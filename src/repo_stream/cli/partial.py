@@ -12,10 +12,16 @@ The file has one line of JSON for each CAR:
        {"offset": 5120, "cid": "bafyrei...", "error": "CidMismatch", "message": "...",
         "repaired": false}]}}
 
-`complete` is true if nothing is lost. `lost` has records by their keys, and subtrees, whose keys
-are not known but lie between two others (`null` for the beginning or the end of the repo). `bad`
-has records that are there and not valid. `damage` says where in the file something is damaged;
-`offset` is null for a node that breaks a rule. Each list has the first 1,000.
+`complete` is true if nothing is lost; for `ls`, which reads no records, damage counts as a loss
+unless it was repaired. `lost` has records by their keys, and subtrees, whose keys are not known but
+lie between two others (`null` for the beginning or the end of the repo). `bad` has records that are
+there and not valid. `damage` says where in the file something is damaged; `offset` is null for a
+node that breaks a rule, and for a record whose hash cannot be checked. Each list has the first
+1,000.
+
+A CAR that cannot be read at all has its error instead:
+
+    {"car": "page.html", "complete": false, "error": "NotACar", "message": "..."}
 """
 
 from __future__ import annotations
@@ -24,11 +30,12 @@ import argparse
 import json
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
-from repo_stream import Damage, Repo
+from repo_stream import Damage, Repo, RepoStreamError
 from repo_stream.cli.input import is_input, named
 from repo_stream.cli.losses import Loss, Losses
 from repo_stream.cli.messages import BAD_REPO, PROGRAM
@@ -36,7 +43,15 @@ from repo_stream.cli.opened import Opened
 from repo_stream.cli.output import destination, writing_to
 from repo_stream.cli.screen import WIDTH, explained, one_line, shown_key
 
-__all__ = ["add_partial", "check_report", "lost_as_json", "lost_facts", "report_lost"]
+__all__ = [
+    "add_partial",
+    "check_report",
+    "lost_as_json",
+    "lost_facts",
+    "report_lost",
+    "report_unread",
+    "reporting",
+]
 
 # How many losses standard error shows, and how much damage, which takes some lines each.
 _MOST_SHOWN: Final = 10
@@ -57,7 +72,7 @@ def add_partial(command: argparse.ArgumentParser) -> None:
         help="with --partial: write what is lost, between which keys, and what is damaged, as one "
         "line of JSON for each CAR",
     )
-    command.set_defaults(reported=[])
+    command.set_defaults(report_file=None)
 
 
 def check_report(options: argparse.Namespace) -> None:
@@ -72,29 +87,55 @@ def check_report(options: argparse.Namespace) -> None:
     output: str | None = getattr(options, "output", None)
     if output is not None and Path(output).absolute() == Path(path).absolute():
         options.usage(f"--report and -o name the same file: {path}")
+    folder: str | None = getattr(options, "to_folder", None)
+    if folder is not None and Path(folder).resolve() in Path(path).resolve().parents:
+        options.usage(f"--report is in the folder of --to-folder, which is for records: {path}")
     for car in options.cars:
         if is_input(car, path):
             options.usage(f"--report names the CAR itself, which would be overwritten: {path}")
 
 
-def report_lost(options: argparse.Namespace, car: Opened[Any], found: int) -> int:
+@contextmanager
+def reporting(options: argparse.Namespace) -> Generator[None]:
+    """Open the file of `--report`, which is complete at the end."""
+    if options.report is None:
+        yield
+        return
+    with destination(options.report) as options.report_file:
+        yield
+
+
+def report_lost(
+    options: argparse.Namespace, car: Opened[Any], found: int, *, damage_counts: bool = False
+) -> int:
     """Report what is lost, if the walk went past it; return the exit code.
 
     Args:
         options: the command line.
         car: the repo, walked to its end. Any: what the processor makes of records does not matter.
         found: how many records or keys came out.
+        damage_counts: whether a damaged place is a loss by itself: if no records were read, or the
+            file as a whole was asked about.
     """
     losses = car.losses
     if losses is None:
         return 0
-    lines = [*_lines(named(options.car), losses, car.repo)]
+    complete = _is_complete(losses, car.repo, damage_counts=damage_counts)
+    lines = [*_lines(named(options.car), losses, car.repo, complete=complete)]
     if lines:
         car.meter.close()
         print("\n".join(lines), file=sys.stderr)
     if options.report is not None:
-        _append(options, {"car": options.car, **_report(losses, car.repo, found)})
-    return 0 if _is_complete(losses, car.repo) else BAD_REPO
+        _append(options, _report(losses, car.repo, found, complete=complete))
+    return 0 if complete else BAD_REPO
+
+
+def report_unread(options: argparse.Namespace, error: RepoStreamError | OSError) -> None:
+    """Write to the report that a CAR cannot be read; standard error is told elsewhere."""
+    if options.report is not None:
+        message = explained(error) if isinstance(error, RepoStreamError) else str(error)
+        what = {"error": type(error).__name__, "message": message}
+        _append(options, {"complete": False, **what})
 
 
 def lost_facts(car: Opened[Any]) -> list[tuple[str, str]]:
@@ -102,24 +143,29 @@ def lost_facts(car: Opened[Any]) -> list[tuple[str, str]]:
     if car.losses is None:
         return []
     lost = [("Lost", _what(car.losses))] if car.losses.count else []
-    return lost + ([("Damage", _damage_summary(car.repo))] if car.repo.damage_count else [])
+    if not car.repo.damage_count:
+        return lost
+    return [*lost, ("Damage", _damage_summary(car.repo))]
 
 
 def lost_as_json(car: Opened[Any]) -> dict[str, object]:
     """Return the same for JSON, as in the file of `--report`. Any: see `report_lost`."""
     if car.losses is None:
         return {}
-    return {"complete": _is_complete(car.losses, car.repo), **_as_json(car.losses, car.repo)}
+    complete = _is_complete(car.losses, car.repo, damage_counts=True)
+    return {"complete": complete, **_as_json(car.losses, car.repo)}
 
 
-def _is_complete(losses: Losses, repo: Repo[Any]) -> bool:
-    return not (losses.count or repo.problem_count or repo.damage_count > repo.damage_repaired)
+def _is_complete(losses: Losses, repo: Repo[Any], *, damage_counts: bool) -> bool:
+    """Return whether nothing is lost; a damaged block can be there twice, or not be needed."""
+    damaged = damage_counts and repo.damage_count > repo.damage_repaired
+    return not (losses.count or repo.problem_count or damaged)
 
 
 # --- On standard error --------------------------------------------------------------------------
 
 
-def _lines(name: str, losses: Losses, repo: Repo[Any]) -> Iterator[str]:
+def _lines(name: str, losses: Losses, repo: Repo[Any], *, complete: bool) -> Iterator[str]:
     if losses.count:
         verb = "is" if losses.count == 1 else "are"
         yield from _wrapped(f"{PROGRAM}: {name}: {_what(losses)} {verb} lost:")
@@ -127,7 +173,7 @@ def _lines(name: str, losses: Losses, repo: Repo[Any]) -> Iterator[str]:
             yield from _shown(loss)
         yield from _rest(losses.count - _MOST_SHOWN)
     if repo.damage_count:
-        yield from _wrapped(f"{PROGRAM}: {name}: {_damage_summary(repo)}:")
+        yield from _wrapped(f"{PROGRAM}: {name}: {_damage_summary(repo, complete=complete)}:")
         for damage in repo.damage[:_MOST_DAMAGE]:
             yield from _shown_damage(damage)
         yield from _rest(repo.damage_count - _MOST_DAMAGE)
@@ -142,12 +188,14 @@ def _what(losses: Losses) -> str:
     return " and ".join(parts)
 
 
-def _damage_summary(repo: Repo[Any]) -> str:
+def _damage_summary(repo: Repo[Any], *, complete: bool = False) -> str:
     count, repaired = repo.damage_count, repo.damage_repaired
     how_many = _counted(count, "place is damaged", "places are damaged")
-    if not repaired:
-        return how_many
-    return f"{how_many}, {'all' if repaired == count else f'{repaired:,}'} repaired"
+    if repaired:
+        how_many += f", {'all' if repaired == count else f'{repaired:,}'} repaired"
+    if complete and repaired < count:
+        how_many += "; no record that was asked for is lost"
+    return how_many
 
 
 def _counted(number: int, one: str, many: str) -> str:
@@ -195,13 +243,13 @@ def _cut(text: str, room: int) -> str:
 # --- As JSON ------------------------------------------------------------------------------------
 
 
-def _report(losses: Losses, repo: Repo[Any], found: int) -> dict[str, object]:
+def _report(losses: Losses, repo: Repo[Any], found: int, *, complete: bool) -> dict[str, object]:
     commit = repo.commit
     return {
         "did": commit.did,
         "rev": commit.rev,
         "commit": str(commit.cid),
-        "complete": _is_complete(losses, repo),
+        "complete": complete,
         "records": found,
         **_as_json(losses, repo),
     }
@@ -243,13 +291,7 @@ def _damage_as_json(damage: Sequence[Damage]) -> list[dict[str, object]]:
 
 
 def _append(options: argparse.Namespace, report: dict[str, object]) -> None:
-    """Write the report of a CAR; those of further CARs are appended."""
-    line = json.dumps(report).encode() + b"\n"
-    path: str = options.report
-    if options.reported:
-        with writing_to(path), Path(path).open("ab") as more:
-            more.write(line)
-    else:
-        with destination(path) as file, writing_to(path):
-            file.write(line)
-    options.reported.append(options.car)
+    """Write the line of a CAR."""
+    file: IO[bytes] = options.report_file
+    with writing_to(options.report):
+        file.write(json.dumps({"car": options.car, **report}).encode() + b"\n")

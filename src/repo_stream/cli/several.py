@@ -9,6 +9,7 @@ from typing import TypeAlias
 from repo_stream import RepoStreamError, UnsupportedKey
 from repo_stream.cli.accounts import uri_in
 from repo_stream.cli.failures import report_failure
+from repo_stream.cli.partial import report_unread, reporting
 
 __all__ = ["Command", "each_car", "for_each"]
 
@@ -32,18 +33,22 @@ async def each_car(options: argparse.Namespace, one: Command) -> int:
         UnsupportedKey: if the key that they are all checked with cannot be used.
     """
     worst = 0
-    for car in options.cars:
-        of_car = argparse.Namespace(**{**vars(options), "car": car})
-        _narrow(of_car)
-        try:
-            code = await one(of_car)
-        except UnsupportedKey:
-            raise
-        except (RepoStreamError, OSError) as error:
-            if not options.several:
+    failure: RepoStreamError | OSError | None = None
+    with reporting(options):
+        for car in options.cars:
+            of_car = argparse.Namespace(**{**vars(options), "car": car})
+            _narrow(of_car)
+            try:
+                code = await one(of_car)
+            except UnsupportedKey:
                 raise
-            code = report_failure(of_car, error)
-        worst = max(worst, code)
+            except (RepoStreamError, OSError) as error:
+                report_unread(of_car, error)
+                failure = error
+                code = report_failure(of_car, error) if options.several else 0
+            worst = max(worst, code)
+    if failure is not None and not options.several:
+        raise failure
     return worst
 
 

@@ -1,9 +1,9 @@
 """`verify`: every check that can be made, and a report on all of them.
 
 A check that fails does not end the others. The repo is walked past what is damaged or missing,
-which is sorted afterwards by the check that it concerns. Only without a valid commit nothing says
-which tree is the repo's. Then the file is read once more, to check its blocks alone; of standard
-input, what was read until then has been kept for that.
+which is sorted afterwards by the check that it concerns. Without a valid commit, the file is read
+once more, to check its blocks, and the tree that the invalid commit names, if that can be read. Of
+standard input, what was read until then has been kept for that.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from repo_stream import (
+    BadCommit,
     BadSignature,
     CarError,
+    CarReader,
     Cid,
     CidMismatch,
     Commit,
@@ -27,6 +30,7 @@ from repo_stream import (
     NodeError,
     OtherAccount,
     ProcessError,
+    Repo,
     RepoStreamError,
     UncheckableBlock,
     UnsupportedKey,
@@ -35,8 +39,10 @@ from repo_stream.cli.accounts import kind_of
 from repo_stream.cli.checks import Fault, Name, Report
 from repo_stream.cli.downloads import Named
 from repo_stream.cli.opened import Given, Opened, blocks_of, kept, opened
+from repo_stream.cli.progress import Meter
 from repo_stream.cli.reports import put_report
 from repo_stream.cli.signatures import check_signature_of, fault_of_signature
+from repo_stream.cli.standin import with_standin
 from repo_stream.process import record
 
 __all__ = ["verify"]
@@ -89,18 +95,23 @@ async def _check_without_commit(
     if isinstance(error, (CommitError, CidMismatch)):
         report.failed("commit", Fault.of(error))
         report.skip("no valid commit says what is signed", "signature")
+    await _check_file(options, report, given, error)
+    if report.checks["commit"].status == "FAILED":
         report.skip("no valid commit says which tree is the repo's", "tree", "records")
-    await _check_file(options, report, given)
     if report.checks["car"].status == "FAILED":
         report.skip("the file could not be read")
     elif report.checks["commit"].status != "FAILED":
         report.failed(_check_of(error), Fault.of(error))
 
 
-async def _check_file(options: argparse.Namespace, report: Report, given: Given) -> None:
-    """Check the file and its blocks, whatever they are."""
+async def _check_file(
+    options: argparse.Namespace, report: Report, given: Given, cause: RepoStreamError
+) -> None:
+    """Check the file and its blocks, whatever they are, and the tree that a bad commit names."""
     try:
         async with blocks_of(options, given) as reader:
+            if isinstance(cause, BadCommit) and cause.data is not None:
+                await _check_tree(options, report, reader, cause.cid, cause.data)
             while await reader.next_blocks() is not None:
                 pass
             _add_damage(report, reader.damage, reader.damage_count)
@@ -108,6 +119,20 @@ async def _check_file(options: argparse.Namespace, report: Report, given: Given)
             report.passed("blocks", _unchecked(reader.unchecked))
     except _FAULTS as error:
         report.failed(_check_of(error), Fault.of(error))
+
+
+async def _check_tree(
+    options: argparse.Namespace, report: Report, reader: CarReader, commit: Cid, tree: Cid
+) -> None:
+    """Check the tree below a commit that is not valid."""
+    given = Given(with_standin(reader, commit, tree), Meter(shown=False))
+    # The reader holds the limits on files, which the stand-in is no part of.
+    limits = [limit for limit in options.limits or () if limit[0] not in {"car_bytes", "blocks"}]
+    without = argparse.Namespace(**{**vars(options), "limits": limits})
+    async with opened(without, _check, on_error="skip", gaps="all", given=given) as car:
+        findings = await _walk(car)
+    count = reader.damage_count + car.repo.damage_count
+    _add_findings(report, car.repo, findings, [*reader.damage, *car.repo.damage], count)
 
 
 # --- A repo -------------------------------------------------------------------------------------
@@ -133,7 +158,7 @@ async def _check_repo(
         report.passed("car", f"{repo.bytes_read:,} bytes")
         report.passed("blocks", _unchecked(repo.blocks_unchecked))
     if findings is not None:
-        _add_findings(report, car, findings)
+        _add_findings(report, repo, findings, repo.damage, repo.damage_count)
     report.skip("the file could not be read to its end")
 
 
@@ -195,11 +220,20 @@ async def _walk(car: Opened[Gap | None]) -> _Findings:
     return findings
 
 
-def _add_findings(report: Report, car: Opened[Gap | None], findings: _Findings) -> None:
-    repo = car.repo
-    damaged = {damage.cid: damage.error for damage in repo.damage if damage.cid is not None}
+def _add_findings(
+    report: Report,
+    repo: Repo[Gap | None],
+    findings: _Findings,
+    damage: Sequence[Damage],
+    damage_count: int,
+) -> None:
+    damaged = {each.cid: each.error for each in damage if each.cid is not None}
+    missing = partial(_missing, unlisted=damage_count > len(damage))
     for gap in findings.subtrees_named:
-        report.failed("tree", _fault_of_subtree(gap, damaged.get(gap.cid)))
+        error = damaged.get(gap.cid)
+        if not isinstance(error, (NodeError, LimitExceeded)):  # it is not there, or damaged
+            error = missing(gap.cid, None, error)
+        report.failed("tree", Fault.of(error, _between(gap)))
     if more := findings.lost_subtrees - len(findings.subtrees_named):
         report.checks["tree"].count += more
     report.passed("tree")
@@ -207,7 +241,7 @@ def _add_findings(report: Report, car: Opened[Gap | None], findings: _Findings) 
     report.records = findings.records + report.bad
     bad = [(problem.key, Fault.of(problem.error)) for problem in repo.problems[:_MOST_NAMED]]
     bad += [
-        (key, Fault.of(_missing(cid, key, damaged.get(cid)))) for key, cid in findings.records_named
+        (key, Fault.of(missing(cid, key, damaged.get(cid)))) for key, cid in findings.records_named
     ]
     report.problems = sorted(bad)[:_MOST_NAMED]
     for _, fault in report.problems:
@@ -225,12 +259,10 @@ def _add_findings(report: Report, car: Opened[Gap | None], findings: _Findings) 
     report.checks["records"].note = note or report.checks["records"].note
 
 
-def _fault_of_subtree(gap: Gap, error: RepoStreamError | None) -> Fault:
-    broken = isinstance(error, (NodeError, LimitExceeded))  # it is there, and breaks a rule
-    fault = error if error is not None and broken else _missing(gap.cid, None, error)
+def _between(gap: Gap) -> str:
     after = "the beginning" if gap.after is None else repr(gap.after)
     before = "the end" if gap.before is None else repr(gap.before)
-    return Fault.of(fault, f"; the keys between {after} and {before} cannot be read")
+    return f"; the keys between {after} and {before} cannot be read"
 
 
 def _unchecked(blocks: int) -> str:
@@ -239,12 +271,26 @@ def _unchecked(blocks: int) -> str:
     return f"but for {blocks:,} whose hash function is not known here, so they were not read"
 
 
-def _missing(cid: Cid, key: str | None, damage: RepoStreamError | None) -> MissingBlock:
+def _missing(
+    cid: Cid, key: str | None, damage: RepoStreamError | None, *, unlisted: bool
+) -> MissingBlock:
+    """Return the error for a block that was not read.
+
+    Args:
+        cid: the block.
+        key: the key of the record; `None` if it is a node.
+        damage: what is wrong with it, if that is listed.
+        unlisted: whether there is damage that is not listed.
+    """
     if isinstance(damage, UncheckableBlock):
         return UncheckableBlock(cid=cid, key=key)  # several keys may name it
-    error = MissingBlock(cid=cid, kind="node" if key is None else "record", key=key)
-    error.__cause__ = damage
-    return error
+    return MissingBlock(
+        cid=cid,
+        kind="node" if key is None else "record",
+        key=key,
+        damage=damage if isinstance(damage, CarError) else None,
+        may_be_damaged=unlisted,
+    )
 
 
 # --- What is damaged ----------------------------------------------------------------------------

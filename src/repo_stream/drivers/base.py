@@ -25,6 +25,7 @@ from repo_stream.drivers.fetch import FETCH
 from repo_stream.drivers.options import Options
 from repo_stream.errors import (
     BlockReleased,
+    CarError,
     DiskError,
     IncompleteRange,
     LimitExceeded,
@@ -641,7 +642,8 @@ class RepoDriver(Generic[T]):
         """Supply a block that is missing, if it is damaged and can be repaired.
 
         Raises:
-            MissingBlock, BlockReleased: `error`, if it cannot; the cause says how it is damaged.
+            MissingBlock: if it cannot; it says how the block is damaged.
+            BlockReleased: `error`, if it cannot.
             CidMismatch: if it is a node that is damaged, and gaps are off.
         """
         for data in damages.rescue(error.cid):
@@ -652,7 +654,15 @@ class RepoDriver(Generic[T]):
         damaged = damages.error_of(error.cid)
         if damaged is not None and error.key is None and not self._options.gaps:
             raise damaged
-        raise error from damaged
+        if isinstance(error, BlockReleased):
+            raise error from damaged
+        raise MissingBlock(
+            cid=error.cid,
+            kind=error.kind,
+            key=error.key,
+            damage=damaged if isinstance(damaged, CarError) else None,
+            may_be_damaged=damages.has_unlisted,
+        )
 
     def _keep_repaired(self, blocks: Blocks[T], cid: bytes, data: bytes) -> None:
         """Keep a block that was repaired, for the walk that needs it next."""

@@ -25,7 +25,7 @@ from repo_stream.drivers.options import OnError, Options
 from repo_stream.drivers.stream import StreamDriver, streamed
 from repo_stream.drivers.writing import load_to_disk
 from repo_stream.errors import MissingBlock, ProcessError
-from repo_stream.limits import Limits, check_limits
+from repo_stream.limits import DEFAULT_LIMITS, Limits, check_limits
 from repo_stream.mst.commit import Commit
 from repo_stream.mst.ranges import KeyRanges
 from repo_stream.mst.results import Gap
@@ -104,7 +104,7 @@ class DriverBuilder(Options[T]):
             raise ValueError(f'on_error must be "raise", "skip" or "yield", not {on_error!r}')
         check_number("mem_limit_mb", mem_limit_mb, unit=" of MiB, such as 16")
         check_flag("verify_cids", keywords["verify_cids"])
-        check_flag("gaps", gaps == "all" or gaps)
+        check_flag("gaps", gaps, third="all")
         limits, key_ranges = keywords["limits"], keywords["key_ranges"]
         if limits is not None:
             check_limits(limits)
@@ -115,7 +115,7 @@ class DriverBuilder(Options[T]):
             mem_limit_mb=mem_limit_mb,
             block_processor=as_processor(block_processor),
             verify_cids=keywords["verify_cids"],
-            limits=limits or Limits(),
+            limits=limits or DEFAULT_LIMITS,
             key_ranges=key_ranges or KeyRanges(),
             on_error=on_error,
             gaps=gaps,
@@ -260,6 +260,9 @@ class DriverBuilder(Options[T]):
                 the author of the repo has made them so. Otherwise their error is raised, and so it
                 is if there are more than 10,000 of them, or if one is in more than 10 places.
 
+        Raises:
+            TypeError: if `bad_nodes` is not a `bool`.
+
         Example:
             >>> async def changed(slice_of_repo: bytes, known: dict[str, Cid]) -> list[str]:
             ...     builder = DriverBuilder().with_gaps()
@@ -278,6 +281,7 @@ class DriverBuilder(Options[T]):
             >>> anyio.run(changed, slice_of_repo, known)
             ['a.b.c/2']
         """
+        check_flag("bad_nodes", bad_nodes)
         return cast("DriverBuilder[T | Gap]", replace(self, gaps="all" if bad_nodes else True))
 
     async def load_car(self, source: Source) -> Driver.Memory[T] | Driver.Disk[T]:

@@ -113,8 +113,11 @@ class Incoming(Generic[T]):
             needed: the CID of the block. A released block need not be waited for; a copy of it may
                 come next, though.
         """
-        if needed is None or not self._kept.has_released(needed):
-            self.order.had_to_keep(self._kept.early)
+        early = self._kept.early
+        if early > self.order.most_early and not (
+            needed is not None and await self._kept.has_released(needed)
+        ):
+            self.order.had_to_keep(early)
         return await self._read_piece()
 
     async def _read_piece(self) -> bool:

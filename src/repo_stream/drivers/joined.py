@@ -23,8 +23,9 @@ from contextlib import AsyncExitStack, contextmanager
 from itertools import chain
 from typing import Final
 
-from repo_stream.car.decoder import CarHeader, Columns
+from repo_stream.car.decoder import Columns
 from repo_stream.car.encoder import section_size, write_section
+from repo_stream.car.header import CarHeader
 from repo_stream.car.reader import CarReader, checksum_of
 from repo_stream.car.source import CarFile, Source
 from repo_stream.drivers.loading import no_commit, root_of

@@ -179,7 +179,8 @@ class Loading(Generic[T]):
         if self._coming is None:
             self._coming = await self.reader.next_columns()
             if self._coming is None:
-                await self._rescue_commit()
+                if self.damages is not None:
+                    await self._rescue_commit()
                 return None
             if self.damages is not None:
                 self._skipped = self.damages.take_skipped()
@@ -188,7 +189,8 @@ class Loading(Generic[T]):
         if self.log is not None:
             await self.log.note()
             await self.log.keep_up()
-        await self._rescue_commit()
+        if self.damages is not None:
+            await self._rescue_commit()
         cids, blocks = columns = self._coming
         self._coming = None
         self.left_out = [LeftOut(*skip) for skip in self._skipped]

@@ -11,8 +11,8 @@ from repo_stream.car.decoder import ORDINARY_SECTION, Block
 
 __all__ = ["Marks", "Released"]
 
-# What a released block costs beside its bytes: its CID, the headers of both, and space in a `dict`.
-_RELEASED_COST: Final = 140
+# What a released block costs beside its bytes and its CID: their headers, and space in a `dict`.
+_RELEASED_COST: Final = 104
 # A section has at least one byte of length and one byte for each of the four parts of a CID, and no
 # two of them start nearer to each other than this.
 _LEAST_SECTION: Final = 5
@@ -82,7 +82,7 @@ class Released:
     def add(self, cids: Sequence[bytes], blocks: Sequence[bytes], *, used: bool) -> None:
         """Add blocks that the walk has used, or has gone past."""
         self.blocks.update(zip(cids, blocks, strict=True))
-        self.size += sum(map(len, blocks)) + _RELEASED_COST * len(cids)
+        self.size += sum(map(len, blocks)) + sum(map(len, cids)) + _RELEASED_COST * len(cids)
         if used and self.passed:
             self.passed.difference_update(cids)
         elif not used:
@@ -100,7 +100,7 @@ class Released:
         self.passed.difference_update(cids)
         for cid, data in some:
             del self.blocks[cid]
-            self.size -= len(data) + _RELEASED_COST
+            self.size -= len(data) + len(cid) + _RELEASED_COST
         if not self.blocks:
             self.clear()
         return some, passed

@@ -339,9 +339,9 @@ class Kept(Generic[T]):
         """Whether there are released blocks in memory."""
         return bool(self._released.blocks)
 
-    def has_released(self, cid: bytes) -> bool:
-        """Return whether a block has been released and is still in memory."""
-        return cid in self._released.blocks
+    async def has_released(self, cid: bytes) -> bool:
+        """Return whether a block has been released, to memory or to the log."""
+        return cid in self._released.blocks or await self._released_start(cid) is not None
 
     def gone(self, walker: Walker[T]) -> RepoStreamError:
         """Return the error for the block that the walk stands before, if it is nowhere."""

@@ -39,12 +39,16 @@ INTEGERS: Final = range(-(1 << 63), 1 << 63)
 # --- Decoding -----------------------------------------------------------------------------------
 
 
-def decode(data: bytes) -> object:
+def decode(data: bytes, *, wide: bool = False) -> object:
     """Decode one block of canonical DAG-CBOR, with links as `Cid`.
 
     The data model of atproto (https://atproto.com/specs/data-model) has no floats, and integers of
     64 bits with a sign, so anything else is refused. Links may have any CID, CIDv0 among them, but
     a digest of another length than its hash function makes is none.
+
+    Args:
+        data: the block.
+        wide: accept all integers of DAG-CBOR, as in what is not a record.
 
     Raises:
         InvalidDagCbor: if the bytes are anything else, or anything follows after the block.
@@ -66,20 +70,20 @@ def decode(data: bytes) -> object:
         raise InvalidDagCbor(f"not DAG-CBOR: {reason}") from error
     except (ValueError, OverflowError, MemoryError) as error:
         raise InvalidDagCbor(f"not DAG-CBOR: {error}") from error
-    _require_data_model(value)
+    _require_data_model(value, wide=wide)
     if encode(value) != data:
         raise InvalidDagCbor("not in canonical form, or followed by other bytes")
     return value
 
 
-def decode_map(data: bytes) -> dict[str, object]:
+def decode_map(data: bytes, *, wide: bool = False) -> dict[str, object]:
     """Do what `decode` does, for a block that has to be a map.
 
     Raises:
         InvalidDagCbor: if it is not canonical DAG-CBOR, or not a map.
         NestedTooDeep: as `decode`.
     """
-    value = decode(data)
+    value = decode(data, wide=wide)
     if not isinstance(value, dict):
         raise InvalidDagCbor("not a map")
     return cast("dict[str, object]", value)
@@ -137,7 +141,7 @@ _DEPTH_EXCEEDED: Final = "nesting depth"
 _SCALARS_OF_DATA_MODEL: Final = frozenset({type(None), bool, int, str, bytes, Cid})
 
 
-def _require_data_model(value: object) -> None:
+def _require_data_model(value: object, *, wide: bool) -> None:
     """Check that a value has only types of the data model in it.
 
     Raises:
@@ -155,8 +159,10 @@ def _require_data_model(value: object) -> None:
             waiting.extend(item)
         elif kind not in _SCALARS_OF_DATA_MODEL:
             raise InvalidDagCbor(f"not of the atproto data model, which has no {kind.__name__}")
-        elif kind is int and item not in INTEGERS:
-            raise InvalidDagCbor("not of the atproto data model, whose integers have 64 bits")
+        elif kind is int and not wide and item not in INTEGERS:
+            raise InvalidDagCbor(
+                "not of the atproto data model, whose integers have 64 bits with a sign"
+            )
 
 
 # --- Encoding -----------------------------------------------------------------------------------

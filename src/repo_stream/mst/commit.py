@@ -112,30 +112,36 @@ def decode_commit_plainly(block: bytes, cid: Cid) -> Commit:
         BadCommit: as `Commit.decode`.
     """
     fields = _decode_fields(block, cid)
+
+    def bad(name: str, reason: str) -> BadCommit:
+        data = fields.get("data")
+        tree = data if isinstance(data, Cid) and data.is_ordinary else None
+        return BadCommit(cid=cid, field=name, reason=reason, data=tree)
+
     if "prev" not in fields:
         fields["prev"] = None
     # The version first: other versions have other fields.
     version = fields.get("version")
     if "version" in fields and (type(version) is not int or version != 3):
-        raise BadCommit(cid=cid, field="version", reason=_why_not_read(version))
+        raise bad("version", _why_not_read(version))
     for name in sorted(_COMMIT_FIELDS.difference(fields)):
-        raise BadCommit(cid=cid, field=name, reason="is missing")
+        raise bad(name, "is missing")
     did, rev, data = fields["did"], fields["rev"], fields["data"]
     prev, sig = fields["prev"], fields["sig"]
     for name in sorted(set(fields).difference(_COMMIT_FIELDS)):
-        raise BadCommit(cid=cid, field=name, reason="is not a field of a commit")
+        raise bad(name, "is not a field of a commit")
     if type(did) is not str or not is_did(did):
-        raise BadCommit(cid=cid, field="did", reason=f"is not a DID: {_short(did)}")
+        raise bad("did", f"is not a DID: {_short(did)}")
     if type(rev) is not str or not is_tid(rev):
-        raise BadCommit(cid=cid, field="rev", reason=f"is not a TID: {_short(rev)}")
+        raise bad("rev", f"is not a TID: {_short(rev)}")
     if not isinstance(data, Cid) or not data.is_ordinary:
         reason = f"is not a DAG-CBOR CID with SHA-256: {_short(data)}"
-        raise BadCommit(cid=cid, field="data", reason=reason)
+        raise bad("data", reason)
     if prev is not None and (not isinstance(prev, Cid) or not prev.is_ordinary):
         reason = f"is not null or a DAG-CBOR CID with SHA-256: {_short(prev)}"
-        raise BadCommit(cid=cid, field="prev", reason=reason)
+        raise bad("prev", reason)
     if type(sig) is not bytes:
-        raise BadCommit(cid=cid, field="sig", reason=f"is not bytes: {_short(sig)}")
+        raise bad("sig", f"is not bytes: {_short(sig)}")
     return Commit(did, 3, data, rev, prev, sig, cid, block)
 
 
@@ -154,7 +160,7 @@ def _decode_fields(block: bytes, cid: Cid) -> dict[str, object]:
         reason = f"has {len(block)} bytes, and a commit has at most {_MAX_COMMIT_BYTES}"
         raise BadCommit(cid=cid, field=None, reason=reason)
     try:
-        return dagcbor.decode_map(block)
+        return dagcbor.decode_map(block, wide=True)  # any version is refused as such
     except (InvalidDagCbor, NestedTooDeep) as error:
         raise BadCommit(cid=cid, field=None, reason=f"is {error}") from error
 

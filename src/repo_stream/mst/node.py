@@ -102,9 +102,9 @@ def decode_node(block: bytes, cid: bytes, limits: Limits) -> Node:
     """Decode a node and check everything that can be seen in its bytes alone.
 
     That is: the node is canonical DAG-CBOR of exactly the specified fields; its links are CIDs, and
-    those to nodes are ordinary; its keys are not empty, in order and within the limits; and each key shares as
-    many bytes with the one before it as it can. The depth, the range and the UTF-8 of the keys are
-    checked in `rules`.
+    those to nodes are ordinary; its keys are not empty, in order and within the limits; and each
+    key shares as many bytes with the one before it as it can. The depth, the range and the UTF-8 of
+    the keys are checked in `rules`.
 
     Args:
         block: its bytes.

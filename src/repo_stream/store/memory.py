@@ -14,12 +14,13 @@ from typing import Any, Generic, TypeVar, cast
 from repo_stream import sizes
 from repo_stream._compiled import COMPILED
 from repo_stream.car.decoder import Block
+from repo_stream.ipld.cid import ORDINARY_LENGTH
 from repo_stream.mst import tables
 from repo_stream.mst.blocks import Blocks
 from repo_stream.mst.node import looks_like_node
 from repo_stream.mst.tables import KEY_COST, Table
 from repo_stream.process import Processor
-from repo_stream.sizes import BLOCK_OVERHEAD, INT_COST, LARGE_INT
+from repo_stream.sizes import BLOCK_OVERHEAD, INT_COST, LARGE_INT, excess_of_cid
 
 __all__ = ["MemoryStore"]
 
@@ -62,6 +63,8 @@ class MemoryStore(Generic[T]):
         if not cids:
             return
         raw = self.blocks.raw
+        has_long = max(map(len, cids)) > ORDINARY_LENGTH
+        excess = self._excess_of(cids) if has_long else 0
         # A block that replaces one with its CID costs the difference in size: nothing, unless CIDs
         # are not verified.
         if self.processes:
@@ -77,11 +80,19 @@ class MemoryStore(Generic[T]):
             cost = _put_raw(raw, cids, blocks)
             added = len(raw) - known
         self._contents += cost + KEY_COST * added
+        if has_long:
+            self._contents += self._excess_of(cids) - excess
+
+    def _excess_of(self, cids: Sequence[bytes]) -> int:
+        """Return what these CIDs cost beside `KEY_COST`, those that are in the tables, in bytes."""
+        return sum(
+            excess_of_cid(cid) for table in self.blocks.tables for cid in {*cids} if cid in table
+        )
 
     def keep_raw(self, cid: bytes, data: bytes) -> None:
         """Add one block without processing it."""
         self.blocks.raw[cid] = data
-        self._contents += len(data) + BLOCK_OVERHEAD + KEY_COST
+        self._contents += len(data) + BLOCK_OVERHEAD + KEY_COST + excess_of_cid(cid)
 
     def put_back(self, cid: bytes, *, block: bytes | None, result: T | None) -> None:
         """Put back one block that was removed, raw or as its result.
@@ -97,7 +108,7 @@ class MemoryStore(Generic[T]):
             return
         value = cast("T", result)
         self.blocks.processed[cid] = value
-        self._contents += self._size_of(value) + KEY_COST
+        self._contents += self._size_of(value) + KEY_COST + excess_of_cid(cid)
 
     def forget(self, cids: Iterable[bytes]) -> tuple[list[Block], list[tuple[bytes, T]]]:
         """Remove blocks, and return those that were here.
@@ -111,15 +122,17 @@ class MemoryStore(Generic[T]):
         processed: list[tuple[bytes, T]] = []
         cost = 0.0
         for cid in cids:
+            # Without a call for nearly all of them: a stream forgets every block.
+            key_cost = KEY_COST + (excess_of_cid(cid) if len(cid) > ORDINARY_LENGTH else 0)
             data = raw_table.pop(cid, None)
             if data is not None:
                 raw.append((cid, data))
-                cost += len(data) + BLOCK_OVERHEAD + KEY_COST
+                cost += len(data) + BLOCK_OVERHEAD + key_cost
             # It may be in both tables, if it came again before it was put back.
             if cid in processed_table:
                 value = processed_table.pop(cid)
                 processed.append((cid, value))
-                cost += size_of(value) + KEY_COST
+                cost += size_of(value) + key_cost
         self._contents -= cost
         return raw, processed
 
