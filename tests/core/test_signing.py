@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import get_args
 
 import pytest
 
-from repo_stream import BadSignature, Cid, did_key
+from repo_stream import BadSignature, Cid, MissingExtra, did_key
 from repo_stream.mst.signature import verify
 from repo_stream.testing import SigningKey, cid_of
 from repo_stream.testing.signing import Curve, base58
@@ -70,3 +71,14 @@ def test_unknown_curve_is_refused() -> None:
 def test_base58_keeps_zero_bytes_at_the_start() -> None:
     assert base58(b"\0\0\x01") == "112"
     assert base58(b"Hello World!") == "2NEpo7TZRRrLZSi2U"
+
+
+def test_key_without_cryptography_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
+    with pytest.raises(MissingExtra, match=r"\[crypto\]"):
+        SigningKey.generate()
+
+
+def test_key_is_shown_by_its_public_half() -> None:
+    key = SigningKey.generate()
+    assert repr(key) == f"<SigningKey {key.did_key}>"

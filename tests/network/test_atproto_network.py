@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from repo_stream import (
     AddressRefused,
     BadSignature,
     MissingBlock,
+    MissingExtra,
     Present,
     RepoStreamError,
     Source,
@@ -128,6 +130,30 @@ async def test_well_known_file_and_documents_of_did_web(
     assert (await client.get(f"{atproto_network.directory}/{bob.did}")).status_code == 404
     with pytest.raises(httpx.ConnectError, match="there is no host"):
         await client.get("https://carol.example.com/.well-known/atproto-did")
+
+
+async def test_accounts_that_are_shown_say_which(alice: AtprotoAccount) -> None:
+    assert alice.did in repr(alice)
+    assert "alice.example.com" in repr(alice)
+    assert repr(alice.server) == "<AtprotoServer https://pds.example.com>"
+    alice.status = "suspended"
+    assert alice.status == "suspended"
+
+
+async def test_what_is_not_there_is_not_found(
+    atproto_network: AtprotoNetwork, client: httpx.AsyncClient, alice: AtprotoAccount
+) -> None:
+    directory, server = atproto_network.directory, alice.server.url
+    for url in (
+        f"{directory}/{alice.did}/data",
+        "https://alice.example.com/.well-known/atproto-did",
+    ):
+        assert (await client.get(url)).status_code == 404
+    answer = await client.get(f"{server}/xrpc/com.atproto.sync.getBlocks?did={alice.did}")
+    assert said(answer) == (501, "MethodNotImplemented")
+    alice.server.close()
+    with pytest.raises(httpx.ConnectError):
+        await client.get(server)
 
 
 async def test_audit_log_has_the_keys_and_servers_of_an_account(
@@ -532,3 +558,11 @@ def test_plain_network_is_reached_without_its_client() -> None:
         assert server == f"http://127.0.0.1:{bob.server.port}"
         with urlopen(repo_url(bob)) as answer:  # noqa: S310 - on loopback
             assert answer.read() == bob.car()
+
+
+def test_client_without_httpx_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, atproto_network: AtprotoNetwork
+) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    with pytest.raises(MissingExtra, match=r"\[network\]"):
+        atproto_network.client()

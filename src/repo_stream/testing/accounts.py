@@ -248,7 +248,7 @@ class AtprotoAccount:
         Args:
             since: as for `car`.
         """
-        key = next(iter(self.repo.records))
+        key = next(iter(self.repo.records), "")
         needed = set(self.repo.proof(key))
         position = end = 0
         for number, piece in enumerate(self.sections(since)):

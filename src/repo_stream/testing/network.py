@@ -11,6 +11,22 @@ clients that do not know it.
 
 What a server sends is read from an account's blocks while it is sent, as the reference server does:
 newest commit first, and if the account writes meanwhile, blocks are missing.
+
+What can go wrong, with `net` for the network and `alice` for an account:
+
+- names: `net.resolver.records` and `net.well_known` can have anything, or nothing; `alice.rename`
+  claims another handle; `net.inject("txt", Fault(error="SERVFAIL"))`;
+- documents: `alice.document = {...}` is what the directory sends; `alice.tombstone()`;
+  `alice.inject("document", Fault(body=...))` is not even a document, or too large;
+- accounts: `alice.status = "takendown"`, or `"suspended"`, `"deactivated"`, `"deleted"`;
+  `alice.move_to(server)`; `alice.rotate_key(write=False)`, after which the earlier key's commit is
+  sent; `alice.signs_with = other_key` before a write;
+- places: `net.resolver.hosts` has addresses, which may be private, or change; `Fault(location=...)`
+  redirects; a document can name any server;
+- downloads: `Fault(stop_at=n)`, `reset_at`, `stall_at`, `drip`, `silent`, and `alice.order` for
+  what has come by then (`alice.first_record_at()`); `Fault(during=..., during_at=n)` tears an
+  export; `Fault(status=429, error="RateLimitExceeded", headers={"retry-after": "3"}, times=1)`;
+  `Fault(body=bob.car())` is the repo of another account.
 """
 
 from __future__ import annotations
@@ -261,12 +277,22 @@ class AtprotoNetwork:
     def client(self, **options: Any) -> httpx.AsyncClient:  # noqa: ANN401 - as httpx takes them
         """Return a client that sends requests for the hosts of this network to its ports.
 
-        Needs `httpx`. Close it.
+        Close it.
 
         Args:
             options: for `httpx.AsyncClient`.
+
+        Raises:
+            MissingExtra: if `httpx` is not installed.
         """
-        import httpx  # noqa: PLC0415 - an extra
+        try:
+            import httpx  # noqa: PLC0415 - an extra
+        except ImportError as error:
+            from repo_stream import MissingExtra  # noqa: PLC0415 - to say what is missing
+
+            raise MissingExtra(
+                extra="network", package="httpx", feature="a client of the test network"
+            ) from error
 
         from repo_stream.testing.loopback import LoopbackTransport  # noqa: PLC0415 - an extra
 
