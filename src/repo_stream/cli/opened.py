@@ -195,7 +195,7 @@ async def kept(options: argparse.Namespace) -> AsyncGenerator[Given]:
         RepoStreamError: if it cannot be downloaded.
     """
     async with _input(options) as given:
-        if isinstance(given.source, str):
+        if not isinstance(given.source, (Input, Downloaded)):
             yield given
             return
         again = KeptInput(given.source)
