@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from itertools import count
 
 import anyio
+import httpx
 import pytest
 from backports import zstd
 
@@ -25,7 +26,7 @@ from repo_stream import (
 )
 from repo_stream.network.web import Download, Web
 from repo_stream.testing import build_car
-from support.cancelling import every_stop, in_two_ways
+from support.cancelling import every_stop, in_every_way, in_two_ways
 from support.faulty_server import (
     PATIENCE,
     FakeClock,
@@ -407,7 +408,7 @@ async def test_waiting_for_the_server_can_be_cancelled() -> None:
                 await anext(download)
 
 
-@in_two_ways
+@in_every_way
 async def test_cancelled_download_leaves_no_connection(how: str) -> None:
     body = gzip.compress(BODY)
 
@@ -434,6 +435,25 @@ async def test_cancelled_download_leaves_no_connection(how: str) -> None:
                 result = await stop.run(download)
                 assert result in ([], [BODY])
                 assert await becomes(lambda: server.open == 0)
+
+
+@in_two_ways
+async def test_download_that_is_left_and_cancelled_leaves_no_connection(how: str) -> None:
+    def answer(visit: Visit) -> None:
+        visit.begin(200)
+        while visit.send(bytes(1000)):
+            pass
+
+    async def begin() -> bytes:
+        async with web.stream(server.url) as download:
+            return await anext(download)
+
+    with serving(answer) as server:
+        for stop in every_stop(how, at_least=5):
+            async with httpx.AsyncClient() as client:  # with the pool of httpcore
+                web = Web(client, allow_private=True)
+                await stop.run(begin)
+            assert await becomes(lambda: server.open == 0)
 
 
 async def test_callers_client_can_be_used_after_downloads_that_were_left() -> None:

@@ -58,7 +58,7 @@ __all__ = [
     "CheckedTransport",
     "body_of",
     "check_url",
-    "end",
+    "close",
     "look_up",
     "new_client",
     "parsed",
@@ -479,7 +479,26 @@ async def _one(piece: bytes) -> AsyncIterator[bytes]:
 _MAX_BUFFERED: Final = 11_000
 
 
-async def end(pieces: AsyncIterator[bytes]) -> None:
+async def close(response: httpx.Response, pieces: AsyncIterator[bytes]) -> None:
+    """Release the connection of an answer, whether its body was read to its end or not.
+
+    If that is cancelled past the shields of anyio, by `Task.cancel`, httpcore does not close the
+    connection of a caller's client, so it is closed below it.
+    """
+    with anyio.CancelScope(shield=True):
+        try:
+            try:
+                await _end(pieces)
+            finally:
+                await response.aclose()
+        except BaseException:
+            stream = response.extensions.get("network_stream")
+            if stream is not None and response.http_version != "HTTP/2":  # which others share
+                await stream.aclose()
+            raise
+
+
+async def _end(pieces: AsyncIterator[bytes]) -> None:
     """End the reading of a body that may not be at its end.
 
     httpx and httpcore have a row of generators, each of which reads the next one. If the first is

@@ -348,7 +348,7 @@ class Download:
         self.received = 0
         self._pieces, self._encoding = connecting.body_of(response)
         self._response = response
-        self._connecting = connecting
+        self._close = connecting.close
         self._failures = connecting.FAILURES
         self._slow = connecting.SLOW
         # Whether the connection has a timeout for each read. All of httpcore do.
@@ -368,11 +368,7 @@ class Download:
 
     async def aclose(self) -> None:
         """Release the connection. Leaving the block of `Web.stream` does that."""
-        with anyio.CancelScope(shield=True):
-            try:
-                await self._connecting.end(self._pieces)
-            finally:
-                await self._response.aclose()
+        await self._close(self._response, self._pieces)
 
     def __aiter__(self) -> Self:
         return self
