@@ -453,7 +453,7 @@ async def test_download_that_is_left_and_cancelled_leaves_no_connection(how: str
             async with httpx.AsyncClient() as client:  # with the pool of httpcore
                 web = Web(client, allow_private=True)
                 await stop.run(begin)
-            assert await becomes(lambda: server.open == 0)
+                assert await becomes(lambda: server.open == 0)
 
 
 async def test_callers_client_can_be_used_after_downloads_that_were_left() -> None:
