@@ -69,6 +69,10 @@ class Walker(Cursor, Generic[T]):
     Attributes:
         opened: the nodes that were opened from tables, each with the number of records that the
             same call had taken before it. Nothing is noted unless a caller sets it to a list.
+        hands_out_nodes: whether nodes are handed out, so that none may be opened before the walk
+            gets there. What `wanted` has found ahead is then kept beside the stack, and is found
+            again each time. `take_items` sets it; a caller that takes records from then on can
+            unset it.
     """
 
     def __init__(
@@ -81,9 +85,7 @@ class Walker(Cursor, Generic[T]):
         super().__init__(root, limits, ranges)
         self.opened: list[tuple[bytes, int]] | None = None
         self._process = process
-        # Whether nodes are handed out, so that none may be opened before the walk gets there. What
-        # `wanted` has found ahead is then kept beside the stack.
-        self._hands_out_nodes = False
+        self.hands_out_nodes: bool = False
         self._ahead = LookAhead([], [], [])
 
     # --- Taking records -------------------------------------------------------------------------
@@ -364,7 +366,7 @@ class Walker(Cursor, Generic[T]):
         """
         if arrivals is None:
             arrivals = Arrivals()
-        self._hands_out_nodes = True
+        self.hands_out_nodes = True
         items: list[TreeNode | Output[T]] = []
         records = 0
         with _Attempt(self, items, arrivals):
@@ -416,7 +418,7 @@ class Walker(Cursor, Generic[T]):
             records: whether records are named, or nodes alone.
         """
         ahead = look_ahead(self._stack, blocks, n, self._frames_in, records=records)
-        if self._hands_out_nodes:
+        if self.hands_out_nodes:
             self._ahead = ahead
         else:
             self._stack[:] = ahead.stack
@@ -424,7 +426,7 @@ class Walker(Cursor, Generic[T]):
 
     def prune(self, blocks: Blocks[T]) -> None:
         """Remove the blocks that the walk, as far as it has looked ahead, does not name."""
-        ahead = self._ahead if self._hands_out_nodes else LookAhead([], self._stack, [])
+        ahead = self._ahead if self.hands_out_nodes else LookAhead([], self._stack, [])
         named = ahead.named()
         for table in blocks.tables:
             keep_only(table, named)

@@ -149,6 +149,7 @@ class AccountRepo(Repo[T]):
                     break
                 await self._turn.pause_if_over()
             self._first_items = len(self._ready.items)
+            self._walker.hands_out_nodes = False  # most calls want records alone, which is faster
             if not first and isinstance(self._error, (DownloadBroken, TornExport)):
                 self._raise_if_failed()
 
