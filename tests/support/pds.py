@@ -42,6 +42,7 @@ class PdsNet:
     """The directory and the servers of the file that the environment names, or a skip."""
 
     def __init__(self) -> None:
+        __tracebackhide__ = True  # the skip is told of the file that asks
         path = os.environ.get(VARIABLE)
         if path is None:
             pytest.skip(f"no reference PDS: {VARIABLE} does not name one", allow_module_level=True)
