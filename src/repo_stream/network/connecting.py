@@ -439,23 +439,23 @@ async def send(
         ServerUnreachable: if no answer came.
         httpx.ReadTimeout: if none came in time.
     """
-    check = _PeerCheck(client, url) if checks else None
-    extensions: dict[str, Any] = {
-        "timeout": httpx.Timeout(_CONNECT_TIMEOUT, read=read_timeout, pool=None).as_dict()
-    }
-    if check is not None:
-        extensions["trace"] = check.trace
+    peer = _Peer(client, url, checks=checks)
+    timeout = httpx.Timeout(_CONNECT_TIMEOUT, read=read_timeout, pool=None)
+    extensions = {"timeout": timeout.as_dict(), "trace": peer.trace}
     request = httpx.Request("GET", url, headers=headers, extensions=extensions)
     with _unreachable(url):
-        response = await client.send(
-            request, stream=True, auth=httpx.Auth(), follow_redirects=False
-        )
-    if check is not None:
         try:
-            check.check_answer(response)
-        except AddressRefused:
-            await response.aclose()
+            response = await client.send(
+                request, stream=True, auth=httpx.Auth(), follow_redirects=False
+            )
+        except BaseException:
+            await peer.aclose()
             raise
+    try:
+        peer.check_answer(response)
+    except AddressRefused:
+        await response.aclose()
+        raise
     return response
 
 
@@ -549,44 +549,45 @@ def parsed(url: str, *, base: httpx.URL | None = None) -> httpx.URL:
 
 # --- The connections of a caller's client ---------------------------------------------------------
 
-_Peer = tuple[str, int]
+_Address = tuple[str, int]
 
 # The proxies that clients were seen to connect to. They are the caller's choice, whatever their
 # address is, so an answer may come from them.
-_PROXIES: Final[WeakKeyDictionary[httpx.AsyncClient, set[_Peer]]] = WeakKeyDictionary()
+_PROXIES: Final[WeakKeyDictionary[httpx.AsyncClient, set[_Address]]] = WeakKeyDictionary()
 
 
-class _PeerCheck:
-    """Checks the other side of the connection that a client sends a request by."""
+class _Peer:
+    """The other side of the connection that a client sends a request by.
 
-    def __init__(self, client: httpx.AsyncClient, url: httpx.URL) -> None:
+    Args:
+        client: the client.
+        url: where the request goes.
+        checks: whether to check its address.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, url: httpx.URL, *, checks: bool) -> None:
         self._host = url.host
         self._raw_host = url.raw_host.decode("ascii")
+        self._checks = checks
         self._proxies = _PROXIES.setdefault(client, set())
         self._connects_to: str | None = None
+        # The connection that was made for the request, if it was.
+        self._stream: httpcore.AsyncNetworkStream | None = None
 
     async def trace(self, event: str, info: dict[str, Any]) -> None:
         """Follow what httpcore does; see https://www.encode.io/httpcore/extensions/#trace."""
         if event.endswith(".connect_tcp.started"):
             self._connects_to = info["host"]
         elif event.endswith(".connect_tcp.complete"):
-            stream: httpcore.AsyncNetworkStream = info["return_value"]
-            try:
-                self._check(_peer_of(stream))
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await stream.aclose()
-                raise
+            self._stream = info["return_value"]
+            if self._checks:
+                self._check(_address_of(info["return_value"]))
 
-    def _check(self, peer: _Peer | None) -> None:
-        if self._connects_to != self._raw_host:
-            if peer is not None:
-                self._proxies.add(peer)
-        elif peer is None:
-            reason = "its client does not tell which address it connected to"
-            raise AddressRefused(host=self._host, address=None, reason=reason)
-        else:
-            _check_address(self._host, peer[0])
+    async def aclose(self) -> None:
+        """Close the connection that was made, which httpcore may forget if it is cancelled."""
+        if self._stream is not None:
+            with anyio.CancelScope(shield=True):
+                await self._stream.aclose()
 
     def check_answer(self, response: httpx.Response) -> None:
         """Check where an answer came from.
@@ -595,15 +596,25 @@ class _PeerCheck:
             AddressRefused: if that is neither a public address nor a proxy.
         """
         stream = response.extensions.get("network_stream")
-        if stream is None:
-            return  # the transport is not made of httpcore
+        if not self._checks or stream is None:  # there is none if it is not made of httpcore
+            return
         with suppress(OSError):  # it ended already
-            peer = _peer_of(stream)
-            if peer is not None and peer not in self._proxies:
-                _check_address(self._host, peer[0])
+            address = _address_of(stream)
+            if address is not None and address not in self._proxies:
+                _check_address(self._host, address[0])
+
+    def _check(self, address: _Address | None) -> None:
+        if self._connects_to != self._raw_host:
+            if address is not None:
+                self._proxies.add(address)
+        elif address is None:
+            reason = "its client does not tell which address it connected to"
+            raise AddressRefused(host=self._host, address=None, reason=reason)
+        else:
+            _check_address(self._host, address[0])
 
 
-def _peer_of(stream: httpcore.AsyncNetworkStream) -> _Peer | None:
+def _address_of(stream: httpcore.AsyncNetworkStream) -> _Address | None:
     match stream.get_extra_info("server_addr"):
         case [str(host), int(port), *_]:
             return host, port
