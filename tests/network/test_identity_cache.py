@@ -7,6 +7,7 @@ import traceback
 import weakref
 from contextlib import suppress
 from contextvars import ContextVar
+from copy import copy
 
 import anyio
 import pytest
@@ -40,7 +41,7 @@ class Source:
         await self.open.wait()
         await checkpoint()
         if isinstance(answer, Exception):
-            raise answer
+            raise copy(answer)
         return answer
 
     def cache(self, maximum: int = 10) -> Cache[str]:
@@ -148,8 +149,6 @@ async def test_errors_are_raised_without_the_frames_of_others() -> None:
 
     for _ in range(4):
         await fail()
-    source.answer = "one"  # or the error that the source raised has the frames of the first call
-    NOT_FOUND.__traceback__ = None
     gc.collect()
     assert [each() for each in gone] == [None] * 4
     assert frames[1] == frames[2] == frames[3]
@@ -264,6 +263,15 @@ async def test_size_of_all_is_bounded() -> None:
     for number in range(50):
         await cache.get(str(number))
     assert len(cache) == 10
+
+
+async def test_what_is_replaced_does_not_count() -> None:
+    source = Source()
+    cache = source.cache(maximum=3)  # of 4 KiB each
+    source.answer = 4000 * "x"
+    for name in 10 * "abc":
+        await cache.get(name, fresh=True)
+    assert len(cache) == 3
 
 
 async def test_nothing_is_kept_if_no_name_may_be() -> None:

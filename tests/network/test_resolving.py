@@ -712,6 +712,17 @@ async def test_network_of_plain_urls_needs_allow_private() -> None:
             assert (await network.resolve(ALICE)).did == alice.did
 
 
+async def test_directory_may_have_a_path_and_a_slash(net: AtprotoNetwork) -> None:
+    async with (
+        net.client() as client,
+        net.network(client=client, directory="https://plc.directory/copy/") as network,
+    ):
+        assert network.directory == "https://plc.directory/copy"
+        with pytest.raises(DidNotFound):
+            await network.resolve(NOBODY)
+    assert paths(net) == [f"plc.directory/copy/{NOBODY}"]
+
+
 async def test_unreachable_directory_is_an_error(net: AtprotoNetwork) -> None:
     async with (
         net.client() as client,

@@ -90,7 +90,6 @@ class SystemResolver:
                 name + ".",  # or the domain of this machine may be put after it
                 "TXT",
                 lifetime=self._seconds,
-                search=False,
                 # Otherwise it is the one of the loop that was first used in this process.
                 backend=backends.get_backend(backends.sniff()),
             )
