@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import socket
+import subprocess
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -48,6 +49,7 @@ from repo_stream import (
 )
 from repo_stream.network.keywords import RepoKeywords
 from repo_stream.testing import SigningKey
+from support.cli import command, lines
 from support.pds import PdsAccount, PdsNet, created, deleted, updated
 
 NET = PdsNet()
@@ -511,3 +513,40 @@ async def test_rate_limit_is_told_or_waited_for() -> None:
             )
         assert len(limited.slept) == 1
         assert 0 < limited.slept[0] <= 310
+
+
+# --- The command ----------------------------------------------------------------------------------
+
+
+def run(*arguments: str | Path) -> str:
+    options = ["--plc", NET.directory, "--allow-private"]
+    return subprocess.run(
+        command(*arguments, *options), check=True, capture_output=True, text=True, timeout=100
+    ).stdout
+
+
+def exported(car: str | Path) -> Records:
+    records = lines(run("export", car, "--json-form", "atproto"))
+    return {
+        f"{record['collection']}/{record['rkey']}": (record["cid"], record["value"])
+        for record in records
+    }
+
+
+def test_command_exports_all_records_that_the_server_lists(large: PdsAccount) -> None:
+    assert exported(large.did) == NET.records(large.did)
+
+
+def test_command_keeps_a_verified_car_up_to_date(tmp_path: Path) -> None:
+    account = NET.add_account("fetched")
+    account.write(*(created(f"{POSTS}/{n:03}", n=n) for n in range(500)))
+    kept = tmp_path / "kept.car"
+    for n in range(3):
+        run("fetch", account.did, "-o", kept)
+        assert exported(kept) == NET.records(account.did)
+        account.write(deleted(f"{POSTS}/{n:03}"), created(f"{LIKES}/{n}", n=n))
+    found = {line.split()[0]: line for line in run("resolve", account.did).splitlines()}
+    assert found["Server"].split()[1] == NET.first
+    key = found["Key"].split()[1]
+    assert f"{key}," in run("verify", account.did)
+    run("verify", kept, "--key", key)
