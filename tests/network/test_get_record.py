@@ -75,7 +75,7 @@ async def test_failing_processor_is_named(alice: AtprotoAccount, network: Networ
         (f"at://{NAME}/com.example.note", ValueError, "names a collection, not a record"),
         ("com.example.note/100", BadName, "com.example.note/100"),
         (f"at://{NAME}/com.example.note/a/b", BadName, "a slash too many"),
-        (None, TypeError, "who must be"),
+        (None, TypeError, "uri must be"),
     ],
 )
 async def test_what_names_no_record_is_refused(

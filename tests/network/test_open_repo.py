@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -14,6 +15,7 @@ from repo_stream import (
     BadName,
     BadSignature,
     DidTombstoned,
+    DiskStore,
     DownloadBroken,
     Gap,
     HandleNotFound,
@@ -30,6 +32,7 @@ from repo_stream import (
     RepoNotFound,
     RepoSuspended,
     RepoTakendown,
+    ServerUnreachable,
     TornExport,
     TreeNode,
     open_car,
@@ -199,7 +202,7 @@ async def test_keywords_of_open_car_hold(alice: AtprotoAccount, network: Network
 
 
 async def test_repo_that_does_not_fit_in_memory_goes_to_disk(
-    alice: AtprotoAccount, network: Network, disk_store: Any
+    alice: AtprotoAccount, network: Network, disk_store: DiskStore
 ) -> None:
     for spill in (None, disk_store):
         async with open_repo(NAME, network=network, mem_limit_mb=0, spill=spill) as repo:
@@ -337,6 +340,17 @@ async def test_account_that_moved_meanwhile_is_looked_up_again(
         assert repo.account.pds == "https://new.example.com"
         assert repo.signed_by == old.did_key
         assert [key async for key, _ in repo] == [*RECORDS]
+
+
+async def test_account_whose_server_is_gone_is_looked_up_again(
+    alice: AtprotoAccount, atproto_network: AtprotoNetwork, network: Network
+) -> None:
+    await network.resolve(NAME)
+    alice.server.close()
+    with pytest.raises(ServerUnreachable):
+        await decoded(NAME, network)
+    alice.move_to(atproto_network.add_server("new.example.com"), rotate=False)
+    assert await decoded(NAME, network, keep=None) == RECORDS
 
 
 async def test_server_that_an_account_has_left_is_left_if_it_signs_otherwise(
@@ -595,6 +609,47 @@ async def test_export_that_lacks_a_block_though_nothing_has_changed_begins_anew(
     assert await decoded(NAME, network, check_first=True) == RECORDS
     queries = [each.query for each in atproto_network.requests if "getRepo" in each.path]
     assert [each.get("since") for each in queries] == [None, alice.rev, None]
+
+
+@pytest.mark.parametrize("kind", ["temporary", "path", "store", "keep"])
+async def test_torn_export_is_completed_wherever_its_blocks_go(
+    alice: AtprotoAccount, network: Network, disk_store: DiskStore, tmp_path: Path, kind: str
+) -> None:
+    tear(alice, times=2, at=1500)
+    spill = {"path": tmp_path / "spill.db", "store": disk_store}.get(kind)
+    options: dict[str, Any] = {"keep": tmp_path / "alice.car"} if kind == "keep" else {}
+    found = await decoded(NAME, network, check_first=True, mem_limit_mb=0, spill=spill, **options)
+    assert found == alice.records
+
+
+async def test_limits_hold_for_what_completes_an_export(
+    alice: AtprotoAccount, network: Network
+) -> None:
+    copy = section(alice.repo.records[LAST], alice.repo.blocks[alice.repo.records[LAST]])
+    tear(alice)
+    alice.inject("getRepo", Fault(skip=1, body=alice.car() + 1000 * copy))
+    with pytest.raises(LimitExceeded, match="car_bytes"):
+        await decoded(NAME, network, check_first=True, limits=Limits(car_bytes=150_000))
+
+
+async def test_slice_that_is_cut_off_is_fetched_again(
+    alice: AtprotoAccount, atproto_network: AtprotoNetwork, network: Network
+) -> None:
+    tear(alice)
+    alice.inject("getRepo", Fault(skip=1, times=1, stop_at=300))
+    assert await decoded(NAME, network, check_first=True) == alice.records
+    assert asked(atproto_network, "sync.getRepo") == 3
+
+
+async def test_export_that_is_torn_and_kept_is_completed_before_the_first_record(
+    alice: AtprotoAccount, atproto_network: AtprotoNetwork, network: Network, tmp_path: Path
+) -> None:
+    tear(alice, at=200)
+    assert await decoded(NAME, network, keep=tmp_path / "alice.car") == alice.records
+    queries = [each.query for each in atproto_network.requests if "getRepo" in each.path]
+    assert [each.get("since") for each in queries] == [None, alice.revs[0]]
+    async with open_car(tmp_path / "alice.car", block_processor=process.record) as repo:
+        assert {key: value async for key, value in repo} == alice.records
 
 
 async def test_with_gaps_a_torn_export_is_walked_as_it_is(

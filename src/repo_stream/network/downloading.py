@@ -24,8 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
+from repo_stream.car.reader import CarReader
 from repo_stream.car.source import Source
 from repo_stream.drivers.keywords import Spill
+from repo_stream.drivers.loading import no_commit
 from repo_stream.drivers.options import Options
 from repo_stream.drivers.stream import streamed
 from repo_stream.errors import (
@@ -50,7 +52,6 @@ from repo_stream.network.errors import (
 from repo_stream.network.keeping import Copy
 from repo_stream.network.repo import AccountRepo, Origin
 from repo_stream.network.resolving import Network
-from repo_stream.opening import load_commit
 
 if TYPE_CHECKING:
     from repo_stream.network.web import Download
@@ -302,11 +303,15 @@ class _Opening(Generic[T]):
         Raises:
             NothingNew: if that is nothing.
         """
-        copy = self._new_copy()
+        copy, options = self._new_copy(), self._plan.options
         async with self._stream(since) as download:
-            async for piece in _Feed(download, copy):
-                del piece  # it is copied
-        await load_commit(copy.reader(), limits=self._plan.options.limits)
+            reader = await CarReader.open(
+                _Feed(download, copy), limits=options.limits, verify_cids=options.verify_cids
+            )
+            while await reader.next_columns() is not None:
+                pass  # it is checked and copied
+            if not reader.blocks:
+                raise no_commit(reader)
         return copy
 
     async def _join(self, base: Copy, slices: Sequence[Copy]) -> Copy:

@@ -193,7 +193,7 @@ def open_repo(
     _check_network(network)
     check_flag("earlier_keys", keywords["earlier_keys"])
     check_whole("retries", keywords["retries"])
-    asked = _asked(who, network)
+    asked = _asked("who", who, network)
     builder = told_builder(block_processor, on_error, gaps or since is not None, keywords)
     builder, key = _narrowed(builder, asked, who, keywords)
     _check_since(since, key)
@@ -250,7 +250,7 @@ async def get_record(
         ...     return output.value if output else None
     """
     _check_network(network)
-    asked = _asked(uri, network)
+    asked = _asked("uri", uri, network)
     if asked.rkey is None:
         named = "an account" if asked.collection is None else "a collection"
         raise ValueError(f"{uri!r} names {named}, not a record; {URI_FORM}")
@@ -276,9 +276,9 @@ class _SliceOptions(Options[T]):
         return False if self.on_error == "raise" else "blocks"
 
 
-def _asked(who: str, network: Network | None) -> Who:
-    check_kind("who", who, str, such_as="a handle, a DID or an at:// URI")
-    return parse_who(who, allow_private=network is not None and network.allow_private)
+def _asked(name: str, text: str, network: Network | None) -> Who:
+    check_kind(name, text, str, such_as="a handle, a DID or an at:// URI")
+    return parse_who(text, allow_private=network is not None and network.allow_private)
 
 
 def _check_network(network: object) -> None:
