@@ -213,7 +213,8 @@ class AtprotoAccount:
             since: a revision: only blocks that came later.
         """
         repo, revs = self.repo, {cid: rev for cid, (rev, _) in self._blocks.items()}
-        cids = [cid for cid in repo.ordered(self.order) if revs[cid] > (since or "")]
+        # Another thread may write just now, so blocks may be gone already.
+        cids = [cid for cid in repo.ordered(self.order) if revs.get(cid, "") > (since or "")]
         if self.order == "export":
             cids.sort(
                 key=lambda cid: (cid == repo.commit_cid, revs[cid], cid_text(cid)), reverse=True

@@ -324,8 +324,9 @@ class AtprotoNetwork:
 
         class ClosingNetwork(Network):
             async def aclose(self) -> None:
-                await super().aclose()
-                await client.aclose()
+                with anyio.CancelScope(shield=True):
+                    await super().aclose()
+                    await client.aclose()
 
         return ClosingNetwork(client, **world)
 

@@ -215,7 +215,7 @@ class Site(ThreadingHTTPServer):
         self._faults = faults
         self._requests = requests
         super().__init__(("127.0.0.1", 0), _Handler)
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
         self._thread.start()
 
     @property
