@@ -5,28 +5,32 @@ from __future__ import annotations
 import itertools
 import re
 import tomllib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import cbor2
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from repo_stream import BadSignature
+import repo_stream
+from repo_stream import Network
 from repo_stream.cli import main
+from repo_stream.network import opening
 from repo_stream.store.budget import Budget
-from repo_stream.testing import CarServer, RawRecord, build_car, made_records
+from repo_stream.testing import (
+    AtprotoAccount,
+    AtprotoNetwork,
+    RawRecord,
+    build_car,
+    made_records,
+)
 from support import ROOT, SAMPLE, walk
-from support.keys import did_key, signer
 from support.readme import PYTHON, README, blocks, section
 
 # The records of the sample repo, as tests/cars/README.md says that they were made.
 BLOCKS = dict(made_records(500))
 RECORDS: dict[str, dict[str, Any]] = {key: cbor2.loads(block) for key, block in BLOCKS.items()}
-FEW = sorted(RECORDS)[:7]
-ACCOUNT = "did:plc:ewvi7nxzyoun6zhxrhs64oiz"
 
 
 def execute(block: str) -> dict[str, Any]:
@@ -47,41 +51,25 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-class Network(CarServer):
-    """A server that stands in for the network: PLC directory and PDS in one.
-
-    Attributes:
-        key: the account's signing key, a `did:key`, which its DID document names.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.private = ec.generate_private_key(ec.SECP256K1())
-        self.key = did_key(self.private)
-
-    def _document(self, did: str) -> object:
-        method = {"id": f"{did}#atproto", "publicKeyMultibase": self.key.removeprefix("did:key:")}
-        document: Any = super()._document(did)
-        return document | {"verificationMethod": [method]}
-
-    def serve_repo_of(self, did: str) -> None:
-        """Serve a repo under the account of the README, whichever account it is of."""
-        car = build_car(
-            {key: RawRecord(BLOCKS[key]) for key in FEW}, did=did, sign=signer(self.private)
-        )
-        self.serve(car, did=ACCOUNT, chunked=True)
-
-
 @pytest.fixture
-def network() -> Iterator[Network]:
-    with Network() as server:
-        server.serve_repo_of(ACCOUNT)
-        yield server
+def alice(atproto_network: AtprotoNetwork, monkeypatch: pytest.MonkeyPatch) -> AtprotoAccount:
+    """The account of the README, which has the records of the sample repo."""
+    net = atproto_network
 
+    class Connected(Network):
+        def __init__(self) -> None:
+            self._client = net.client()
+            super().__init__(self._client, directory=net.directory, resolver=net.resolver)
 
-def account_example(network: Network) -> str:
-    (block,) = blocks(section("From an account"), "python")
-    return block.replace("https://plc.directory", network.url)
+        async def aclose(self) -> None:
+            await super().aclose()
+            await self._client.aclose()
+
+    for module in (opening, repo_stream):
+        monkeypatch.setattr(module, "Network", Connected)
+    return atproto_network.add_account(
+        "alice.example.com", {key: RawRecord(block) for key, block in BLOCKS.items()}
+    )
 
 
 WAYS = ["in memory", "through the disk"]
@@ -109,15 +97,15 @@ def test_every_python_block_is_found() -> None:
     assert len(PYTHON) >= 5
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("here", "alice")
 @pytest.mark.parametrize("block", PYTHON)
-def test_python_block_runs(block: str, network: Network) -> None:
+def test_python_block_runs(block: str) -> None:
     for way in WAYS:
         with going(way):
-            execute(block.replace("https://plc.directory", network.url))
+            execute(block)
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("alice")
 def test_first_example_prints_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     (example,), (shown,) = (blocks(section("Use it"), kind) for kind in ("python", "text"))
     for way in WAYS:
@@ -130,27 +118,15 @@ def test_first_example_prints_what_is_shown(capsys: pytest.CaptureFixture[str]) 
             assert whole.startswith(start) if cut else whole == start, way
 
 
-def test_account_leads_to_its_records(network: Network, capsys: pytest.CaptureFixture[str]) -> None:
-    for way in WAYS:
-        with going(way):
-            execute(account_example(network))
-        printed = capsys.readouterr().out.splitlines()
-        assert [line.split()[0] for line in printed] == FEW, way
-
-
-def test_account_example_refuses_the_repo_of_another_account(network: Network) -> None:
-    network.serve_repo_of("did:plc:another")
-    with pytest.raises(ValueError, match="the server sent the repo of did:plc:another"):
-        execute(account_example(network))
-
-
-def test_account_example_refuses_the_signature_of_another_key(
-    network: Network, capsys: pytest.CaptureFixture[str]
+def test_account_example_shows_the_account_and_a_record(
+    alice: AtprotoAccount, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    network.key = did_key(ec.generate_private_key(ec.SECP256K1()))
-    with pytest.raises(BadSignature):
-        execute(account_example(network))
-    assert capsys.readouterr().out == ""
+    (block,) = blocks(section("From an account"), "python")
+    execute(block)
+    account, record = capsys.readouterr().out.splitlines()
+    server, key = alice.server.url, alice.key.did_key
+    assert account == f"{alice.did} {alice.handle} {server} {key}"
+    assert record.startswith("Output(key='app.bsky.actor.profile/self'")
 
 
 async def test_example_of_a_test_passes() -> None:
