@@ -771,6 +771,20 @@ async def test_httpx_is_asked_for_with_its_extra(monkeypatch: pytest.MonkeyPatch
         ({"keep_errors_seconds": "1"}, TypeError, "keep_errors_seconds must be a number"),
         ({"keep_names": 1.5}, TypeError, "keep_names must be a whole number"),
     ],
+    ids=[
+        "directory no URL",
+        "directory bytes",
+        "client class",
+        "client URL",
+        "resolver object",
+        "handle server not private",
+        "handle server no URL",
+        "private text",
+        "patience negative",
+        "keep NaN",
+        "keep errors text",
+        "keep names float",
+    ],
     ids=str,
 )
 def test_arguments_are_checked(options: Any, kind: type[Exception], said: str) -> None:
