@@ -785,7 +785,6 @@ async def test_httpx_is_asked_for_with_its_extra(monkeypatch: pytest.MonkeyPatch
         "keep errors text",
         "keep names float",
     ],
-    ids=str,
 )
 def test_arguments_are_checked(options: Any, kind: type[Exception], said: str) -> None:
     with pytest.raises(kind, match=said):
