@@ -24,8 +24,9 @@ The commit (https://atproto.com/specs/repository#commit-objects):
 
 - It is in the file, of version 3, complete and canonical: `MissingCommit`, `NothingNew`,
   `BadCommit`. It has 8,192 bytes at most, always.
-- The account's key signed it: `BadSignature`, `UnsupportedKey`. This is checked only if you call
-  `Commit.verify_signature`. Until then a repo is consistent, but anyone could have made it.
+- It is of the account, whose key signed it: `OtherAccountServed`, `BadSignature`, `UnsupportedKey`.
+  `open_repo` and `get_record` check that before anything else. Everywhere else it is checked only
+  if you call `Commit.verify_signature`: a repo is consistent, but anyone could have made it.
 - CARs that are joined are of one account, and one commit is the newest: `OtherAccount`,
   `ConflictingCommits`.
 
@@ -39,8 +40,8 @@ The tree (https://atproto.com/specs/repository#mst-structure):
 - Keys are at the depth that their hash demands: `WrongDepth`, `ChildBelowLeaf`; and the tree is not
   too deep: `LimitExceeded`, `mst_depth=40`.
 - No node is needlessly empty: `EmptyNode`, `BareRoot`.
-- Every block that the tree names is in the file: `MissingBlock`; or in one of those that are
-  joined: `IncompleteJoin`.
+- Every block that the tree names is in the file: `MissingBlock`; in what a server sent:
+  `TornExport`; or in one of those that are joined: `IncompleteJoin`.
 
 Records (https://atproto.com/specs/data-model), by `record` and all processors that use it:
 
