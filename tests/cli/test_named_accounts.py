@@ -100,6 +100,24 @@ def test_inspect_shows_the_account(run: Run, alice: AtprotoAccount) -> None:
     assert table["Total"][0] == 4
 
 
+@pytest.mark.parametrize("command", ["ls", "inspect", "order", "export"])
+def test_export_that_is_torn_is_completed(
+    run: Run, alice: AtprotoAccount, tmp_path: Path, command: str
+) -> None:
+    def write() -> None:
+        alice.write({key: {"text": f"new {key}"} for key in RECORDS})
+
+    alice.inject("getRepo", Fault(times=1, during_at=400, during=write))
+    more = [tmp_path / "out.car"] if command == "order" else []
+    code, out, err = run(command, HANDLE, *more)
+    assert code == 0, err
+    assert "lost" not in out + err
+    if command == "order":
+        assert more[0].read_bytes() == alice.repo.to_car(order="stream")
+    if command == "export":
+        assert {line["value"]["text"][:4] for line in lines(out)} == {"new "}
+
+
 def test_blobs_are_listed(run: Run, world: AtprotoNetwork) -> None:
     world.add_account("bob.example.com", {"a.b.c/1": {"cid": "x", "mimeType": "image/png"}})
     code, out, err = run("blobs", "bob.example.com")
@@ -209,6 +227,17 @@ def test_get_says_if_there_is_no_such_record(run: Run, alice: AtprotoAccount) ->
         assert (code, out) == (1, "")
         assert err.count("\n") == 1
         assert f"{LIKE}/2" in err
+
+
+def test_get_accepts_an_earlier_key_if_asked_for(run: Run, alice: AtprotoAccount) -> None:
+    alice.rotate_key(write=False)
+    uri = f"at://{HANDLE}/{LIKE}/1"
+    code, out, err = run("get", uri)
+    assert (code, out) == (1, "")
+    assert "the signature of commit" in err
+    code, out, err = run("get", uri, "--earlier-keys", "--json-form", "atproto")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["uri"] == f"at://{alice.did}/{LIKE}/1"
 
 
 def test_get_refuses_the_uri_of_another_account(run: Run, alice: AtprotoAccount) -> None:

@@ -121,8 +121,8 @@ def test_files_are_read_without_the_extra(tmp_path: Path, alice: AtprotoAccount)
 
 
 def slowly(account: AtprotoAccount) -> None:
-    """Have its server take two seconds for the repo."""
-    account.inject("getRepo", Fault(drip=(len(account.car()) // 20, 0.1)))
+    """Have its server take two seconds and more for the repo, which has so many blocks."""
+    account.inject("getRepo", Fault(drip=(65536, 0.004)))
 
 
 @pytest.fixture
@@ -176,8 +176,7 @@ def test_error_in_a_terminal_is_what_is_left_of_it(
     net: AtprotoNetwork, large: AtprotoAccount
 ) -> None:
     pytest.importorskip("rich")
-    half = len(large.car()) // 2
-    large.inject("getRepo", Fault(drip=(half // 10, 0.1), stop_at=half))
+    large.inject("getRepo", Fault(drip=(65536, 0.004), stop_at=len(large.car()) // 2))
     code, shown = on_terminal(asking(net, "ls", large.did, "--patience", "0"))
     assert code == 1
     after = shown.rpartition("\x1b[2K")[2].replace("\r", "")

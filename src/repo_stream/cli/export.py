@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Final, Literal, NamedTuple, NoReturn, Protocol
 
-from repo_stream import Commit, Output, ProcessError, RepoStreamError, get_record
+from repo_stream import Commit, Output, RepoStreamError, get_record
 from repo_stream.cli.accounts import is_account, network_of
 from repo_stream.cli.downloads import who_in
 from repo_stream.cli.filters import report_unmatched
@@ -257,9 +257,13 @@ async def _fetched(options: argparse.Namespace) -> _Found:
         key = _key_of(options, account.did)
         uri = uri_of(account.did, key)
         if is_at_uri(uri):
-            return _Found(
-                account.did, key, _processed(options, await get_record(uri, network=network))
+            output = await get_record(
+                uri,
+                network=network,
+                block_processor=_PROCESSORS[options.json_form],
+                earlier_keys=options.earlier_keys,
             )
+            return _Found(account.did, key, output)
     return await _found(options)  # no server can be asked for such a key
 
 
@@ -276,16 +280,6 @@ def _key_of(options: argparse.Namespace, did: str) -> str:
         return parse_key(key, None if key == options.car else did)
     except ValueError as error:
         raise _WrongKey(str(error)) from error
-
-
-def _processed(options: argparse.Namespace, output: Output[bytes] | None) -> Output[str] | None:
-    if output is None:
-        return None
-    try:
-        value = _PROCESSORS[options.json_form](output.value)
-    except RepoStreamError as error:
-        raise ProcessError(str(error), key=output.key, cid=output.cid) from error
-    return Output(output.key, output.cid, value)
 
 
 def _shown(line: str, *, in_one: bool) -> str:
