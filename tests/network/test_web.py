@@ -14,6 +14,7 @@ import pytest
 from repo_stream import (
     AddressRefused,
     BadDocument,
+    NetworkError,
     RateLimited,
     ServerFailed,
     ServerUnreachable,
@@ -110,6 +111,16 @@ async def test_what_a_callers_client_sends_elsewhere_is_not_sent_to_strangers() 
     assert {visit.headers["host"] for visit in server.visits} == {"pds.example.com"}
 
 
+async def test_cookies_of_strangers_are_not_put_into_a_callers_client() -> None:
+    cookie = ("Set-Cookie", "session=theirs; Domain=.example.com; Path=/")
+    with serving(status(200, cookie)) as server:
+        async with client_of(server) as client:
+            await Web(client).document(HOST)
+            assert len(client.cookies) == 0
+            await client.get(HOST)
+            assert len(client.cookies) == 1
+
+
 async def test_what_has_come_is_counted_while_it_comes() -> None:
     with serving(status(200, body=b"a body")) as server:
         async with Web(allow_private=True) as web:
@@ -166,6 +177,81 @@ async def test_connection_that_the_server_closed_meanwhile_is_made_anew() -> Non
             for _ in range(2):
                 assert (await Web(client).document(HOST)).body == b"hello"
     assert len(server.visits) == 3
+
+
+def raw(data: bytes) -> Handler:
+    def send(visit: Visit) -> None:
+        visit.send(data)
+
+    return send
+
+
+def to_raw(location: bytes) -> Handler:
+    return raw(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n")
+
+
+FLOOD = 60_000 * b"\x1b"
+LONG = "https://pds.example.com/" + 9_000 * "a"
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (raw(b"HTTP/1.1 " + FLOOD + b"\r\n\r\n"), ServerUnreachable),
+        (raw(b"HTTP/1.1 200 OK\r\n" + FLOOD + b"\r\n\r\n"), ServerUnreachable),
+        (
+            raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + FLOOD + b"\r\n"),
+            BadDocument,
+        ),
+        (status(200, ("Content-Encoding", 60_000 * "z"), body=b"x"), BadDocument),
+        (to_raw(b"https://pds.example.com:" + 60_000 * b"9"), ServerUnreachable),
+        (to_raw(b"https://pds.example.com/\x1b[31m"), ServerUnreachable),
+        (to_raw(b"https://xn--0.example.com/"), ServerUnreachable),
+        (to(LONG), TooManyRedirects),
+        (in_turn(to(LONG), status(500, body=FLOOD)), BadDocument),
+    ],
+    ids=[
+        "status line",
+        "header line",
+        "chunk",
+        "encoding",
+        "redirect to a long port",
+        "redirect with control characters",
+        "redirect to an invalid IDN",
+        "redirect to a long URL",
+        "long URL that is followed",
+    ],
+)
+async def test_what_a_server_sends_in_the_wrong_place_is_told_in_short(
+    answer: Handler, kind: type[NetworkError]
+) -> None:
+    redirects = 1 if kind is BadDocument else 0
+    with serving(answer) as server:
+        async with client_of(server) as client, Web(client, patience=0) as web:
+            with pytest.raises(kind) as caught:
+                await web.document(HOST, redirects=redirects)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+    assert all(len(str(fact)) <= 2000 for fact in vars(caught.value).values())
+
+
+@pytest.mark.parametrize("host", ["xn--0.example.com", "xn--a.xn--b"])
+async def test_host_that_is_an_invalid_idn_is_not_asked(host: str) -> None:
+    with serving(hello) as server:
+        async with client_of(server) as client:
+            with pytest.raises(BadDocument, match="is not a URL"):
+                await Web(client).document(f"https://{host}/")
+        assert server.visits == []
+
+
+async def test_host_in_other_letters_is_shown_as_the_dns_has_it() -> None:
+    with serving(hello) as server:
+        names = Names(**{"xn--pple-43d.com": [["10.0.0.1"]]})
+        async with client_of(server, names.addresses) as client:
+            with pytest.raises(AddressRefused, match=r"to xn--pple-43d\.com \(10\.0\.0\.1\)"):
+                await Web(client).document("https://xn--pple-43d.com/")
+            with pytest.raises(AddressRefused, match=r"to xn--pple-43d\.com: "):
+                await Web(client).document("https://xn--pple-43d.com:22/")
 
 
 # --- Where it may go ------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import contextmanager, suppress
+from copy import copy
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
@@ -40,7 +41,7 @@ import anyio
 
 from repo_stream.errors import MissingExtra
 from repo_stream.network.addresses import is_address, refusal_of_address, refusal_of_url
-from repo_stream.network.errors import AddressRefused, BadDocument, ServerUnreachable
+from repo_stream.network.errors import AddressRefused, BadDocument, ServerUnreachable, shown
 
 try:
     import httpcore
@@ -62,6 +63,7 @@ __all__ = [
     "look_up",
     "new_client",
     "parsed",
+    "reason_of",
     "send",
 ]
 
@@ -85,15 +87,21 @@ def check_url(url: httpx.URL, *, allow_private: bool) -> None:
     Raises:
         AddressRefused: if it leads where a stranger may not lead to.
     """
+    host = _ascii_host(url)
     reason = refusal_of_url(
         scheme=url.scheme,
-        host=url.host,
+        host=host,
         port=url.port,
         userinfo=bool(url.userinfo),
         allow_private=allow_private,
     )
     if reason is not None:
-        raise AddressRefused(host=url.host or str(url), address=None, reason=reason)
+        raise AddressRefused(host=host or str(url), address=None, reason=reason)
+
+
+def _ascii_host(url: httpx.URL) -> str:
+    """Return a host as the DNS has it, as hosts in other letters can look like one another."""
+    return url.raw_host.decode("ascii")
 
 
 # --- The transport --------------------------------------------------------------------------------
@@ -410,8 +418,19 @@ def new_client(*, addresses: Addresses | None, allow_private: bool) -> httpx.Asy
     """Return a client that connects to public addresses only; no proxy is used."""
     return httpx.AsyncClient(
         transport=CheckedTransport(addresses=addresses or look_up, allow_private=allow_private),
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # which keeps none
+        cookies=_no_cookies(),
     )
+
+
+def _no_cookies() -> CookieJar:
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+
+
+def _without_cookies(client: httpx.AsyncClient) -> httpx.AsyncClient:
+    """Return a client with the same transports and hooks, which keeps no cookies."""
+    same = copy(client)
+    same.cookies = _no_cookies()
+    return same
 
 
 async def send(
@@ -425,7 +444,8 @@ async def send(
     """Send a GET request, and return the answer as soon as its headers are there.
 
     Nothing is sent but what is stated: no cookies, headers, parameters or passwords of the client,
-    which are not for strangers. Redirects are not followed.
+    which are not for strangers. Nor does the client keep the cookies of strangers, which it could
+    send elsewhere. Redirects are not followed.
 
     Args:
         client: who sends it.
@@ -445,7 +465,7 @@ async def send(
     request = httpx.Request("GET", url, headers=headers, extensions=extensions)
     with _unreachable(url):
         try:
-            response = await client.send(
+            response = await _without_cookies(client).send(
                 request, stream=True, auth=httpx.Auth(), follow_redirects=False
             )
         except BaseException:
@@ -518,6 +538,7 @@ FAILURES: Final = (
     anyio.BrokenResourceError,
     anyio.ClosedResourceError,
     OSError,
+    UnicodeError,  # of a redirect to an invalid IDN, which httpx looks at though it is not followed
 )
 #: What is raised if an answer does not come in time: by `anyio.fail_after`, or by a connection.
 SLOW: Final = (TimeoutError, httpx.ReadTimeout)
@@ -530,21 +551,35 @@ def _unreachable(url: httpx.URL) -> Generator[None]:
     except httpx.ReadTimeout:
         raise
     except FAILURES as error:
-        reason = str(error) or type(error).__name__
-        raise ServerUnreachable(url=str(url), reason=reason) from error
+        raise ServerUnreachable(url=str(url), reason=reason_of(error)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error says, in short: it may quote as much as the server sent."""
+    return shown(str(error)) or type(error).__name__
+
+
+# How long a URL may be, in characters. Signed ones, of stores for files, have about 2,000.
+_MAX_URL: Final = 8000
 
 
 def parsed(url: str, *, base: httpx.URL | None = None) -> httpx.URL:
     """Return a URL, which may be relative to another one.
 
     Raises:
-        BadDocument: if it is none.
+        BadDocument: if it is none, or too long.
     """
+    where = shown(url) if base is None else str(base)
+    if len(url) > _MAX_URL:
+        reason = f"{shown(url)!a} is longer than URLs are, {len(url):,} characters"
+        raise BadDocument(url=where, reason=reason)
     try:
-        return httpx.URL(url) if base is None else base.join(url)
+        whole = httpx.URL(url) if base is None else base.join(url)
+        _ = whole.host  # raises an error if it is an invalid IDN
     except (httpx.InvalidURL, ValueError) as error:
-        where = url if base is None else str(base)
-        raise BadDocument(url=where, reason=f"{url[:200]!r} is not a URL ({error})") from error
+        reason = f"{shown(url)!a} is not a URL ({reason_of(error)})"
+        raise BadDocument(url=where, reason=reason) from error
+    return whole
 
 
 # --- The connections of a caller's client ---------------------------------------------------------
@@ -566,8 +601,7 @@ class _Peer:
     """
 
     def __init__(self, client: httpx.AsyncClient, url: httpx.URL, *, checks: bool) -> None:
-        self._host = url.host
-        self._raw_host = url.raw_host.decode("ascii")
+        self._host = _ascii_host(url)
         self._checks = checks
         self._proxies = _PROXIES.setdefault(client, set())
         self._connects_to: str | None = None
@@ -604,7 +638,7 @@ class _Peer:
                 _check_address(self._host, address[0])
 
     def _check(self, address: _Address | None) -> None:
-        if self._connects_to != self._raw_host:
+        if self._connects_to != self._host:
             if address is not None:
                 self._proxies.add(address)
         elif address is None:

@@ -44,8 +44,9 @@ __all__ = [
     "TornExport",
 ]
 
-# How many characters of a text are shown that somebody else wrote.
+# How many characters of a text are shown that somebody else wrote, and how many are kept.
 _SHOWN: Final = 200
+_KEPT: Final = 2000
 
 
 class NetworkError(RepoStreamError):
@@ -65,7 +66,7 @@ class BadName(NetworkError, ValueError):
 
     def __init__(self, *, name: str, reason: str) -> None:
         super().__init__(
-            f"{_shown(name)!r} does not name an account: {reason}; pass a handle such as "
+            f"{shown(name)!r} does not name an account: {reason}; pass a handle such as "
             "alice.example.com, a did:plc or did:web, or an at:// URI"
         )
         self.name = name
@@ -164,7 +165,7 @@ class BadDocument(NetworkError):
     """
 
     def __init__(self, *, url: str | None, reason: str) -> None:
-        origin = "" if url is None else f" of {url}"
+        origin = "" if url is None else f" of {shown(url)}"
         super().__init__(
             f"the document{origin} cannot be used: {reason}; only who publishes it can correct it"
         )
@@ -234,7 +235,7 @@ class TooManyRedirects(NetworkError):
 
     Attributes:
         url: the URL that was asked for.
-        location: where the redirect that was not followed leads to.
+        location: where the redirect that was not followed leads to, cut after 2,000 characters.
         maximum: how many are followed.
     """
 
@@ -243,10 +244,10 @@ class TooManyRedirects(NetworkError):
             f"no more than {maximum} redirects are followed" if maximum else "none is followed"
         )
         super().__init__(
-            f"{url} redirects to {_shown(location)}, but {followed} here; ask its operator"
+            f"{shown(url)} redirects to {shown(location)}, but {followed} here; ask its operator"
         )
         self.url = url
-        self.location = location
+        self.location = location[:_KEPT]
         self.maximum = maximum
 
 
@@ -260,7 +261,7 @@ class ServerUnreachable(NetworkError):
 
     def __init__(self, *, url: str, reason: str) -> None:
         super().__init__(
-            f"no answer from {url}: {reason}; check the connection, and try again later"
+            f"no answer from {shown(url)}: {reason}; check the connection, and try again later"
         )
         self.url = url
         self.reason = reason
@@ -277,8 +278,8 @@ class RateLimited(NetworkError):
     def __init__(self, *, url: str, retry_after: float | None) -> None:
         when = "later" if retry_after is None else f"in {ceil(retry_after)} seconds"
         super().__init__(
-            f"the rate limit of {url} is reached; try again {when}, or wait longer for it by "
-            "`patience`"
+            f"the rate limit of {shown(url)} is reached; try again {when}, or wait longer for it "
+            "by `patience`"
         )
         self.url = url
         self.retry_after = retry_after
@@ -294,9 +295,9 @@ class ServerFailed(NetworkError):
     """
 
     def __init__(self, *, url: str, status: int, body: str) -> None:
-        said = f" and {_shown(body)!r}" if body else ""
+        said = f" and {shown(body)!r}" if body else ""
         advice = "try again later" if status >= 500 or status == 429 else "check the address"
-        super().__init__(f"{url} answered with status {status}{said}; {advice}")
+        super().__init__(f"{shown(url)} answered with status {status}{said}; {advice}")
         self.url = url
         self.status = status
         self.body = body
@@ -318,7 +319,7 @@ class RepoRefused(NetworkError):
     _advice = "ask its operator"
 
     def __init__(self, *, did: str, server: str, said: str = "") -> None:
-        quoted = f" ({_shown(said)!r})" if said else ""
+        quoted = f" ({shown(said)!r})" if said else ""
         super().__init__(f"{server} {self._what} {did}{quoted}; {self._advice}")
         self.did = did
         self.server = server
@@ -396,8 +397,8 @@ class TooSlow(NetworkError):
 
     def __init__(self, *, url: str, received: int, seconds: float) -> None:
         super().__init__(
-            f"{url} is too slow: in {seconds:.0f} seconds of waiting, fewer than 1,000 bytes a "
-            f"second came, {received} in all; try again later"
+            f"{shown(url)} is too slow: in {seconds:.0f} seconds of waiting, fewer than 1,000 "
+            f"bytes a second came, {received} in all; try again later"
         )
         self.url = url
         self.received = received
@@ -419,7 +420,9 @@ class DownloadBroken(NetworkError):
         if records:
             how_far = f"{received} bytes and {records} records"
             advice = "begin again, or use check_first=True, which tries again by itself"
-        super().__init__(f"the download from {url} broke off after {how_far}: {reason}; {advice}")
+        super().__init__(
+            f"the download from {shown(url)} broke off after {how_far}: {reason}; {advice}"
+        )
         self.url = url
         self.received = received
         self.records = records
@@ -452,10 +455,11 @@ class TornExport(MissingBlock, NetworkError):
         self.rev = rev
 
 
-def _shown(text: str) -> str:
-    shown = "".join(letter if letter.isprintable() else " " for letter in text[:_SHOWN])
-    return f"{shown}..." if len(text) > _SHOWN else shown
+def shown(text: str) -> str:
+    """Return the beginning of a text that somebody else wrote, without control characters."""
+    beginning = "".join(letter if letter.isprintable() else " " for letter in text[:_SHOWN])
+    return f"{beginning}..." if len(text) > _SHOWN else beginning
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return ", ".join(shown(name) for name in names[:5]) + (", ..." if len(names) > 5 else "")

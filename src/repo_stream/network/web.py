@@ -350,6 +350,7 @@ class Download:
         self._response = response
         self._close = connecting.close
         self._failures = connecting.FAILURES
+        self._reason_of = connecting.reason_of
         self._slow = connecting.SLOW
         # Whether the connection has a timeout for each read. All of httpcore do.
         self._has_timeout = "network_stream" in response.extensions
@@ -425,7 +426,7 @@ class Download:
                 received, waited = self.received, self._pace.waited + self._clock.now() - begun
                 raise TooSlow(url=self.url, received=received, seconds=waited) from error
             except self._failures as error:
-                raise self._broken(str(error) or type(error).__name__) from error
+                raise self._broken(self._reason_of(error)) from error
             self._pace.took(len(piece), self._clock.now() - begun)
         self.received += len(piece)
         return piece
