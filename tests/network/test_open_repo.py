@@ -464,6 +464,16 @@ async def test_download_that_is_cut_off_without_a_word_begins_anew(
     assert asked(atproto_network, "sync.getRepo") == 3
 
 
+@pytest.mark.parametrize("cut", [0, 20, 97])
+async def test_download_that_always_ends_too_soon_is_broken(
+    alice: AtprotoAccount, network: Network, cut: int
+) -> None:
+    alice.inject("getRepo", Fault(body=alice.car()[:cut]))
+    with pytest.raises(DownloadBroken, match="before the commit") as caught:
+        await decoded(NAME, network)
+    assert (caught.value.received, caught.value.records) == (cut, 0)
+
+
 async def test_download_that_breaks_off_again_and_again_is_given_up(
     alice: AtprotoAccount, atproto_network: AtprotoNetwork, network: Network
 ) -> None:

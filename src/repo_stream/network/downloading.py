@@ -154,7 +154,7 @@ class _Opening(Generic[T]):
             except (RepoRefused, ServerUnreachable):
                 if not await self._has_moved():
                     raise
-            except (DownloadBroken, TruncatedCar, MissingCommit, NothingNew, TornExport) as error:
+            except (DownloadBroken, MissingCommit, NothingNew, TornExport) as error:
                 is_answer = isinstance(error, NothingNew) and self._plan.since is not None
                 if is_answer or not self._left:
                     raise
@@ -188,7 +188,15 @@ class _Opening(Generic[T]):
         async with AsyncExitStack() as inner:
             download = await inner.enter_async_context(self._stream(plan.since))
             feed = _Feed(download, copy)
-            repo = await self._walkable(inner, feed, download.url)
+            try:
+                repo = await self._walkable(inner, feed, download.url)
+            except TruncatedCar as error:
+                raise DownloadBroken(
+                    url=download.url,
+                    received=download.received,
+                    records=0,
+                    reason="it ended before the commit of the repo",
+                ) from error
             feed.repo = repo
             if plan.check_first:
                 await repo.read_all()
