@@ -42,7 +42,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: object) -> NoReturn:
         pytest.fail("a test that needs a network has to ask for one")
 
-    monkeypatch.setattr(accounts, "Network", refuse)
+    monkeypatch.setattr(accounts, "new_network", refuse)
 
 
 @pytest.fixture
@@ -50,5 +50,5 @@ def world(
     no_network: None, atproto_network: AtprotoNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> AtprotoNetwork:
     """A network of accounts, which is the one that the command finds, whatever it is told."""
-    monkeypatch.setattr(accounts, "Network", atproto_network.network)
+    monkeypatch.setattr(accounts, "new_network", atproto_network.network)
     return atproto_network

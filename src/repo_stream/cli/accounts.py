@@ -3,6 +3,9 @@
 A file of that name wins, and `./` before a name makes plain that a file is meant. Names of accounts
 are handles, DIDs and `at://` URIs. `repo.car` has the form of a handle, but hardly ever is one: a
 name that ends as those of CAR files do is that of a file, unless it comes after `at://`.
+
+What reads files needs no network: `repo_stream.Network` and the like are looked up when they are
+used, which is when they are imported.
 """
 
 from __future__ import annotations
@@ -11,12 +14,15 @@ import argparse
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from repo_stream import Network
+import repo_stream
 from repo_stream.syntax import AT_SCHEME, AtUri, is_handle, parse_at_uri
 
-__all__ = ["Kind", "is_account", "kind_of", "network_of", "uri_in"]
+if TYPE_CHECKING:
+    from repo_stream import Network
+
+__all__ = ["Kind", "is_account", "kind_of", "network_of", "new_network", "uri_in"]
 
 #: What a CAR on the command line is.
 Kind: TypeAlias = Literal["file", "account", "url"]
@@ -60,10 +66,15 @@ async def network_of(options: argparse.Namespace) -> AsyncGenerator[Network]:
     Raises:
         MissingExtra: if what it needs is not installed.
     """
-    network = Network(
+    network = new_network(
         directory=options.plc,
         allow_private=options.allow_private,
         patience=options.patience,
     )
     async with network:
         yield network
+
+
+def new_network(**told: Any) -> Network:  # noqa: ANN401 - as `Network` takes them
+    """Return a network. Tests have one of their own."""
+    return repo_stream.Network(**told)

@@ -12,12 +12,16 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from repo_stream import Account, AccountRepo, Network, RepoStreamError, open_repo
+import repo_stream
+from repo_stream import Account, RepoStreamError
 from repo_stream.cli.accounts import is_account, network_of, uri_in
 from repo_stream.cli.input import limits_of
 from repo_stream.cli.progress import Meter, Position
+
+if TYPE_CHECKING:
+    from repo_stream import AccountRepo, Network
 
 __all__ = [
     "Downloaded",
@@ -99,7 +103,7 @@ async def account_repo(
 
     async with (
         meter.following(position),
-        open_repo(
+        repo_stream.open_repo(
             who_in(options.car),
             network=network,
             mem_limit_mb=options.mem_limit_mb,

@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Final, Literal, NamedTuple, NoReturn, Protocol
 
-from repo_stream import Commit, Output, RepoStreamError, get_record
+import repo_stream
+from repo_stream import Commit, Output, RepoStreamError
 from repo_stream.cli.accounts import is_account, network_of
 from repo_stream.cli.downloads import who_in
 from repo_stream.cli.filters import report_unmatched
@@ -257,7 +258,7 @@ async def _fetched(options: argparse.Namespace) -> _Found:
         key = _key_of(options, account.did)
         uri = uri_of(account.did, key)
         if is_at_uri(uri):
-            output = await get_record(
+            output = await repo_stream.get_record(
                 uri,
                 network=network,
                 block_processor=_PROCESSORS[options.json_form],

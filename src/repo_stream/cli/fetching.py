@@ -11,15 +11,13 @@ import argparse
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from repo_stream import (
     Account,
-    AccountRepo,
     Commit,
     Gap,
     IncompleteJoin,
-    Network,
     NothingNew,
     OtherAccount,
     Output,
@@ -34,6 +32,9 @@ from repo_stream.cli.messages import complain
 from repo_stream.cli.output import destination, writing_to
 from repo_stream.cli.progress import Meter, Position
 from repo_stream.cli.screen import one_line
+
+if TYPE_CHECKING:
+    from repo_stream import AccountRepo, Network
 
 __all__ = ["fetch"]
 

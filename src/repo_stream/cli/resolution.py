@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from repo_stream import Account, HandleNotClaimed, Network, RepoStreamError
+from repo_stream import Account, HandleNotClaimed, RepoStreamError
 from repo_stream.cli.accounts import network_of
 from repo_stream.cli.downloads import who_in
 from repo_stream.cli.reports import put_report
 from repo_stream.cli.screen import explained, facts, one_line
 from repo_stream.syntax import AT_SCHEME, is_handle
+
+if TYPE_CHECKING:
+    from repo_stream import Network
 
 __all__ = ["resolve"]
 

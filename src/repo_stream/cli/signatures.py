@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from repo_stream import BadSignature, Commit, RepoStreamError, open_repo
+import repo_stream
+from repo_stream import BadSignature, Commit, RepoStreamError
 from repo_stream.cli.checks import Fault, Report
 from repo_stream.cli.downloads import Named
 
@@ -59,7 +60,7 @@ async def check_signature_of(
 async def _earlier_key(commit: Commit, named: Named) -> str | None:
     """Return the key that signed a commit, if the account had it before."""
     try:
-        async with open_repo(
+        async with repo_stream.open_repo(
             named.who, network=named.network, earlier_keys=True, retries=0
         ) as repo:
             return repo.signed_by if repo.commit.cid == commit.cid else None
