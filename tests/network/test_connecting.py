@@ -19,8 +19,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from repo_stream import AddressRefused, ServerUnreachable, TooSlow
-from repo_stream.network import connecting
-from repo_stream.network.connecting import CheckedBackend, CheckedTransport, look_up
+from repo_stream.network import transport
+from repo_stream.network.connecting import CheckedBackend
+from repo_stream.network.resolvers import look_up
+from repo_stream.network.transport import CheckedTransport
 from repo_stream.network.web import Web
 from support.faulty_server import (
     PUBLIC,
@@ -153,7 +155,7 @@ async def test_name_that_no_resolver_takes_is_unreachable() -> None:
 async def test_connection_that_was_unused_for_too_long_is_not_used_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connecting, "_MAX_IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(transport, "_MAX_IDLE_SECONDS", 0.05)
     with serving(hello) as server:
         async with client_of(server) as client:
             await client.get(URL)
@@ -165,7 +167,7 @@ async def test_connection_that_was_unused_for_too_long_is_not_used_again(
 
 
 async def test_few_connections_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connecting, "_MAX_IDLE", 2)
+    monkeypatch.setattr(transport, "_MAX_IDLE", 2)
     with serving(hello) as server:
         async with client_of(server) as client:
             for n in range(5):

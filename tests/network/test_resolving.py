@@ -744,13 +744,19 @@ async def test_client_of_a_caller_stays_open(net: AtprotoNetwork) -> None:
         assert (await client.get("https://pds.example.com/")).status_code == 501
 
 
+OF_HTTPX = [
+    f"repo_stream.network.{name}" for name in ("connecting", "peers", "sending", "transport")
+]
+
+
 async def test_httpx_is_asked_for_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [*sys.modules]:
-        if module.partition(".")[0] in {"httpx", "httpcore"} or module.endswith(".connecting"):
+        if module.partition(".")[0] in {"httpx", "httpcore"} or module in OF_HTTPX:
             monkeypatch.delitem(sys.modules, module)
     for module in ("httpx", "httpcore"):
         monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delattr("repo_stream.network.connecting")
+    for module in OF_HTTPX:
+        monkeypatch.delattr(module)
     with pytest.raises(MissingExtra, match=r"'httpx' .*\[network\]"):
         Network()
 

@@ -18,7 +18,7 @@ import anyio
 import httpcore
 import httpx
 
-from repo_stream.network.connecting import CheckedTransport
+from repo_stream.network.transport import CheckedTransport
 
 #: How long a thread waits for what must happen, in seconds.
 PATIENCE = 20.0

@@ -6,8 +6,11 @@ extra `[network]`. Addresses are what the system says, with its file of hosts an
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
+import anyio
 from anyio.to_thread import run_sync
 
 from repo_stream.errors import MissingExtra
@@ -15,7 +18,10 @@ from repo_stream.errors import MissingExtra
 if TYPE_CHECKING:
     from dns.asyncresolver import Resolver as DnsResolver
 
-__all__ = ["NameResolver", "SystemResolver"]
+__all__ = ["Addresses", "NameResolver", "SystemResolver", "look_up"]
+
+#: Looks up the addresses of a host name.
+Addresses = Callable[[str], Awaitable[Sequence[str]]]
 
 # How long the name servers are asked for one name, in seconds.
 _SECONDS: Final = 5.0
@@ -107,9 +113,17 @@ class SystemResolver:
         Raises:
             OSError: if it has none.
         """
-        from repo_stream.network.connecting import look_up  # noqa: PLC0415 - needs an extra
-
         return await look_up(host)
+
+
+async def look_up(host: str) -> list[str]:
+    """Return the addresses of a host name, as the system knows them.
+
+    Raises:
+        OSError: if there are none.
+    """
+    found = await anyio.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 def _configured() -> DnsResolver:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 import anyio
 from anyio.lowlevel import checkpoint
 
+from repo_stream.errors import MissingExtra
 from repo_stream.limits import KIB
 from repo_stream.network.answers import Reply, asks_to_wait, error_of, may_be_repeated
 from repo_stream.network.encodings import BadEncoding, Decoder, accepted, decoder_of
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from repo_stream.network.connecting import Addresses
+    from repo_stream.network.resolvers import Addresses
 
 __all__ = ["Clock", "Download", "Reply", "Web"]
 
@@ -95,7 +96,7 @@ class Web:
     Args:
         client: the httpx client to send requests by. It is never closed here. By default, one of
             its own, which connects to addresses that it has checked and uses no proxy; see
-            `connecting` for what is checked with a client of the caller.
+            `peers` for what is checked with a client of the caller.
         allow_private: allow http, all ports, and addresses that are not public.
         patience: how long a request is tried again if a server is busy or failing, in seconds.
         addresses: looks up host names, for a client of its own; the system does it by default.
@@ -117,11 +118,16 @@ class Web:
         slow_after: float = SECONDS,
         clock: Clock | None = None,
     ) -> None:
-        from repo_stream.network import connecting  # noqa: PLC0415 - needs an extra
+        try:
+            from repo_stream.network import sending  # noqa: PLC0415 - needs an extra
+        except ImportError as missing:
+            raise MissingExtra(
+                extra="network", package="httpx", feature="fetching from the network"
+            ) from missing
 
-        self._connecting = connecting
+        self._sending = sending
         self._is_own = client is None
-        self._client = client or connecting.new_client(
+        self._client = client or sending.new_client(
             addresses=addresses, allow_private=allow_private
         )
         self._allow_private = allow_private
@@ -217,7 +223,7 @@ class Web:
         self, url: str, params: Mapping[str, str] | None, *, redirects: int
     ) -> AsyncGenerator[Download | Reply]:
         """Follow redirects and try again. What is an error after that, has been read already."""
-        target = self._connecting.parsed(url)
+        target = self._sending.parsed(url)
         if params:
             target = target.copy_merge_params(params)
         patience = Patience(self._patience, now=self._clock.now())
@@ -229,7 +235,7 @@ class Web:
                     if followed == redirects:
                         raise TooManyRedirects(url=url, location=location, maximum=redirects)
                     followed += 1
-                    target = self._connecting.parsed(location, base=target)
+                    target = self._sending.parsed(location, base=target)
                     continue
                 if download.status < 400:
                     yield download
@@ -250,17 +256,17 @@ class Web:
     @asynccontextmanager
     async def _sent(self, url: httpx.URL) -> AsyncGenerator[Download]:
         """Send one request, and wait for the headers of its answer."""
-        self._connecting.check_url(url, allow_private=self._allow_private)
+        self._sending.check_url(url, allow_private=self._allow_private)
         try:
             with anyio.fail_after(self._slow_after):
-                response = await self._connecting.send(
+                response = await self._sending.send(
                     self._client,
                     url,
                     _headers(self._client),
                     checks=self._checks,
                     read_timeout=self._slow_after,
                 )
-        except self._connecting.SLOW as error:
+        except self._sending.SLOW as error:
             raise TooSlow(url=str(url), received=0, seconds=self._slow_after) from error
         download = Download(response, url=str(url), slow_after=self._slow_after, clock=self._clock)
         self._running.add(download)
@@ -340,18 +346,18 @@ class Download:
     def __init__(
         self, response: httpx.Response, *, url: str, slow_after: float, clock: Clock
     ) -> None:
-        from repo_stream.network import connecting  # noqa: PLC0415 - needs an extra
+        from repo_stream.network import sending  # noqa: PLC0415 - needs an extra
 
         self.url = url
         self.status = response.status_code
         self.headers: Mapping[str, str] = dict(response.headers)
         self.received = 0
-        self._pieces, self._encoding = connecting.body_of(response)
+        self._pieces, self._encoding = sending.body_of(response)
         self._response = response
-        self._close = connecting.close
-        self._failures = connecting.FAILURES
-        self._reason_of = connecting.reason_of
-        self._slow = connecting.SLOW
+        self._close = sending.close
+        self._failures = sending.FAILURES
+        self._reason_of = sending.reason_of
+        self._slow = sending.SLOW
         # Whether the connection has a timeout for each read. All of httpcore do.
         self._has_timeout = "network_stream" in response.extensions
         self._slow_after = slow_after
