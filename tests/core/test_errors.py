@@ -257,7 +257,11 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
     (RepoSuspended(did=DID, server=URL), [DID, URL, "suspended", "try again"]),
     (RepoDeactivated(did=DID, server=URL), [DID, URL, "deactivated", "its owner"]),
     (RecordNotFound(uri=f"at://{DID}/a.b.c/1", server=URL), [f"at://{DID}/a.b.c/1", URL]),
-    (TooSlow(url=URL, received=12345, seconds=30.2), [URL, 12345, "30 seconds", "1,000 bytes"]),
+    (
+        TooSlow(url=URL, received=12345, seconds=30.0),
+        [URL, "12,345 bytes in all", "last 30 seconds"],
+    ),
+    (TooSlow(url=URL, received=0, seconds=0.5), [URL, "0 bytes in all", "last 0.5 seconds"]),
     (
         DownloadBroken(url=URL, received=12345, records=67, reason="reset by peer"),
         [URL, 12345, "67 records", "reset by peer", "check_first=True"],

@@ -24,7 +24,7 @@ from repo_stream import (
     TooSlow,
     open_car,
 )
-from repo_stream.network.web import Download, Web
+from repo_stream.network.web import Clock, Download, Web
 from repo_stream.testing import build_car
 from support.cancelling import every_stop, in_every_way, in_two_ways
 from support.faulty_server import (
@@ -73,11 +73,11 @@ async def read_into(got: bytearray, download: Download) -> None:
 
 @asynccontextmanager
 async def downloading(
-    server: FaultyServer, *, slow_after: float = 30, did: str | None = None
+    server: FaultyServer, *, clock: Clock | None = None, did: str | None = None
 ) -> AsyncGenerator[Download]:
     params = {} if did is None else {"did": did}
     async with client_of(server) as client:
-        web = Web(client, slow_after=slow_after)
+        web = Web(client, clock=clock)
         async with web.stream(HOST, params=params) as download:
             yield download
 
@@ -297,6 +297,14 @@ async def test_body_that_cannot_be_decoded_is_an_error_that_stays(fault: str) ->
 # --- Speed ----------------------------------------------------------------------------------------
 
 
+class HastyClock(FakeClock):
+    """Whenever it is asked, almost as much time has passed as a server may be slow for."""
+
+    def now(self) -> float:
+        self._now += 29.8
+        return super().now()
+
+
 @pytest.mark.both_loops
 async def test_server_that_stops_is_given_up_and_left() -> None:
     def answer(visit: Visit) -> None:
@@ -306,14 +314,14 @@ async def test_server_that_stops_is_given_up_and_left() -> None:
 
     got = bytearray()
     with serving(answer) as server:
-        async with downloading(server, slow_after=0.3) as download:
+        async with downloading(server, clock=HastyClock()) as download:
             with anyio.fail_after(PATIENCE), pytest.raises(TooSlow) as caught:
                 await read_into(got, download)
             assert await becomes(server.visits[0].left.is_set)
             with pytest.raises(TooSlow):
                 await anext(download)
             assert (caught.value.url, caught.value.received) == (HOST, 5000)
-            assert caught.value.seconds >= 0.3
+            assert caught.value.seconds == 30
     assert got == BODY[:5000]
 
 
@@ -325,19 +333,18 @@ async def test_server_that_trickles_is_given_up() -> None:
             pass
 
     with serving(answer) as server, anyio.fail_after(PATIENCE):
-        async with downloading(server, slow_after=0.3) as download:
+        async with downloading(server, clock=HastyClock()) as download:
             with pytest.raises(TooSlow):
                 await read(download)
 
 
 async def test_slow_reader_does_not_make_the_server_slow() -> None:
-    got = bytearray()
+    got, clock = bytearray(), FakeClock()
     with serving(whole) as server:
-        async with downloading(server, slow_after=0.3) as download:
+        async with downloading(server, clock=clock) as download:
             async for piece in download:
                 got += piece
-                if len(got) < 150_000:
-                    await anyio.sleep(0.4)
+                await clock.sleep(40)
     assert got == BODY
 
 

@@ -392,13 +392,13 @@ class TooSlow(NetworkError):
     Attributes:
         url: the URL that was asked for.
         received: how many bytes had come in all.
-        seconds: how long the server was waited for, when it was given up.
+        seconds: in how many seconds of waiting for it too little came.
     """
 
     def __init__(self, *, url: str, received: int, seconds: float) -> None:
         super().__init__(
-            f"{shown(url)} is too slow: in {seconds:.0f} seconds of waiting, fewer than 1,000 "
-            f"bytes a second came, {received} in all; try again later"
+            f"{shown(url)} is too slow: in the last {seconds:g} seconds of waiting for it, too "
+            f"little came ({received:,} bytes in all); try again later"
         )
         self.url = url
         self.received = received

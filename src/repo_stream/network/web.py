@@ -429,8 +429,9 @@ class Download:
             except StopAsyncIteration:
                 self._ended = True
             except self._slow as error:
-                received, waited = self.received, self._pace.waited + self._clock.now() - begun
-                raise TooSlow(url=self.url, received=received, seconds=waited) from error
+                raise TooSlow(
+                    url=self.url, received=self.received, seconds=self._slow_after
+                ) from error
             except self._failures as error:
                 raise self._broken(self._reason_of(error)) from error
             self._pace.took(len(piece), self._clock.now() - begun)
