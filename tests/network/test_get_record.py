@@ -19,11 +19,15 @@ from repo_stream import (
     RecordNotFound,
     RepoDeactivated,
     ServerFailed,
+    TreeNode,
     get_record,
+    key_depth,
+    open_car,
+    open_repo,
     process,
 )
 from repo_stream.testing import AtprotoAccount, AtprotoNetwork, Fault
-from repo_stream.testing.repos import section
+from repo_stream.testing.repos import car_header, section
 
 NOTES: dict[str, object] = {f"com.example.note/{n:03}": {"n": n} for n in range(0, 400, 2)}
 NAME = "alice.example.com"
@@ -126,6 +130,28 @@ async def test_proof_is_checked(
         with pytest.raises(error) as caught:
             await get_record(URI, network=network)
         assert type(caught.value) is error
+
+
+async def test_proof_of_absence_need_not_go_below_the_depth_of_the_key(
+    alice: AtprotoAccount, network: Network
+) -> None:
+    """No valid tree has the key there."""
+    repo = alice.repo
+    depths: dict[bytes, int] = {}
+    async with open_car(alice.car()) as whole:
+        while items := await whole.next_items():
+            depths.update({each.cid: each.depth for each in items if isinstance(each, TreeNode)})
+    lower = 0
+    for key in (f"com.example.note/{n:03}" for n in range(1, 400, 2)):
+        cids = [cid for cid in repo.proof(key) if depths.get(cid, 99) >= key_depth(key.encode())]
+        lower += len(cids) < len(repo.proof(key))
+        body = b"".join(section(cid, repo.blocks[cid]) for cid in cids)
+        alice.inject("getRecord", Fault(times=2, body=car_header([repo.commit_cid]) + body))
+        uri = f"at://{NAME}/{key}"
+        assert await get_record(uri, network=network) is None
+        async with open_repo(uri, network=network) as proof:
+            assert await proof.next_chunk() is None
+    assert lower > 10
 
 
 async def test_signature_is_checked(alice: AtprotoAccount, network: Network) -> None:

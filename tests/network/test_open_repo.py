@@ -14,6 +14,7 @@ from repo_stream import (
     AccountRepo,
     BadName,
     BadSignature,
+    Cid,
     DidTombstoned,
     DiskStore,
     DownloadBroken,
@@ -238,6 +239,34 @@ async def test_every_call_begins_with_the_first_record(
                 open_car(alice.car()) as expected,
             ):
                 assert await calls(repo, seek) == await calls(expected, seek)
+
+
+async def test_seek_after_records_goes_on_from_there(
+    alice: AtprotoAccount, network: Network
+) -> None:
+    orders: list[Order] = ["export", "stream"]
+    for alice.order in orders:
+        async with open_repo(NAME, network=network) as repo:
+            await repo.seek("com.example.like/0005")
+            assert await repo.next_keys(1) == [await key_of(repo, "com.example.like/0005")]
+            for key in ("com.example.note/0300", "com.example.note/0100", FIRST, LAST):
+                await repo.seek(key)
+                assert await repo.next_keys(1) == [await key_of(repo, key)]
+
+
+async def key_of(repo: AccountRepo[bytes], key: str) -> tuple[str, Cid]:
+    output = await repo.get(key)
+    assert output is not None
+    return key, output.cid
+
+
+async def test_first_record_is_not_skipped_by_a_second_seek(
+    alice: AtprotoAccount, network: Network
+) -> None:
+    async with open_repo(NAME, network=network) as repo:
+        for key in ("com.example.like/0005", FIRST, "com.example.note/0300", ""):
+            await repo.seek(key)
+        assert [key async for key, _ in repo] == [*RECORDS]
 
 
 async def test_nodes_come_with_the_first_record(alice: AtprotoAccount, network: Network) -> None:
@@ -672,6 +701,17 @@ async def test_with_gaps_a_torn_export_is_walked_as_it_is(
     assert asked(atproto_network, "sync.getRepo") == 1
 
 
+async def test_node_that_breaks_a_rule_is_left_to_the_walk(
+    alice: AtprotoAccount, atproto_network: AtprotoNetwork, network: Network
+) -> None:
+    async with open_repo(
+        NAME, network=network, check_first=True, limits=Limits(key_bytes=10)
+    ) as repo:
+        with pytest.raises(LimitExceeded, match="key_bytes"):
+            await repo.next_chunk()
+    assert asked(atproto_network, "sync.getRepo") == 1
+
+
 async def test_damage_is_no_tear(alice: AtprotoAccount, network: Network) -> None:
     """Missing records that are skipped, and failing ones, do not hinder a check."""
 
@@ -701,6 +741,16 @@ async def test_slice_has_what_is_new_and_gaps(
     assert found == {"com.example.note/0300": {"new": 1}}
     for options in ({"gaps": True}, {"gaps": "all"}, {"check_first": True}):
         assert "com.example.note/0300" in await decoded(NAME, network, since=before, **options)
+
+
+async def test_seek_in_a_slice_goes_past_its_gaps(alice: AtprotoAccount, network: Network) -> None:
+    before = alice.rev
+    alice.write({"com.example.note/0300": {"new": 1}})
+    async with open_repo(NAME, network=network, since=before) as repo:
+        await repo.seek("com.example.note/0300")
+        assert [key for key, _ in await repo.next_chunk(1) or []] == ["com.example.note/0300"]
+        await repo.seek("")
+        assert len([each async for each in repo]) > 1
 
 
 async def test_slice_with_nothing_new_says_so(
