@@ -211,6 +211,7 @@ def test_get_fetches_one_record_with_its_proof(
         [HANDLE, key],
         [f"at://{HANDLE}", key],
         [alice.did, f"at://{alice.did}/{key}"],
+        [HANDLE, f"at://{HANDLE}/{key}"],
     ):
         code, out, err = run("get", *arguments)
         assert (code, err) == (0, ""), arguments
@@ -356,6 +357,14 @@ def test_url_is_downloaded(run: Run, alice: AtprotoAccount, tmp_path: Path) -> N
     code, _, _ = run("order", url, target)
     assert code == 0
     assert target.read_bytes() == alice.repo.to_car(order="stream")
+
+
+def test_error_of_a_url_is_told_by_its_name(run: Run, alice: AtprotoAccount) -> None:
+    alice.status = "takendown"
+    url = f"https://pds.example.com/xrpc/com.atproto.sync.getRepo?did={alice.did}"
+    code, out, err = run("ls", url)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"repo-stream: {url}: https://pds.example.com took down the account")
 
 
 def test_verify_of_a_url_says_that_no_key_is_known(run: Run, alice: AtprotoAccount) -> None:

@@ -181,6 +181,12 @@ CASES: Final[dict[str, tuple[Prepare, str, str, str]]] = {
         "no connection is made to 169.254.169.254: ",
         "as on a network of your own, use --allow-private",
     ),
+    "AddressRefused, no host": (
+        nothing,
+        "https:///repo.car",
+        "no connection is made to ",
+        "use --allow-private",
+    ),
     "TooManyRedirects": (
         lambda _, alice: alice.inject("document", Fault(location=f"{SERVER}/did.json")),
         HANDLE,

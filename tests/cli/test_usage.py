@@ -30,6 +30,9 @@ from support.cli import Run
         pytest.param(["ls", "a.car", "--collection", "a/b"], id="key as a collection"),
         pytest.param(["get", "a.car", "a/\udcff"], id="key that is no text"),
         pytest.param(["ls", "a.car", "--collection", "\udcff"], id="collection that is no text"),
+        pytest.param(["inspect", "a.car", "--plc", "plc.directory"], id="directory without https"),
+        pytest.param(["inspect", "a.car", "--patience", "nan"], id="patience that is no number"),
+        pytest.param(["resolve"], id="no account"),
         *(
             pytest.param(["inspect", "a.car", "--mem-limit-mb", limit], id=f"memory limit {limit}")
             for limit in ("x", "-1", "nan", "inf", "1e308")

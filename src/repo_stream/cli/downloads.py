@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 import repo_stream
 from repo_stream import Account, RepoStreamError
@@ -168,10 +169,20 @@ async def downloaded(
     """
     async with network_of(options) as network:
         named: Named | None = None
-        url, params = options.car, dict[str, str]()
+        url: str = options.car
+        params = _did_in(url)
         if is_account(options.car):
             who = who_in(options.car)
             named = Named(who, await network.resolve(who), network)
             url, params = named.account.pds + _GET_REPO, {"did": named.account.did}
         async with network.web.stream(url, params=params) as download:
             yield Downloaded(download), named
+
+
+def _did_in(url: str) -> dict[str, str]:
+    """Return the parameter of a URL that tells errors which account they are about, if any."""
+    try:
+        query = parse_qs(urlsplit(url).query)
+    except ValueError:
+        return {}  # no URL; the web layer says so
+    return {"did": query["did"][0]} if "did" in query else {}

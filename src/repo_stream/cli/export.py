@@ -277,8 +277,9 @@ def _key_of(options: argparse.Namespace, did: str) -> str:
     key: str = options.key
     if options.exact and key != options.car:
         return key
+    by_same_name = is_account(options.car) and key.startswith(f"at://{who_in(options.car)}/")
     try:
-        return parse_key(key, None if key == options.car else did)
+        return parse_key(key, None if by_same_name else did)
     except ValueError as error:
         raise _WrongKey(str(error)) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -326,6 +327,7 @@ def _network() -> argparse.ArgumentParser:
     network = parser.add_argument_group("names of accounts, and URLs")
     network.add_argument(
         "--plc",
+        type=_url,
         metavar="URL",
         default="https://plc.directory",
         help="directory of accounts to look up a did:plc in (default: %(default)s)",
@@ -470,6 +472,12 @@ def _utf8(text: str) -> str:
 def _did(text: str) -> str:
     if not is_did(text):
         raise argparse.ArgumentTypeError(f"not a DID, such as did:plc:...: {text!r}")
+    return text
+
+
+def _url(text: str) -> str:
+    if not re.fullmatch(r"https?://[!-~]+", text):
+        raise argparse.ArgumentTypeError(f"not a URL, such as https://plc.directory: {text!r}")
     return text
 
 
