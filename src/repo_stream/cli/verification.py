@@ -240,7 +240,7 @@ def _add_findings(
     if findings.lost_subtrees:
         if not report.bad:
             report.failed("records", report.checks["tree"].faults[0])
-            note = f"{report.records:,} are well"
+            note = f"{report.records:,} are valid"
         nodes = "a lost node" if findings.lost_subtrees == 1 else "lost nodes"
         note += f"; how many there are below {nodes} is not known"
         report.checks["records"].complete = False
