@@ -13,7 +13,7 @@ from repo_stream._compiled import how_it_runs
 from repo_stream.cli.blobs import blobs
 from repo_stream.cli.completion import SHELLS, completion
 from repo_stream.cli.export import export, get
-from repo_stream.cli.forms import FORMS
+from repo_stream.cli.file_forms import FORMS
 from repo_stream.cli.inspection import inspect
 from repo_stream.cli.joining import join
 from repo_stream.cli.listing import ls
@@ -22,7 +22,7 @@ from repo_stream.cli.ordering import order
 from repo_stream.cli.output import put
 from repo_stream.cli.partial import add_partial, check_report
 from repo_stream.cli.screen import one_line
-from repo_stream.cli.several import for_each
+from repo_stream.cli.several_cars import for_each
 from repo_stream.cli.verification import verify
 from repo_stream.keys import is_did, parse_key
 

@@ -35,11 +35,11 @@ from repo_stream import (
     UncheckableBlock,
     UnsupportedKey,
 )
-from repo_stream.cli.checks import Fault, Name, Report
 from repo_stream.cli.opened import Given, Opened, blocks_of, kept, opened
 from repo_stream.cli.progress import Meter
 from repo_stream.cli.reports import put_report
 from repo_stream.cli.standin import with_standin
+from repo_stream.cli.verification_report import Fault, Name, Report
 from repo_stream.process import record
 
 __all__ = ["verify"]
