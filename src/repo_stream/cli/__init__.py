@@ -9,8 +9,8 @@
     repo-stream join CAR SLICE   the newest repo of both
     repo-stream verify CAR       a report on every check
 
-`CAR` is a file, or `-` for standard input. `inspect`, `ls`, `export` and `verify` take several, and
-an error of one does not stop the others. `--completion` teaches all this to a shell.
+`CAR` is a file, or `-` for standard input. `inspect`, `ls`, `export`, `blobs` and `verify` take
+several, and an error of one does not stop the others. `--completion` teaches all this to a shell.
 
 The command uses the public names of the package, and `keys`, `background` and `_compiled`, which
 know nothing of the rest. Strangers write what is in a repo, so only printable characters of it are

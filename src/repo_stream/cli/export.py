@@ -13,7 +13,7 @@ from typing import Final, Literal, NoReturn, Protocol
 from repo_stream import Commit, Output, RepoStreamError
 from repo_stream.cli.failures import report_left_out
 from repo_stream.cli.file_forms import FORMS, Form, choose_form
-from repo_stream.cli.filters import report_unmatched
+from repo_stream.cli.filters import report_unmatched, selection
 from repo_stream.cli.folder import folder
 from repo_stream.cli.input import is_input, named
 from repo_stream.cli.messages import WRONG_USAGE, complain
@@ -183,7 +183,8 @@ def _sink(options: argparse.Namespace, form: Form) -> Generator[_Sink]:
     line = line_of(options.json_form, several=options.several)
     if options.to_folder is not None:
         may_lack = options.partial or options.skip_bad
-        with folder(options.to_folder, line, partial=may_lack) as files:
+        wanted = selection(options)
+        with folder(options.to_folder, line, partial=may_lack, selection=wanted) as files:
             yield files
         return
     with (
