@@ -131,7 +131,9 @@ def test_each_record_has_a_file(run: Run, car: Path, tmp_path: Path, limit: str)
     files = tree(target)
     about = json.loads(files.pop("_repo.json"))
     assert about == {
-        **{"did": DID, "rev": REV, "collections": [LIKE, POST]},
+        "did": DID,
+        "rev": REV,
+        "collections": [LIKE, POST],
         "selection": [],
     }
     assert sorted(files) == [f"{key}.json" for key in sorted(RECORDS)]

@@ -99,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "cars",
             nargs="+" if several else 1,
+            type=_path,
             metavar="CAR",
             help='CAR file to read, with one repo, which may be compressed with gzip or zstd; "-" '
             "for standard input, which may not",
@@ -163,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     target.add_argument(
         "--to-folder",
+        type=_path,
         metavar="DIR",
         help="write a file for each record, DIR/COLLECTION/RKEY.json, with names that every file "
         "system takes: whatever could be a problem is percent-encoded, capitals, too; DIR is new, "
@@ -210,7 +212,11 @@ def _parser() -> argparse.ArgumentParser:
         "matter, and one that has nothing new changes nothing."
     )
     command.add_argument(
-        "slices", nargs="+", metavar="SLICE", help='slice of that repo; "-" for standard input'
+        "slices",
+        nargs="+",
+        type=_path,
+        metavar="SLICE",
+        help='slice of that repo; "-" for standard input',
     )
     command.add_argument(
         "-o",
@@ -260,6 +266,7 @@ def _common() -> argparse.ArgumentParser:
     )
     common.add_argument(
         "--disk",
+        type=_path,
         metavar="PATH",
         help="database file that a larger repo goes to, and that is empty at the end (default: a "
         "temporary file)",
@@ -357,8 +364,14 @@ def _did(text: str) -> str:
     return text
 
 
+def _path(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")  # as of a variable that is not set
+    return text
+
+
 def _output(text: str) -> str | None:
-    return None if text == "-" else text
+    return None if text == "-" else _path(text)
 
 
 def _bound(text: str) -> str | None:
