@@ -380,7 +380,9 @@ def test_update_that_fails_at_any_step_changes_nothing(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 @pytest.mark.parametrize(
-    "name", [LIKE, POST, "_repo.json", f"{POST}/3jzfcijpj2z2a.json", f"_part-{os.getpid()}"]
+    "name",
+    [LIKE, POST, "_repo.json", f"{POST}/3jzfcijpj2z2a.json", f"_part-{os.getpid()}"],
+    ids=["collection", "another", "repo", "record", "part"],
 )
 @pytest.mark.parametrize("leads_to", ["folder", "file", "nothing"])
 def test_links_in_the_folder_lead_nowhere(
