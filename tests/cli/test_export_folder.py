@@ -130,7 +130,12 @@ def test_each_record_has_a_file(run: Run, car: Path, tmp_path: Path, limit: str)
     assert err == f"wrote 4 records of {DID}, rev {REV}, from {car} to files in {target}\n"
     files = tree(target)
     about = json.loads(files.pop("_repo.json"))
-    assert about == {"did": DID, "rev": REV, "collections": [LIKE, POST]}
+    assert about == {
+        "did": DID,
+        "rev": REV,
+        "collections": [LIKE, POST],
+        "selection": [],
+    }
     assert sorted(files) == [f"{key}.json" for key in sorted(RECORDS)]
     exported = run("export", car, "-q")[1].encode()
     assert b"".join(files.values()) == exported
@@ -190,6 +195,25 @@ def test_folder_is_brought_up_to_date(run: Run, car: Path, tmp_path: Path) -> No
     assert run("export", newer, "-q", "--to-folder", fresh) == (0, "", "")
     assert files == tree(fresh)
     assert sorted(files) == ["_repo.json", "a.b.c/1.json", f"{POST}/1.json"]
+
+
+def test_selection_does_not_remove_what_was_exported_before(
+    run: Run, car: Path, tmp_path: Path
+) -> None:
+    """A folder of some collections can be brought up to date, and can become one of all."""
+    target = tmp_path / "out"
+    posts, likes = ["--collection", POST], ["--collection", LIKE]
+    assert run("export", car, "-q", "--to-folder", target, *posts, *posts)[0] == 0
+    assert run("export", car, "-q", "--to-folder", target, *posts) == (0, "", "")
+    for flags in (likes, [*posts, "--range", "a", "b"]):
+        code, _, err = run("export", car, "-q", "--to-folder", target, *flags)
+        assert code == 1
+        assert "records that are not selected now would be removed from it" in err
+        assert (target / POST).is_dir()
+    assert run("export", car, "-q", "--to-folder", target) == (0, "", "")
+    assert (target / LIKE).is_dir()
+    assert run("export", car, "-q", "--to-folder", target, *posts)[0] == 1
+    assert (target / LIKE).is_dir()
 
 
 def test_empty_folder_and_empty_repo_are_fine(run: Run, tmp_path: Path) -> None:
@@ -356,7 +380,9 @@ def test_update_that_fails_at_any_step_changes_nothing(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 @pytest.mark.parametrize(
-    "name", [LIKE, POST, "_repo.json", f"{POST}/3jzfcijpj2z2a.json", f"_part-{os.getpid()}"]
+    "name",
+    [LIKE, POST, "_repo.json", f"{POST}/3jzfcijpj2z2a.json", f"_part-{os.getpid()}"],
+    ids=["collection", "another", "repo", "record", "part"],
 )
 @pytest.mark.parametrize("leads_to", ["folder", "file", "nothing"])
 def test_links_in_the_folder_lead_nowhere(

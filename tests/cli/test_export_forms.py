@@ -95,6 +95,21 @@ def test_compressed_parquet_is_wrong_usage(run: Run, car: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("name", "ending"),
+    [("x.csv.zst", ".zst"), ("X.JSONL.XZ", ".xz"), ("x.zip", ".zip"), ("x.xlsx", ".xlsx")],
+)
+@pytest.mark.parametrize("flags", [[], ["--format", "csv"]], ids=["by-name", "asked"])
+def test_name_of_a_form_that_is_not_written_is_wrong_usage(
+    *, run: Run, car: Path, tmp_path: Path, name: str, ending: str, flags: list[str]
+) -> None:
+    target = tmp_path / name
+    code, out, err = run("export", car, "-o", target, *flags)
+    assert (code, out) == (2, "")
+    assert f"{ending} is not written; the name may end in .jsonl, .csv or .parquet" in err
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
     ("name", "form"),
     [("x.csv", "csv"), ("x.csv.gz", "csv.gz"), ("x.gz", "csv.gz"), ("x", "csv"), ("x", "jsonl.gz")],
 )

@@ -98,6 +98,28 @@ def test_wrong_keys_and_filters_are_explained_before_a_file_is_read(
     assert reason in err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["ls", ""], id="CAR"),
+        pytest.param(["join", "CAR", ""], id="slice"),
+        pytest.param(["export", "CAR", "-o", ""], id="output"),
+        pytest.param(["export", "CAR", "--to-folder", ""], id="folder"),
+        pytest.param(["ls", "CAR", "--partial", "--report", ""], id="report"),
+        pytest.param(["ls", "CAR", "--disk", ""], id="disk"),
+    ],
+)
+def test_an_empty_path_is_wrong_usage_and_not_the_working_folder(
+    run: Run, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell passes one for a variable that is not set."""
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert "it is empty" in err or "name one" in err
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_help_says_what_a_key_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     _, shown, _ = run("get", "--help")

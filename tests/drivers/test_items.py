@@ -142,7 +142,7 @@ async def test_items_can_be_mixed_with_other_calls(way: str) -> None:
 async def test_less_than_one_item_is_refused() -> None:
     async with driver_of("memory", REPO.to_car(), BUILDER) as driver:
         for n in (0, -1):
-            with pytest.raises(ValueError, match="at least 1 item"):
+            with pytest.raises(ValueError, match="n must be at least 1, not"):
                 await driver.next_items(n)
         assert await driver.next_items(1) == ITEMS[:1]
 

@@ -12,8 +12,8 @@
     repo-stream verify CAR       a report on every check
 
 `CAR` is a file, `-` for standard input, the name of an account, `WHO`, or a URL; see `accounts`.
-`inspect`, `ls`, `export` and `verify` take several, and an error of one does not stop the others.
-`--completion` teaches all this to a shell.
+`inspect`, `ls`, `export`, `blobs` and `verify` take several, and an error of one does not stop the
+others. `--completion` teaches all this to a shell.
 
 The command uses the public names of the package, and `keys`, `syntax`, `background` and
 `_compiled`, which know nothing of the rest. Strangers write what is in a repo, so only printable

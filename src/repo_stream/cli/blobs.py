@@ -13,13 +13,13 @@ from typing import Final, Literal, NamedTuple
 from urllib.parse import quote
 
 from repo_stream import Blob, Output, Processor
+from repo_stream.cli.failures import report_left_out
 from repo_stream.cli.filters import report_unmatched
 from repo_stream.cli.input import named
 from repo_stream.cli.messages import complain
 from repo_stream.cli.opened import opened
 from repo_stream.cli.output import is_terminal, put, put_json
 from repo_stream.cli.partial import report_lost
-from repo_stream.cli.problems import report_left_out
 from repo_stream.cli.rows import uri_of
 from repo_stream.cli.screen import one_line, shown_key
 from repo_stream.process import blob_faults, blobs as find_blobs

@@ -14,20 +14,20 @@ import repo_stream
 from repo_stream import Commit, Output, RepoStreamError
 from repo_stream.cli.accounts import is_account, network_of
 from repo_stream.cli.downloads import who_in
-from repo_stream.cli.filters import report_unmatched
+from repo_stream.cli.failures import report_left_out
+from repo_stream.cli.file_forms import FORMS, Form, choose_form
+from repo_stream.cli.filters import report_unmatched, selection
 from repo_stream.cli.folder import folder
-from repo_stream.cli.forms import FORMS, Form, choose_form
 from repo_stream.cli.input import is_input, named
 from repo_stream.cli.messages import WRONG_USAGE, complain
 from repo_stream.cli.opened import opened
 from repo_stream.cli.output import destination, is_terminal, put_json
 from repo_stream.cli.parquet import parquet, pyarrow_and_parquet
 from repo_stream.cli.partial import report_lost
-from repo_stream.cli.problems import report_left_out
 from repo_stream.cli.rows import columns_of, line_of, uri_of
 from repo_stream.cli.screen import harmless_json, one_line
-from repo_stream.cli.several import each_car
-from repo_stream.cli.texts import CsvTable, JsonLines, gzipped
+from repo_stream.cli.several_cars import each_car
+from repo_stream.cli.text_files import CsvTable, JsonLines, gzipped
 from repo_stream.keys import parse_key
 from repo_stream.process import atproto_json, dag_json
 from repo_stream.syntax import is_at_uri
@@ -95,13 +95,13 @@ def _form(options: argparse.Namespace) -> Form:
         if options.several:
             options.usage("--to-folder takes one CAR; use a folder for each account")
         return FORMS["jsonl"]
+    for car in options.cars:
+        if path is not None and is_input(car, path):
+            options.usage(f"-o names the CAR itself, which would be overwritten: {path}")
     try:
         form = choose_form(path, options.format)
     except ValueError as error:
         _refuse(options, one_line(str(error)))
-    for car in options.cars:
-        if path is not None and is_input(car, path):
-            options.usage(f"-o names the CAR itself, which would be overwritten: {path}")
     if form.kind == "parquet":
         pyarrow_and_parquet()  # if it is not installed, fail before the CAR is read
     if path is None and is_terminal() and not form.is_text:
@@ -187,7 +187,8 @@ def _sink(options: argparse.Namespace, form: Form) -> Generator[_Sink]:
     line = line_of(options.json_form, several=options.several)
     if options.to_folder is not None:
         may_lack = options.partial or options.skip_bad
-        with folder(options.to_folder, line, partial=may_lack) as files:
+        wanted = selection(options)
+        with folder(options.to_folder, line, partial=may_lack, selection=wanted) as files:
             yield files
         return
     with (

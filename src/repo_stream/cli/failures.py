@@ -1,9 +1,10 @@
-"""Errors of a CAR, as a person is told of them."""
+"""What is wrong with a CAR, as a person is told of it: it cannot be read, or records cannot."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from repo_stream import (
     BadSectionCid,
@@ -15,6 +16,7 @@ from repo_stream import (
     MissingExtra,
     NodeError,
     ProcessError,
+    Repo,
     RepoStreamError,
     TruncatedCar,
 )
@@ -23,7 +25,7 @@ from repo_stream.cli.input import named
 from repo_stream.cli.messages import BAD_REPO, WRONG_USAGE, complain
 from repo_stream.cli.screen import explained
 
-__all__ = ["report_failure"]
+__all__ = ["report_failure", "report_left_out"]
 
 
 def report_failure(options: argparse.Namespace, error: RepoStreamError | OSError) -> int:
@@ -49,6 +51,22 @@ def report_failure(options: argparse.Namespace, error: RepoStreamError | OSError
         cars = [options.car, *options.slices]
         name = next((car for car in cars if Path(car) == Path(name)), name)
     return complain(f"{name}: {error.strerror or error}")
+
+
+def report_left_out(options: argparse.Namespace, repo: Repo[Any]) -> int:
+    """Report how many records were left out, and why the first was; return the exit code.
+
+    Args:
+        options: the command line.
+        repo: the repo, walked to its end. Any: what became of its records does not matter here.
+    """
+    bad = repo.problem_count
+    if not bad:
+        return 0
+    left_out = f"{bad:,} {'record was' if bad == 1 else 'records were'} left out"
+    return complain(
+        f"{named(options.car)}: {left_out}; the first: {explained(repo.problems[0].error)}"
+    )
 
 
 def _may_be_file(options: argparse.Namespace, error: RepoStreamError) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from typing import Any, Final
 
 from repo_stream import RepoStreamError
@@ -16,7 +17,7 @@ from repo_stream.cli.opened import Opened
 from repo_stream.cli.screen import name_of
 from repo_stream.keys import parse_collection
 
-__all__ = ["report_unmatched"]
+__all__ = ["report_unmatched", "selection"]
 
 # Collections that are listed; the others are counted.
 _MOST_LISTED: Final = 20
@@ -39,15 +40,25 @@ async def report_unmatched(options: argparse.Namespace, car: Opened[Any], found:
     unmatched = await _unmatched_collections(options, car, found)
     if found and not unmatched:
         return
-    flags = [part for name in unmatched for part in ("--collection", name)]
-    if options.key_range:
-        flags += ["--range", *(bound or "" for bound in options.key_range)]
+    flags = _flags(options, unmatched)
     if not flags:
         return
     there = await _what_there_is(car)
     message = f"{named(options.car)}: no record matches {shlex.join(flags)}{there}"
     car.meter.close()
     complain(message)
+
+
+def selection(options: argparse.Namespace) -> list[str]:
+    """Return the filters of the command line as it has them; the same ones for the same records."""
+    return _flags(options, sorted({*(options.collections or ())}))
+
+
+def _flags(options: argparse.Namespace, collections: Sequence[str]) -> list[str]:
+    flags = [part for name in collections for part in ("--collection", name)]
+    if options.key_range:
+        flags += ["--range", *(bound or "" for bound in options.key_range)]
+    return flags
 
 
 async def _unmatched_collections(

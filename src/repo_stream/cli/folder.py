@@ -18,7 +18,8 @@ ones `urllib.parse.unquote` returns what was encoded. The exact key is in the fi
 The folder is new, or empty, or one that `export` has made of the same account before, which is then
 brought up to date: its collections are replaced, all or none, and are as those of a new folder.
 `_repo.json` in it says which those are, and is how it is recognized. Other files in it stay. With
-`--partial` or `--skip-bad` such a folder is refused, as what is lost now would be removed from it.
+`--partial` or `--skip-bad` such a folder is refused, as what is lost now would be removed from it,
+and so is one of other collections or another range, unless all records are written now.
 
 While records are written, they are in a folder of their own within it, which nobody else can enter;
 so what lies in the folder, such as a symbolic link, is never written through.
@@ -60,11 +61,13 @@ class Contents(NamedTuple):
         did: the account.
         rev: the revision of its repo.
         collections: the names of the folders in it.
+        selection: the filters of the command line; none if all records were to be written.
     """
 
     did: str
     rev: str
     collections: set[str]
+    selection: list[str]
 
 
 def path_of(key: str) -> str:
@@ -106,13 +109,21 @@ class Folder:
         line: makes the line of a record.
         before: what was in the folder before; `None` if nothing was.
         partial: whether records may be left out because they are missing or damaged.
+        selection: the filters of the command line.
 
     Attributes:
         made: what is in `part`; `None` if no repo has been begun.
     """
 
     def __init__(
-        self, path: str, part: Path, line: Line, before: Contents | None, *, partial: bool
+        self,
+        path: str,
+        part: Path,
+        line: Line,
+        before: Contents | None,
+        *,
+        partial: bool,
+        selection: Sequence[str],
     ) -> None:
         self.made: Contents | None = None
         self._path = path
@@ -120,6 +131,7 @@ class Folder:
         self._line = line
         self._before = before
         self._partial = partial
+        self._selection = [*selection]
 
     def begin(self, commit: Commit) -> None:
         """Begin with the records of a repo.
@@ -127,16 +139,24 @@ class Folder:
         Raises:
             OutputError: if the folder has those of another account, or those that are left out now.
         """
-        if self._before is not None and self._before.did != commit.did:
-            raise _refusal(
-                self._path, f"it has the records of {self._before.did}, not of {commit.did}"
-            )
-        if self._before is not None and self._partial:
+        if self._before is not None:
+            self._check_update(self._before, commit)
+        self.made = Contents(commit.did, commit.rev, set(), self._selection)
+
+    def _check_update(self, before: Contents, commit: Commit) -> None:
+        if before.did != commit.did:
+            raise _refusal(self._path, f"it has the records of {before.did}, not of {commit.did}")
+        if self._partial:
             raise _refusal(
                 self._path,
                 "it has an earlier export, and records that are lost now would be removed from it",
             )
-        self.made = Contents(commit.did, commit.rev, set())
+        if self._selection not in ([], before.selection):
+            raise _refusal(
+                self._path,
+                "it has an earlier export, and records that are not selected now would be removed "
+                "from it",
+            )
 
     def write(self, chunk: Sequence[Output[str]]) -> None:
         """Write the next records."""
@@ -153,7 +173,7 @@ class Folder:
 
 
 @contextmanager
-def folder(path: str, line: Line, *, partial: bool) -> Generator[Folder]:
+def folder(path: str, line: Line, *, partial: bool, selection: Sequence[str]) -> Generator[Folder]:
     """Write records to a folder, where they appear when all of them are complete.
 
     Args:
@@ -161,6 +181,8 @@ def folder(path: str, line: Line, *, partial: bool) -> Generator[Folder]:
         line: makes the line of a record.
         partial: whether records may be left out because they are missing or damaged. Then it must
             not have an earlier export, which may have those.
+        selection: the filters of the command line. If there are any, an earlier export has to be
+            one with the same.
 
     Raises:
         OutputError: if it cannot be written, or has something that is not of an export.
@@ -179,7 +201,7 @@ def folder(path: str, line: Line, *, partial: bool) -> Generator[Folder]:
                 target.rmdir()
             raise
     try:
-        sink = Folder(path, part, line, before, partial=partial)
+        sink = Folder(path, part, line, before, partial=partial, selection=selection)
         yield sink
         if sink.made is not None:
             with naming(path):  # without `at_once`: a Ctrl-C here would leave half of it
@@ -214,11 +236,12 @@ def _contents(target: Path, path: str) -> Contents | None:
 def _read(about: bytes) -> Contents:
     contents: dict[str, Any] = json.loads(about)  # Any: checked here
     did, rev, collections = contents["did"], contents["rev"], set(contents["collections"])
+    selection = [*contents["selection"]]
     if not (isinstance(did, str) and isinstance(rev, str)):
         raise TypeError("not text")
     if not all(_NAME.fullmatch(name) for name in collections):
         raise ValueError("not a name of a collection")
-    return Contents(did, rev, collections)
+    return Contents(did, rev, collections, selection)
 
 
 def _check_collection(within: Path, path: str) -> None:

@@ -17,7 +17,7 @@ from repo_stream.cli.blobs import blobs
 from repo_stream.cli.completion import SHELLS, completion
 from repo_stream.cli.export import export, get
 from repo_stream.cli.fetching import fetch
-from repo_stream.cli.forms import FORMS
+from repo_stream.cli.file_forms import FORMS
 from repo_stream.cli.inspection import inspect
 from repo_stream.cli.joining import join
 from repo_stream.cli.listing import ls
@@ -27,7 +27,7 @@ from repo_stream.cli.output import put
 from repo_stream.cli.partial import add_partial, check_report
 from repo_stream.cli.resolution import resolve
 from repo_stream.cli.screen import one_line
-from repo_stream.cli.several import for_each
+from repo_stream.cli.several_cars import for_each
 from repo_stream.cli.verification import verify
 from repo_stream.keys import parse_key
 from repo_stream.syntax import is_did, is_tid
@@ -123,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "cars",
             nargs="+" if several else 1,
+            type=_path,
             metavar="CAR",
             help='CAR file to read, with one repo, which may be compressed with gzip or zstd; "-" '
             "for standard input, which may not; or the account whose repo is to be downloaded and "
@@ -208,6 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     target.add_argument(
         "--to-folder",
+        type=_path,
         metavar="DIR",
         help="write a file for each record, DIR/COLLECTION/RKEY.json, with names that every file "
         "system takes: whatever could be a problem is percent-encoded, capitals, too; DIR is new, "
@@ -280,7 +282,11 @@ def _parser() -> argparse.ArgumentParser:
         "matter, and one that has nothing new changes nothing."
     )
     command.add_argument(
-        "slices", nargs="+", metavar="SLICE", help='slice of that repo; "-" for standard input'
+        "slices",
+        nargs="+",
+        type=_path,
+        metavar="SLICE",
+        help='slice of that repo; "-" for standard input',
     )
     command.add_argument(
         "-o",
@@ -364,6 +370,7 @@ def _common(network: argparse.ArgumentParser) -> argparse.ArgumentParser:
     )
     common.add_argument(
         "--disk",
+        type=_path,
         metavar="PATH",
         help="database file that a larger repo goes to, and that is empty at the end (default: a "
         "temporary file)",
@@ -495,8 +502,14 @@ def _rev(text: str) -> str:
     return text
 
 
+def _path(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")  # as of a variable that is not set
+    return text
+
+
 def _output(text: str) -> str | None:
-    return None if text == "-" else text
+    return None if text == "-" else _path(text)
 
 
 def _bound(text: str) -> str | None:

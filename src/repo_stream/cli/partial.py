@@ -82,7 +82,7 @@ def check_report(options: argparse.Namespace) -> None:
         return
     if not options.partial:
         options.usage("--report goes with --partial")
-    if path == "-":
+    if path in {"", "-"}:
         options.usage("--report writes to a file; name one")
     output: str | None = getattr(options, "output", None)
     if output is not None and Path(output).absolute() == Path(path).absolute():

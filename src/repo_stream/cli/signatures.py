@@ -6,8 +6,8 @@ import argparse
 
 import repo_stream
 from repo_stream import BadSignature, Commit, RepoStreamError
-from repo_stream.cli.checks import Fault, Report
 from repo_stream.cli.downloads import Named
+from repo_stream.cli.verification_report import Fault, Report
 
 __all__ = ["check_signature_of", "fault_of_signature"]
 

@@ -36,13 +36,13 @@ from repo_stream import (
     UnsupportedKey,
 )
 from repo_stream.cli.accounts import kind_of
-from repo_stream.cli.checks import Fault, Name, Report
 from repo_stream.cli.downloads import Named
 from repo_stream.cli.opened import Given, Opened, blocks_of, kept, opened
 from repo_stream.cli.progress import Meter
 from repo_stream.cli.reports import put_report
 from repo_stream.cli.signatures import check_signature_of, fault_of_signature
 from repo_stream.cli.standin import with_standin
+from repo_stream.cli.verification_report import Fault, Name, Report
 from repo_stream.process import record
 
 __all__ = ["verify"]
@@ -251,7 +251,7 @@ def _add_findings(
     if findings.lost_subtrees:
         if not report.bad:
             report.failed("records", report.checks["tree"].faults[0])
-            note = f"{report.records:,} are well"
+            note = f"{report.records:,} are valid"
         nodes = "a lost node" if findings.lost_subtrees == 1 else "lost nodes"
         note += f"; how many there are below {nodes} is not known"
         report.checks["records"].complete = False

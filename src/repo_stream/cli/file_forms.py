@@ -1,7 +1,8 @@
 """The forms of an exported file, and how its name says which one it has.
 
 A name ends in `.jsonl`, `.csv` or `.parquet`, in lower or upper case; `.gz` after one of the first
-two asks for compression. Names with any other ending have JSON lines.
+two asks for compression. A name of another compression or table is refused, and names with any
+other ending have JSON lines.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ __all__ = ["FORMS", "Form", "choose_form"]
 Kind: TypeAlias = Literal["jsonl", "csv", "parquet"]
 
 _GZIP: Final = ".gz"
+_NOT_WRITTEN: Final = frozenset({".bz2", ".car", ".ods", ".tsv", ".xlsx", ".xz", ".zip", ".zst"})
 _KINDS: Final[tuple[Kind, ...]] = ("jsonl", "csv", "parquet")
 
 
@@ -62,6 +64,11 @@ def choose_form(path: str | None, asked: str | None) -> Form:
     Raises:
         ValueError: if the name of the file says something else, or cannot be meant.
     """
+    ending = "" if path is None else PurePath(path).suffix.casefold()
+    if ending in _NOT_WRITTEN:
+        raise ValueError(
+            f"-o: {ending} is not written; the name may end in .jsonl, .csv or .parquet: {path}"
+        )
     kind, gzipped = (None, False) if path is None else _by_name(path)
     if kind == "parquet" and gzipped:
         raise ValueError(f"{path}: Parquet is compressed already; leave out {_GZIP}")
