@@ -25,7 +25,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from repo_stream.errors import MissingExtra
 from repo_stream.limits import KIB
@@ -39,6 +38,7 @@ from repo_stream.network.errors import (
     TooSlow,
 )
 from repo_stream.network.pace import SECONDS, Pace, Patience
+from repo_stream.turn import Turn
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -363,6 +363,7 @@ class Download:
         self._slow_after = slow_after
         self._pace = Pace(seconds=slow_after)
         self._clock = clock
+        self._turn = Turn()
         self._decoder: Decoder | None = None
         self._begun = False
         self._ended = False
@@ -383,6 +384,7 @@ class Download:
     async def __anext__(self) -> bytes:
         if self._failure is not None:
             raise self._failure
+        await self._turn.pause_if_over()  # one piece that was sent can be a thousand
         try:
             piece = await self._next()
         except NetworkError as error:
@@ -406,8 +408,6 @@ class Download:
         decoder = self._decoder
         if decoder is None:
             return await self._receive()
-        if not decoder.needs_input:
-            await checkpoint()  # one piece that was sent can be a thousand
         while not self._ended:
             if decoder.needs_input:
                 received = await self._receive()
@@ -423,6 +423,7 @@ class Download:
         """Return the next piece as it was sent; nothing at the end."""
         piece = b""
         while not piece and not self._ended:
+            await self._turn.pause_if_over()  # thousands of pieces can have come at once
             begun = self._clock.now()
             try:
                 piece = await self._in_time()
