@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 
 from repo_stream import (
@@ -331,7 +332,22 @@ async def test_key_that_was_changed_meanwhile_is_looked_up_again(
     async with open_repo(NAME, network=network) as repo:
         assert repo.signed_by == repo.account.signing_key == new.did_key
         assert [key async for key, _ in repo] == [*RECORDS]
-    assert asked(atproto_network, "sync.getRepo") == 1
+    assert asked(atproto_network, "sync.getRepo") == 2
+
+
+async def test_account_is_looked_up_again_by_the_only_connection_of_a_client() -> None:
+    limits = httpx.Limits(max_connections=1)
+    with AtprotoNetwork(plain=True) as net:
+        alice = net.add_account(None, NOTES)
+        alice.order = "stream"
+        async with (
+            httpx.AsyncClient(limits=limits, trust_env=False) as client,
+            net.network(client=client) as network,
+        ):
+            await network.resolve(alice.did)
+            alice.rotate_key()
+            with anyio.fail_after(10):
+                assert await decoded(alice.did, network) == NOTES
 
 
 async def test_earlier_key_is_accepted_if_asked_for(

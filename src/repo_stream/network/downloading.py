@@ -97,8 +97,12 @@ class Plan(Generic[T]):
         return self.key is None and self.since is None and not self.options.gaps
 
 
-class _Elsewhere(Exception):
-    """The account has moved: the download has to begin anew, at another server."""
+class _UnknownKey(Exception):
+    """A commit is signed by none of the keys that are known; they are looked up without it."""
+
+    def __init__(self, commit: Commit) -> None:
+        super().__init__(commit)
+        self.commit = commit
 
 
 @asynccontextmanager
@@ -136,6 +140,7 @@ class _Opening(Generic[T]):
         self._network = network
         self._account = account
         self._is_fresh = False
+        self._earlier_keys: list[str] = []
         self._left = plan.retries
         self._copies: list[Copy] = []
         self._makes_copies = plan.keep is not None or (plan.check_first and plan.whole)
@@ -149,8 +154,8 @@ class _Opening(Generic[T]):
         while True:
             try:
                 return await self._attempt(stack)
-            except _Elsewhere:
-                pass
+            except _UnknownKey as error:
+                await self._find_key(error.commit)
             except (RepoRefused, ServerUnreachable):
                 if not await self._has_moved():
                     raise
@@ -231,39 +236,53 @@ class _Opening(Generic[T]):
                 kind=AccountRepo[T],
             )
         )
-        signed_by = await self._verify(repo.commit)
+        signed_by = self._verify(repo.commit)
         repo.comes_from(Origin(self._account, signed_by, url, plan.whole, plan.key))
         return repo
 
     # --- Whose repo it is -----------------------------------------------------------------------
 
-    async def _verify(self, commit: Commit) -> str:
+    def _verify(self, commit: Commit) -> str:
         """Return the key that signed a commit.
 
         Raises:
             OtherAccountServed: if it is of another account.
-            BadSignature: if none of the keys signed it.
+            _UnknownKey: if none of the keys signed it.
         """
         account = self._account
         if commit.did != account.did:
             raise OtherAccountServed(did=commit.did, expected=account.did, server=account.pds)
-        if _is_signed(commit, account.signing_key):
-            return account.signing_key
+        key = self._key_of(commit)
+        if key is None:
+            raise _UnknownKey(commit)
+        return key
+
+    def _key_of(self, commit: Commit) -> str | None:
+        keys = [self._account.signing_key, *self._earlier_keys]
+        return next((key for key in keys if _is_signed(commit, key)), None)
+
+    async def _find_key(self, commit: Commit) -> None:
+        """Look the account up again, and with it the keys by which the download may begin anew.
+
+        The connection has been released, as there may be only one.
+
+        Raises:
+            BadSignature: if none of them signed the commit.
+        """
         if await self._has_moved():
-            raise _Elsewhere
-        keys = [self._account.signing_key]
-        if self._plan.earlier_keys:
-            keys += earlier_keys(await self._network.audit_log(account.did))
-        for key in keys:
-            if _is_signed(commit, key):
-                return key
+            return  # its new server may have another commit
+        if self._plan.earlier_keys and not self._earlier_keys:
+            self._earlier_keys = earlier_keys(await self._network.audit_log(self._account.did))
+        if self._key_of(commit) is not None:
+            return
         reason = "none of the keys that the account has had signed it"
         if not self._plan.earlier_keys:
             reason = (
                 "the account's key did not sign it; if the account has moved or has changed its "
                 "key just now, an earlier key may have: use earlier_keys=True"
             )
-        raise BadSignature(cid=commit.cid, did_key=keys[0], reason=reason)
+        key = self._account.signing_key
+        raise BadSignature(cid=commit.cid, did_key=key, reason=reason)
 
     async def _has_moved(self) -> bool:
         """Look the account up again, unless that was done, and return whether it has moved."""
@@ -332,7 +351,7 @@ class _Opening(Generic[T]):
             limits=options.limits,
             spill=self._plan.spill,
         ) as car:
-            await self._verify(car.commit)
+            self._verify(car.commit)
             async for piece in car:
                 joined.add(piece)
                 await joined.keep_up()

@@ -89,6 +89,8 @@ class AccountRepo(Repo[T]):
         self._first_from = b""
 
     def __repr__(self) -> str:
+        if self._origin is None:
+            return super().__repr__()
         where = "on disk" if self.spilled else "in memory"
         who = self.account.handle or self.account.did
         return f"<AccountRepo {who} at {self.commit.rev}, {where}>"
