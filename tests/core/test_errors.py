@@ -220,7 +220,14 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
         ["'alice'", "it has no period", "alice.example.com", "did:plc", "at://"],
     ),
     (BadName(name="a\nb" * 100, reason="it has a line end"), ["'a ba b", "...'"]),
-    (HandleNotFound(handle=HANDLE, reason="no TXT record"), [HANDLE, "no TXT record", "the DID"]),
+    (
+        HandleNotFound(handle=HANDLE, reason="no TXT record"),
+        [HANDLE, "leads to no account", "no TXT record", "its spelling", "the DID"],
+    ),
+    (
+        HandleNotFound(handle=HANDLE, reason="no answer", temporary=True),
+        [HANDLE, "could not be looked up", "no answer", "the connection", "the DID"],
+    ),
     (
         AmbiguousHandle(handle=HANDLE, dids=["did:plc:a", "did:plc:b"]),
         [HANDLE, "2 accounts", "did:plc:a, did:plc:b", f"_atproto.{HANDLE}", "use the DID"],

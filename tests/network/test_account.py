@@ -27,4 +27,5 @@ def test_account_is_shown_without_its_document() -> None:
 def test_accounts_are_values() -> None:
     same = pickle.loads(pickle.dumps(ACCOUNT))  # noqa: S301 - our own bytes
     assert same == ACCOUNT
+    assert same == replace(ACCOUNT, claimed_handle="alice.example.com", handle_problem="none")
     assert len({same, ACCOUNT, replace(ACCOUNT, handle=None)}) == 2

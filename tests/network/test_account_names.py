@@ -22,11 +22,11 @@ from repo_stream.network.names import (
     did_in_txt,
     did_in_well_known,
     document_in,
-    is_resolvable,
     log_in,
     parse_who,
     plc_url,
     web_url,
+    why_not_handle,
 )
 
 HANDLE = "alice.example.com"
@@ -193,10 +193,10 @@ def test_addresses_are_left_to_those_who_connect(host: str) -> None:
 
 
 def test_handles_that_lead_nowhere_are_not_looked_up() -> None:
-    assert is_resolvable(HANDLE, allow_private=False)
-    assert not is_resolvable("handle.invalid", allow_private=True)
-    assert not is_resolvable("alice.test", allow_private=False)
-    assert is_resolvable("alice.test", allow_private=True)
+    assert why_not_handle(HANDLE, allow_private=False) is None
+    assert why_not_handle("handle.invalid", allow_private=True)
+    assert why_not_handle("alice.test", allow_private=False)
+    assert why_not_handle("alice.test", allow_private=True) is None
 
 
 # --- Where documents are --------------------------------------------------------------------------

@@ -302,6 +302,16 @@ async def test_name_is_looked_up_once_for_all_who_ask() -> None:
     assert sorted(source.asked) == ["a", "b"]
 
 
+async def test_temporary_error_replaces_nothing_that_is_kept() -> None:
+    source = Source()
+    cache = source.cache()
+    await cache.get("a")
+    source.answer = HandleNotFound(handle="a", reason="made for a test", temporary=True)
+    with pytest.raises(HandleNotFound):
+        await cache.get("a", fresh=True)
+    assert await cache.get("a") == "one"
+
+
 async def test_all_who_wait_get_the_error() -> None:
     source = Source()
     cache = source.cache()

@@ -121,6 +121,7 @@ async def test_all_names_of_an_account_lead_to_it(
             signing_key=alice.key.did_key,
             document=alice.document,
         )
+        assert (account.claimed_handle, account.handle_problem) == (ALICE, None)
 
 
 @pytest.mark.parametrize("handle", ["web.example.com", "other.example.com", None])
@@ -266,7 +267,10 @@ async def test_handle_that_leads_nowhere_is_an_error_with_both_reasons(
         await network.resolve(ALICE)
     assert caught.value.handle == ALICE
     assert caught.value.reason == f"{NO_TXT}; {WELL_KNOWN} {reason}"
-    assert (await network.resolve(alice.did)).handle is None
+    assert caught.value.temporary is ("503" in reason)
+    account = await network.resolve(alice.did)
+    assert (account.handle, account.claimed_handle) == (None, ALICE)
+    assert str(account.handle_problem) == str(caught.value).rpartition("; ")[0]
 
 
 async def test_failure_of_the_dns_is_among_the_reasons(
@@ -280,6 +284,33 @@ async def test_failure_of_the_dns_is_among_the_reasons(
         f"the TXT records of {TXT} could not be looked up (SERVFAIL: no); "
         f"{WELL_KNOWN} answers with status 404"
     )
+    assert caught.value.temporary
+
+
+async def test_handle_whose_domain_does_not_exist_is_not_temporary(net: AtprotoNetwork) -> None:
+    async with net.network(client=None) as network:
+        net.resolver.hosts = {}
+        with pytest.raises(
+            HandleNotFound, match=r"leads to no account: .* no answer from"
+        ) as caught:
+            await network.resolve("nobody.example.com")
+    assert not caught.value.temporary
+
+
+async def test_machine_without_a_network_is_temporary() -> None:
+    class Offline:
+        async def txt(self, name: str) -> list[list[bytes]]:
+            raise OSError("no name server is reached")
+
+        async def addresses(self, host: str) -> list[str]:
+            raise OSError("no name server is reached")
+
+    async with Network(resolver=Offline()) as network:
+        with pytest.raises(
+            HandleNotFound, match=r"could not be looked up: .* connection"
+        ) as caught:
+            await network.resolve(ALICE)
+    assert caught.value.temporary
 
 
 async def test_well_known_file_that_is_too_long_is_none(
@@ -335,7 +366,9 @@ async def test_handle_of_somebody_else_is_no_handle(net: AtprotoNetwork, network
     alice = net.add_account(ALICE)
     mallory = net.add_account("mallory.example.com")
     mallory.rename(ALICE)
-    assert (await network.resolve(mallory.did)).handle is None
+    account = await network.resolve(mallory.did)
+    assert (account.handle, account.claimed_handle) == (None, ALICE)
+    assert account.handle_problem == f"the handle {ALICE} leads to another account, {alice.did}"
     assert (await network.resolve(ALICE)).did == alice.did
     with pytest.raises(HandleNotClaimed) as caught:
         await network.resolve("mallory.example.com")
@@ -350,7 +383,9 @@ async def test_handle_that_the_account_does_not_claim(
     with pytest.raises(HandleNotClaimed) as caught:
         await network.resolve(ALICE)
     assert caught.value.claimed is None
-    assert (await network.resolve(alice.did)).handle is None
+    account = await network.resolve(alice.did)
+    assert (account.handle, account.claimed_handle) == (None, None)
+    assert account.handle_problem == "the account claims no handle"
 
 
 @pytest.mark.parametrize("handle", ["handle.invalid", "alice.localhost", "alice.test"])
@@ -358,7 +393,9 @@ async def test_handle_that_nobody_can_have_is_not_looked_up(
     net: AtprotoNetwork, network: Network, handle: str
 ) -> None:
     alice = net.add_account(handle)
-    assert (await network.resolve(alice.did)).handle is None
+    account = await network.resolve(alice.did)
+    assert (account.handle, account.claimed_handle) == (None, handle)
+    assert f"below .{handle.rpartition('.')[2]}" in str(account.handle_problem)
     assert looked_up(net) == []
 
 

@@ -20,6 +20,9 @@ class Account:
         signing_key: the public key that signs its repo, as a `did:key`. See
             `Commit.verify_signature`.
         document: the DID document that this comes from, decoded from JSON. Treat it as read-only.
+        claimed_handle: the handle that the account claims, whether or not it leads back; `None` if
+            there is none. It does not count when accounts are compared, nor does the next.
+        handle_problem: why the account has no handle; `None` if it has one.
     """
 
     did: str
@@ -27,3 +30,5 @@ class Account:
     pds: str
     signing_key: str
     document: Mapping[str, object] = field(repr=False, hash=False)
+    claimed_handle: str | None = field(default=None, repr=False, compare=False)
+    handle_problem: str | None = field(default=None, repr=False, compare=False)

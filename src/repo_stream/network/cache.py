@@ -18,6 +18,7 @@ from typing import Final, Generic, TypeVar
 import anyio
 
 from repo_stream.network.errors import (
+    HandleNotFound,
     NetworkError,
     RateLimited,
     ServerFailed,
@@ -29,7 +30,6 @@ __all__ = ["Cache"]
 
 V = TypeVar("V")
 
-# Errors on the way to a name, which tell nothing of the name itself.
 _ON_THE_WAY: Final = (RateLimited, ServerFailed, ServerUnreachable, TooSlow)
 # How large what is kept may be on average, in bytes. A DID document has about 1,000.
 _MEAN_BYTES: Final = 4096
@@ -140,7 +140,7 @@ class Cache(Generic[V]):
             found = await self._look_up(name)
         except NetworkError as error:
             flight.outcome = _Outcome(flight.number, self._now(), copy(error), 0)
-            if not (isinstance(error, _ON_THE_WAY) and self._valid(name)):
+            if not (_is_on_the_way(error) and self._valid(name)):
                 self._keep(name, flight.outcome)
             raise
         else:
@@ -172,3 +172,10 @@ class Cache(Generic[V]):
 
     def _drop(self, name: str) -> None:
         self._size -= self._kept.pop(name).size
+
+
+def _is_on_the_way(error: NetworkError) -> bool:
+    """Return whether an error tells nothing of the name itself."""
+    if isinstance(error, HandleNotFound):
+        return error.temporary
+    return isinstance(error, _ON_THE_WAY)

@@ -79,14 +79,19 @@ class HandleNotFound(NetworkError):
     Attributes:
         handle: the handle.
         reason: what was looked up, and what came of it.
+        temporary: whether there may be such a handle, as something that was asked for it did not
+            answer as it should: the DNS, perhaps because this machine has no connection, or the
+            host of the well-known file.
     """
 
-    def __init__(self, *, handle: str, reason: str) -> None:
-        super().__init__(
-            f"the handle {handle} leads to no account: {reason}; check its spelling, or use the DID"
-        )
+    def __init__(self, *, handle: str, reason: str, temporary: bool = False) -> None:
+        what, advice = "leads to no account", "check its spelling"
+        if temporary:
+            what, advice = "could not be looked up", "check the connection, try again later"
+        super().__init__(f"the handle {handle} {what}: {reason}; {advice}, or use the DID")
         self.handle = handle
         self.reason = reason
+        self.temporary = temporary
 
 
 class AmbiguousHandle(NetworkError):

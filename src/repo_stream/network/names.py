@@ -39,7 +39,6 @@ __all__ = [
     "did_in_txt",
     "did_in_well_known",
     "document_in",
-    "is_resolvable",
     "is_test_handle",
     "log_in",
     "parse_who",
@@ -48,6 +47,7 @@ __all__ = [
     "web_url",
     "well_known_url",
     "why_not_account",
+    "why_not_handle",
 ]
 
 PLC: Final = "did:plc:"
@@ -119,13 +119,14 @@ def _parse_name(name: str, text: str, *, allow_private: bool) -> str:
         # Before it becomes lowercase: there are letters that become those of ASCII then.
         reason = None if name.isascii() else _why_not_ascii(name)
         name = name.lower()
-        reason = reason or _why_not_handle(name, allow_private=allow_private)
+        reason = reason or why_not_handle(name, allow_private=allow_private)
     if reason is not None:
         raise BadName(name=text, reason=reason)
     return name
 
 
-def _why_not_handle(handle: str, *, allow_private: bool) -> str | None:
+def why_not_handle(handle: str, *, allow_private: bool) -> str | None:
+    """Return why a text in lowercase cannot be the handle of an account; `None` if it can be."""
     if not handle:
         return "it is empty"
     if not is_handle(handle):
@@ -160,11 +161,6 @@ def _why_not_ascii(handle: str) -> str:
 def is_test_handle(handle: str) -> bool:
     """Return whether a handle is for tests, which no public DNS knows."""
     return _top_of(handle) == "test"
-
-
-def is_resolvable(handle: str, *, allow_private: bool) -> bool:
-    """Return whether a valid handle in lowercase can lead to an account."""
-    return _why_not_handle(handle, allow_private=allow_private) is None
 
 
 def _top_of(handle: str) -> str:

@@ -31,6 +31,9 @@ from repo_stream.network.errors import (
     HandleNotClaimed,
     HandleNotFound,
     NetworkError,
+    RateLimited,
+    ServerFailed,
+    TooSlow,
 )
 from repo_stream.network.names import (
     MAX_WELL_KNOWN_BYTES,
@@ -39,7 +42,6 @@ from repo_stream.network.names import (
     did_in_txt,
     did_in_well_known,
     document_in,
-    is_resolvable,
     is_test_handle,
     log_in,
     parse_who,
@@ -48,6 +50,7 @@ from repo_stream.network.names import (
     web_url,
     well_known_url,
     why_not_account,
+    why_not_handle,
 )
 from repo_stream.network.resolvers import NameResolver, SystemResolver
 from repo_stream.network.web import PATIENCE, Clock, Web
@@ -234,20 +237,27 @@ class Network:
 
     async def _by_did(self, did: str, *, fresh: bool) -> Account:
         account, _ = await self._claims.get(did, fresh=fresh)
-        if account.handle is None or await self._leads_to(did, account.handle, fresh=fresh):
-            return account
-        return replace(account, handle=None)
+        problem = await self._handle_problem(account, fresh=fresh)
+        return account if problem is None else replace(account, handle=None, handle_problem=problem)
 
-    async def _leads_to(self, did: str, handle: str, *, fresh: bool) -> bool:
-        if not is_resolvable(handle, allow_private=self.allow_private):
-            return False
+    async def _handle_problem(self, account: Account, *, fresh: bool) -> str | None:
+        """Return why the handle that an account claims is not its own; `None` if it is."""
+        handle = account.claimed_handle
+        if handle is None:
+            return "the account claims no handle"
+        reason = why_not_handle(handle, allow_private=self.allow_private)
+        if reason is not None:
+            return f"the account claims the handle {handle}, but {reason}"
         try:
-            if await self._dids.get(handle, fresh=fresh) == did:
-                return True
-            # It may have come from another account since.
-            return await self._dids.get(handle, max_age=self._soon) == did
-        except (HandleNotFound, AmbiguousHandle):
-            return False
+            did = await self._dids.get(handle, fresh=fresh)
+            if did != account.did:
+                # It may have come from another account since.
+                did = await self._dids.get(handle, max_age=self._soon)
+        except (HandleNotFound, AmbiguousHandle) as error:
+            return _without_advice(error)
+        return (
+            None if did == account.did else f"the handle {handle} leads to another account, {did}"
+        )
 
     async def _by_handle(self, handle: str, *, fresh: bool) -> Account:
         did = await self._dids.get(handle, fresh=fresh)
@@ -265,12 +275,14 @@ class Network:
         url = plc_url(self.directory, did) if did.startswith(PLC) else web_url(did)
         reply = await self.web.document(url)
         document = document_in(reply, did)
+        handle = handle_of(document)
         account = Account(
             did=did,
-            handle=handle_of(document),
+            handle=handle,
             pds=pds_of(document),
             signing_key=did_key(document),
             document=document,
+            claimed_handle=handle,
         )
         return _Claim(account, len(reply.body))
 
@@ -307,20 +319,24 @@ class Network:
             ways = [self._did_by_server]
         else:
             ways = [self._did_by_txt, self._did_by_well_known]
-        reasons: list[str] = []
+        failures: list[Exception] = []
         for way in ways:
             try:
                 did = await way(handle)
             except AmbiguousHandle:
                 raise
             except (OSError, ValueError, NetworkError) as error:
-                reasons.append(_without_advice(error))
+                failures.append(error)
                 continue
             reason = why_not_account(did, allow_private=self.allow_private)
             if reason is not None:
                 raise HandleNotFound(handle=handle, reason=f"it leads to {did}, but {reason}")
             return did
-        raise HandleNotFound(handle=handle, reason="; ".join(reasons))
+        raise HandleNotFound(
+            handle=handle,
+            reason="; ".join(map(_without_advice, failures)),
+            temporary=any(map(_is_temporary, failures)),
+        )
 
     async def _did_by_txt(self, handle: str) -> str:
         name = txt_name(handle)
@@ -341,6 +357,15 @@ class Network:
     async def _did_by_server(self, handle: str) -> str:
         url = f"{self._handle_server}/xrpc/com.atproto.identity.resolveHandle"
         return did_in_answer(await self.web.document(url, params={"handle": handle}))
+
+
+def _is_temporary(error: Exception) -> bool:
+    """Return whether a way to look a handle up may work later.
+
+    An unreachable host does not count: most hosts of handles that do not exist have no address. If
+    this machine has no connection, the DNS does not answer either.
+    """
+    return isinstance(error, (OSError, RateLimited, ServerFailed, TooSlow))
 
 
 def _without_advice(error: Exception) -> str:
