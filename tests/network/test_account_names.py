@@ -124,6 +124,10 @@ def test_uris_have_a_collection_and_an_rkey(path: str, parts: tuple[str, str]) -
             "\u212aevin.example.com",  # the sign of Kelvin, which is a "k" in lowercase
             f"{ONLY_ASCII} (for a domain name in other letters: kevin.example.com)",
         ),
+        (
+            "bücher。example.com",  # with the full stop of Japanese
+            f"{ONLY_ASCII} (for a domain name in other letters: xn--bcher-kva.example.com)",
+        ),
         ("did:", "it is not a valid DID"),
         ("did:plc", "it is not a valid DID"),
         ("DID:PLC:ewvi7nxzyoun6zhxrhs64oiz", "it is not a valid DID"),

@@ -80,6 +80,7 @@ async def test_name_that_has_another_address_the_second_time_is_refused_then() -
             "host": HOST,
             "address": "127.0.0.1",
             "reason": "it is an address of this machine, not a public one",
+            "can_be_allowed": True,
         }
         assert backend.connected == [(PUBLIC, 443)]
 

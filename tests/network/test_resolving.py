@@ -713,6 +713,18 @@ async def test_number_of_names_is_bounded(net: AtprotoNetwork, clock: TestClock)
         assert paths(net) == [f"plc.directory/{account.did}" for account in accounts[1::-1]]
 
 
+async def test_document_counts_with_what_it_takes_in_memory(
+    net: AtprotoNetwork, clock: TestClock
+) -> None:
+    alice = net.add_account(ALICE)
+    alice.document = {**alice.document, "x": 20_000 * [[]]}  # 80 KB of JSON, 1.4 MB in memory
+    options = {"clock": clock, "keep_names": 100}
+    async with net.client() as client, net.network(client=client, **options) as network:
+        for _ in range(2):
+            await network.resolve(alice.did)
+    assert paths(net) == 2 * [f"plc.directory/{alice.did}"]
+
+
 # --- Tests of others ------------------------------------------------------------------------------
 
 

@@ -278,8 +278,10 @@ REFUSED_URLS = {
 async def test_url_is_refused_before_anything_is_sent_there(url: str, how: str) -> None:
     with serving(to(url)) as server:
         async with client_of(server) as client:
-            with pytest.raises(AddressRefused, match=REFUSED_URLS[url]):
+            with pytest.raises(AddressRefused, match=REFUSED_URLS[url]) as caught:
                 await Web(client).document(HOST if how == "redirected to" else url, redirects=5)
+        can_be_allowed = not url.startswith(("ftp:", "file:")) and "@" not in url
+        assert ("allow_private=True" in str(caught.value)) == can_be_allowed
     assert len(server.visits) == (how == "redirected to")
 
 

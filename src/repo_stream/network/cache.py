@@ -31,7 +31,7 @@ __all__ = ["Cache"]
 V = TypeVar("V")
 
 _ON_THE_WAY: Final = (RateLimited, ServerFailed, ServerUnreachable, TooSlow)
-# How large what is kept may be on average, in bytes. A DID document has about 1,000.
+# How large what is kept may be on average, in bytes. A DID document takes about 3,000.
 _MEAN_BYTES: Final = 4096
 
 

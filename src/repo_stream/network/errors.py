@@ -47,6 +47,7 @@ __all__ = [
 # How many characters of a text are shown that somebody else wrote, and how many are kept.
 _SHOWN: Final = 200
 _KEPT: Final = 2000
+_NOT_IMPLEMENTED: Final = 501
 
 
 class NetworkError(RepoStreamError):
@@ -222,17 +223,24 @@ class AddressRefused(NetworkError):
         host: the host, as it is in the URL.
         address: the address that it has; `None` if it was not looked up.
         reason: why it is refused.
+        can_be_allowed: whether it is not refused with `allow_private=True`.
     """
 
-    def __init__(self, *, host: str, address: str | None, reason: str) -> None:
+    def __init__(
+        self, *, host: str, address: str | None, reason: str, can_be_allowed: bool = True
+    ) -> None:
         where = host if address is None or address == host else f"{host} ({address})"
-        super().__init__(
-            f"no connection is made to {where}: {reason}; if you trust it, as on a network of your "
-            "own, use Network(allow_private=True) or --allow-private"
-        )
+        advice = "only who publishes it can correct it"
+        if can_be_allowed:
+            advice = (
+                "if you trust it, as on a network of your own, use Network(allow_private=True) or "
+                "--allow-private"
+            )
+        super().__init__(f"no connection is made to {shown(where)}: {reason}; {advice}")
         self.host = host
         self.address = address
         self.reason = reason
+        self.can_be_allowed = can_be_allowed
 
 
 class TooManyRedirects(NetworkError):
@@ -290,6 +298,11 @@ class RateLimited(NetworkError):
         self.retry_after = retry_after
 
 
+def is_temporary(status: int) -> bool:
+    """Return whether a server that answered with a status may answer with another one later."""
+    return status == 429 or (status >= 500 and status != _NOT_IMPLEMENTED)
+
+
 class ServerFailed(NetworkError):
     """The server answered with an error that has no class of its own.
 
@@ -301,7 +314,7 @@ class ServerFailed(NetworkError):
 
     def __init__(self, *, url: str, status: int, body: str) -> None:
         said = f" and {shown(body)!r}" if body else ""
-        advice = "try again later" if status >= 500 or status == 429 else "check the address"
+        advice = "try again later" if is_temporary(status) else "check the address"
         super().__init__(f"{shown(url)} answered with status {status}{said}; {advice}")
         self.url = url
         self.status = status

@@ -150,7 +150,8 @@ def _why_not_ascii(handle: str) -> str:
     The caller has to write that: names that look alike have different ones.
     """
     # Of a domain name, no more than this is used; and how long it takes grows with the square.
-    labels = unicodedata.normalize("NFKC", handle[:_MAX_HANDLE]).lower().split(".")
+    folded = unicodedata.normalize("NFKC", handle[:_MAX_HANDLE]).lower()
+    labels = folded.replace("\u3002", ".").split(".")  # the full stop of Chinese and Japanese
     ascii_form = ".".join(
         label if label.isascii() else f"xn--{label.encode('punycode').decode()}" for label in labels
     )

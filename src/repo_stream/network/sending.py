@@ -65,15 +65,24 @@ def check_url(url: httpx.URL, *, allow_private: bool) -> None:
         AddressRefused: if it leads where a stranger may not lead to.
     """
     host = _ascii_host(url)
-    reason = refusal_of_url(
-        scheme=url.scheme,
-        host=host,
-        port=url.port,
-        userinfo=bool(url.userinfo),
-        allow_private=allow_private,
-    )
+
+    def refusal(*, allow_private: bool) -> str | None:
+        return refusal_of_url(
+            scheme=url.scheme,
+            host=host,
+            port=url.port,
+            userinfo=bool(url.userinfo),
+            allow_private=allow_private,
+        )
+
+    reason = refusal(allow_private=allow_private)
     if reason is not None:
-        raise AddressRefused(host=host or str(url), address=None, reason=reason)
+        raise AddressRefused(
+            host=host or str(url),
+            address=None,
+            reason=reason,
+            can_be_allowed=refusal(allow_private=True) is None,
+        )
 
 
 def _ascii_host(url: httpx.URL) -> str:
