@@ -31,6 +31,14 @@ from support.cli import Run
         pytest.param(["get", "a.car", "a/\udcff"], id="key that is no text"),
         pytest.param(["ls", "a.car", "--collection", "\udcff"], id="collection that is no text"),
         pytest.param(["inspect", "a.car", "--plc", "plc.directory"], id="directory without https"),
+        pytest.param(
+            ["inspect", "a.test", "--handle-server", "localhost", "--allow-private"],
+            id="server of handles without http",
+        ),
+        pytest.param(
+            ["inspect", "a.test", "--handle-server", "http://localhost"],
+            id="server of handles without --allow-private",
+        ),
         pytest.param(["inspect", "a.car", "--patience", "nan"], id="patience that is no number"),
         pytest.param(["resolve"], id="no account"),
         *(

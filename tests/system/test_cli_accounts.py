@@ -69,6 +69,13 @@ def test_account_is_read_and_kept(
     assert json.loads(out)["value"] == {"n": 1}
 
 
+def test_handles_below_test_are_found_by_the_server_that_is_named(net: AtprotoNetwork) -> None:
+    alice = net.add_account("alice.test", RECORDS)
+    code, out, err = done(asking(net, "ls", "alice.test", "--handle-server", alice.server.url))
+    assert (code, err) == (0, "")
+    assert out.count("\n") == len(RECORDS)
+
+
 def test_private_network_has_to_be_allowed(net: AtprotoNetwork, alice: AtprotoAccount) -> None:
     code, out, err = done(command("ls", alice.did, "--plc", net.directory))
     assert (code, out) == (1, "")

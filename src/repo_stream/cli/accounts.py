@@ -68,6 +68,7 @@ async def network_of(options: argparse.Namespace) -> AsyncGenerator[Network]:
     """
     network = new_network(
         directory=options.plc,
+        handle_server=options.handle_server,
         allow_private=options.allow_private,
         patience=options.patience,
     )

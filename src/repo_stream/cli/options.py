@@ -78,7 +78,9 @@ def _add_cars(options: argparse.Namespace, more: list[str]) -> None:
 
 
 def _check_names(options: argparse.Namespace) -> None:
-    """Exit with the usage if the names of accounts do not go with the command."""
+    """Exit with the usage if the names of accounts do not go with the command line."""
+    if options.handle_server is not None and not options.allow_private:
+        options.usage("argument --handle-server: only with --allow-private")
     if options.accounts_only and kind_of(options.car) == "url":
         options.usage(one_line(f"name the account, not a URL: {options.car}"))
     for car in (*options.cars, *options.slices):
@@ -342,6 +344,12 @@ def _network() -> argparse.ArgumentParser:
         "--allow-private",
         action="store_true",
         help="connect to private addresses, too, by http and any port: for tests",
+    )
+    network.add_argument(
+        "--handle-server",
+        type=_url,
+        metavar="URL",
+        help="server that knows the handles below .test, with --allow-private",
     )
     network.add_argument(
         "--patience",
