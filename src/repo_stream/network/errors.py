@@ -230,7 +230,7 @@ class AddressRefused(NetworkError):
         self, *, host: str, address: str | None, reason: str, can_be_allowed: bool = True
     ) -> None:
         where = host if address is None or address == host else f"{host} ({address})"
-        advice = "only who publishes it can correct it"
+        advice = "check the URL"
         if can_be_allowed:
             advice = (
                 "if you trust it, as on a network of your own, use Network(allow_private=True) or "
