@@ -185,7 +185,7 @@ CASES: Final[dict[str, tuple[Prepare, str, str, str]]] = {
         nothing,
         "https:///repo.car",
         "no connection is made to ",
-        "the URL has no host; only who publishes it can correct it",
+        "the URL has no host; check the URL",
     ),
     "TooManyRedirects": (
         lambda _, alice: alice.inject("document", Fault(location=f"{SERVER}/did.json")),
