@@ -81,87 +81,89 @@ def test_dids_stay_as_they_are(did: str) -> None:
         ("/app.bsky.feed.post/3jzf", ("app.bsky.feed.post", "3jzf")),
         ("/app.bsky.feed.post/A:b", ("app.bsky.feed.post", "A:b")),
     ],
+    ids=["collection", "slash at the end", "record", "capital and colon"],
 )
 def test_uris_have_a_collection_and_an_rkey(path: str, parts: tuple[str, str]) -> None:
     assert parse_who(f"at://{PLC}{path}") == (PLC, *parts)
     assert parse_who(f"at://Alice.example.com{path}") == (HANDLE, *parts)
 
 
+NO_ACCOUNTS = [
+    ("", "it is empty"),
+    ("@", "it is empty"),
+    ("at://", "it is empty"),
+    ("alice", "it is one word, but a handle is a domain name"),
+    ("alice..example.com", "it is not a valid handle"),
+    ("alice.example.com..", "it is not a valid handle"),
+    ("-alice.example.com", "it is not a valid handle"),
+    ("alice_b.example.com", "it is not a valid handle"),
+    ("a" * 250 + ".com", "it is not a valid handle"),
+    ("192.168.0.1", "it is not a valid handle"),
+    ("alice@example.com", "it has an @ in its middle, as an e-mail address has"),
+    ("@@alice.example.com", "it has an @ in its middle, as an e-mail address has"),
+    ("https://bsky.app/profile/alice.example.com", "it is a URL or a path"),
+    ("./alice.car", "it is a URL or a path"),
+    ("alice.local", "nobody can have a handle below .local"),
+    ("Alice.LOCALHOST", "nobody can have a handle below .localhost"),
+    ("handle.invalid", "nobody can have a handle below .invalid"),
+    (
+        "alice.test",
+        "handles below .test are for tests, with allow_private=True or --allow-private",
+    ),
+    (
+        "Bücher.example.com",
+        f"{ONLY_ASCII} (for a domain name in other letters: xn--bcher-kva.example.com)",
+    ),
+    ("a!é.example.com", ONLY_ASCII),
+    (
+        "аlice.example.com",  # noqa: RUF001 - the first letter is Cyrillic, on purpose
+        f"{ONLY_ASCII} (for a domain name in other letters: xn--lice-43d.example.com)",
+    ),
+    (
+        "\u212aevin.example.com",  # the sign of Kelvin, which is a "k" in lowercase
+        f"{ONLY_ASCII} (for a domain name in other letters: kevin.example.com)",
+    ),
+    (
+        "bücher。example.com",  # with the full stop of Japanese
+        f"{ONLY_ASCII} (for a domain name in other letters: xn--bcher-kva.example.com)",
+    ),
+    ("did:", "it is not a valid DID"),
+    ("did:plc", "it is not a valid DID"),
+    ("DID:PLC:ewvi7nxzyoun6zhxrhs64oiz", "it is not a valid DID"),
+    (f"{PLC}#atproto", "it is not a valid DID"),
+    (
+        "did:plc:EWVI7NXZYOUN6ZHXRHS64OIZ",
+        "after did:plc: there are 24 characters, all of a-z and 2-7",
+    ),
+    ("did:plc:ewvi", "after did:plc: there are 24 characters, all of a-z and 2-7"),
+    (
+        "did:key:zQ3shqwJEJyMBsBXCWyCBpUBMqxcon9oHB7mCvx4sSpMdLJwc",
+        "an account has a did:plc or a did:web, and did:key is another kind of name",
+    ),
+    ("did:web:example.com:alice", "a did:web of atproto has no path"),
+    (
+        "did:web:example.com%3A8443",
+        "a did:web of atproto has no port, and nothing else that is percent-encoded",
+    ),
+    (
+        "did:web:example.com%2Falice",
+        "a did:web of atproto has no port, and nothing else that is percent-encoded",
+    ),
+    ("did:web:intranet", "after did:web: there is a full domain name"),
+    ("did:web:a_b.example.com", "after did:web: there is a full domain name"),
+    ("did:web:-", "after did:web: there is a full domain name"),
+    ("did:web:localhost", "localhost is for tests, with allow_private=True"),
+    ("did:web:localhost%3A2583", "localhost is for tests, with allow_private=True"),
+    (f"at://{HANDLE}/posts", "'posts' is not an NSID"),
+    (f"at://{HANDLE}/app.bsky.feed.post/..", "'..' is not an rkey"),
+    (f"at://{HANDLE}/app.bsky.feed.post/a/b", "it has a slash too many"),
+    (f"at://{HANDLE}//", "it has a slash too many"),
+    (f"at://{PLC}/app.bsky.feed.post/a;b", "'a;b' is not an rkey"),
+]
+
+
 @pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("", "it is empty"),
-        ("@", "it is empty"),
-        ("at://", "it is empty"),
-        ("alice", "it is one word, but a handle is a domain name"),
-        ("alice..example.com", "it is not a valid handle"),
-        ("alice.example.com..", "it is not a valid handle"),
-        ("-alice.example.com", "it is not a valid handle"),
-        ("alice_b.example.com", "it is not a valid handle"),
-        ("a" * 250 + ".com", "it is not a valid handle"),
-        ("192.168.0.1", "it is not a valid handle"),
-        ("alice@example.com", "it has an @ in its middle, as an e-mail address has"),
-        ("@@alice.example.com", "it has an @ in its middle, as an e-mail address has"),
-        ("https://bsky.app/profile/alice.example.com", "it is a URL or a path"),
-        ("./alice.car", "it is a URL or a path"),
-        ("alice.local", "nobody can have a handle below .local"),
-        ("Alice.LOCALHOST", "nobody can have a handle below .localhost"),
-        ("handle.invalid", "nobody can have a handle below .invalid"),
-        (
-            "alice.test",
-            "handles below .test are for tests, with allow_private=True or --allow-private",
-        ),
-        (
-            "Bücher.example.com",
-            f"{ONLY_ASCII} (for a domain name in other letters: xn--bcher-kva.example.com)",
-        ),
-        ("a!é.example.com", ONLY_ASCII),
-        (
-            "аlice.example.com",  # noqa: RUF001 - the first letter is Cyrillic, on purpose
-            f"{ONLY_ASCII} (for a domain name in other letters: xn--lice-43d.example.com)",
-        ),
-        (
-            "\u212aevin.example.com",  # the sign of Kelvin, which is a "k" in lowercase
-            f"{ONLY_ASCII} (for a domain name in other letters: kevin.example.com)",
-        ),
-        (
-            "bücher。example.com",  # with the full stop of Japanese
-            f"{ONLY_ASCII} (for a domain name in other letters: xn--bcher-kva.example.com)",
-        ),
-        ("did:", "it is not a valid DID"),
-        ("did:plc", "it is not a valid DID"),
-        ("DID:PLC:ewvi7nxzyoun6zhxrhs64oiz", "it is not a valid DID"),
-        (f"{PLC}#atproto", "it is not a valid DID"),
-        (
-            "did:plc:EWVI7NXZYOUN6ZHXRHS64OIZ",
-            "after did:plc: there are 24 characters, all of a-z and 2-7",
-        ),
-        ("did:plc:ewvi", "after did:plc: there are 24 characters, all of a-z and 2-7"),
-        (
-            "did:key:zQ3shqwJEJyMBsBXCWyCBpUBMqxcon9oHB7mCvx4sSpMdLJwc",
-            "an account has a did:plc or a did:web, and did:key is another kind of name",
-        ),
-        ("did:web:example.com:alice", "a did:web of atproto has no path"),
-        (
-            "did:web:example.com%3A8443",
-            "a did:web of atproto has no port, and nothing else that is percent-encoded",
-        ),
-        (
-            "did:web:example.com%2Falice",
-            "a did:web of atproto has no port, and nothing else that is percent-encoded",
-        ),
-        ("did:web:intranet", "after did:web: there is a full domain name"),
-        ("did:web:a_b.example.com", "after did:web: there is a full domain name"),
-        ("did:web:-", "after did:web: there is a full domain name"),
-        ("did:web:localhost", "localhost is for tests, with allow_private=True"),
-        ("did:web:localhost%3A2583", "localhost is for tests, with allow_private=True"),
-        (f"at://{HANDLE}/posts", "'posts' is not an NSID"),
-        (f"at://{HANDLE}/app.bsky.feed.post/..", "'..' is not an rkey"),
-        (f"at://{HANDLE}/app.bsky.feed.post/a/b", "it has a slash too many"),
-        (f"at://{HANDLE}//", "it has a slash too many"),
-        (f"at://{PLC}/app.bsky.feed.post/a;b", "'a;b' is not an rkey"),
-    ],
-    ids=lambda it: ascii(it)[:40],
+    ("text", "reason"), NO_ACCOUNTS, ids=[ascii(text)[1:-1][:50] for text, _ in NO_ACCOUNTS]
 )
 def test_what_names_no_account_is_refused_with_the_reason(text: str, reason: str) -> None:
     with pytest.raises(BadName) as caught:
@@ -213,6 +215,7 @@ def test_handles_that_lead_nowhere_are_not_looked_up() -> None:
         ("did:web:localhost", "http://localhost/.well-known/did.json"),
         ("did:web:localhost%3A2583", "http://localhost:2583/.well-known/did.json"),
     ],
+    ids=["host", "localhost", "port"],
 )
 def test_document_of_a_did_web_is_on_its_host(did: str, url: str) -> None:
     assert web_url(did) == url
@@ -244,6 +247,24 @@ def test_document_of_a_did_plc_is_in_the_directory() -> None:
         (WEB, reply(200, {"id": PLC}), BadDocument),
         (WEB, reply(200, b"[" * 100_000), BadDocument),
         (WEB, reply(200, b""), BadDocument),
+    ],
+    ids=[
+        "plc unknown",
+        "plc tombstoned",
+        "plc gone",
+        "plc 404 without a body",
+        "plc 404 not UTF-8",
+        "plc 404 list",
+        "plc 404 number",
+        "plc 400",
+        "web 404 page",
+        "web 404 object",
+        "web 410",
+        "web 403",
+        "web 204",
+        "web of another DID",
+        "web deep",
+        "web empty",
     ],
 )
 def test_answers_without_the_document(did: str, answer: Reply, kind: type[NetworkError]) -> None:
@@ -304,6 +325,7 @@ def test_several_dids_are_ambiguous() -> None:
         ),
         ([[b"did="]], "the TXT record of _atproto.alice.example.com has no DID, but nothing"),
     ],
+    ids=["none", "no did=", "capitals", "no DID", "nothing"],
 )
 def test_txt_records_without_a_did(records: list[list[bytes]], said: str) -> None:
     with pytest.raises(ValueError) as caught:
@@ -314,7 +336,9 @@ def test_txt_records_without_a_did(records: list[list[bytes]], said: str) -> Non
 # --- Well-known files -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("body", [PLC, f"{PLC}\n", f"\r\n {PLC}\t\r\n"], ids=ascii)
+@pytest.mark.parametrize(
+    "body", [PLC, f"{PLC}\n", f"\r\n {PLC}\t\r\n"], ids=["alone", "line", "spaces"]
+)
 def test_well_known_file_with_a_did(body: str) -> None:
     assert did_in_well_known(reply(200, body.encode())) == PLC
 
@@ -356,6 +380,7 @@ def test_answer_of_a_server_of_handles() -> None:
         reply(200, {"did": 7}),
         reply(200, b"nonsense"),
     ],
+    ids=["error", "no DID", "number", "no JSON"],
 )
 def test_answer_of_a_server_without_a_did(answer: Reply) -> None:
     with pytest.raises(ValueError, match="and no DID"):

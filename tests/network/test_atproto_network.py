@@ -84,7 +84,9 @@ async def records_of(car: Source) -> dict[str, object]:
 # --- Content --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"curve": "p256"}, {"legacy": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"curve": "p256"}, {"legacy": True}], ids=["k256", "p256", "legacy"]
+)
 async def test_name_leads_to_signed_records(
     atproto_network: AtprotoNetwork, client: httpx.AsyncClient, options: Any
 ) -> None:

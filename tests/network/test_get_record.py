@@ -81,6 +81,7 @@ async def test_failing_processor_is_named(alice: AtprotoAccount, network: Networ
         (f"at://{NAME}/com.example.note/a/b", BadName, "a slash too many"),
         (None, TypeError, "uri must be"),
     ],
+    ids=["handle", "account", "collection", "key", "a slash too many", "None"],
 )
 async def test_what_names_no_record_is_refused(
     uri: Any, error: type[Exception], message: str

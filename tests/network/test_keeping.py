@@ -237,7 +237,7 @@ async def test_nothing_is_kept_if_the_walk_of_a_small_repo_is_left(
     assert files(path) == []
 
 
-@pytest.mark.parametrize("check_first", [False, True])
+@pytest.mark.parametrize("check_first", [False, True], ids=["stream", "check first"])
 async def test_nothing_is_kept_if_the_block_fails(
     alice: AtprotoAccount, network: Network, path: Path, check_first: bool
 ) -> None:

@@ -467,6 +467,21 @@ async def test_unknown_handle_says_so(atproto_network: AtprotoNetwork, network: 
         ({"collections": "a.b.c"}, TypeError, "collections"),
         ({"proxy": None}, TypeError, "unexpected keyword argument 'proxy'"),
     ],
+    ids=[
+        "one word",
+        "no NSID",
+        "bytes",
+        "network",
+        "since, no rev",
+        "since, no text",
+        "since of a record",
+        "earlier_keys",
+        "retries, negative",
+        "retries, no number",
+        "keep",
+        "collections",
+        "unknown",
+    ],
 )
 def test_wrong_argument_is_refused_at_once(
     options: dict[str, Any], error: type[Exception], message: str

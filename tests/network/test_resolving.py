@@ -526,7 +526,7 @@ async def test_identities_are_kept_for_a_day(
     assert (paths(net), looked_up(net)) == ([f"plc.directory/{alice.did}"], [TXT])
 
 
-@pytest.mark.parametrize("by_handle", [True, False])
+@pytest.mark.parametrize("by_handle", [True, False], ids=["handle", "DID"])
 async def test_fresh_looks_all_up_again(
     net: AtprotoNetwork, network: Network, *, by_handle: bool
 ) -> None:

@@ -346,7 +346,11 @@ async def test_redirects_in_a_circle_come_to_an_end() -> None:
     assert len(server.visits) == 6
 
 
-@pytest.mark.parametrize(("code", "headers"), [(302, []), (304, []), (300, [("Location", "/b")])])
+@pytest.mark.parametrize(
+    ("code", "headers"),
+    [(302, []), (304, []), (300, [("Location", "/b")])],
+    ids=["302 without a location", "304", "300"],
+)
 async def test_status_of_no_redirect_is_an_answer(
     code: int, headers: Iterable[tuple[str, str]]
 ) -> None:
@@ -386,7 +390,7 @@ async def test_document_of_a_mebibyte_is_read_and_a_larger_one_is_not(encoding: 
     assert caught.value.url == HOST
 
 
-@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("chunked", [False, True], ids=["until closed", "chunked"])
 async def test_endless_document_is_refused_while_it_comes(*, chunked: bool) -> None:
     def answer(visit: Visit) -> None:
         visit.begin(200, [("Transfer-Encoding", "chunked")] if chunked else [])

@@ -284,7 +284,7 @@ async def test_busy_server_is_asked_again_until_patience_is_used_up() -> None:
 
 
 @pytest.mark.both_loops
-@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 async def test_download_that_breaks_off_is_an_error_that_stays(*, chunked: bool) -> None:
     def answer(visit: Visit) -> None:
         how = ("Transfer-Encoding", "chunked") if chunked else ("Content-Length", "300000")
