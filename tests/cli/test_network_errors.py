@@ -157,6 +157,12 @@ CASES: Final[dict[str, tuple[Prepare, str, str, str]]] = {
         f"the download from {SERVER} broke off after 300 bytes: ",
         "try again later",
     ),
+    "DownloadBroken, reset": (
+        served(reset_at=300),
+        HANDLE,
+        f"the download from {SERVER} broke off after 300 bytes: [",  # Errno 104
+        "; try again later",
+    ),
     "TornExport": (
         always_written_to,
         HANDLE,

@@ -237,5 +237,11 @@ def _unreachable(url: httpx.URL) -> Generator[None]:
 
 
 def reason_of(error: Exception) -> str:
-    """Return what an error says, in short: it may quote as much as the server sent."""
-    return shown(str(error)) or type(error).__name__
+    """Return what an error says, in short: it may quote as much as the server sent.
+
+    That of a connection may say nothing, but have been raised while one that does was handled.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not str(cause):
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__ if cause is None else shown(str(cause))
