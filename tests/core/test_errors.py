@@ -259,6 +259,7 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
     (RateLimited(url=URL, retry_after=None), [URL, "try again later", "patience"]),
     (ServerFailed(url=URL, status=502, body="<html>\n"), [URL, 502, "<html>", "try again later"]),
     (ServerFailed(url=URL, status=404, body=""), [URL, "status 404; check the address"]),
+    (ServerFailed(url=URL, status=501, body=""), [URL, "status 501; check the address"]),
     (RepoNotFound(did=DID, server=URL, said="who?\n"), [DID, URL, "no repo", "'who? '"]),
     (RepoTakendown(did=DID, server=URL), [DID, URL, "took down"]),
     (RepoSuspended(did=DID, server=URL), [DID, URL, "suspended", "try again"]),

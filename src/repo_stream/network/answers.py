@@ -25,6 +25,7 @@ from repo_stream.network.errors import (
     RepoSuspended,
     RepoTakendown,
     ServerFailed,
+    is_temporary,
 )
 
 __all__ = ["Reply", "asks_to_wait", "error_of", "may_be_repeated", "named_error"]
@@ -111,7 +112,6 @@ def _plain(text: str) -> str:
 
 # --- Asking again ---------------------------------------------------------------------------------
 
-_NOT_IMPLEMENTED: Final = 501
 # The reference server states when a limit is reset in seconds since the epoch, others as a number
 # of seconds from now on. No limit lasts for three years.
 _FIRST_EPOCH: Final = 1e8
@@ -122,7 +122,7 @@ def may_be_repeated(reply: Reply) -> bool:
 
     If the body names what is wrong with a repo, it would be the same again.
     """
-    if reply.status != 429 and (reply.status < 500 or reply.status == _NOT_IMPLEMENTED):
+    if not is_temporary(reply.status):
         return False
     name, _ = named_error(reply.body)
     return name not in _REPO_ERRORS and name != _NO_RECORD
