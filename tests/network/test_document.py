@@ -349,6 +349,19 @@ def test_texts_of_strangers_are_cut_in_messages() -> None:
         check_document(document(id="\x1b[2J\n"), DID)
 
 
+def test_document_that_is_nested_deep_is_refused() -> None:
+    """Whoever compares, pickles or prints it recurses, which fails at 1,000 levels at most."""
+
+    def nested(levels: int) -> bytes:
+        value: object = levels * "[" + levels * "]"
+        return json.dumps(document(x=0)).replace('"x": 0', f'"x": {value}').encode()
+
+    assert "x" in read_document(nested(63), DID, url=URL)
+    for levels in (64, 900):
+        with pytest.raises(BadDocument, match=f"of {URL} .* nested more than 64 levels deep"):
+            read_document(nested(levels), DID, url=URL)
+
+
 def test_document_has_to_be_of_the_did() -> None:
     assert check_document(document(), DID) == document()
     assert read_document(json.dumps(document()).encode(), DID, url=URL) == document()

@@ -328,6 +328,15 @@ async def test_handle_of_a_did_that_no_account_has(net: AtprotoNetwork, network:
         await network.resolve(ALICE)
 
 
+async def test_long_did_that_no_account_has_is_told_in_short(
+    net: AtprotoNetwork, network: Network
+) -> None:
+    net.resolver.records[TXT] = [[b"did=did:key:" + 2000 * b"a"]]
+    with pytest.raises(HandleNotFound, match=r"leads to did:key:aaa.*aaa\.\.\., but") as caught:
+        await network.resolve(ALICE)
+    assert len(str(caught.value)) < 500
+
+
 async def test_well_known_file_of_2048_bytes_is_read(net: AtprotoNetwork, network: Network) -> None:
     alice = net.add_account(ALICE, by="well-known")
     net.well_known[ALICE] = alice.did.encode().ljust(2048)
@@ -741,6 +750,14 @@ async def test_test_handles_are_known_to_a_server(net: AtprotoNetwork) -> None:
             await network.resolve(ALICE)  # which is in the DNS, if anywhere
     query = "pds.example.com/xrpc/com.atproto.identity.resolveHandle"
     assert paths(net).count(query) == 3
+
+
+async def test_server_of_handles_that_is_unreachable_is_temporary(net: AtprotoNetwork) -> None:
+    options = {"allow_private": True, "handle_server": "https://nowhere.example.com"}
+    async with net.network(client=None, **options) as network:
+        with pytest.raises(HandleNotFound, match="could not be looked up: no answer") as caught:
+            await network.resolve("alice.test")
+    assert caught.value.temporary
 
 
 async def test_test_handles_can_be_in_the_dns_of_a_test(net: AtprotoNetwork) -> None:

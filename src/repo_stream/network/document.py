@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Final, TypeGuard, cast
 
@@ -35,6 +35,8 @@ __all__ = [
     "read_document",
 ]
 
+# How deep lists and objects may be nested. Whoever compares, pickles or prints them recurses.
+_MOST_LEVELS: Final = 64
 # How many keys of one document or audit log are decoded, each of which takes 0.2 ms.
 _MOST_KEYS: Final = 32
 _LEGACY_TYPES: Final[dict[object, Curve]] = {
@@ -67,6 +69,8 @@ def read_document(body: bytes, did: str, *, url: str) -> Mapping[str, object]:
     except (ValueError, RecursionError) as error:
         # ValueError is also raised for text that is not UTF-8, and for numbers of many digits.
         raise BadDocument(url=url, reason="it is not JSON") from error
+    if _is_deeper(document, _MOST_LEVELS):
+        raise BadDocument(url=url, reason=f"it is nested more than {_MOST_LEVELS} levels deep")
     return check_document(document, did, url=url)
 
 
@@ -277,6 +281,20 @@ def _entries(
 def _listed(document: Mapping[str, object], field: str) -> list[object]:
     value = document.get(field)
     return cast("list[object]", value) if isinstance(value, list) else []
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    """Return whether lists and objects are nested deeper than so many levels."""
+    level = [value]
+    for _ in range(levels):
+        level = [inner for outer in level for inner in _inside(outer)]
+    return bool(level)
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return cast("dict[str, object]", value).values()
+    return cast("list[object]", value) if isinstance(value, list) else ()
 
 
 def _is_object(value: object) -> TypeGuard[Mapping[str, object]]:

@@ -33,7 +33,9 @@ from repo_stream.network.errors import (
     NetworkError,
     RateLimited,
     ServerFailed,
+    ServerUnreachable,
     TooSlow,
+    shown,
 )
 from repo_stream.network.names import (
     MAX_WELL_KNOWN_BYTES,
@@ -339,7 +341,9 @@ class Network:
                 continue
             reason = why_not_account(did, allow_private=self.allow_private)
             if reason is not None:
-                raise HandleNotFound(handle=handle, reason=f"it leads to {did}, but {reason}")
+                raise HandleNotFound(
+                    handle=handle, reason=f"it leads to {shown(did)}, but {reason}"
+                )
             return did
         raise HandleNotFound(
             handle=handle,
@@ -365,13 +369,16 @@ class Network:
 
     async def _did_by_server(self, handle: str) -> str:
         url = f"{self._handle_server}/xrpc/com.atproto.identity.resolveHandle"
-        return did_in_answer(await self.web.document(url, params={"handle": handle}))
+        try:
+            return did_in_answer(await self.web.document(url, params={"handle": handle}))
+        except ServerUnreachable as error:
+            raise OSError(_without_advice(error)) from error
 
 
 def _is_temporary(error: Exception) -> bool:
     """Return whether a way to look a handle up may work later.
 
-    An unreachable host does not count: most hosts of handles that do not exist have no address. If
+    An unreachable host of a handle does not count: most handles that do not exist have none. If
     this machine has no connection, the DNS does not answer either.
     """
     return isinstance(error, (OSError, RateLimited, ServerFailed, TooSlow))
