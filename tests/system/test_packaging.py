@@ -149,6 +149,11 @@ def test_wheels_are_built_for_each_python_in_the_classifiers() -> None:
     assert built == [f"cp{major}{minor}-*" for major, minor in versions]
 
 
+def test_wheels_are_tested_with_the_extras_that_examples_and_tests_need() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert {"fast", "network", "zstd"} <= {*project["tool"]["cibuildwheel"]["test-extras"]}
+
+
 def test_sdist_is_enough_to_work_with(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         files = {
