@@ -279,12 +279,12 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
         [URL, "after 12 bytes: reset by peer", "try again later"],
     ),
     (
-        TornExport(cid=CID, kind="record", key="a/b", did=DID, rev="3jzfcijpj2z2a"),
+        TornExport(cid=CID, kind="record", key="a/b", did=DID, rev="3jzfcijpj2z2a", records=1),
         [CID, "record 'a/b'", DID, "written to", "check_first=True", "keep=PATH"],
     ),
     (
-        TornExport(cid=CID, kind="node", key=None, did=DID, rev="3jzfcijpj2z2a"),
-        [CID, "an MST node", DID],
+        TornExport(cid=CID, kind="node", key=None, did=DID, rev="3jzfcijpj2z2a", records=0),
+        [CID, "an MST node", DID, "during the download; try again later"],
     ),
     (
         MissingExtra(extra="crypto", package="cryptography", feature="verify_signature"),

@@ -159,9 +159,8 @@ class _Opening(Generic[T]):
             except (RepoRefused, ServerUnreachable):
                 if not await self._has_moved():
                     raise
-            except (DownloadBroken, MissingCommit, NothingNew, TornExport) as error:
-                is_answer = isinstance(error, NothingNew) and self._plan.since is not None
-                if is_answer or not self._left:
+            except (DownloadBroken, MissingCommit, TornExport) as error:
+                if not self._left:
                     raise
                 self._left -= 1
                 self._makes_copies = self._makes_copies or isinstance(error, TornExport)
@@ -195,7 +194,9 @@ class _Opening(Generic[T]):
             feed = _Feed(download, copy)
             try:
                 repo = await self._walkable(inner, feed, download.url)
-            except TruncatedCar as error:
+            except (TruncatedCar, NothingNew) as error:
+                if isinstance(error, NothingNew) and plan.since is not None:
+                    raise
                 raise DownloadBroken(
                     url=download.url,
                     received=download.received,

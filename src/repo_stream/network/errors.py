@@ -456,21 +456,35 @@ class TornExport(MissingBlock, NetworkError):
     Attributes:
         did: the account.
         rev: the rev of the commit that was sent. A slice since it has what replaced the block.
+        records: how many records had come out; if there were some, nothing could be repaired.
     """
 
     def __init__(
-        self, *, cid: Cid, kind: Literal["node", "record"], key: str | None, did: str, rev: str
+        self,
+        *,
+        cid: Cid,
+        kind: Literal["node", "record"],
+        key: str | None,
+        did: str,
+        rev: str,
+        records: int,
     ) -> None:
         what = f"record {key!r}" if key is not None else "an MST node"
+        advice = "try again later"
+        if records:
+            advice = (
+                "use check_first=True, which completes the repo before the first record comes out, "
+                "and keep=PATH to have it in a file"
+            )
         super().__init__(cid=cid, kind=kind, key=key)
         Exception.__init__(
             self,
             f"the server did not send the block {cid} of {what}: {did} may have been written to "
-            "during the download; use check_first=True, which completes the repo before the first "
-            "record comes out, and keep=PATH to have it in a file",
+            f"during the download; {advice}",
         )
         self.did = did
         self.rev = rev
+        self.records = records
 
 
 def shown(text: str) -> str:

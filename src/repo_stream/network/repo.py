@@ -228,6 +228,7 @@ class AccountRepo(Repo[T]):
                 key=error.key,
                 did=self.commit.did,
                 rev=self.commit.rev,
+                records=self.taken,
             ) from error.__cause__
 
     async def _end(self) -> None:
