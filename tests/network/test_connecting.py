@@ -442,7 +442,7 @@ async def test_callers_client_may_connect_to_private_addresses_if_allowed() -> N
         assert client.is_closed
 
 
-@pytest.mark.parametrize("opened_by", ["us", "another Web"])
+@pytest.mark.parametrize("opened_by", ["us", "another Web", "the caller"])
 async def test_proxy_of_the_caller_may_have_any_address(tmp_path: Path, opened_by: str) -> None:
     tls, trust = certificate(tmp_path, HOST)
 
@@ -458,10 +458,13 @@ async def test_proxy_of_the_caller_may_have_any_address(tmp_path: Path, opened_b
         async with httpx.AsyncClient(proxy=server.url, verify=trust) as client:
             if opened_by == "another Web":
                 await Web(client).document(URL)
+            if opened_by == "the caller":
+                await client.get(URL)
             async with Web(client) as web:
                 assert (await web.document(URL)).body == b"hello"
                 assert (await web.document(URL)).body == b"hello"
-        assert [visit.method for visit in server.visits].count("CONNECT") == 1
+        connections = [visit.method for visit in server.visits].count("CONNECT")
+        assert connections == (2 if opened_by == "the caller" else 1)
 
 
 async def test_url_is_checked_before_a_proxy_is_asked() -> None:

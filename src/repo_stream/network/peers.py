@@ -5,7 +5,8 @@ Its connections are checked in two places:
 - when one is made, by the `trace` extension of httpcore: the address of the other side is checked
   before anything is sent, and the connection closed if it is refused;
 - when an answer came on a connection that the client had open already, by the address that the
-  answer came from. Then the request was sent, but nothing of the answer is used.
+  answer came from. Then the request was sent, but nothing of the answer is used. As the address
+  may be that of a proxy, the request is sent once more, by a new connection.
 
 Not checked are the addresses behind a proxy, as only the proxy knows them (the URL is checked all
 the same), and whatever a transport does that is not made of httpcore, such as `MockTransport`.
@@ -49,6 +50,11 @@ class Peer:
         self._connects_to: str | None = None
         # The connection that was made for the request, if it was.
         self._stream: httpcore.AsyncNetworkStream | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether a connection was made for the request."""
+        return self._stream is not None
 
     async def trace(self, event: str, info: dict[str, Any]) -> None:
         """Follow what httpcore does; see https://www.encode.io/httpcore/extensions/#trace."""

@@ -142,6 +142,23 @@ async def send(
         httpx.ReadTimeout: if none came in time.
     """
     peer = Peer(client, _ascii_host(url), checks=checks)
+    try:
+        return await _sent(client, url, headers, peer, read_timeout)
+    except AddressRefused:
+        if peer.is_new:
+            raise
+    # The connection may have been one to a proxy. It is closed, so now it is seen what is made.
+    peer = Peer(client, _ascii_host(url), checks=checks)
+    return await _sent(client, url, headers, peer, read_timeout)
+
+
+async def _sent(
+    client: httpx.AsyncClient,
+    url: httpx.URL,
+    headers: dict[str, str],
+    peer: Peer,
+    read_timeout: float,
+) -> httpx.Response:
     timeout = httpx.Timeout(_CONNECT_TIMEOUT, read=read_timeout, pool=None)
     extensions = {"timeout": timeout.as_dict(), "trace": peer.trace}
     request = httpx.Request("GET", url, headers=headers, extensions=extensions)
