@@ -137,6 +137,51 @@ def test_file_that_is_no_car_is_refused(run: Run, alice: AtprotoAccount, target:
     assert alice.did not in err
 
 
+@pytest.mark.parametrize("new", [False, True], ids=["nothing new", "new"])
+@pytest.mark.parametrize("harm", ["cut", "changed"])
+def test_damaged_file_is_never_up_to_date(
+    run: Run, alice: AtprotoAccount, target: Path, harm: str, new: bool
+) -> None:
+    whole = alice.car()
+    data = whole[:-50] if harm == "cut" else whole[:-1] + bytes([whole[-1] ^ 1])
+    target.write_bytes(data)
+    if new:
+        alice.write({f"{LIKE}/2": {"n": 2}})
+    code, out, err = run("fetch", HANDLE, "-o", target)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"repo-stream: {target}: ")
+    assert err.endswith("; to fetch the whole repo, remove this file\n")
+    assert err.count("\n") == 1
+    assert target.read_bytes() == data
+
+
+def test_file_that_somebody_else_signed_is_never_up_to_date(
+    run: Run, alice: AtprotoAccount, target: Path, world: AtprotoNetwork
+) -> None:
+    own, alice.signs_with = alice.signs_with, world.add_account("mallory.example.com", {}).key
+    alice.write({f"{LIKE}/2": {"n": 2}})
+    forged = alice.car()
+    target.write_bytes(forged)
+    alice.signs_with = own
+    code, out, err = run("fetch", HANDLE, "-o", target)
+    assert (code, out) == (1, "")
+    assert f"{target}: the signature of commit " in err
+    assert target.read_bytes() == forged
+
+
+def test_file_that_an_earlier_key_signed_is_up_to_date_if_that_is_accepted(
+    run: Run, alice: AtprotoAccount, target: Path
+) -> None:
+    run("fetch", HANDLE, "-o", target)
+    alice.rotate_key(write=False)
+    code, _, err = run("fetch", HANDLE, "-o", target)
+    assert code == 1
+    assert f"{target}: the signature of commit " in err
+    assert "--earlier-keys" in err
+    code, _, err = run("fetch", HANDLE, "-o", target, "--earlier-keys")
+    assert (code, err) == (0, f"{target} is up to date, rev {alice.rev}\n")
+
+
 @pytest.mark.parametrize(
     ("fault", "since"),
     [

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from repo_stream import (
     Account,
+    BadSignature,
     Commit,
     Gap,
     IncompleteJoin,
@@ -26,12 +27,14 @@ from repo_stream import (
     load_commit,
 )
 from repo_stream.cli.accounts import network_of
-from repo_stream.cli.downloads import account_repo, who_in
+from repo_stream.cli.downloads import Named, account_repo, who_in
 from repo_stream.cli.input import limits_of
 from repo_stream.cli.messages import complain
+from repo_stream.cli.opened import Given, opened
 from repo_stream.cli.output import destination, writing_to
 from repo_stream.cli.progress import Meter, Position
-from repo_stream.cli.screen import one_line
+from repo_stream.cli.screen import explained, one_line
+from repo_stream.cli.signatures import earlier_key
 
 if TYPE_CHECKING:
     from repo_stream import AccountRepo, Network
@@ -59,6 +62,10 @@ async def fetch(options: argparse.Namespace) -> int:
             else:
                 error = OtherAccount(did=kept.did, expected=account.did)
                 return complain(f"{path}: {error}; name another file with -o")
+    except RepoStreamError as error:
+        if error.source != path:
+            raise
+        return complain(f"{path}: {explained(error)}; to fetch the whole repo, remove this file")
     finally:
         meter.close()
     if not options.quiet:
@@ -126,8 +133,9 @@ async def _brought_up_to_date(
             try:
                 repo, _ = await _kept(options, network, meter, path=slices[-1], since=since)
             except NothingNew:
-                return f"{path} is up to date, rev {before.rev}"
-            if repo.commit.cid == before.cid and options.since is None:
+                repo = None
+            if repo is None or (repo.commit.cid == before.cid and options.since is None):
+                await _check(options, network, account, meter)
                 return f"{path} is up to date, rev {before.rev}"
             try:
                 after = await _joined(options, [path, *slices], meter)
@@ -137,6 +145,7 @@ async def _brought_up_to_date(
             else:
                 break
     if after.rev != repo.commit.rev:
+        await _check(options, network, account, meter)
         return (
             f"{path} is newer, rev {after.rev}, than what {account.pds} sends, "
             f"rev {repo.commit.rev}; it keeps its rev"
@@ -161,6 +170,43 @@ async def _kept_commit(options: argparse.Namespace) -> Commit | None:
     except RepoStreamError as error:
         error.source = path
         raise
+
+
+async def _check(
+    options: argparse.Namespace, network: Network, account: Account, meter: Meter
+) -> None:
+    """Check a file that nothing is joined to: it may be damaged, or somebody else's.
+
+    Raises:
+        RepoStreamError: if it is not the whole repo, signed by the account.
+    """
+    path: str = options.output
+    try:
+        async with opened(options, len, given=Given(path, meter)) as car:
+            async for _ in car.chunks():
+                pass
+        await _check_signature(options, network, account, car.repo.commit)
+    except RepoStreamError as error:
+        error.source = path
+        raise
+
+
+async def _check_signature(
+    options: argparse.Namespace, network: Network, account: Account, commit: Commit
+) -> None:
+    key = account.signing_key
+    try:
+        commit.verify_signature(key)
+    except BadSignature as error:
+        earlier = await earlier_key(commit, Named(account.did, account, network))
+        if earlier is None:
+            raise
+        if not options.earlier_keys:
+            reason = (
+                f"it is signed by {earlier}, a key that the account had before; to accept it: "
+                "--earlier-keys"
+            )
+            raise BadSignature(cid=commit.cid, did_key=key, reason=reason) from error
 
 
 async def _joined(options: argparse.Namespace, sources: list[str], meter: Meter) -> Commit:

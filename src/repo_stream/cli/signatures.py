@@ -9,7 +9,7 @@ from repo_stream import BadSignature, Commit, RepoStreamError
 from repo_stream.cli.downloads import Named
 from repo_stream.cli.verification_report import Fault, Report
 
-__all__ = ["check_signature_of", "fault_of_signature"]
+__all__ = ["check_signature_of", "earlier_key", "fault_of_signature"]
 
 
 def fault_of_signature(commit: Commit, did_key: str) -> Fault | None:
@@ -47,7 +47,7 @@ async def check_signature_of(
     if fault is None:
         report.passed("signature", f"{key}, the key of {named.who}")
         return
-    earlier = await _earlier_key(commit, named)
+    earlier = await earlier_key(commit, named)
     if earlier is not None and options.earlier_keys:
         report.passed("signature", f"{earlier}, a key that {named.who} had before")
         return
@@ -57,7 +57,7 @@ async def check_signature_of(
     report.failed("signature", fault)
 
 
-async def _earlier_key(commit: Commit, named: Named) -> str | None:
+async def earlier_key(commit: Commit, named: Named) -> str | None:
     """Return the key that signed a commit, if the account had it before."""
     try:
         async with repo_stream.open_repo(
