@@ -289,6 +289,15 @@ async def test_nothing_is_kept_if_nothing_is_new(
     assert files(path) == [path.name]
 
 
+@pytest.mark.parametrize("name", ["n" * 255, "\N{EURO SIGN}" * 85], ids=["ASCII", "UTF-8"])
+async def test_file_of_the_longest_name_is_kept(
+    alice: AtprotoAccount, network: Network, tmp_path: Path, name: str
+) -> None:
+    async with open_repo(NAME, network=network, keep=tmp_path / name) as repo:
+        await walk(repo)
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [(name, alice.car())]
+
+
 # --- Where nothing can be kept --------------------------------------------------------------------
 
 

@@ -28,6 +28,8 @@ __all__ = ["Copy", "check_target"]
 
 # So much is collected before a thread writes it, in bytes.
 _PART: Final = 256 * KIB
+# So much of its name the file has until it is complete, in characters, since a name has its limit.
+_NAME: Final = 50
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:
@@ -74,7 +76,8 @@ class Copy(SharedFile):
         with self._naming():
             if self._target is None:
                 return tempfile.TemporaryFile(buffering=0, dir=temporary_folder())
-            part = self._target.with_name(f".{self._target.name}.{secrets.token_hex(4)}.part")
+            name = self._target.name[:_NAME]
+            part = self._target.with_name(f".{name}.{secrets.token_hex(4)}.part")
             file = io.FileIO(part, "x+")
         self._part = part
         return file
