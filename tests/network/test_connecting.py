@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import gzip
-import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
 import httpcore
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from repo_stream import AddressRefused, ServerUnreachable, TooSlow
+from repo_stream import AddressRefused, ServerUnreachable
 from repo_stream.network import transport
 from repo_stream.network.connecting import CheckedBackend
 from repo_stream.network.resolvers import look_up
 from repo_stream.network.transport import CheckedTransport
 from repo_stream.network.web import Web
+from support.certificates import certificate
 from support.faulty_server import (
     PUBLIC,
     Elsewhere,
@@ -356,37 +351,6 @@ async def test_other_errors_stay_what_they_are() -> None:
 # --- TLS ------------------------------------------------------------------------------------------
 
 
-def certificate(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """TLS for a server of that name, and for a client that trusts it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = folder / "server.pem"
-    pem.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + signed.public_bytes(serialization.Encoding.PEM)
-    )
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(pem)
-    return server, ssl.create_default_context(cafile=pem)
-
-
 async def test_certificate_has_to_be_of_the_name_and_not_of_the_address(tmp_path: Path) -> None:
     tls, trust = certificate(tmp_path, HOST)
     with serving(hello, tls=tls) as server:
@@ -405,120 +369,6 @@ async def test_certificate_that_nobody_trusts_is_refused(tmp_path: Path) -> None
         transport = CheckedTransport(addresses=everywhere, backend=Elsewhere(server, tls=True))
         async with httpx.AsyncClient(transport=transport) as client, Web(client) as web:
             with pytest.raises(ServerUnreachable, match="CERTIFICATE_VERIFY_FAILED"):
-                await web.document(URL)
-
-
-# --- A caller's client ----------------------------------------------------------------------------
-
-
-def callers_client(server: FaultyServer) -> httpx.AsyncClient:
-    """A client that checks nothing, and for which every name is on loopback."""
-    backend = Elsewhere(server, pretending=False)
-    transport = CheckedTransport(addresses=everywhere, allow_private=True, backend=backend)
-    return httpx.AsyncClient(transport=transport)
-
-
-async def test_callers_client_sends_nothing_to_an_address_that_is_not_public() -> None:
-    with serving(hello) as server:
-        async with callers_client(server) as client, Web(client) as web:
-            with pytest.raises(AddressRefused) as caught:
-                await web.document(URL)
-        assert (caught.value.host, caught.value.address) == (HOST, "127.0.0.1")
-        assert server.visits == []
-
-
-async def test_answer_of_a_private_address_on_an_open_connection_is_not_used() -> None:
-    with serving(hello) as server:
-        async with callers_client(server) as client, Web(client) as web:
-            await client.get(URL)
-            with pytest.raises(AddressRefused):
-                await web.document(URL)
-
-
-async def test_callers_client_may_connect_to_private_addresses_if_allowed() -> None:
-    with serving(hello) as server:
-        async with callers_client(server) as client, Web(client, allow_private=True) as web:
-            assert (await web.document(URL)).body == b"hello"
-        assert client.is_closed
-
-
-@pytest.mark.parametrize("opened_by", ["us", "another Web", "the caller"])
-async def test_proxy_of_the_caller_may_have_any_address(tmp_path: Path, opened_by: str) -> None:
-    tls, trust = certificate(tmp_path, HOST)
-
-    def proxy(visit: Visit) -> None:
-        if visit.method == "CONNECT":
-            assert visit.target == f"{HOST}:443"
-            visit.begin(200)
-            visit.connection = visit.server.secured(visit.connection, tls)
-        else:
-            hello(visit)
-
-    with serving(proxy) as server:
-        async with httpx.AsyncClient(proxy=server.url, verify=trust) as client:
-            if opened_by == "another Web":
-                await Web(client).document(URL)
-            if opened_by == "the caller":
-                await client.get(URL)
-            async with Web(client) as web:
-                assert (await web.document(URL)).body == b"hello"
-                assert (await web.document(URL)).body == b"hello"
-        connections = [visit.method for visit in server.visits].count("CONNECT")
-        assert connections == (2 if opened_by == "the caller" else 1)
-
-
-async def test_url_is_checked_before_a_proxy_is_asked() -> None:
-    with serving(hello) as server:
-        async with httpx.AsyncClient(proxy=server.url) as client, Web(client) as web:
-            for host in ("127.0.0.1", "2130706433", "localhost", "[::1]", "0x7f.1"):
-                with pytest.raises(AddressRefused):
-                    await web.document(f"https://{host}/")
-        assert server.visits == []
-
-
-async def test_transport_that_makes_no_connections_is_not_checked() -> None:
-    transport = httpx.MockTransport(lambda request: httpx.Response(200, text=str(request.url)))
-    async with httpx.AsyncClient(transport=transport) as client, Web(client) as web:
-        assert (await web.document(URL)).body == URL.encode()
-
-
-async def test_body_that_a_hook_of_the_caller_has_read_is_used() -> None:
-    async def read(response: httpx.Response) -> None:
-        await response.aread()
-
-    def answer(visit: Visit) -> None:
-        visit.answer(200, gzip.compress(b"hello"), [("Content-Encoding", "gzip")])
-
-    with serving(answer) as server:
-        async with client_of(server) as client, Web(client) as web:
-            client.event_hooks["response"].append(read)
-            assert (await web.document(URL)).body == b"hello"
-
-
-async def test_transport_without_timeouts_is_given_up_if_it_is_slow() -> None:
-    async def stalled() -> AsyncIterator[bytes]:
-        yield b"first"
-        await anyio.sleep_forever()
-
-    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=stalled()))
-    async with httpx.AsyncClient(transport=transport) as client:
-        with anyio.fail_after(20), pytest.raises(TooSlow):
-            await Web(client, slow_after=0.1).document(URL)
-        async with Web(client, slow_after=0.1).stream(URL) as download:
-            assert await anext(download) == b"first"
-            with anyio.fail_after(20), pytest.raises(TooSlow):
-                await anext(download)
-
-
-async def test_client_that_does_not_tell_its_address_is_refused() -> None:
-    class Silent(Elsewhere):
-        async def connect_tcp(self, *_: object, **__: object) -> httpcore.AsyncNetworkStream:
-            return httpcore.AsyncMockStream([b"HTTP/1.1 200 OK\r\n\r\n"])
-
-    with serving(hello) as server:
-        transport = CheckedTransport(addresses=everywhere, backend=Silent(server))
-        async with httpx.AsyncClient(transport=transport) as client, Web(client) as web:
-            with pytest.raises(AddressRefused, match="does not tell which address"):
                 await web.document(URL)
 
 
