@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from repo_stream.testing import AtprotoNetwork
+from repo_stream.testing import AtprotoNetwork, Fault
 from support.cli import Run
 
 HANDLE = "alice.example.com"
@@ -40,11 +40,13 @@ def test_json_has_the_document(run: Run, world: AtprotoNetwork) -> None:
     }
 
 
-@pytest.mark.parametrize("why", ["no handle", "leads nowhere", "leads to another"])
+@pytest.mark.parametrize("why", ["no handle", "leads nowhere", "no DNS", "leads to another"])
 def test_account_without_a_handle_says_why(run: Run, world: AtprotoNetwork, why: str) -> None:
     claimed = None if why == "no handle" else HANDLE
     bob = world.add_account(HANDLE if why == "leads to another" else "bob.example.com", {})
     alice = world.add_account(claimed, {}, by=None, did="did:plc:ewvi7nxzyoun6zhxrhs64oiz")
+    if why == "no DNS":
+        world.inject("txt", Fault(error="SERVFAIL"))
     code, out, err = run("resolve", alice.did, "--json")
     account = json.loads(out)
     assert (code, err) == (0, "")
@@ -57,6 +59,8 @@ def test_account_without_a_handle_says_why(run: Run, world: AtprotoNetwork, why:
             assert account["handle_problem"] == "the account claims no handle"
         case "leads nowhere":
             assert "leads to no account" in account["handle_problem"]
+        case "no DNS":
+            assert "could not be looked up" in account["handle_problem"]
         case _:
             assert account["handle_problem"] == (
                 f"the handle {HANDLE} leads to another account, {bob.did}"
