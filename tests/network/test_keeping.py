@@ -293,9 +293,11 @@ async def test_nothing_is_kept_if_nothing_is_new(
 async def test_file_of_the_longest_name_is_kept(
     alice: AtprotoAccount, network: Network, tmp_path: Path, name: str
 ) -> None:
-    async with open_repo(NAME, network=network, keep=tmp_path / name) as repo:
+    path = tmp_path / name
+    async with open_repo(NAME, network=network, keep=path) as repo:
         await walk(repo)
-    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [(name, alice.car())]
+    assert content(path) == alice.car()
+    assert files(path) == [name]
 
 
 # --- Where nothing can be kept --------------------------------------------------------------------
