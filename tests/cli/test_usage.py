@@ -41,6 +41,7 @@ from support.cli import Run
         ),
         pytest.param(["inspect", "a.car", "--patience", "nan"], id="patience that is no number"),
         pytest.param(["resolve"], id="no account"),
+        pytest.param(["resolve", "a.b", "--earlier-keys"], id="resolve, which checks no repo"),
         *(
             pytest.param(["inspect", "a.car", "--mem-limit-mb", limit], id=f"memory limit {limit}")
             for limit in ("x", "-1", "nan", "inf", "1e308")

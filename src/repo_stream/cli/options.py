@@ -115,8 +115,8 @@ def _parser() -> argparse.ArgumentParser:
         "fish | source",
     )
     commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    network = _network()
-    common = _common(network)
+    network = _network(repos=False)
+    common = _common()
 
     def add(name: str, summary: str, *, several: bool = False) -> argparse.ArgumentParser:
         command = commands.add_parser(
@@ -329,10 +329,10 @@ def _parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _network() -> argparse.ArgumentParser:
-    """Return the options for the names of accounts, and for URLs."""
+def _network(*, repos: bool) -> argparse.ArgumentParser:
+    """Return the options for the names of accounts, and if `repos`, for their repos and URLs."""
     parser = argparse.ArgumentParser(add_help=False)
-    network = parser.add_argument_group("names of accounts, and URLs")
+    network = parser.add_argument_group("names of accounts" + (", and URLs" if repos else ""))
     network.add_argument(
         "--plc",
         type=_url,
@@ -358,17 +358,18 @@ def _network() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long to ask a server again that is busy or failing (default: 60)",
     )
-    network.add_argument(
-        "--earlier-keys",
-        action="store_true",
-        help="accept a repo that is signed by a key that the account had before, as it may be "
-        "after a move to another server",
-    )
+    if repos:
+        network.add_argument(
+            "--earlier-keys",
+            action="store_true",
+            help="accept a repo that is signed by a key that the account had before, as it may be "
+            "after a move to another server",
+        )
     return parser
 
 
-def _common(network: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False, parents=[network])
+def _common() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False, parents=[_network(repos=True)])
     common.add_argument(
         "--mem-limit-mb",
         type=_mebibytes,
