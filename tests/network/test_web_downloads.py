@@ -20,6 +20,7 @@ from repo_stream import (
     RepoNotFound,
     RepoTakendown,
     ServerFailed,
+    ServerUnreachable,
     TooManyRedirects,
     TooSlow,
     open_car,
@@ -496,3 +497,12 @@ async def test_callers_client_can_be_used_after_downloads_that_were_left() -> No
                     await anext(download)
             assert await becomes(lambda: server.open == 0)
             assert not client.is_closed
+
+
+async def test_client_with_no_free_connection_is_not_a_slow_server() -> None:
+    with serving(endless) as server:
+        few = httpx.AsyncClient(limits=httpx.Limits(max_connections=1), trust_env=False)
+        async with few as client, Web(client, allow_private=True).stream(server.url):
+            with pytest.raises(ServerUnreachable, match=r"client are in use.*httpx\.Limits"):
+                await Web(client, allow_private=True, slow_after=1).document(server.url)
+        assert len(server.visits) == 1

@@ -159,7 +159,8 @@ async def _sent(
     peer: Peer,
     read_timeout: float,
 ) -> httpx.Response:
-    timeout = httpx.Timeout(_CONNECT_TIMEOUT, read=read_timeout, pool=None)
+    # Half of it, to tell a pool that is full from a server that is slow.
+    timeout = httpx.Timeout(_CONNECT_TIMEOUT, read=read_timeout, pool=read_timeout / 2)
     extensions = {"timeout": timeout.as_dict(), "trace": peer.trace}
     request = httpx.Request("GET", url, headers=headers, extensions=extensions)
     with _unreachable(url):
@@ -243,12 +244,20 @@ FAILURES: Final = (
 SLOW: Final = (TimeoutError, httpx.ReadTimeout)
 
 
+_POOL_IS_FULL: Final = (
+    "all connections of the httpx client are in use; allow it more by httpx.Limits, or have fewer "
+    "repos open at a time"
+)
+
+
 @contextmanager
 def _unreachable(url: httpx.URL) -> Generator[None]:
     try:
         yield
     except httpx.ReadTimeout:
         raise
+    except httpx.PoolTimeout as error:
+        raise ServerUnreachable(url=str(url), reason=_POOL_IS_FULL) from error
     except FAILURES as error:
         raise ServerUnreachable(url=str(url), reason=reason_of(error)) from error
 
