@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, cast, get_args
 from urllib.request import urlopen
 
 import anyio
@@ -335,6 +335,14 @@ async def test_resolver_answers_as_it_is_told(
 
 
 # --- Faults ---------------------------------------------------------------------------------------
+
+
+def test_fault_that_would_never_hold_is_refused(atproto_network: AtprotoNetwork) -> None:
+    alice = atproto_network.add_account("alice.example.com", {})
+    with pytest.raises(ValueError, match=r"place must be one of document, .*, not 'getrepo'"):
+        atproto_network.inject(cast("Place", "getrepo"), Fault())
+    with pytest.raises(ValueError, match="txt is asked for names, not accounts"):
+        alice.inject("txt", Fault(error="SERVFAIL"))
 
 
 @pytest.mark.parametrize("with_length", [False, True], ids=["chunks", "length"])

@@ -254,6 +254,9 @@ class AtprotoNetwork:
             place: where.
             fault: what is wrong.
             account: only in what is sent for this account.
+
+        Raises:
+            ValueError: if it would never hold, so a test with it would test nothing.
         """
         self._faults.inject(place, fault, None if account is None else account.did)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Final, Literal, Self, TypeAlias, cast
+from typing import Final, Literal, Self, TypeAlias, cast, get_args
 from urllib.parse import parse_qsl, urlsplit
 
 __all__ = ["Answer", "Fault", "Faults", "Place", "Request", "Site"]
@@ -33,6 +33,7 @@ Place: TypeAlias = Literal[
 ]
 """Where a fault can be: a DID document (of a `did:plc` or a `did:web`), the audit log of the
 directory, the well-known file of a handle, the look-ups of the resolver, a method of a server."""
+_OF_NO_ACCOUNT: Final = ("txt", "addresses")
 
 _PIECE_BYTES: Final = 1 << 14
 _TICK: Final = 0.01
@@ -100,7 +101,15 @@ class Faults:
         self._injected: list[_Injected] = []
 
     def inject(self, place: Place, fault: Fault, account: str | None) -> None:
-        """Have a fault, for an account (by its DID) or for all."""
+        """Have a fault, for an account (by its DID) or for all.
+
+        Raises:
+            ValueError: if it would never hold, so a test with it would test nothing.
+        """
+        if place not in get_args(Place):
+            raise ValueError(f"place must be one of {', '.join(get_args(Place))}, not {place!r}")
+        if account is not None and place in _OF_NO_ACCOUNT:
+            raise ValueError(f"{place} is asked for names, not accounts; use AtprotoNetwork.inject")
         with self._lock:
             self._injected.append(_Injected(place, fault, account))
 
