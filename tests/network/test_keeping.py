@@ -30,8 +30,6 @@ NOTES: dict[str, object] = {
 LAST = "com.example.note/0399"
 NAME = "alice.example.com"
 
-pytestmark = pytest.mark.both_loops
-
 
 @pytest.fixture
 def alice(atproto_network: AtprotoNetwork) -> AtprotoAccount:
@@ -85,6 +83,7 @@ def before(path: Path) -> bytes:
 # --- Complete -------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("way", [walk, walk_keys, read_all])
 async def test_kept_file_is_the_car_as_it_came(
     alice: AtprotoAccount, network: Network, path: Path, way: Way
@@ -182,6 +181,7 @@ def test_kept_file_has_the_permissions_of_any_new_file(path: Path) -> None:
     assert path.stat().st_mode == expected
 
 
+@pytest.mark.both_loops
 async def test_two_downloads_into_one_path_do_not_disturb_each_other(
     alice: AtprotoAccount, network: Network, path: Path
 ) -> None:
@@ -213,6 +213,7 @@ async def do_nothing(_repo: AccountRepo[bytes]) -> None:
     pass
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("way", [leave_loop, get_one, do_nothing])
 async def test_nothing_is_kept_if_the_walk_is_left(
     alice: AtprotoAccount, network: Network, path: Path, way: Way, before: bytes

@@ -66,7 +66,6 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.long
-@pytest.mark.both_loops
 @pytest.mark.parametrize("seed", range(4))
 async def test_one_state_or_an_error(
     atproto_network: AtprotoNetwork, tmp_path: Path, seed: int
