@@ -41,6 +41,8 @@ class Visit:
     server: FaultyServer
     #: How many bytes of answers the system took.
     sent: int = 0
+    #: Set if the client took nothing for a moment, and all buffers were full.
+    stopped: threading.Event = field(default_factory=threading.Event)
     #: Set if the client was seen to close the connection.
     left: threading.Event = field(default_factory=threading.Event)
 
@@ -51,6 +53,7 @@ class Visit:
             try:
                 count = self.connection.send(view[: 1 << 16])
             except TimeoutError:
+                self.stopped.set()
                 continue
             except OSError:
                 self.left.set()
