@@ -752,7 +752,12 @@ class MissingBlock(RepoStreamError):
         self.key = key
         self.damage: CarError | None = damage
         self.may_be_damaged: bool = may_be_damaged
-        self.__cause__ = damage
+        _set_cause(self, damage)
+
+
+def _set_cause(error: BaseException, cause: BaseException | None) -> None:
+    """Set what `raise ... from` sets; in a class, the attribute would get a type of its own."""
+    error.__cause__ = cause
 
 
 class IncompleteRange(MissingBlock):

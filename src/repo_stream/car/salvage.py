@@ -74,7 +74,7 @@ class Region:
         self.start = start
         self.error = error
         self.is_whole = True
-        self.needed = 0
+        self.needed: int = 0
         # The offset from which on the next prefix is looked for, and how many lengths before the
         # prefix there have been tried.
         self._at = start + 1

@@ -260,7 +260,7 @@ class TooManyRedirects(NetworkError):
             f"{shown(url)} redirects to {shown(location)}, but {followed} here; ask its operator"
         )
         self.url = url
-        self.location = location[:_KEPT]
+        self.location: str = location[:_KEPT]
         self.maximum = maximum
 
 

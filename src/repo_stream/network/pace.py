@@ -39,7 +39,7 @@ class Pace:
         # When each piece came, by the time waited, and its size: the newest that suffice.
         self._pieces: deque[tuple[float, int]] = deque()
         self._sum = 0
-        self.waited = 0.0
+        self.waited: float = 0.0
 
     @property
     def left(self) -> float:

@@ -173,11 +173,11 @@ class Network:
             _check_url("handle_server", handle_server)
             if not allow_private:
                 raise ValueError("handle_server is for tests, and needs allow_private=True")
-        self.directory = directory.rstrip("/")
+        self.directory: str = directory.rstrip("/")
         self.allow_private = allow_private
         self._handle_server = handle_server and handle_server.rstrip("/")
         self._resolver = resolver or SystemResolver()
-        self.web = Web(
+        self.web: Web = Web(
             client,
             allow_private=allow_private,
             patience=patience,

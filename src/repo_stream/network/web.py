@@ -28,7 +28,13 @@ import anyio
 
 from repo_stream.errors import MissingExtra
 from repo_stream.limits import KIB
-from repo_stream.network.answers import Reply, asks_to_wait, error_of, may_be_repeated
+from repo_stream.network.answers import (
+    Reply,
+    asks_to_wait,
+    error_of,
+    may_be_repeated,
+    named_error,
+)
 from repo_stream.network.encodings import BadEncoding, Decoder, accepted, decoder_of
 from repo_stream.network.errors import (
     BadDocument,
@@ -216,6 +222,7 @@ class Web:
         async with self._answer(url, params, redirects=redirects) as answer:
             if isinstance(answer, Reply) or answer.status != 200:
                 raise error_of(await self._beginning(answer), params=params, now=self._clock.date())
+            answer.params = params
             yield answer
 
     @asynccontextmanager
@@ -336,8 +343,11 @@ class Download:
         status: the status of the answer.
         headers: its headers; names are in lower case.
         received: how many bytes of the body have come, as they were sent.
+        params: the parameters of the request, if a body that names an error is one whatever the
+            status; else `None`.
 
     Raises:
+        NetworkError: by iteration, the error that the body names, if it is one.
         DownloadBroken: by iteration, if the connection ends too early, or if the body is not in the
             encoding that it should be.
         TooSlow: by iteration, if the server sends too little for too long.
@@ -349,9 +359,10 @@ class Download:
         from repo_stream.network import sending  # noqa: PLC0415 - needs an extra
 
         self.url = url
-        self.status = response.status_code
+        self.status: int = response.status_code
         self.headers: Mapping[str, str] = dict(response.headers)
-        self.received = 0
+        self.received: int = 0
+        self.params: Mapping[str, str] | None = None
         self._pieces, self._encoding = sending.body_of(response)
         self._response = response
         self._close = sending.close
@@ -387,6 +398,8 @@ class Download:
         await self._turn.pause_if_over()  # one piece that was sent can be a thousand
         try:
             piece = await self._next()
+            if self.params is not None:
+                piece = await self._unless_error(piece, self.params)
         except NetworkError as error:
             self._failure = error
             raise
@@ -399,6 +412,20 @@ class Download:
         if not piece:
             raise StopAsyncIteration
         return piece
+
+    async def _unless_error(self, piece: bytes, params: Mapping[str, str]) -> bytes:
+        """Return the beginning of the body, unless it names an error: the status may be 200."""
+        self.params = None
+        if not piece.startswith(b"{"):
+            return piece
+        body = bytearray(piece)  # a header of a CAR can have 123 bytes, which is a "{", too
+        while len(body) <= _ERROR_BYTES and (piece := await self._next()):
+            body += piece
+        beginning = bytes(body)
+        if named_error(beginning) != ("", ""):
+            reply = Reply(self.url, self.status, self.headers, beginning)
+            raise error_of(reply, params=params, now=self._clock.date())
+        return beginning
 
     async def _next(self) -> bytes:
         """Return the next decoded piece; nothing at the end."""

@@ -70,14 +70,14 @@ class AtprotoAccount:
         self._faults = faults
         self.did = did
         self.handle = handle
-        self.server = server
-        self.key = key
-        self.signs_with = key
+        self.server: AtprotoServer = server
+        self.key: SigningKey = key
+        self.signs_with: SigningKey = key
         self.records: dict[str, object] = {}
         self.repo: BuiltRepo = build_repo({})  # until the first commit
         self.revs: list[str] = []
         self.operations: list[dict[str, object]] = []
-        self.tombstoned = False
+        self.tombstoned: bool = False
         self.hosting: dict[AtprotoServer, Status] = {server: "active"}
         self.order: Order = "export"
         self._legacy = legacy
@@ -323,10 +323,10 @@ class AtprotoServer:
         faults: Faults,
         requests: list[Request],
     ) -> None:
-        self.site = Site(self._answer, faults, requests)
+        self.site: Site = Site(self._answer, faults, requests)
         self.host = host
-        self.port = self.site.port
-        self.url = f"http://127.0.0.1:{self.port}" if plain else f"https://{host}"
+        self.port: int = self.site.port
+        self.url: str = f"http://127.0.0.1:{self.port}" if plain else f"https://{host}"
         self._accounts = accounts
 
     def __repr__(self) -> str:

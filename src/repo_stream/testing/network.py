@@ -150,12 +150,14 @@ class AtprotoNetwork:
         self.requests: list[Request] = []
         self._faults = Faults()
         self._commits = count(1)
-        self.resolver = Resolver(lambda host: self.port_of(host) is not None, self._faults)
+        self.resolver: Resolver = Resolver(
+            lambda host: self.port_of(host) is not None, self._faults
+        )
         self._directory = Site(self._answer_directory, self._faults, self.requests)
         self._web = Site(self._answer_web, self._faults, self.requests)
         self.servers: dict[str, AtprotoServer] = {}
         port = self._directory.port
-        self.directory = f"http://127.0.0.1:{port}" if plain else "https://plc.directory"
+        self.directory: str = f"http://127.0.0.1:{port}" if plain else "https://plc.directory"
         self.add_server("pds.example.com")
 
     def __enter__(self) -> Self:

@@ -219,7 +219,7 @@ class Site(ThreadingHTTPServer):
     ) -> None:
         self.sent = 0
         self.connections: set[socket.socket] = set()
-        self.stopping = False
+        self.stopping: bool = False
         self._answer = answer
         self._faults = faults
         self._requests = requests
