@@ -391,17 +391,8 @@ async def test_reader_that_stops_stops_the_server(encoding: str) -> None:
         async with downloading(server) as download:
             await anext(download)
             visit = server.visits[0]
-
-            async def stops() -> bool:
-                before = visit.sent
-                await anyio.sleep(0.3)
-                return visit.sent == before
-
-            for _ in range(50):
-                if await stops():
-                    break
+            assert await becomes(visit.stopped.is_set)
             sent = visit.sent
-            assert await stops()
             assert sent < BUFFERS
             while download.received <= sent:  # and goes on
                 await anext(download)
