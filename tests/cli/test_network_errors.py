@@ -72,6 +72,12 @@ CASES: Final[dict[str, tuple[Prepare, str, str, str]]] = {
         f"{SERVER} took down the account did:plc:",
         "unless the operator of the server restores it",
     ),
+    "RepoTakendown, with status 200": (
+        served(error="RepoTakendown", status=200),
+        HANDLE,
+        f"{SERVER} took down the account did:plc:",
+        "unless the operator of the server restores it",
+    ),
     "RepoSuspended": (
         served(error="RepoSuspended"),
         HANDLE,

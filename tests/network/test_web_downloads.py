@@ -320,6 +320,28 @@ async def test_body_that_cannot_be_decoded_is_an_error_that_stays(fault: str) ->
                     await read(download)
 
 
+@pytest.mark.both_loops
+@pytest.mark.parametrize("encoding", ENCODINGS)
+async def test_error_is_told_by_its_name_whatever_the_status(encoding: str) -> None:
+    body = ENCODINGS[encoding](b'{"error": "RepoTakendown", "message": "no"}')
+    with serving(status(200, ("Content-Encoding", encoding), body=body)) as server:
+        async with downloading(server, did=DID) as download:
+            for _ in range(2):
+                with pytest.raises(RepoTakendown) as caught:
+                    await read(download)
+                assert caught.value.did == DID
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"{" + BODY, b'{"error": 1}', b'{"errors": "RepoTakendown"}', b'{"error": ""}' + BODY],
+    ids=["brace", "like a header", "number", "other JSON", "more"],
+)
+async def test_body_that_only_begins_like_an_error_comes_whole(body: bytes) -> None:
+    with serving(status(200, body=body)) as server:
+        assert await downloaded(server, did=DID) == body
+
+
 # --- Speed ----------------------------------------------------------------------------------------
 
 
