@@ -31,7 +31,7 @@ from repo_stream.cli.downloads import Named, account_repo, who_in
 from repo_stream.cli.input import limits_of
 from repo_stream.cli.messages import complain
 from repo_stream.cli.opened import Given, opened
-from repo_stream.cli.output import destination, writing_to
+from repo_stream.cli.ordered_cars import write_car
 from repo_stream.cli.progress import Meter, Position
 from repo_stream.cli.screen import explained, one_line
 from repo_stream.cli.signatures import earlier_key
@@ -221,10 +221,7 @@ async def _joined(options: argparse.Namespace, sources: list[str], meter: Meter)
         ) as car,
         meter.following(lambda: Position(car.bytes_read, car.fully_read, car.bytes_written)),
     ):
-        with destination(path) as file:
-            async for piece in car:
-                with writing_to(path):
-                    file.write(piece)
+        await write_car(car, path)
     return car.commit
 
 

@@ -8,7 +8,8 @@ import sys
 from repo_stream import OrderedCar
 from repo_stream.cli.input import is_input, is_standard_output, named
 from repo_stream.cli.opened import joined
-from repo_stream.cli.output import destination, is_terminal, writing_to
+from repo_stream.cli.ordered_cars import blocks_written, write_car
+from repo_stream.cli.output import is_terminal
 
 __all__ = ["join"]
 
@@ -24,18 +25,11 @@ async def join(options: argparse.Namespace) -> int:
         if path is not None and is_input(car, path):
             options.usage(f"-o names a CAR to join, which would be overwritten: {path}")
     async with joined(options) as car:
-        with destination(path) as file:
-            async for piece in car:
-                with writing_to(path):
-                    file.write(piece)
+        await write_car(car, path)
     if not options.quiet:
         print(_report(car), file=sys.stderr)
     return 0
 
 
 def _report(car: OrderedCar) -> str:
-    read, dropped = car.blocks_read, car.dropped or 0
-    written = f"{car.blocks_written:,} blocks written"
-    if again := car.blocks_written - (read - dropped):
-        written += f" ({again:,} of them again)"
-    return f"{written}, {dropped:,} of {read:,} dropped; the repo is at rev {car.commit.rev}"
+    return f"{blocks_written(car)}; the repo is at rev {car.commit.rev}"

@@ -8,7 +8,8 @@ import sys
 from repo_stream import OrderedCar
 from repo_stream.cli.input import is_standard_output, named
 from repo_stream.cli.opened import ordered
-from repo_stream.cli.output import destination, is_terminal, writing_to
+from repo_stream.cli.ordered_cars import blocks_written, write_car
+from repo_stream.cli.output import is_terminal
 
 __all__ = ["order"]
 
@@ -21,20 +22,12 @@ async def order(options: argparse.Namespace) -> int:
     if path is None and is_standard_output(options.car):
         options.usage(f"standard output is the CAR itself: {named(options.car)}")
     async with ordered(options) as car:
-        with destination(path) as file:
-            async for piece in car:
-                with writing_to(path):
-                    file.write(piece)
+        await write_car(car, path)
     if not options.quiet:
         print(_report(car), file=sys.stderr)
     return 0
 
 
 def _report(car: OrderedCar) -> str:
-    read, dropped = car.blocks_read, car.dropped or 0
-    again = car.blocks_written - (read - dropped)
-    written = f"{car.blocks_written:,} blocks written"
-    if again:
-        written += f" ({again:,} of them again)"
     order = "streamable already" if car.order.streamable else "not streamable before"
-    return f"{written}, {dropped:,} of {read:,} dropped; {order}"
+    return f"{blocks_written(car)}; {order}"
