@@ -26,6 +26,7 @@ from repo_stream.network.errors import (
     RepoTakendown,
     ServerFailed,
     is_temporary,
+    without_controls,
 )
 
 __all__ = ["Reply", "asks_to_wait", "error_of", "may_be_repeated", "named_error"]
@@ -87,7 +88,7 @@ def error_of(reply: Reply, *, params: Mapping[str, str], now: float) -> NetworkE
     if name == _RATE_LIMIT or reply.status == 429:
         return RateLimited(url=reply.url, retry_after=asks_to_wait(reply, now=now))
     body = reply.body[: 4 * _MAX_SAID].decode(errors="replace")[:_MAX_SAID]
-    return ServerFailed(url=reply.url, status=reply.status, body=_plain(body))
+    return ServerFailed(url=reply.url, status=reply.status, body=without_controls(body).strip())
 
 
 def named_error(body: bytes) -> tuple[str, str]:
@@ -98,16 +99,11 @@ def named_error(body: bytes) -> tuple[str, str]:
         return "", ""
     match document:
         case {"error": str(name), "message": str(said)}:
-            return name, _plain(said[:_MAX_SAID])
+            return name, without_controls(said[:_MAX_SAID]).strip()
         case {"error": str(name)}:
             return name, ""
         case _:
             return "", ""
-
-
-def _plain(text: str) -> str:
-    """Replace control characters, which could do anything to a terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in text).strip()
 
 
 # --- Asking again ---------------------------------------------------------------------------------

@@ -489,8 +489,13 @@ class TornExport(MissingBlock, NetworkError):
 
 def shown(text: str) -> str:
     """Return the beginning of a text that somebody else wrote, without control characters."""
-    beginning = "".join(letter if letter.isprintable() else " " for letter in text[:_SHOWN])
+    beginning = without_controls(text[:_SHOWN])
     return f"{beginning}..." if len(text) > _SHOWN else beginning
+
+
+def without_controls(text: str) -> str:
+    """Replace control characters by spaces: they could do anything to a terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _listed(names: Sequence[str]) -> str:
