@@ -183,10 +183,21 @@ from repo_stream.ordering import (
 )
 from repo_stream.process import (
     Processor as Processor,
+    atproto_json as atproto_json,
+    blob_faults as blob_faults,
+    blobs as blobs,
+    dag_json as dag_json,
+    length as length,
+    noop as noop,
+    record as record,
 )
 from repo_stream.store.disk import (
     DiskBuilder as DiskBuilder,
     DiskStore as DiskStore,
+)
+from repo_stream.times import (
+    created_at as created_at,
+    tid_time as tid_time,
 )
 
 __version__: str

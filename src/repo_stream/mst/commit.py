@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from repo_stream.arguments import check_kind
@@ -12,6 +13,7 @@ from repo_stream.ipld import dagcbor
 from repo_stream.ipld.cid import Cid
 from repo_stream.mst import signature
 from repo_stream.syntax import is_did, is_tid
+from repo_stream.times import time_in
 
 __all__ = ["Commit", "decode_commit_plainly"]
 
@@ -82,6 +84,14 @@ class Commit:
     def block(self) -> bytes:
         """The block as it is in the file: canonical DAG-CBOR, with the signature."""
         return self._block
+
+    @property
+    def time(self) -> datetime:
+        """When the commit was made, in UTC: the time in its `rev`, as the account's server had it.
+
+        See `tid_time`.
+        """
+        return time_in(self.rev)
 
     def unsigned_bytes(self) -> bytes:
         """Return the bytes that were signed: the commit without `sig`, in canonical DAG-CBOR."""

@@ -1,0 +1,180 @@
+"""When a record was made: by its name, if that is a TID, and by what it says of itself.
+
+The two differ. A TID (https://atproto.com/specs/tid) has the time at which its client made it. The
+field `createdAt` is whatever a client wrote, and servers do not check all of it, so it is read
+leniently. Neither proves anything: whoever writes a record chooses both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from repo_stream.arguments import check_kind
+from repo_stream.ipld.datamodel import decode_record
+from repo_stream.syntax import is_tid
+
+__all__ = ["created_at", "created_micros", "tid_time", "time_in"]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+# --- TIDs -----------------------------------------------------------------------------------------
+
+# The digits of a TID, and those that `int` has for base 32.
+_TO_BASE_32: Final = bytes.maketrans(
+    b"234567abcdefghijklmnopqrstuvwxyz", b"0123456789abcdefghijklmnopqrstuv"
+)
+_CLOCK_BITS: Final = 10
+
+
+def tid_time(rkey: str) -> datetime | None:
+    """Return the time in a TID, which is what most records are named by.
+
+    A TID has 53 bits of microseconds since 1970, so its time is in the years 1970 to 2255. It is
+    what the client that wrote the record had for the time; hostile and broken clients choose any.
+
+    Args:
+        rkey: the rkey of a record, or the rev of a commit. A key and an `at://` URI, which end with
+            an rkey, are accepted as well.
+
+    Returns:
+        The time in UTC, exact to the microsecond; `None` if the rkey is not a TID. Real repos have
+        such: `self`, or names that a program chose.
+
+    Raises:
+        TypeError: if `rkey` is not a `str`.
+
+    Example:
+        >>> str(tid_time("3jzfcijpj2z2a")), tid_time("self")
+        ('2023-06-30 15:03:01.887007+00:00', None)
+    """
+    check_kind("rkey", rkey, str, such_as='a str, such as "3jzfcijpj2z2a"')
+    tid = rkey.rpartition("/")[2]
+    return time_in(tid) if is_tid(tid) else None
+
+
+def time_in(tid: str) -> datetime:
+    """Return the time in a text that is a TID, as `tid_time` does."""
+    number = int(tid.encode().translate(_TO_BASE_32), 32)
+    return _EPOCH + timedelta(microseconds=number >> _CLOCK_BITS)
+
+
+# --- createdAt ------------------------------------------------------------------------------------
+
+_CREATED_AT: Final = "createdAt"
+_USUAL_LENGTH: Final = 24  # of 2023-06-30T15:03:01.887Z
+# The most that the specification allows.
+_MOST_CHARACTERS: Final = 64
+_LENIENT: Final = re.compile(
+    r"(?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:[Tt ](?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})"
+    r"(?::(?P<second>[0-9]{2})(?:[.,](?P<fraction>[0-9]+))?)?"
+    r"(?: ?(?:[Zz]|UTC|(?P<sign>[+-])(?P<zone_hour>[0-9]{2})(?::?(?P<zone_minute>[0-9]{2}))?))?)?"
+)
+
+
+def created_at(record: Mapping[str, Any] | bytes) -> datetime | str | None:
+    r"""Return when a record was made, as it says itself: its field `createdAt`.
+
+    What real servers and clients wrote is read, beyond what the specification allows
+    (https://atproto.com/specs/lexicon#datetime). A text is a time if it is
+
+    - a date, `2023-06-30`: midnight,
+    - then, or not, `T`, `t` or a space, and a time of day: `15:03`, `15:03:01`, or `15:03:01.887`
+      with any number of digits after a period or a comma. Those beyond the sixth are cut off, not
+      rounded. `24:00` is the end of the day,
+    - then, or not, a space, and a zone: `Z`, `z`, `UTC`, or an offset such as `+02:00`, `+0200` or
+      `+02`; `-00:00` is UTC. Without a zone it is UTC, as atproto's own servers take it,
+
+    and Python has such a `datetime`. The year 0 and years beyond 9999 are not times then, nor are
+    leap seconds, the 30th of February, and a text of more than 64 characters.
+
+    As a block processor it is lazy, as `record` is.
+
+    Args:
+        record: a decoded record, or the bytes of its block.
+
+    Returns:
+        The time in UTC. If the text is not a time, the text as it is. `None` if there is no such
+        field, or if it is not a text: a number does not say whether it counts seconds or
+        milliseconds.
+
+    Raises:
+        InvalidDagCbor, NestedTooDeep: if `record` is a block, and not valid.
+        TypeError: if `record` is neither.
+
+    Example:
+        >>> str(created_at({"createdAt": "2023-06-30T15:03:01.887Z"}))
+        '2023-06-30 15:03:01.887000+00:00'
+        >>> created_at({"createdAt": "yesterday"}), created_at({"text": "hi"})
+        ('yesterday', None)
+    """
+    if isinstance(record, bytes):
+        record = decode_record(record)
+    check_kind("record", record, Mapping, such_as="a decoded record, or its block as bytes")
+    text = record.get(_CREATED_AT)
+    if not isinstance(text, str):
+        return None
+    micros = created_micros(text)
+    return text if micros is None else _EPOCH + timedelta(microseconds=micros)
+
+
+def created_micros(text: object) -> int | None:
+    """Return the time in a `createdAt` as microseconds since 1970 in UTC.
+
+    It reads what `created_at` reads, at 0.5 us for the usual form: 24 characters, with milliseconds
+    and `Z`.
+
+    Args:
+        text: the value of the field.
+
+    Returns:
+        The microseconds, negative before 1970; `None` if it is not a text, or not a time.
+
+    Example:
+        >>> created_micros("1970-01-01T00:00:01.500Z"), created_micros(1700000000000)
+        (1500000, None)
+    """
+    if not isinstance(text, str):
+        return None
+    if (
+        len(text) == _USUAL_LENGTH
+        and text[23] == "Z"
+        and text[19] == "."
+        and text[10] == "T"
+        and text[4] == "-" == text[7]
+    ):
+        # Python reads far more than this; what is left of it here means the same to both.
+        try:
+            return (datetime.fromisoformat(text) - _EPOCH) // _MICROSECOND
+        except ValueError:
+            return _lenient_micros(text)
+    return _lenient_micros(text)
+
+
+def _lenient_micros(text: str) -> int | None:
+    match = _LENIENT.fullmatch(text) if len(text) <= _MOST_CHARACTERS else None
+    if match is None:
+        return None
+    hour, minute, second, zone_hour, zone_minute = (
+        int(match[part] or 0) for part in ("hour", "minute", "second", "zone_hour", "zone_minute")
+    )
+    micros = int((match["fraction"] or "")[:6].ljust(6, "0"))
+    if hour == 24:
+        if minute or second or micros:
+            return None
+    elif hour > 23:
+        return None
+    if max(minute, second, zone_minute) > 59 or zone_hour > 23:
+        return None
+    offset = timedelta(hours=zone_hour, minutes=zone_minute)
+    clock = timedelta(hours=hour, minutes=minute, seconds=second, microseconds=micros)
+    try:
+        day = datetime.fromisoformat(f"{match['date']}T00:00:00Z")
+        moment = day + (clock + offset if match["sign"] == "-" else clock - offset)
+    except (ValueError, OverflowError):
+        return None
+    return (moment - _EPOCH) // _MICROSECOND
