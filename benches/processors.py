@@ -23,7 +23,7 @@ from repo_stream.process import dag_json, length, noop, record
 
 
 async def records_of(path: str) -> list[bytes]:
-    async with open_car(path, mem_limit_mb=4096) as repo:
+    async with open_car(path, mem_limit_mb=4096, block_processor=noop) as repo:
         return [block async for _, block in repo if 200 <= len(block) <= 600]
 
 

@@ -49,15 +49,19 @@ from repo_stream import (
     ServerFailed,
     StreamDriver,
     TreeNode,
+    atproto_json,
+    dag_json,
     did_key,
     get_record,
     join_cars,
+    length,
     load_commit,
+    noop,
     open_car,
     open_repo,
     order_car,
+    record,
 )
-from repo_stream.process import atproto_json, dag_json, length, noop, record
 
 
 async def example(reader: anyio.AsyncFile[bytes]) -> None:
@@ -135,10 +139,10 @@ async def one_line(source: Path) -> None:
         assert_type(repo.bytes_read, int)
         assert_type(repo.left_over, int | None)
         assert_type(await repo.read_all(), None)
-        assert_type(await repo.next_chunk(10), list[tuple[str, bytes]] | None)
-        async for key, block in repo:
+        assert_type(await repo.next_chunk(10), list[tuple[str, dict[str, Any]]] | None)
+        async for key, value in repo:
             assert_type(key, str)
-            assert_type(block, bytes)
+            assert_type(value, dict[str, Any])
     async with open_car(source, block_processor=len) as sizes:
         async for _, size in sizes:
             assert_type(size, int)
@@ -148,9 +152,9 @@ async def one_line(source: Path) -> None:
         assert_type(texts, Repo[str])
     async with open_car(source, block_processor=Processor(sizes_of), spill=False) as processed:
         assert_type(processed, Repo[dict[str, int]])
-    async with open_car(source, mem_limit_mb=1, block_processor=record) as records:
-        async for _, value in records:
-            assert_type(value, dict[str, Any])
+    async with open_car(source, mem_limit_mb=1, block_processor=noop) as blocks:
+        async for _, block in blocks:
+            assert_type(block, bytes)
 
 
 async def parts(repo: Repo[int]) -> None:
@@ -201,12 +205,12 @@ async def proofs_and_nodes(repo: Repo[int]) -> None:
 async def errors_as_values(source: Path) -> None:
     async with open_car(source, block_processor=dag_json, on_error="yield") as repo:
         assert_type(repo, Repo[str | ProcessError | MissingBlock])
-    async with open_car(source, on_error="skip", check_first=True) as blocks:
-        assert_type(blocks, Repo[bytes])
+    async with open_car(source, on_error="skip", check_first=True) as records:
+        assert_type(records, Repo[dict[str, Any]])
     async with open_car(source, prefix="app.bsky.", gaps=True, drain=False) as part:
-        assert_type(part, Repo[bytes | Gap])
+        assert_type(part, Repo[dict[str, Any] | Gap])
     async with open_car(source, gaps="all") as salvaged:
-        assert_type(salvaged, Repo[bytes | Gap])
+        assert_type(salvaged, Repo[dict[str, Any] | Gap])
         assert_type(salvaged.damage, Sequence[Damage])
     async with open_car(source, block_processor=len, gaps=True, on_error="yield") as all_of_it:
         assert_type(all_of_it, Repo[int | ProcessError | MissingBlock | Gap])
@@ -243,7 +247,7 @@ async def ordering(path: Path) -> None:
 async def joining(path: Path, since: bytes) -> None:
     async with join_cars(path, since, mem_limit_mb=4) as car, open_car(car) as repo:
         assert_type(car, OrderedCar)
-        assert_type(repo, Repo[bytes])
+        assert_type(repo, Repo[dict[str, Any]])
     try:
         async with join_cars(path):
             pass
@@ -262,15 +266,17 @@ async def of_accounts(who: str, document: object) -> None:
         assert_type(account.handle, str | None)
         assert_type(account.signing_key, str)
         async with open_repo(who, network=network) as repo:
-            assert_type(repo, AccountRepo[bytes])
+            assert_type(repo, AccountRepo[dict[str, Any]])
             assert_type(repo.account, Account)
             assert_type(repo.signed_by, str)
             async for key, value in repo:
-                assert_type((key, value), tuple[str, bytes])
+                assert_type((key, value), tuple[str, dict[str, Any]])
         async with open_repo(who, since="3jzfcijpj2z2a", block_processor=len) as changed:
             assert_type(changed, AccountRepo[int | Gap])
-        found = await get_record(f"at://{who}/a.b.c/1", block_processor=record)
+        found = await get_record(f"at://{who}/a.b.c/1")
         assert_type(found, Output[dict[str, Any]] | None)
+        block = await get_record(f"at://{who}/a.b.c/1", block_processor=noop)
+        assert_type(block, Output[bytes] | None)
 
 
 def refused(error: NetworkError) -> None:

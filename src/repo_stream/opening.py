@@ -8,7 +8,7 @@ from __future__ import annotations
 
 # `takes` fills in every keyword.
 # pyright: reportTypedDictNotRequiredAccess=false
-# `T` is `bytes` without a processor.
+# `T` is a decoded record without a processor.
 # pyright: reportInvalidTypeVarUse=false
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -26,13 +26,14 @@ from repo_stream.errors import MissingBlock, ProcessError
 from repo_stream.limits import Limits
 from repo_stream.mst.commit import Commit
 from repo_stream.mst.results import Gap
-from repo_stream.process import BlockProcessor, noop
+from repo_stream.process import BlockProcessor, record
 
 if TYPE_CHECKING:
     # `typing.TypeVar` has no defaults before Python 3.13. Type checkers bring this module along.
     from typing_extensions import TypeVar
 
-    T = TypeVar("T", default=bytes)
+    # Any: a record's values are of any type of the data model.
+    T = TypeVar("T", default=dict[str, Any])
 else:
     from typing import TypeVar
 
@@ -96,7 +97,7 @@ def open_car(
 def open_car(
     source: Source,
     *,
-    block_processor: BlockProcessor[Any] = noop,  # Any: the overloads say which results
+    block_processor: BlockProcessor[Any] = record,  # Any: the overloads say which results
     on_error: OnError = "raise",
     gaps: bool | Literal["all"] = False,
     **keywords: Unpack[OpenKeywords],
@@ -115,7 +116,7 @@ def open_car(
             file is compressed with gzip or zstd, which is decompressed as it is read. zstd takes up
             to 8 MiB for that, beside the memory limit: 2 MiB if the file was compressed by default.
         block_processor: what to make of each record; see `DriverBuilder.with_block_processor`. The
-            default, `noop`, leaves it as it is.
+            default, `record`, decodes it to a `dict`; `noop` leaves it as it is, as bytes.
         on_error: see `DriverBuilder.with_on_error`.
         gaps: go past missing blocks, as in a slice, and past damage, which is listed in
             `Repo.damage`; with `"all"`, also past nodes that break a rule. That gets everything out
@@ -152,9 +153,9 @@ def open_car(
         ValueError: if a name, a range or `on_error` is not valid.
 
     Example:
-        >>> async def total(path: str) -> int:
-        ...     async with open_car(path, block_processor=len) as repo:
-        ...         return sum([size async for key, size in repo])
+        >>> async def texts(path: str) -> list[str]:
+        ...     async with open_car(path, collections=["app.bsky.feed.post"]) as repo:
+        ...         return [post["text"] async for key, post in repo]
     """
     return _opened(
         told_builder(block_processor, on_error, gaps, keywords),

@@ -61,7 +61,7 @@ async def earlier_key(commit: Commit, named: Named) -> str | None:
     """Return the key that signed a commit, if the account had it before."""
     try:
         async with repo_stream.open_repo(
-            named.who, network=named.network, earlier_keys=True, retries=0
+            named.who, network=named.network, block_processor=len, earlier_keys=True, retries=0
         ) as repo:
             return repo.signed_by if repo.commit.cid == commit.cid else None
     except RepoStreamError:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 # `takes` fills in every keyword.
 # pyright: reportTypedDictNotRequiredAccess=false
-# `T` is `bytes` without a processor.
+# `T` is a decoded record without a processor.
 # pyright: reportInvalidTypeVarUse=false
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 
 from repo_stream.arguments import check_flag, check_kind, check_whole
 from repo_stream.drivers.builder import DriverBuilder
@@ -24,23 +24,21 @@ from repo_stream.network.names import Who, parse_who
 from repo_stream.network.repo import AccountRepo
 from repo_stream.network.resolving import Network
 from repo_stream.opening import told_builder
-from repo_stream.process import BlockProcessor, noop
+from repo_stream.process import BlockProcessor, record
 from repo_stream.syntax import URI_FORM, is_tid
 
 if TYPE_CHECKING:
     # `typing.TypeVar` has no defaults before Python 3.13. Type checkers bring this module along.
     from typing_extensions import TypeVar
 
-    T = TypeVar("T", default=bytes)
+    # Any: a record's values are of any type of the data model.
+    T = TypeVar("T", default=dict[str, Any])
 else:
     from typing import TypeVar
 
     T = TypeVar("T")
 
 __all__ = ["get_record", "open_repo"]
-
-# Any: `T` is `bytes` then.
-_AS_THEY_ARE: Final = cast("BlockProcessor[Any]", noop)
 
 
 @overload
@@ -108,7 +106,7 @@ def open_repo(
     who: str,
     *,
     since: str | None = None,
-    block_processor: BlockProcessor[Any] = noop,  # Any: the overloads say which results
+    block_processor: BlockProcessor[Any] = record,  # Any: the overloads say which results
     on_error: OnError = "raise",
     gaps: bool | Literal["all"] = False,
     **keywords: Unpack[RepoKeywords],
@@ -187,7 +185,7 @@ def open_repo(
         ...     async with open_repo(who, collections=["app.bsky.feed.post"]) as repo:
         ...         print(repo.account.did, repo.account.handle, repo.commit.rev)
         ...         async for key, record in repo:
-        ...             print(key, len(record))
+        ...             print(key, record["text"])
     """
     network = keywords["network"]
     _check_network(network)
@@ -213,13 +211,25 @@ def open_repo(
     return _opened(plan, network)
 
 
+@overload
+async def get_record(
+    uri: str, *, network: Network | None = None, earlier_keys: bool = False
+) -> Output[dict[str, Any]] | None: ...  # Any: a record's values
+@overload
 async def get_record(
     uri: str,
     *,
     network: Network | None = None,
-    block_processor: BlockProcessor[T] = _AS_THEY_ARE,
+    block_processor: BlockProcessor[T],
     earlier_keys: bool = False,
-) -> Output[T] | None:
+) -> Output[T] | None: ...
+async def get_record(
+    uri: str,
+    *,
+    network: Network | None = None,
+    block_processor: BlockProcessor[Any] = record,  # Any: the overloads say which results
+    earlier_keys: bool = False,
+) -> Output[Any] | None:  # Any: see the overloads
     """Fetch one record of an account, with the proof that it is in the account's repo.
 
     The server sends the signed commit, the nodes of the tree from there to the record, and the
@@ -245,7 +255,7 @@ async def get_record(
         NetworkError, CarError, CommitError, NodeError: as by `open_repo`.
 
     Example:
-        >>> async def profile(who: str) -> bytes | None:
+        >>> async def profile(who: str) -> dict[str, Any] | None:
         ...     output = await get_record(f"at://{who}/app.bsky.actor.profile/self")
         ...     return output.value if output else None
     """
