@@ -30,6 +30,7 @@ from repo_stream.arguments import check_flag, check_number
 from repo_stream.ipld import spilled_values
 from repo_stream.ipld.blobs import Blob, faults_in, may_refer, references_in
 from repo_stream.ipld.datamodel import decode_record, to_atproto_json, to_dag_json
+from repo_stream.times import created_at
 
 __all__ = [
     "BlockProcessor",
@@ -327,4 +328,5 @@ _READY: Final[tuple[Processor[Any], ...]] = (
     Processor(atproto_json, lazy=True),
     Processor(blobs, lazy=True),
     Processor(blob_faults, lazy=True),
+    Processor(created_at, lazy=True),
 )

@@ -10,6 +10,7 @@ from hypothesis import example, given, strategies as st
 
 from repo_stream import Cid, Commit, created_at, tid_time
 from repo_stream.ipld import dagcbor
+from repo_stream.process import as_processor
 from repo_stream.syntax import is_datetime
 from repo_stream.testing.repos import cid_of, commit, tid
 from repo_stream.times import created_micros
@@ -171,6 +172,7 @@ def test_listed_times_that_there_are_not_are_kept() -> None:
 def test_block_is_decoded_first() -> None:
     block = dagcbor.encode({"createdAt": "2023-06-30T15:03:01.887Z"})
     assert created_at(block) == MOMENT
+    assert as_processor(created_at).lazy  # a time cannot be put on disk
 
 
 def test_record_has_to_be_one() -> None:
