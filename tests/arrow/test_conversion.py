@@ -1,0 +1,111 @@
+"""Typed columns of records: nothing of a record is lost, whatever it is and whatever the schema."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, TypeAlias, cast
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from repo_stream import Cid
+from repo_stream.arrow.conversion import arrays_of
+from repo_stream.arrow.inference import Inferred
+from repo_stream.arrow.shapes import FIXED, OTHER, Field, arrow_field, fields_of
+from support.strategies import EXAMPLES, FACTOR, SCALARS
+from support.typed_rows import read_json, record_of
+from support.values import shape
+
+Record: TypeAlias = dict[str, Any]
+
+pyarrow: Any = pytest.importorskip("pyarrow")
+parquet: Any = pytest.importorskip("pyarrow.parquet")
+
+CID = Cid.of(b"\xa0")
+OLD_CID = Cid.parse("QmNX6Tffavsya4xgBi2VJQnSuqy9GsxongxZZ9uZBqp16d")
+
+# Few keys, so that records have the same ones: ordinary ones, and those that are hard for somebody.
+ORDINARY = st.sampled_from(["a", "b", "x", "a.b", "$type", "createdAt"])
+HARD = st.sampled_from(
+    ["", "A", "a_2", "\0", "x\0y", "$link", "$bytes", "$map", "uri", "other", "/"]
+)
+KEYS = ORDINARY | HARD
+VALUES = st.recursive(
+    SCALARS | st.sampled_from([CID, OLD_CID]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=6,
+)
+RECORDS: st.SearchStrategy[list[Record]] = st.lists(
+    st.dictionaries(KEYS, VALUES, max_size=4), max_size=5
+)
+SOME = settings(EXAMPLES, max_examples=30 * FACTOR)
+
+
+def inferred(records: list[Record]) -> tuple[Field, ...]:
+    found = Inferred()
+    for record in records:
+        found.add(record)
+    return found.fields()
+
+
+def table(fields: tuple[Field, ...], records: list[Record]) -> Any:
+    arrays, others = arrays_of(fields, records)
+    schema = pyarrow.schema([*map(arrow_field, fields), (OTHER, pyarrow.string())])
+    others = pyarrow.array(others, pyarrow.string())
+    return pyarrow.Table.from_arrays([*arrays, others], schema=schema)
+
+
+def rebuilt(made: Any) -> list[Record]:
+    return [record_of(row, made.schema) for row in made.to_pylist()]
+
+
+def exact(records: list[Record]) -> list[object]:
+    return [shape(in_order(record)) for record in records]
+
+
+def in_order(value: Any) -> Any:
+    if isinstance(value, dict):
+        items = sorted(cast("Record", value).items())
+        return {key: in_order(item) for key, item in items}
+    if isinstance(value, list):
+        return list(map(in_order, cast("list[Any]", value)))  # type: ignore[redundant-cast] # not for pyright
+    return value
+
+
+@SOME
+@given(st.data())
+def test_any_record_is_rebuilt_from_its_row_by_any_schema(data: st.DataObject) -> None:
+    records = data.draw(RECORDS)
+    fields = inferred(records[:3] + data.draw(RECORDS))
+    made = table(fields, records)
+    made.validate(full=True)
+    assert exact(rebuilt(made)) == exact(records)
+    assert fields_of(made.schema) == fields
+    names = {name.casefold() for name in made.schema.names}
+    assert len(names) == len(fields) + 1
+    assert names.isdisjoint(FIXED)
+
+
+@SOME
+@given(RECORDS)
+def test_all_but_explicit_nulls_fits_the_schema_inferred_from_it(records: list[Record]) -> None:
+    for text in table(inferred(records), records)[OTHER].to_pylist():
+        assert text is None or only_nulls(read_json(text))
+    assert inferred(records) == inferred(records[::-1])
+
+
+def only_nulls(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(map(only_nulls, cast("Record", value).values()))
+    return value is None
+
+
+@SOME
+@given(RECORDS)
+def test_rows_and_what_they_mean_come_back_from_parquet(records: list[Record]) -> None:
+    made = table(inferred(records), records)
+    file = io.BytesIO()
+    parquet.write_table(made, file)
+    read = parquet.read_table(file)
+    assert read.schema.equals(made.schema)
+    assert exact(rebuilt(read)) == exact(records)
