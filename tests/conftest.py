@@ -23,6 +23,7 @@ if sys.platform != "win32":
 
 TESTS = Path(__file__).parent
 SYSTEM = TESTS / "system"
+CLUSTER = TESTS / "cluster"  # not "ray": tests are on the path, so `import ray` would find it
 CORE = TESTS / "core"
 
 
@@ -60,6 +61,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SYSTEM in item.path.parents:
             item.add_marker("system")
+        if CLUSTER in item.path.parents:
+            item.add_marker("ray")
         if CORE in item.path.parents and "anyio_backend" in getattr(item, "fixturenames", ()):
             raise pytest.UsageError(f"{item.nodeid}: tests/core is for tests without an event loop")
     items.sort(key=starts)
