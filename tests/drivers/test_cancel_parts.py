@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from repo_stream import Cid, DiskBuilder, RepoDriver, load_commit, open_car
+from repo_stream import Cid, DiskBuilder, RepoDriver, load_commit, noop, open_car
 from repo_stream.testing import build_repo
 from support.cancelling import every_stop, in_two_ways, leaving_nothing, rest_of
 from support.stores import CAR, EXPECTED, load
@@ -64,7 +64,9 @@ async def test_cancelled_walk_reports_each_missing_record_once(how: str) -> None
     expected = [(key, repo.blocks[cid]) for key, cid in repo.records.items() if cid not in gone]
     async with leaving_nothing(), DiskBuilder().open() as store:
         for stop in every_stop(how, at_least=1):
-            async with open_car(car, mem_limit_mb=0, spill=store, on_error="skip") as opened:
+            async with open_car(
+                car, block_processor=noop, mem_limit_mb=0, spill=store, on_error="skip"
+            ) as opened:
                 found: list[tuple[str, bytes]] = []
                 for part in await stop.run(opened.next_chunk):
                     found += part or []
@@ -83,7 +85,7 @@ async def test_cancelled_open_car_closes_what_it_opened(
     path.write_bytes(CAR)
 
     async def read() -> None:
-        async with open_car(path, mem_limit_mb=limit) as repo:
+        async with open_car(path, block_processor=noop, mem_limit_mb=limit) as repo:
             assert await rest_of(repo) == EXPECTED
 
     async with leaving_nothing():
@@ -96,7 +98,7 @@ async def test_cancelled_open_car_leaves_the_callers_store_empty(how: str) -> No
     async with leaving_nothing(), DiskBuilder().open() as store:
 
         async def read() -> None:
-            async with open_car(CAR, mem_limit_mb=0, spill=store) as repo:
+            async with open_car(CAR, block_processor=noop, mem_limit_mb=0, spill=store) as repo:
                 assert await rest_of(repo) == EXPECTED
 
         for stop in every_stop(how, at_least=5):

@@ -30,6 +30,7 @@ from repo_stream import (
     NotACar,
     RepoStreamError,
     load_commit,
+    noop,
     open_car,
     order_car,
 )
@@ -76,13 +77,13 @@ async def blocks_of(path: Path, size: int) -> list[tuple[bytes, bytes]]:
 
 
 async def opened(path: Path, limit: float) -> list[tuple[str, bytes]]:
-    async with open_car(path, mem_limit_mb=limit) as repo:
+    async with open_car(path, block_processor=noop, mem_limit_mb=limit) as repo:
         assert not repo.in_place
         return [pair async for pair in repo]
 
 
 async def checked_first(path: Path, limit: float) -> list[tuple[str, bytes]]:
-    async with open_car(path, mem_limit_mb=limit, check_first=True) as repo:
+    async with open_car(path, block_processor=noop, mem_limit_mb=limit, check_first=True) as repo:
         assert repo.spilled == (limit < 16)
         return [pair async for pair in repo]
 
@@ -198,7 +199,7 @@ async def test_limits_are_those_of_what_is_decompressed(
 ) -> None:
     path = written(tmp_path, compressed(CAR, compression))
     assert path.stat().st_size < len(CAR) // 2
-    async with open_car(path, limits=Limits(car_bytes=len(CAR))) as repo:
+    async with open_car(path, block_processor=noop, limits=Limits(car_bytes=len(CAR))) as repo:
         await repo.read_all()
     for way in (open_car, order_car):
         with pytest.raises(LimitExceeded, match="car_bytes"):
@@ -224,7 +225,7 @@ async def test_a_bomb_is_refused_in_little_memory(
     assert path.stat().st_size < MIB
     with traced() as peak:
         with pytest.raises((BadCarHeader, EmptySection, CarTrailingData, LimitExceeded)):
-            await read(open_car(path, mem_limit_mb=1))
+            await read(open_car(path, block_processor=noop, mem_limit_mb=1))
         assert peak() < 8 * MIB
 
 
@@ -274,7 +275,7 @@ async def test_a_named_pipe_may_have_compressed_bytes(tmp_path: Path) -> None:
     os.mkfifo(path)
     writer = threading.Thread(target=path.write_bytes, args=[gzip.compress(CAR)])
     writer.start()
-    async with open_car(path) as repo:
+    async with open_car(path, block_processor=noop) as repo:
         assert [pair async for pair in repo] == PAIRS
     writer.join()
 

@@ -144,8 +144,8 @@ async def test_hostile_car_in_its_file_gives_its_error(tmp_path: Path, case: Hos
 @pytest.mark.both_loops
 async def test_every_call_gives_the_same_as_in_memory(file: Path) -> None:
     async with (
-        open_car(CAR, check_first=True) as wanted,
-        open_car(file, mem_limit_mb=0, check_first=True) as repo,
+        open_car(CAR, block_processor=noop, check_first=True) as wanted,
+        open_car(file, block_processor=noop, mem_limit_mb=0, check_first=True) as repo,
     ):
         assert repo.spilled
         assert not wanted.spilled

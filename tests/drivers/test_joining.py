@@ -34,6 +34,7 @@ from repo_stream import (
     TruncatedCar,
     UncheckableBlock,
     join_cars,
+    noop,
     open_car,
     order_car,
 )
@@ -157,7 +158,7 @@ async def test_whole_repo_is_a_slice_as_well() -> None:
 
 
 async def test_joined_car_is_a_source() -> None:
-    async with join_cars(BASE, SLICE) as car, open_car(car) as repo:
+    async with join_cars(BASE, SLICE) as car, open_car(car, block_processor=noop) as repo:
         assert repo.commit.rev == rev_of(1)
         assert [key async for key, _ in repo] == sorted(LATER)
     async with join_cars(BASE, SLICE) as once, join_cars(once, SERVER.get_repo(since=1)) as twice:

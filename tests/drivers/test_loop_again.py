@@ -18,6 +18,7 @@ from repo_stream import (
     MissingBlock,
     RepoDriver,
     StoreClosed,
+    noop,
     open_car,
     order_car,
 )
@@ -154,7 +155,7 @@ async def test_end_that_was_cancelled_has_not_been_returned() -> None:
 
 
 async def test_closed_repo_says_that_it_is_closed() -> None:
-    async with open_car(CAR) as repo:
+    async with open_car(CAR, block_processor=noop) as repo:
         await drained(repo)
     for loop in (repo, repo.outputs()):
         with pytest.raises(StoreClosed, match="the repo was closed"):
@@ -264,12 +265,12 @@ async def test_car_is_written_once() -> None:
             await anext(car)
         # As a source it is not an empty file.
         with pytest.raises(AlreadyWalked):
-            async with open_car(car):
+            async with open_car(car, block_processor=noop):
                 pass
 
 
 async def test_car_that_is_written_can_be_read_as_it_is_written() -> None:
-    async with order_car(CAR) as car, open_car(car) as repo:
+    async with order_car(CAR) as car, open_car(car, block_processor=noop) as repo:
         assert await drained(repo) == PAIRS
 
 
@@ -292,6 +293,6 @@ async def test_source_that_is_exhausted_stays_so() -> None:
                 raise StopAsyncIteration from None
 
     source = Once()
-    async with open_car(source) as repo:
+    async with open_car(source, block_processor=noop) as repo:
         assert await drained(repo) == PAIRS
     assert source.loops == 1

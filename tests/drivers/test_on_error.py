@@ -21,6 +21,7 @@ from repo_stream import (
     ProcessError,
     Processor,
     RepoStreamError,
+    noop,
     open_car,
 )
 from repo_stream.store.repo_log import Fetched, RepoLog
@@ -112,7 +113,9 @@ def without_records(count: int) -> BuiltRepo:
 async def test_problems_are_listed_up_to_1000_and_counted_beyond(mem_limit_mb: float) -> None:
     for count in (1000, 1001):
         car = without_records(count).to_car()
-        async with open_car(car, mem_limit_mb=mem_limit_mb, on_error="skip") as repo:
+        async with open_car(
+            car, block_processor=noop, mem_limit_mb=mem_limit_mb, on_error="skip"
+        ) as repo:
             assert await repo.next_chunk() is None
             assert repo.problem_count == count
             assert len(repo.problems) == 1000
@@ -135,7 +138,9 @@ async def test_missing_records_are_not_asked_for_one_by_one(
     car = without_records(1500).to_car()
     path = tmp_path / "repo.car"
     path.write_bytes(car)
-    async with open_car(car if copied else path, mem_limit_mb=0, on_error="skip") as repo:
+    async with open_car(
+        car if copied else path, block_processor=noop, mem_limit_mb=0, on_error="skip"
+    ) as repo:
         assert await repo.next_chunk() is None
         assert repo.problem_count == 1500
     assert 0 < queries < 25

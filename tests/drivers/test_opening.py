@@ -27,6 +27,7 @@ from repo_stream import (
     StoreClosed,
     TreeNode,
     TruncatedCar,
+    noop,
     open_car,
 )
 from repo_stream.store.log import LOG_START
@@ -51,12 +52,23 @@ async def everything(repo: Repo[bytes]) -> list[tuple[str, bytes]]:
 
 @BOTH_WAYS
 async def test_open_car_gives_the_commit_and_every_record(mem_limit_mb: float) -> None:
-    async with open_car(pieces_of(REPO.to_car(), 500), mem_limit_mb=mem_limit_mb) as repo:
+    async with open_car(
+        pieces_of(REPO.to_car(), 500), block_processor=noop, mem_limit_mb=mem_limit_mb
+    ) as repo:
         assert repo.spilled == (mem_limit_mb == 0)
         assert bytes(repo.commit.data) == REPO.root
         assert repo.commit.version == 3
         assert await everything(repo) == EXPECTED
         assert await repo.next_chunk() is None
+
+
+@BOTH_WAYS
+async def test_records_are_decoded_unless_asked_otherwise(mem_limit_mb: float) -> None:
+    async with open_car(REPO.to_car(), mem_limit_mb=mem_limit_mb) as repo:
+        assert [value["n"] async for _, value in repo] == [
+            n for k in range(3) for n in range(k, 300, 3)
+        ]
+    assert DriverBuilder().block_processor.process is noop
 
 
 @BOTH_WAYS
@@ -78,7 +90,7 @@ async def test_ways_of_asking_can_be_mixed(mem_limit_mb: float) -> None:
 
 @BOTH_WAYS
 async def test_repo_does_what_its_driver_does(mem_limit_mb: float) -> None:
-    async with open_car(REPO.to_car(), mem_limit_mb=mem_limit_mb) as repo:
+    async with open_car(REPO.to_car(), block_processor=noop, mem_limit_mb=mem_limit_mb) as repo:
         nodes_and_records = await repo.next_items(1000) or []
         assert [item for item in nodes_and_records if isinstance(item, Output)] == OUTPUTS
         assert {item.cid for item in nodes_and_records if isinstance(item, TreeNode)} == set(
@@ -131,22 +143,22 @@ def test_one_text_is_not_taken_for_a_list() -> None:
     # Taken apart it would be collections and bounds of one letter, and an empty walk.
     wrong: Any = "com.example.a"
     with pytest.raises(TypeError, match=r"\['com\.example\.a'\]"):
-        open_car(REPO.to_car(), collections=wrong)
+        open_car(REPO.to_car(), block_processor=noop, collections=wrong)
     no_pairs: list[Any] = [wrong[:2], ("a", "b", "c"), ("a",), 5]
     for pair in no_pairs:
         with pytest.raises(TypeError, match="start, stop"):
-            open_car(REPO.to_car(), key_range=pair)
+            open_car(REPO.to_car(), block_processor=noop, key_range=pair)
 
 
 @pytest.mark.parametrize("spill", [True, 5, b"work.db"], ids=repr)
 async def test_what_cannot_be_a_store_is_refused_before_it_is_needed(spill: Any) -> None:
     with pytest.raises(TypeError, match="spill must be a path, a DiskStore, None or False, not"):
-        async with open_car(REPO.to_car(), spill=spill):
+        async with open_car(REPO.to_car(), block_processor=noop, spill=spill):
             pass
 
 
 async def test_closed_repo_says_so_and_does_not_speak_of_a_store() -> None:
-    async with open_car(REPO.to_car()) as repo:
+    async with open_car(REPO.to_car(), block_processor=noop) as repo:
         pass
     with pytest.raises(StoreClosed) as caught:
         await repo.next_chunk()
@@ -175,7 +187,7 @@ async def test_entering_reads_no_further_than_the_commit(
     path = tmp_path / "repo.car"
     path.write_bytes(car)
     source = Counted(car, PIECE)
-    async with open_car(path if in_file else source) as repo:
+    async with open_car(path if in_file else source, block_processor=noop) as repo:
         assert repo.commit.cid == REPO.commit_cid
         end = end_of(REPO.commit_cid, car)
         if not in_file:
@@ -189,7 +201,7 @@ async def test_entering_reads_no_further_than_the_commit(
 
 async def test_first_record_comes_with_its_piece() -> None:
     source = Counted(STREAM, PIECE)
-    async with open_car(source) as repo:
+    async with open_car(source, block_processor=noop) as repo:
         assert await anext(repo) == EXPECTED[0]
         assert source.given < end_of(REPO.records[KEYS[0]], STREAM) + PIECE
         assert repo.order == IN_ORDER
@@ -202,7 +214,7 @@ async def test_first_record_comes_with_its_piece() -> None:
 async def test_slow_loop_holds_up_the_source(mem_limit_mb: float) -> None:
     source = Counted(STREAM, PIECE)
     seen = 0
-    async with open_car(source, mem_limit_mb=mem_limit_mb) as repo:
+    async with open_car(source, block_processor=noop, mem_limit_mb=mem_limit_mb) as repo:
         async for key, _ in repo:
             await anyio.lowlevel.checkpoint()
             assert source.given < end_of(REPO.records[key], STREAM) + 2 * PIECE
@@ -219,7 +231,7 @@ async def test_rest_of_the_file_is_read_and_checked_unless_asked_otherwise(drain
         (b"\x05", TruncatedCar),
     ):
         car = STREAM + bytes(section(cid_of(bytes(9)), bytes(9))) * 100 + tail
-        async with open_car(Counted(car, PIECE), drain=drain) as repo:
+        async with open_car(Counted(car, PIECE), block_processor=noop, drain=drain) as repo:
             found, raised = await until_error(aiter(repo))
             assert found == EXPECTED
             assert (type(raised) if raised else None) == (error if drain else None)
@@ -246,7 +258,9 @@ FAULTS = ["truncated", "forged", "trailing"]
 @pytest.mark.parametrize("how", FAULTS)
 async def test_records_before_a_fault_of_the_file_come_first(mem_limit_mb: float, how: str) -> None:
     car, error = spoilt(STREAM, how)
-    async with open_car(pieces_of(car, PIECE), mem_limit_mb=mem_limit_mb) as repo:
+    async with open_car(
+        pieces_of(car, PIECE), block_processor=noop, mem_limit_mb=mem_limit_mb
+    ) as repo:
         found, raised = await until_error(aiter(repo))
         assert isinstance(raised, error)
         assert found == EXPECTED[: len(found)]
@@ -266,7 +280,9 @@ async def test_fault_is_met_before_the_first_record_if_it_is_checked_first(
         car, error = spoilt(car_in(REPO, order), how)
         path.write_bytes(car)
         for source in (pieces_of(car, 900), car, path):
-            opening = open_car(source, mem_limit_mb=mem_limit_mb, check_first=True)
+            opening = open_car(
+                source, block_processor=noop, mem_limit_mb=mem_limit_mb, check_first=True
+            )
             with pytest.raises(error):
                 async with opening:
                     pytest.fail("it was opened")
@@ -278,7 +294,9 @@ async def test_whole_file_is_read_before_the_first_record_if_it_is_checked_first
 ) -> None:
     for order in ORDERS:
         source = Counted(car_in(REPO, order), PIECE)
-        async with open_car(source, mem_limit_mb=mem_limit_mb, check_first=True) as repo:
+        async with open_car(
+            source, block_processor=noop, mem_limit_mb=mem_limit_mb, check_first=True
+        ) as repo:
             assert source.given == len(source.data) == repo.bytes_read
             assert repo.blocks_read == len(REPO.blocks)
             assert repo.spilled == (mem_limit_mb == 0)
@@ -291,13 +309,17 @@ async def test_repo_that_is_checked_first_has_to_fit_if_it_may_not_spill(tmp_pat
     path = tmp_path / "repo.car"
     path.write_bytes(STREAM)
     with pytest.raises(MemLimitExceeded):
-        async with open_car(STREAM, mem_limit_mb=0, spill=False, check_first=True):
+        async with open_car(
+            STREAM, block_processor=noop, mem_limit_mb=0, spill=False, check_first=True
+        ):
             pytest.fail("it was opened")
     # One in a file can be read again there.
-    async with open_car(path, mem_limit_mb=0, spill=False, check_first=True) as repo:
+    async with open_car(
+        path, block_processor=noop, mem_limit_mb=0, spill=False, check_first=True
+    ) as repo:
         assert repo.spilled
         assert await everything(repo) == EXPECTED
-    async with open_car(STREAM, mem_limit_mb=0, spill=False) as repo:
+    async with open_car(STREAM, block_processor=noop, mem_limit_mb=0, spill=False) as repo:
         assert await everything(repo) == EXPECTED
 
 
@@ -308,6 +330,7 @@ async def test_prefix_narrows_the_walk(mem_limit_mb: float) -> None:
         source = pieces_of(car_in(REPO, order), PIECE)
         opening = open_car(
             source,
+            block_processor=noop,
             mem_limit_mb=mem_limit_mb,
             prefix="com.example.b/00",
             collections=["com.example.b", "com.example.c"],
@@ -322,13 +345,17 @@ async def test_missing_block_is_a_gap_if_that_is_asked_for(mem_limit_mb: float) 
     key = KEYS[40]
     for order in ("stream", "export", "shuffled"):
         car = REPO.to_car(order=order, omit=[REPO.records[key]])
-        async with open_car(pieces_of(car, PIECE), mem_limit_mb=mem_limit_mb, gaps=True) as repo:
+        async with open_car(
+            pieces_of(car, PIECE), block_processor=noop, mem_limit_mb=mem_limit_mb, gaps=True
+        ) as repo:
             found = [pair async for pair in repo]
             assert [pair for pair in found if not isinstance(pair[1], Gap)] == [
                 pair for pair in EXPECTED if pair[0] != key
             ]
             assert [name for name, value in found if isinstance(value, Gap)] == [key]
-        async with open_car(pieces_of(car, PIECE), mem_limit_mb=mem_limit_mb) as repo:
+        async with open_car(
+            pieces_of(car, PIECE), block_processor=noop, mem_limit_mb=mem_limit_mb
+        ) as repo:
             before, raised = await until_error(aiter(repo))
             assert (len(before), type(raised)) == (40, MissingBlock)
 
@@ -337,7 +364,7 @@ async def test_missing_block_is_a_gap_if_that_is_asked_for(mem_limit_mb: float) 
 async def test_order_and_what_is_left_over_are_those_of_the_stream_driver(order: str) -> None:
     spare = [(cid_of(block), block) for block in (encode({"spare": n}) for n in range(5))]
     car = car_in(REPO, order, extra=spare)
-    async with open_car(pieces_of(car, PIECE)) as repo:
+    async with open_car(pieces_of(car, PIECE), block_processor=noop) as repo:
         assert await everything(repo) == EXPECTED
         got = (repo.order, repo.left_over, repo.blocks_read, repo.bytes_read)
     async with DriverBuilder().stream_car(pieces_of(car, PIECE)) as (commit, driver):
@@ -353,7 +380,7 @@ async def test_order_and_what_is_left_over_are_those_of_the_stream_driver(order:
 @pytest.mark.both_loops
 async def test_spill_to_a_path_is_emptied_and_closed(tmp_path: Path) -> None:
     path, log = tmp_path / "spill.db", tmp_path / "spill.db-log"
-    async with open_car(REPO.to_car(), mem_limit_mb=0, spill=path) as repo:
+    async with open_car(REPO.to_car(), block_processor=noop, mem_limit_mb=0, spill=path) as repo:
         assert await everything(repo) == EXPECTED
         assert names_in(tmp_path) == [path.name, log.name]
         assert log.stat().st_size > sum(map(len, REPO.blocks.values()))
@@ -367,7 +394,7 @@ async def test_spill_to_a_path_is_emptied_and_closed(tmp_path: Path) -> None:
 
 
 async def test_no_file_is_made_for_a_repo_that_fits(tmp_path: Path) -> None:
-    async with open_car(REPO.to_car(), spill=tmp_path / "spill.db") as repo:
+    async with open_car(REPO.to_car(), block_processor=noop, spill=tmp_path / "spill.db") as repo:
         assert await everything(repo) == EXPECTED
     assert not (tmp_path / "spill.db").exists()
 
@@ -376,7 +403,9 @@ async def test_no_file_is_made_for_a_repo_that_fits(tmp_path: Path) -> None:
 async def test_store_of_the_caller_is_emptied_and_stays_open() -> None:
     async with DiskBuilder().open() as store:
         for _ in range(2):
-            async with open_car(REPO.to_car(), mem_limit_mb=0, spill=store) as repo:
+            async with open_car(
+                REPO.to_car(), block_processor=noop, mem_limit_mb=0, spill=store
+            ) as repo:
                 assert await repo.next_chunk(7) == EXPECTED[:7]
                 assert store.stored > 0
             assert store.stored == 0
@@ -390,7 +419,7 @@ async def test_store_of_the_caller_is_emptied_and_stays_open() -> None:
 
 async def test_store_that_has_another_repo_by_now_is_left_alone() -> None:
     async with DiskBuilder().open() as store:
-        async with open_car(REPO.to_car(), mem_limit_mb=0, spill=store):
+        async with open_car(REPO.to_car(), block_processor=noop, mem_limit_mb=0, spill=store):
             lease = await store.begin(0)
             await lease.append(LOG_START, [b"section"], 1)
         assert store.stored == 7
@@ -400,7 +429,9 @@ async def test_file_of_somebody_else_is_not_harmed(tmp_path: Path) -> None:
     for name in ("spill.db", "spill.db-log"):
         path = tmp_path / name
         path.write_text("dear reader")
-        opening = open_car(REPO.to_car(), mem_limit_mb=0, spill=tmp_path / "spill.db")
+        opening = open_car(
+            REPO.to_car(), block_processor=noop, mem_limit_mb=0, spill=tmp_path / "spill.db"
+        )
         async with opening as repo:
             with pytest.raises(ForeignFile):
                 await everything(repo)
@@ -416,14 +447,16 @@ async def test_truncated_car_is_not_opened_if_it_is_checked_first(mem_limit_mb: 
     for order in ORDERS:
         truncated = pieces_of(car_in(REPO, order)[:-9], 900)
         with pytest.raises(TruncatedCar):
-            async with open_car(truncated, mem_limit_mb=mem_limit_mb, check_first=True):
+            async with open_car(
+                truncated, block_processor=noop, mem_limit_mb=mem_limit_mb, check_first=True
+            ):
                 pytest.fail("it was opened")
 
 
 @BOTH_WAYS
 async def test_error_of_the_caller_comes_out_as_it_is(mem_limit_mb: float) -> None:
     with pytest.raises(ZeroDivisionError):
-        async with open_car(REPO.to_car(), mem_limit_mb=mem_limit_mb):
+        async with open_car(REPO.to_car(), block_processor=noop, mem_limit_mb=mem_limit_mb):
             raise ZeroDivisionError
 
 
@@ -431,11 +464,15 @@ async def test_error_of_the_caller_comes_out_as_it_is(mem_limit_mb: float) -> No
 async def test_cancelled_within_its_block_it_empties_the_store() -> None:
     async with DiskBuilder().open() as store:
         with anyio.CancelScope() as scope:
-            async with open_car(REPO.to_car(), mem_limit_mb=0, spill=store) as repo:
+            async with open_car(
+                REPO.to_car(), block_processor=noop, mem_limit_mb=0, spill=store
+            ) as repo:
                 scope.cancel()
                 await repo.next_chunk()
                 await anyio.lowlevel.checkpoint()
         assert scope.cancelled_caught
         assert store.stored == 0
-        async with open_car(REPO.to_car(), mem_limit_mb=0, spill=store) as repo:
+        async with open_car(
+            REPO.to_car(), block_processor=noop, mem_limit_mb=0, spill=store
+        ) as repo:
             assert await everything(repo) == EXPECTED

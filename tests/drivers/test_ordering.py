@@ -31,6 +31,7 @@ from repo_stream import (
     TreeNode,
     TruncatedCar,
     load_commit,
+    noop,
     open_car,
     order_car,
 )
@@ -180,7 +181,7 @@ async def test_every_reader_reads_the_ordered_car(name: str, tmp_path: Path) -> 
         assert reader.header.roots == (repo.commit_cid,)
         assert {cid: data async for cid, data in reader} == repo.blocks
     for limit in (0, 16):
-        async with open_car(path, mem_limit_mb=limit) as opened:
+        async with open_car(path, block_processor=noop, mem_limit_mb=limit) as opened:
             assert [item async for item in opened] == expected
         builder = DriverBuilder(mem_limit_mb=limit)
         async with builder.stream_car(path, spill=False) as (_, driver):

@@ -20,6 +20,7 @@ from repo_stream import (
     Present,
     RepoDriver,
     WrongDepth,
+    noop,
     open_car,
 )
 from repo_stream.testing import Order, build_repo, cid_of, commit, key_height, node, write_car
@@ -179,7 +180,7 @@ async def test_proof_that_ends_at_the_depth_of_the_key_is_read_from_a_file(tmp_p
         part = cut_proof(REPO, key)
         path.write_bytes(part.car("export"))
         for limit in (0, 16):
-            async with open_car(path, mem_limit_mb=limit) as repo:
+            async with open_car(path, block_processor=noop, mem_limit_mb=limit) as repo:
                 assert await repo.prove(key) == proof_of(part, key)
                 assert await repo.get(key) is None
 

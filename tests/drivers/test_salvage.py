@@ -30,6 +30,7 @@ from repo_stream import (
     RepoDriver,
     RepoStreamError,
     TruncatedCar,
+    noop,
     open_car,
 )
 from repo_stream.car import damage as repairs
@@ -391,7 +392,7 @@ async def test_records_beyond_the_damage_that_is_listed_are_not_called_missing()
     car = bytearray(repo.to_car())
     for cid in repo.records.values():
         car[car.index(repo.blocks[cid]) + 9] ^= 1
-    async with open_car(bytes(car), on_error="skip") as driver:
+    async with open_car(bytes(car), block_processor=noop, on_error="skip") as driver:
         assert await driver.next_chunk(2000) is None
         assert (driver.damage_count, driver.problem_count) == (1100, 1100)
         listed = {each.cid for each in driver.damage}
@@ -435,12 +436,12 @@ async def test_a_slice_with_damage_says_so_and_one_without_does_not(
 async def test_damage_is_listed_as_the_file_is_read(tmp_path: Path) -> None:
     at = STREAMABLE.index(RECORDS[[*RECORDS][-1]])
     car = flipped(flipped(STREAMABLE, at), at + 9)
-    async with open_car(pieces_of(car, 500), gaps=True) as repo:
+    async with open_car(pieces_of(car, 500), block_processor=noop, gaps=True) as repo:
         assert (repo.damage_count, repo.damage) == (0, ())
         values = [value async for _, value in repo]
         assert isinstance(values[-1], Gap)
         assert len(repo.damage) == repo.damage_count == 1
-    async with open_car(car, gaps="all", check_first=True) as repo:
+    async with open_car(car, block_processor=noop, gaps="all", check_first=True) as repo:
         assert repo.damage_count == 1
 
 
@@ -448,7 +449,7 @@ async def test_without_gaps_nothing_is_gone_past() -> None:
     repo: BuiltRepo = DAMAGED
     for cid in (repo.nodes[2], [*repo.records.values()][3]):
         car = flipped(CAR, CAR.index(repo.blocks[cid]))
-        async with open_car(car, drain=False) as opened_repo:
+        async with open_car(car, block_processor=noop, drain=False) as opened_repo:
             with pytest.raises(CidMismatch):
                 await opened_repo.next_chunk(100)
             assert opened_repo.damage == ()

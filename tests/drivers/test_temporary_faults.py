@@ -19,6 +19,7 @@ from repo_stream import (
     StoreLocked,
     StoreReadOnly,
     StoreUnavailable,
+    noop,
     open_car,
 )
 from repo_stream.store.sqlite_errors import from_sqlite_error
@@ -61,7 +62,9 @@ async def fail_to_read(number: int, spill: Path | None, patch: pytest.MonkeyPatc
 
     patch.setattr(os, "pwrite", fail)
     with pytest.raises(DiskError) as caught:
-        async with open_car(pieces_of(CAR, 500), mem_limit_mb=0, spill=spill) as repo:
+        async with open_car(
+            pieces_of(CAR, 500), block_processor=noop, mem_limit_mb=0, spill=spill
+        ) as repo:
             await repo.read_all()
     patch.undo()
     return caught.value
@@ -121,5 +124,7 @@ async def test_no_directory_for_temporary_files_at_all(
     monkeypatch.setattr(tempfile, "TemporaryFile", fail)
     async with DiskBuilder().open() as store:
         with pytest.raises(StoreUnavailable, match=r"No usable temporary directory.*TMPDIR"):
-            async with open_car(pieces_of(CAR, 500), mem_limit_mb=0, spill=store) as repo:
+            async with open_car(
+                pieces_of(CAR, 500), block_processor=noop, mem_limit_mb=0, spill=store
+            ) as repo:
                 await repo.read_all()

@@ -22,6 +22,7 @@ from repo_stream import (
     TreeNode,
     get_record,
     key_depth,
+    noop,
     open_car,
     open_repo,
     process,
@@ -60,10 +61,15 @@ async def test_every_record_and_every_absence_is_proven(
     assert not [each for each in atproto_network.requests if "getRepo" in each.path]
 
 
-async def test_record_is_bytes_without_a_processor(alice: AtprotoAccount, network: Network) -> None:
+async def test_record_is_decoded_unless_asked_otherwise(
+    alice: AtprotoAccount, network: Network
+) -> None:
     output = await get_record(URI, network=network)
     assert output is not None
-    assert output.value == alice.repo.blocks[output.cid]
+    assert output.value == NOTES[output.key]
+    as_it_is = await get_record(URI, network=network, block_processor=noop)
+    assert as_it_is is not None
+    assert as_it_is.value == alice.repo.blocks[output.cid]
 
 
 async def test_failing_processor_is_named(alice: AtprotoAccount, network: Network) -> None:

@@ -47,20 +47,20 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "alice.car"
 
 
-Way = Callable[[AccountRepo[bytes]], Awaitable[None]]
+Way = Callable[[AccountRepo], Awaitable[None]]
 
 
-async def walk(repo: AccountRepo[bytes]) -> None:
+async def walk(repo: AccountRepo) -> None:
     async for _ in repo:
         pass
 
 
-async def walk_keys(repo: AccountRepo[bytes]) -> None:
+async def walk_keys(repo: AccountRepo) -> None:
     while await repo.next_keys(50):
         pass
 
 
-async def read_all(repo: AccountRepo[bytes]) -> None:
+async def read_all(repo: AccountRepo) -> None:
     await repo.read_all()
 
 
@@ -200,16 +200,16 @@ async def test_two_downloads_into_one_path_do_not_disturb_each_other(
 # --- Not complete ---------------------------------------------------------------------------------
 
 
-async def leave_loop(repo: AccountRepo[bytes]) -> None:
+async def leave_loop(repo: AccountRepo) -> None:
     async for _ in repo:
         break
 
 
-async def get_one(repo: AccountRepo[bytes]) -> None:
+async def get_one(repo: AccountRepo) -> None:
     await repo.get(LAST)
 
 
-async def do_nothing(_repo: AccountRepo[bytes]) -> None:
+async def do_nothing(_repo: AccountRepo) -> None:
     pass
 
 

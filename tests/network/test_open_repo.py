@@ -74,7 +74,7 @@ async def decoded(who: str, network: Network, **options: Any) -> dict[str, Any]:
         return {key: value async for key, value in repo}
 
 
-async def gather(repo: AccountRepo[bytes], keys: list[str]) -> None:
+async def gather(repo: AccountRepo, keys: list[str]) -> None:
     async for key, _ in repo:
         keys.append(key)
 
@@ -217,7 +217,7 @@ async def test_every_call_begins_with_the_first_record(
 ) -> None:
     """Though the first records have been taken before the block begins."""
 
-    async def calls(repo: AccountRepo[bytes] | Repo[bytes], seek: str | None) -> list[object]:
+    async def calls(repo: AccountRepo | Repo, seek: str | None) -> list[object]:
         if seek is not None:
             await repo.seek(seek)
         # After a seek, there may be more nodes.
@@ -255,7 +255,7 @@ async def test_seek_after_records_goes_on_from_there(
                 assert await repo.next_keys(1) == [await key_of(repo, key)]
 
 
-async def key_of(repo: AccountRepo[bytes], key: str) -> tuple[str, Cid]:
+async def key_of(repo: AccountRepo, key: str) -> tuple[str, Cid]:
     output = await repo.get(key)
     assert output is not None
     return key, output.cid
@@ -569,13 +569,13 @@ async def test_download_that_breaks_off_later_says_how_many_records_came(
 async def test_download_that_is_cut_off_later_says_so_as_well(
     alice: AtprotoAccount, network: Network
 ) -> None:
-    async def loop(repo: AccountRepo[bytes]) -> None:
+    async def loop(repo: AccountRepo) -> None:
         await gather(repo, [])
 
-    async def get(repo: AccountRepo[bytes]) -> None:
+    async def get(repo: AccountRepo) -> None:
         await repo.get(FIRST)
 
-    async def keys(repo: AccountRepo[bytes]) -> None:
+    async def keys(repo: AccountRepo) -> None:
         while await repo.next_keys(10):
             pass
 

@@ -13,7 +13,7 @@ import anyio
 import httpx
 import pytest
 
-from repo_stream import AccountRepo, Network, Repo, open_car, open_repo
+from repo_stream import AccountRepo, Network, Repo, noop, open_car, open_repo
 from repo_stream.testing import AtprotoAccount, AtprotoNetwork
 
 pytestmark = [pytest.mark.alone, pytest.mark.long]
@@ -30,7 +30,7 @@ async def count(repo: Repo[bytes] | AccountRepo[bytes]) -> None:
 
 async def by_name(net: AtprotoNetwork, alice: AtprotoAccount) -> None:
     own = Network(directory=net.directory, allow_private=True)
-    async with own as network, open_repo(alice.did, network=network) as repo:
+    async with own as network, open_repo(alice.did, block_processor=noop, network=network) as repo:
         await count(repo)
 
 
@@ -40,7 +40,7 @@ async def by_hand(net: AtprotoNetwork, alice: AtprotoAccount) -> None:
         assert (await client.get(f"{net.directory}/{alice.did}")).json()["id"] == alice.did
         async with (
             client.stream("GET", url, params={"did": alice.did}) as response,
-            open_car(response.aiter_bytes()) as repo,
+            open_car(response.aiter_bytes(), block_processor=noop) as repo,
         ):
             repo.commit.verify_signature(alice.key.did_key)
             await count(repo)

@@ -6,7 +6,7 @@ from time import process_time
 
 import pytest
 
-from repo_stream import open_car
+from repo_stream import noop, open_car
 from repo_stream.testing import made_car
 
 RECORDS = 20_000
@@ -35,7 +35,7 @@ async def test_parts_take_their_share_of_the_whole_walk(limit: float, most_for_k
 
 async def shares(car: bytes, limit: float) -> dict[str, float]:
     """What `collections`, all keys, and a walk of one collection take of the whole walk's time."""
-    async with open_car(car, mem_limit_mb=limit) as repo:
+    async with open_car(car, block_processor=noop, mem_limit_mb=limit) as repo:
         began = process_time()
         while await repo.next_chunk(512):
             pass
@@ -48,7 +48,7 @@ async def shares(car: bytes, limit: float) -> dict[str, float]:
         while await repo.next_keys(512):
             pass
         keys = process_time() - began
-    async with open_car(car, mem_limit_mb=limit, collections=[SMALL]) as repo:
+    async with open_car(car, block_processor=noop, mem_limit_mb=limit, collections=[SMALL]) as repo:
         began = process_time()
         assert len(await repo.next_chunk(RECORDS) or []) == RECORDS // 100
         one_collection = process_time() - began

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from repo_stream.drivers.fetch import FETCH
 from repo_stream.drivers.incoming import Incoming
@@ -30,9 +30,18 @@ from repo_stream.network.account import Account
 from repo_stream.network.errors import DownloadBroken, TornExport
 from repo_stream.opening import Repo
 
-__all__ = ["AccountRepo", "Origin"]
+if TYPE_CHECKING:
+    # `typing.TypeVar` has no defaults before Python 3.13. Type checkers bring this module along.
+    from typing_extensions import TypeVar
 
-T = TypeVar("T")
+    # Any: a record's values are of any type of the data model.
+    T = TypeVar("T", default=dict[str, Any])
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+__all__ = ["AccountRepo", "Origin"]
 
 # Items to take at a time until the first record is there, and how many are enough without one:
 # nodes come first, one for each level of the tree.
