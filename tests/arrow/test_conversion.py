@@ -109,3 +109,35 @@ def test_rows_and_what_they_mean_come_back_from_parquet(records: list[Record]) -
     read = parquet.read_table(file)
     assert read.schema.equals(made.schema)
     assert exact(rebuilt(read)) == exact(records)
+
+
+FITS: Record = {"text": "hi", "size": 1, "tags": [{"tag": "a"}], "embed": {"link": CID, "alt": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "columns", "other"),
+    [
+        ({}, {}, None),
+        ({"size": True}, {"size": None}, '{"size":true}'),
+        ({"text": None}, {"text": None}, '{"text":null}'),
+        ({"new": b"a"}, {}, '{"new":{"$bytes":"YQ"}}'),
+        (
+            {"embed": {"alt": "b", "new": 1}},
+            {"embed": {"link": None, "alt": "b"}},
+            '{"embed":{"new":1}}',
+        ),
+        ({"embed": [1]}, {"embed": None}, '{"embed":[1]}'),
+        ({"tags": [{"tag": "a", "b": 1}, {}]}, {"tags": None}, '{"tags":[{"b":1,"tag":"a"},{}]}'),
+        ({"tags": [None, {"tag": "b"}]}, {"tags": [None, {"tag": "b"}]}, None),
+        ({"size": {"$link": 1}}, {"size": None}, '{"size":{"$map":[["$link",1]]}}'),
+        ({"size": {"$map": []}}, {"size": None}, '{"size":{"$map":[["$map",[]]]}}'),
+    ],
+    ids=range(10),
+)  # fmt: skip - a case a line
+def test_what_does_not_fit_is_in_other_at_its_place(
+    change: Record, columns: Record, other: str | None
+) -> None:
+    fields = inferred([FITS])
+    [expected] = table(fields, [FITS]).to_pylist()
+    made = table(fields, [FITS, {**FITS, **change}, FITS])
+    assert made.to_pylist() == [expected, expected | columns | {"other": other}, expected]
