@@ -13,7 +13,7 @@ from support.cli import Run
 
 READING = {"inspect", "ls", "get", "export", "blobs", "fetch", "order", "join", "verify"}
 COMMANDS = READING | {"resolve"}
-FORMS = ["csv", "csv.gz", "jsonl", "jsonl.gz", "parquet"]
+FORMS = ["arrow", "csv", "csv.gz", "jsonl", "jsonl.gz", "parquet"]
 
 
 def needs(shell: str) -> pytest.MarkDecorator:
@@ -109,7 +109,7 @@ def bash(run: Run, files: Path, *words: str) -> list[str]:
         pytest.param(["export", "repo.car", "--to"], ["--to-folder"], id="option after a file"),
         pytest.param(["order", "--f"], [], id="option of another command"),
         pytest.param(["export", "--format", ""], FORMS, id="choices"),
-        pytest.param(["export", "--format", "csv"], FORMS[:2], id="some choices"),
+        pytest.param(["export", "--format", "csv"], FORMS[1:3], id="some choices"),
         pytest.param(["export", "--format", "="], FORMS, id="choices after ="),
         pytest.param(["export", "--format", "=", "p"], ["parquet"], id="choice after ="),
         pytest.param(["ls", "repo"], ["repo.car"], id="file"),

@@ -1,16 +1,14 @@
-"""`repo-stream export`: records as JSON lines or Parquet, to standard output or a file."""
+"""`repo-stream export`: records as JSON lines, to standard output or a file; bad records."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from repo_stream.testing import RawRecord, build_repo
-from support import SAMPLE, replaced
+from support import replaced
 from support.cli import BOTH_WAYS, LIKE, RECORDS, Run, keys, lines, wrote
 
 
@@ -146,29 +144,3 @@ def test_skip_bad_makes_a_file(run: Run, bad: Path, tmp_path: Path, form: str) -
     code, out, _ = run("export", bad, "--skip-bad", "-o", target, "--format", form)
     assert (code, out) == (1, "")
     assert target.stat().st_size
-
-
-# --- Parquet --------------------------------------------------------------------------------------
-
-
-def test_parquet_has_the_same_records(run: Run, tmp_path: Path) -> None:
-    parquet: Any = pytest.importorskip("pyarrow.parquet")
-    target = tmp_path / "records.parquet"
-    assert run("export", SAMPLE, "-q", "--format", "parquet", "-o", target) == (0, "", "")
-    rows = parquet.read_table(target).to_pylist()
-    expected = lines(run("export", SAMPLE)[1])
-    assert [{**row, "value": json.loads(row["value"])} for row in rows] == expected
-
-
-def test_parquet_without_pyarrow_names_the_extra(
-    run: Run, car: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    for path, flags in (
-        (car, ["--format", "parquet"]),
-        ("nowhere.car", ["--format", "parquet"]),  # said before anything is read
-        ("nowhere.car", ["-o", car.with_name("x.parquet")]),
-    ):
-        code, out, err = run("export", path, *flags)
-        assert (code, out) == (2, "")
-        assert "atproto-repo-stream[parquet]" in err

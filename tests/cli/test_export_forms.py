@@ -75,6 +75,7 @@ def test_name_chooses_the_form(run: Run, car: Path, tmp_path: Path, name: str, f
         ("x.csv.gz", "jsonl.gz", ".csv.gz file, but --format is jsonl.gz"),
         ("x.gz", "csv", ".gz file, but --format is csv"),
         ("x.gz", "parquet", ".gz file, but --format is parquet"),
+        ("x.arrows", "csv", ".arrows file, but --format is csv"),
     ],
 )
 def test_form_that_contradicts_the_name_is_wrong_usage(
@@ -87,11 +88,20 @@ def test_form_that_contradicts_the_name_is_wrong_usage(
     assert not target.exists()
 
 
-def test_compressed_parquet_is_wrong_usage(run: Run, car: Path, tmp_path: Path) -> None:
-    for more in ([], ["--format", "parquet"]):
-        code, out, err = run("export", car, "-o", tmp_path / "x.parquet.gz", *more)
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("parquet", "Parquet is compressed already; leave out .gz"),
+        ("arrow", "Arrow is read without unpacking it; leave out .gz"),
+    ],
+)
+def test_columnar_forms_are_not_compressed(
+    run: Run, car: Path, tmp_path: Path, kind: str, why: str
+) -> None:
+    for more in ([], ["--format", kind]):
+        code, out, err = run("export", car, "-o", tmp_path / f"x.{kind}.gz", *more)
         assert (code, out) == (2, "")
-        assert "Parquet is compressed already; leave out .gz" in err
+        assert why in err
 
 
 @pytest.mark.parametrize(
@@ -105,7 +115,7 @@ def test_name_of_a_form_that_is_not_written_is_wrong_usage(
     target = tmp_path / name
     code, out, err = run("export", car, "-o", target, *flags)
     assert (code, out) == (2, "")
-    assert f"{ending} is not written; the name may end in .jsonl, .csv or .parquet" in err
+    assert f"{ending} is not written; the name may end in .jsonl, .csv, .parquet or .arrow:" in err
     assert not target.exists()
 
 
@@ -131,7 +141,7 @@ def test_standard_output_has_what_a_file_would_have(
     assert capsysbinary.readouterr().out == target.read_bytes()
 
 
-@pytest.mark.parametrize("form", ["jsonl.gz", "csv.gz", "parquet"])
+@pytest.mark.parametrize("form", ["jsonl.gz", "csv.gz", "parquet", "arrow"])
 def test_binary_forms_are_not_shown_on_a_terminal(
     run: Run, car: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
@@ -287,18 +297,6 @@ def test_json_of_the_api_has_its_names(run: Run, tmp_path: Path, limit: str) -> 
     )
     read = rows(run(*arguments, "--format", "csv")[1])
     assert [{**row, "value": json.loads(row["value"])} for row in read] == lines(out)
-
-
-def test_parquet_has_the_json_of_the_api(run: Run, tmp_path: Path) -> None:
-    parquet: Any = pytest.importorskip("pyarrow.parquet")
-    target = tmp_path / "x.parquet"
-    arguments = ["export", SAMPLE, "-q", "--json-form", "atproto"]
-    assert run(*arguments, "-o", target) == (0, "", "")
-    table = parquet.read_table(target).to_pylist()
-    assert [list(row) for row in table[:1]] == [COLUMNS]
-    assert [{**row, "value": json.loads(row["value"])} for row in table] == lines(
-        run(*arguments)[1]
-    )
 
 
 def test_record_with_reserved_keys_is_named_and_can_be_skipped(run: Run, tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ def test_parquet_names_the_account_of_each_record(
     target = tmp_path / "records.parquet"
     assert run("export", "-q", car, other, "-o", target) == (0, "", "")
     rows = parquet.read_table(target).to_pylist()
-    assert [list(row) for row in rows] == [["did", "key", "cid", "value"]] * 5
     assert [row["did"] for row in rows] == [DID] * 4 + [OTHER]
+    assert [row["uri"] for row in rows] == uris(DID, RECORDS) + uris(OTHER, [f"{LIKE}/1"])
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify"])

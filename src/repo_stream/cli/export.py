@@ -1,18 +1,21 @@
-"""`export` and `get`: records as JSON, CSV or Parquet, in one file, or as a file each."""
+"""`export` and `get`: records as JSON, CSV, Parquet or Arrow, in one file, or as a file each."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Final, Literal, NamedTuple, NoReturn, Protocol
+from typing import Any, Final, Literal, NamedTuple, NoReturn, Protocol
 
 import repo_stream
-from repo_stream import Commit, Output, RepoStreamError
+from repo_stream import Commit, Output, Processor, RepoStreamError
+from repo_stream.arrow.batches import row_processor
+from repo_stream.arrow.columns import chosen, schema_of
 from repo_stream.cli.accounts import is_account, network_of
+from repo_stream.cli.arrow_files import ColumnarFile, columnar_file, require_pyarrow
 from repo_stream.cli.downloads import who_in
 from repo_stream.cli.failures import report_left_out
 from repo_stream.cli.file_forms import FORMS, Form, choose_form
@@ -20,16 +23,15 @@ from repo_stream.cli.filters import report_unmatched, selection
 from repo_stream.cli.folder import folder
 from repo_stream.cli.input import is_input, named
 from repo_stream.cli.messages import WRONG_USAGE, complain
-from repo_stream.cli.opened import opened
+from repo_stream.cli.opened import Opened, opened
 from repo_stream.cli.output import destination, is_terminal, put_json
-from repo_stream.cli.parquet import parquet, pyarrow_and_parquet
 from repo_stream.cli.partial import report_lost
-from repo_stream.cli.rows import columns_of, line_of, uri_of
+from repo_stream.cli.rows import line_of, uri_of
 from repo_stream.cli.screen import harmless_json, one_line
 from repo_stream.cli.several_cars import each_car
 from repo_stream.cli.text_files import CsvTable, JsonLines, gzipped
 from repo_stream.keys import parse_key
-from repo_stream.process import atproto_json, dag_json
+from repo_stream.process import as_processor, atproto_json, dag_json
 from repo_stream.syntax import is_at_uri
 
 __all__ = ["export", "get"]
@@ -40,11 +42,12 @@ _PROCESSORS: Final = {"dag-json": dag_json, "atproto": atproto_json}
 class _Sink(Protocol):
     """Writes records in some form."""
 
-    def begin(self, commit: Commit) -> None:
+    def begin(self, commit: Commit, /) -> None:
         """Begin with the records of a repo."""
         ...
 
-    def write(self, chunk: Sequence[Output[str]]) -> None:
+    # Any: a list of `Output[str]`, or for columnar forms a batch of Arrow; see `_chunks`.
+    def write(self, chunk: Any, /) -> None:  # noqa: ANN401 - above
         """Write the next records."""
         ...
 
@@ -69,12 +72,17 @@ async def _export_one(options: argparse.Namespace, outlet: _Outlet) -> int:
     on_error: Literal["raise", "skip"] = "skip" if options.skip_bad else "raise"
     found = 0
     try:
-        async with opened(options, _PROCESSORS[options.json_form], on_error=on_error) as car:
+        async with opened(
+            options,
+            _processor(options, outlet.form),
+            on_error=on_error,
+            check_first=not outlet.at_once,
+        ) as car:
             if outlet.is_terminal:
                 car.meter.close()
             sink = outlet.open()
             sink.begin(car.repo.commit)
-            async for chunk in car.chunks():
+            async for chunk in _chunks(options, outlet.form, car):
                 sink.write(chunk)
                 found += len(chunk)
             await report_unmatched(options, car, found + car.repo.problem_count)
@@ -86,6 +94,18 @@ async def _export_one(options: argparse.Namespace, outlet: _Outlet) -> int:
     return max(report_left_out(options, car.repo), report_lost(options, car, found))
 
 
+def _processor(options: argparse.Namespace, form: Form) -> Processor[Any]:
+    """Return what to make of each record. Any: text, or what `arrow.batches` takes."""
+    if form.columnar:
+        return row_processor(options.columns, options.json_form)
+    return as_processor(_PROCESSORS[options.json_form])
+
+
+def _chunks(options: argparse.Namespace, form: Form, car: Opened[Any]) -> AsyncGenerator[Any]:
+    """Walk the repo. Any: what the processor made of its records, and what a sink takes."""
+    return car.batches(options.columns) if form.columnar else car.chunks()
+
+
 def _form(options: argparse.Namespace) -> Form:
     """Return the form to write; exit if what the command line asks for does not go together."""
     path: str | None = options.output
@@ -94,6 +114,7 @@ def _form(options: argparse.Namespace) -> Form:
             options.usage("--to-folder writes JSON; leave out --format")
         if options.several:
             options.usage("--to-folder takes one CAR; use a folder for each account")
+        _settle_columns(options, FORMS["jsonl"])
         return FORMS["jsonl"]
     for car in options.cars:
         if path is not None and is_input(car, path):
@@ -102,12 +123,27 @@ def _form(options: argparse.Namespace) -> Form:
         form = choose_form(path, options.format)
     except ValueError as error:
         _refuse(options, one_line(str(error)))
-    if form.kind == "parquet":
-        pyarrow_and_parquet()  # if it is not installed, fail before the CAR is read
     if path is None and is_terminal() and not form.is_text:
-        what = "Parquet" if form.kind == "parquet" else "gzip"
-        options.usage(f"{what} cannot be shown on a terminal: name a file with -o, or use a pipe")
+        options.usage(
+            f"{form.title} cannot be shown on a terminal: name a file with -o, or use a pipe"
+        )
+    _settle_columns(options, form)
     return form
+
+
+def _settle_columns(options: argparse.Namespace, form: Form) -> None:
+    """Choose the form of JSON, and check the columns; all before a CAR is read."""
+    if options.json_form is None:
+        options.json_form = "atproto" if form.columnar else "dag-json"
+    if form.columnar is None:
+        if options.columns is not None:
+            options.usage("--columns is for Parquet and Arrow")
+        return
+    require_pyarrow(form.columnar)
+    try:
+        _processor(options, form)
+    except ValueError as error:
+        options.usage(one_line(f"argument --columns: {error}"))
 
 
 def _refuse(options: argparse.Namespace, message: str) -> NoReturn:
@@ -134,23 +170,26 @@ class _Outlet:
     """What the records of all CARs go to. It is opened when the first CAR has been opened.
 
     Attributes:
+        form: the form to write.
         is_terminal: whether a person looks at the output.
+        at_once: whether records are written before their CAR was read to its end.
         reports: what was written, a line for each CAR.
     """
 
     def __init__(self, options: argparse.Namespace, form: Form, stack: ExitStack) -> None:
         to_file = options.output is not None or options.to_folder is not None
+        self.form = form
         self.is_terminal = not to_file and is_terminal()
+        self.at_once = not to_file and form.kind == "arrow"
         self.reports: list[str] = []
         self._options = options
-        self._form = form
         self._stack = stack
         self._sink: _Sink | None = None
 
     def open(self) -> _Sink:
         """Return what to write to."""
         if self._sink is None:
-            self._sink = self._stack.enter_context(_sink(self._options, self._form))
+            self._sink = self._stack.enter_context(_sink(self._options, self.form))
         return self._sink
 
     def require_reports(self, code: int) -> None:
@@ -168,7 +207,7 @@ class _Outlet:
         if folder_path is not None:
             target = f"files in {folder_path}"
         else:
-            target = f"{options.output or 'standard output'} ({self._form.name})"
+            target = f"{options.output or 'standard output'} ({self.form.name})"
         self.reports.append(
             f"wrote {_count(found)} of {commit.did}, rev {commit.rev}, "
             f"from {named(options.car)} to {target}"
@@ -195,14 +234,28 @@ def _sink(options: argparse.Namespace, form: Form) -> Generator[_Sink]:
         destination(path) as file,
         gzipped(file, path) if form.gzipped else nullcontext(file) as written,
     ):
-        if form.kind == "jsonl":
-            yield JsonLines(written, path, line)
-        elif form.kind == "csv":
-            yield CsvTable(written, path)
-        else:
-            columns = columns_of(options.json_form, several=options.several)
-            with parquet(file, path, columns) as table:
-                yield table
+        match form.kind:
+            case "jsonl":
+                yield JsonLines(written, path, line)
+            case "csv":
+                yield CsvTable(written, path)
+            case kind:
+                schema = schema_of(chosen(options.columns))
+                with columnar_file(kind, schema, file, path) as table:
+                    yield _Table(table, several=options.several)
+
+
+class _Table:
+    """A columnar file, which names its repo if it is of one alone."""
+
+    def __init__(self, file: ColumnarFile, *, several: bool) -> None:
+        self._file = file
+        self._several = several
+        self.write = file.write
+
+    def begin(self, commit: Commit) -> None:
+        """Begin with the records of a repo."""
+        self._file.begin(None if self._several else commit)
 
 
 def _count(records: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from repo_stream import (
     open_car,
     order_car,
 )
+from repo_stream.arrow.batches import batches
 from repo_stream.cli.accounts import is_account, kind_of, network_of
 from repo_stream.cli.downloads import Downloaded, Named, account_repo, downloaded, fetched
 from repo_stream.cli.input import Input, KeptInput, limits_of, open_input, size_of_file
@@ -98,6 +99,37 @@ class Opened(Generic[T]):
             self.meter.walked(len(chunk))
             records = chunk if self.losses is None else self.losses.taken_out(chunk)
             yield chunk if with_gaps else records
+
+    def batches(self, columns: Sequence[str] | None) -> AsyncGenerator[Any]:  # Any: no types
+        """Walk the repo, opened with `arrow.row_processor(columns)`, in batches of Arrow."""
+        walked: Any = _Walked(self)  # as much of a driver as is needed
+        return batches(walked, columns)
+
+
+class _Walked:
+    """Walks an open repo as its own methods do, counts what comes, and leaves out what is lost."""
+
+    def __init__(self, car: Opened[Any]) -> None:  # Any: values do not matter here
+        self._car = car
+        self.commit = car.repo.commit
+
+    async def next_keys(self, n: int) -> list[tuple[str, Cid]] | None:
+        """Return the next keys, `None` at the end."""
+        repo, losses = self._car.repo, self._car.losses
+        while keys := await repo.next_keys(n):
+            self._car.meter.walked(len(keys))
+            if found := keys if losses is None else losses.taken_out_of_keys(keys):
+                return found
+        return None
+
+    async def next_outputs(self, n: int) -> list[Output[Any]] | None:
+        """Return the next records, `None` at the end."""
+        repo, losses = self._car.repo, self._car.losses
+        while chunk := await repo.next_outputs(n):
+            self._car.meter.walked(len(chunk))
+            if records := chunk if losses is None else losses.taken_out(chunk):
+                return records
+        return None
 
 
 @asynccontextmanager

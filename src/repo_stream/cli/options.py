@@ -191,14 +191,16 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=get)
 
     command = add(
-        "export", "write records as JSON lines, CSV or Parquet, or as files", several=True
+        "export", "write records as JSON lines, CSV, Parquet or Arrow, or as files", several=True
     )
     command.description = (
-        "Write records as JSON lines, CSV or Parquet, or as files. JSON lines and Parquet have "
-        "key, cid and value; and did, if there are several CARs. CSV has uri, collection, rkey, "
-        "cid and value, and a ' before a collection or rkey that spreadsheets would take for a "
-        "formula. An error of one of several CARs does not stop the others; records of it that "
-        "came before the error stay in the output, and the exit code is 1."
+        "Write records as JSON lines, CSV, Parquet or Arrow, or as files. JSON lines have key, cid "
+        "and value; and did, if there are several CARs. CSV has uri, collection, rkey, cid and "
+        "value, and a ' before a collection or rkey that spreadsheets would take for a formula. "
+        "Parquet and Arrow have uri, did, collection, rkey, cid, rev, created_at (a time in UTC, "
+        "null if createdAt is none) and record. An error of one of several CARs does not stop the "
+        "others; records of it that came before the error stay in the output, and the exit code "
+        "is 1."
     )
     target = command.add_mutually_exclusive_group()
     target.add_argument(
@@ -206,8 +208,9 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         type=_output,
         metavar="PATH",
-        help='file to write (default: "-", standard output); .jsonl, .csv or .parquet at the end '
-        "of its name chooses the format, and .gz after the first two compresses it",
+        help='file to write (default: "-", standard output); .jsonl, .csv, .parquet, .arrow (an '
+        "Arrow file) or .arrows (a stream) at the end of its name chooses the format, and .gz "
+        "after the first two compresses it",
     )
     target.add_argument(
         "--to-folder",
@@ -220,9 +223,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--format",
         choices=tuple(FORMS),
-        help="format of the output (default: as the name of the file ends, else jsonl)",
+        help="format of the output (default: as the name of the file ends, else jsonl); arrow is "
+        "an Arrow IPC stream, unless the name ends in .arrow",
     )
-    _add_json_form(command)
+    command.add_argument(
+        "--columns",
+        type=_names,
+        metavar="NAME,...",
+        help="columns of Parquet and Arrow, of those above; without created_at and record, no "
+        "records are read, only their keys",
+    )
+    _add_json_form(command, None)
     _add_skip_bad(command)
     _add_selection(command)
     add_partial(command)
@@ -399,13 +410,15 @@ def _common() -> argparse.ArgumentParser:
     return common
 
 
-def _add_json_form(command: argparse.ArgumentParser) -> None:
+def _add_json_form(command: argparse.ArgumentParser, default: str | None = "dag-json") -> None:
+    """Add `--json-form`; if there is no default, it depends on the format."""
+    default_in_words = default or "dag-json, and atproto for the record in Parquet and Arrow"
     command.add_argument(
         "--json-form",
         choices=("dag-json", "atproto"),
-        default="dag-json",
+        default=default,
         help="how records are written: as DAG-JSON with key and cid, or as the API has them, with "
-        "uri, collection, rkey and cid (default: dag-json)",
+        f"uri, collection, rkey and cid (default: {default_in_words})",
     )
 
 
@@ -519,6 +532,10 @@ def _path(text: str) -> str:
 
 def _output(text: str) -> str | None:
     return None if text == "-" else _path(text)
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _bound(text: str) -> str | None:

@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeAlias
 
 from repo_stream import Output
 
-__all__ = ["JsonForm", "Line", "columns_of", "line_of", "uri_of", "values_of"]
+__all__ = ["JsonForm", "Line", "line_of", "uri_of", "values_of"]
 
 #: How links and bytes are written: as DAG-JSON, or as the API of atproto has them.
 JsonForm: TypeAlias = Literal["dag-json", "atproto"]
@@ -31,18 +31,6 @@ def uri_of(did: str, key: str) -> str:
     return f"at://{did}/{key}"
 
 
-def columns_of(json_form: JsonForm, *, several: bool) -> tuple[str, ...]:
-    """Return what is written of a record.
-
-    Args:
-        json_form: the form of its value. With that of the API come the names that the API uses.
-        several: whether there are several CARs, so that it has to be said whose record it is.
-    """
-    if json_form == "atproto":
-        return "uri", "collection", "rkey", "cid", "value"
-    return ("did", "key", "cid", "value") if several else ("key", "cid", "value")
-
-
 def values_of(columns: Sequence[str]) -> Callable[[str, Output[str]], list[str]]:
     """Return a function that returns these columns of a record, all of them text."""
     values = [_VALUES[column] for column in columns]
@@ -50,7 +38,12 @@ def values_of(columns: Sequence[str]) -> Callable[[str, Output[str]], list[str]]
 
 
 def line_of(json_form: JsonForm, *, several: bool) -> Line:
-    """Return the function that makes a line of JSON with `columns_of` the same arguments."""
+    """Return the function that makes a line of JSON.
+
+    Args:
+        json_form: the form of its value. With that of the API come the names that the API uses.
+        several: whether there are several CARs, so that it has to be said whose record it is.
+    """
     if json_form == "atproto":
         return _api_line
     return _dag_line_of_account if several else _dag_line
