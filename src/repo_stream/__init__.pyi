@@ -1,3 +1,7 @@
+from repo_stream import (
+    arrow as arrow,
+    ray as ray,
+)
 from repo_stream.car.damage import (
     Damage as Damage,
 )

@@ -1,7 +1,8 @@
 """The lazy face of a package: a name's module is imported when the name is first used.
 
 A package states its public names once, in its stub `__init__.pyi`, which is also what type checkers
-and editors read. It has imports such as `from repo_stream.limits import Limits as Limits`.
+and editors read. It has imports such as `from repo_stream.limits import Limits as Limits`, and for
+modules that are found as attributes, such as `from repo_stream import arrow as arrow`.
 """
 
 import sys
@@ -27,7 +28,10 @@ def named(package: str, name: str) -> object:
         return public_names(package)
     if name.startswith("__") or name not in _modules(package):
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_modules(package)[name]), name)
+    module = _modules(package)[name]
+    if module == package:
+        return import_module(f"{package}.{name}")  # which makes it an attribute as well
+    value: object = getattr(import_module(module), name)
     setattr(sys.modules[package], name, value)  # so that it is found there from now on
     return value
 
