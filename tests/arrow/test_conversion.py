@@ -133,7 +133,7 @@ FITS: Record = {"text": "hi", "size": 1, "tags": [{"tag": "a"}], "embed": {"link
         ({"size": {"$map": []}}, {"size": None}, '{"size":{"$map":[["$map",[]]]}}'),
     ],
     ids=range(10),
-)  # fmt: skip - a case a line
+)
 def test_what_does_not_fit_is_in_other_at_its_place(
     change: Record, columns: Record, other: str | None
 ) -> None:

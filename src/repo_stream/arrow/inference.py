@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Final
 
-from repo_stream.arrow.shapes import FIXED, OTHER, Field, Kind, Shape, named
+from repo_stream.arrow.shapes import FIXED, OTHER, Field, Kind, Shape, named, schema_of_fields
 from repo_stream.ipld.cid import Cid
 
 __all__ = ["Inferred"]
@@ -108,6 +108,14 @@ class Inferred:
     def fields(self) -> tuple[Field, ...]:
         """Return the fields of all records that were added."""
         return _fields(self._top, in_list=False, taken=(*FIXED, OTHER))
+
+    def schema(self) -> Any:  # noqa: ANN401 - pyarrow has no types
+        """Return the `pyarrow.Schema` for all records that were added.
+
+        It has the columns `uri, did, rkey, cid, rev, created_at`, a column for each field of the
+        records, and `other`.
+        """
+        return schema_of_fields(self.fields())
 
     def _add_map(self, seen: _Seen, record: dict[str, Any], depth: int) -> None:
         fields = seen.fields

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from repo_stream.arrow.columns import COLUMNS, pyarrow
+from repo_stream.arrow.columns import COLUMNS, pyarrow, schema_of
 
 __all__ = [
     "COLUMNS",
@@ -31,6 +31,7 @@ __all__ = [
     "arrow_type",
     "fields_of",
     "named",
+    "schema_of_fields",
 ]
 
 #: The columns before those of the record, and the one after them for what does not fit.
@@ -109,6 +110,13 @@ def _free_name(key: str, used: set[str]) -> str:
 
 
 # --- To Arrow -------------------------------------------------------------------------------------
+
+
+def schema_of_fields(fields: Iterable[Field]) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """Return the `pyarrow.Schema` of typed columns: `FIXED`, those of the record, and `OTHER`."""
+    arrow = pyarrow()
+    other = arrow.field(OTHER, arrow.string(), metadata={_FORM: Kind.JSON.value})
+    return arrow.schema([*schema_of(FIXED), *map(arrow_field, fields), other])
 
 
 def arrow_field(field: Field) -> Any:  # noqa: ANN401 - pyarrow has no types
