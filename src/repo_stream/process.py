@@ -21,6 +21,7 @@ use it are lazy.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
@@ -30,7 +31,6 @@ from repo_stream.arguments import check_flag, check_number
 from repo_stream.ipld import spilled_values
 from repo_stream.ipld.blobs import Blob, faults_in, may_refer, references_in
 from repo_stream.ipld.datamodel import decode_record, to_atproto_json, to_dag_json
-from repo_stream.times import created_at
 
 __all__ = [
     "BlockProcessor",
@@ -297,7 +297,7 @@ def as_processor(process: BlockProcessor[T]) -> Processor[T]:
     for ready in _READY:
         if process is ready.process:
             return cast("Processor[T]", ready)
-    return Processor(process)
+    return Processor(process, lazy=_is_created_at(process))
 
 
 def as_bytes(data: object) -> bytes:
@@ -310,6 +310,15 @@ def as_bytes(data: object) -> bytes:
         raise TypeError(f"dumps returned a {type(data).__qualname__} instead of bytes")
     # A subclass may override what `bytes` does.
     return data if type(data) is bytes else memoryview(data).tobytes()
+
+
+def _is_created_at(process: object) -> bool:
+    """Return whether it is that of `times`, which takes long to import, and is only if it is used.
+
+    It is lazy because its results, as they are no values of CBOR, could not go to disk.
+    """
+    times = sys.modules.get("repo_stream.times")
+    return times is not None and process is times.created_at
 
 
 def _is_async(process: object) -> bool:
@@ -328,5 +337,4 @@ _READY: Final[tuple[Processor[Any], ...]] = (
     Processor(atproto_json, lazy=True),
     Processor(blobs, lazy=True),
     Processor(blob_faults, lazy=True),
-    Processor(created_at, lazy=True),
 )

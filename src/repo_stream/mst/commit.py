@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from repo_stream.arguments import check_kind
 from repo_stream.errors import BadCommit, InvalidDagCbor, NestedTooDeep
@@ -13,7 +12,9 @@ from repo_stream.ipld import dagcbor
 from repo_stream.ipld.cid import Cid
 from repo_stream.mst import signature
 from repo_stream.syntax import is_did, is_tid
-from repo_stream.times import time_in
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 __all__ = ["Commit", "decode_commit_plainly"]
 
@@ -91,6 +92,8 @@ class Commit:
 
         See `tid_time`.
         """
+        from repo_stream.times import time_in  # noqa: PLC0415 - `datetime` is not needed otherwise
+
         return time_in(self.rev)
 
     def unsigned_bytes(self) -> bytes:
