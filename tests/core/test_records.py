@@ -305,7 +305,7 @@ def test_only_bytes_that_look_like_a_link_need_the_other_decoder(
 
 def test_libipld_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = records.find_libipld.__wrapped__
-    assert fast() == (libipld.decode_dag_cbor, libipld.encode_dag_cbor)
+    assert fast() == (libipld.decode_dag_cbor, libipld.encode_dag_cbor, libipld.encode_cid)
     monkeypatch.setitem(sys.modules, "libipld", None)
     assert fast() is None
 

@@ -6,16 +6,18 @@ each array costs some microseconds, whatever its length.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
+from itertools import compress
+from typing import Any, Final, Literal, TypeAlias
 
 from repo_stream.arguments import check_whole
 from repo_stream.arrow.columns import chosen, pyarrow, reads_records, schema_of
 from repo_stream.drivers.base import RepoDriver
 from repo_stream.errors import MissingBlock, ProcessError
 from repo_stream.ipld.cid import Cid
-from repo_stream.ipld.datamodel import decode_record, to_atproto_json, to_dag_json
-from repo_stream.mst.results import Output
+from repo_stream.ipld.datamodel import cid_texts, decode_record, to_atproto_json, to_dag_json
+from repo_stream.mst.results import Taken
 from repo_stream.process import Processor, noop
 from repo_stream.times import created_micros
 
@@ -29,6 +31,7 @@ __all__ = [
     "batches",
     "row_processor",
     "walk",
+    "walk_to_end",
 ]
 
 #: The form of JSON in the column `record`.
@@ -40,22 +43,18 @@ OnProblem: TypeAlias = Callable[[str, Cid, Exception], None]
 BATCH_ROWS: Final = 8192
 BATCH_BYTES: Final = 2 * 1024 * 1024
 
-# How many keys to take at a time, and how many records, which can have 2 MiB each.
+# How many keys to take at a time.
 _KEYS: Final = 1024
+# How many records: the first time, and at most; fewer if they have more characters than that.
+_FIRST_RECORDS: Final = 4
 _RECORDS: Final = 64
+_CHUNK_BYTES: Final = 512 * 1024
 
 
-class Row(NamedTuple):
-    """What `row_processor` makes of a record.
-
-    Attributes:
-        json: the record as JSON; empty if it was not asked for.
-        micros: its time, in microseconds since 1970; `None` if there is none, or if it was not
-            asked for.
-    """
-
-    json: str
-    micros: int | None
+#: What `row_processor` makes of a record: the record as JSON, empty if that is not asked for; and
+#: its time in microseconds since 1970, `None` if there is none or if it is not asked for. It is a
+#: plain tuple, as the collector of garbage looks again and again into named ones.
+Row: TypeAlias = tuple[str, int | None]
 
 
 def row_processor(
@@ -80,7 +79,7 @@ def row_processor(
 
     def row(block: bytes) -> Row:
         record = decode_record(block)
-        return Row(
+        return (
             to_json(record) if with_json else "",
             created_micros(record.get("createdAt")) if with_time else None,
         )
@@ -123,6 +122,14 @@ async def batches(
         ...         return sum([batch.num_rows async for batch in batches(repo)])
     """
     collector = Collector(chosen(columns), batch_rows=batch_rows, batch_bytes=batch_bytes)
+    async for batch in walk_to_end(repo, collector, on_problem):
+        yield batch
+
+
+async def walk_to_end(
+    repo: RepoDriver[Any], collector: Collector, on_problem: OnProblem | None = None
+) -> AsyncGenerator[Any]:
+    """Collect the records of a repo, and yield them in batches: all that came, before an error."""
     try:
         async for batch in walk(repo, collector, on_problem):
             yield batch
@@ -140,28 +147,35 @@ async def walk(
     """Collect the records of a repo, and yield a batch each time that there are enough."""
     collector.begin(repo.commit.did, repo.commit.rev)
     if not reads_records(collector.columns):
-        while keys := await repo.next_keys(_KEYS):
-            collector.add(*cast("Any", zip(*keys, strict=True)))
+        while (taken := await repo.next_columns(_KEYS, records=False)) is not None:
+            collector.add(taken.keys, taken.cids)
             if collector.full:
                 yield collector.take()
         return
-    while outputs := await repo.next_outputs(_RECORDS):
-        good = outputs if on_problem is None else _without_problems(outputs, on_problem)
-        if good:
-            collector.add(*cast("Any", zip(*good, strict=True)))
+    n = _FIRST_RECORDS
+    while (taken := await repo.next_columns(n)) is not None:
+        if on_problem is not None:
+            taken = _without_problems(taken, on_problem)
+        before = collector.size
+        collector.add(taken.keys, taken.cids, taken.values)
+        # Large records come one at a time, and there is no telling how large the next ones are.
+        fitting = _CHUNK_BYTES * len(taken.keys) // max(collector.size - before, 1)
+        n = max(1, min(2 * n, fitting, _RECORDS))
         if collector.full:
             yield collector.take()
 
 
-def _without_problems(outputs: list[Output[Any]], on_problem: OnProblem) -> list[Output[Any]]:
+def _without_problems(taken: Taken[Any], on_problem: OnProblem) -> Taken[Any]:
     """Return the records that could be read, and report the others."""
-    good: list[Output[Any]] = []
-    for output in outputs:
-        if isinstance(output.value, (ProcessError, MissingBlock)):
-            on_problem(output.key, output.cid, output.value)
-        else:
-            good.append(output)
-    return good
+    bad = [isinstance(value, (ProcessError, MissingBlock)) for value in taken.values]
+    if not any(bad):
+        return taken
+    for wrong, key, cid, value in zip(bad, *taken, strict=True):
+        if wrong:
+            on_problem(key, Cid(cid), value)
+    good = [not wrong for wrong in bad]
+    keys, cids, values = taken
+    return Taken([*compress(keys, good)], [*compress(cids, good)], [*compress(values, good)])
 
 
 class Collector:
@@ -185,17 +199,23 @@ class Collector:
         self._empty()
 
     def _empty(self) -> None:
-        self._dids: list[str] = []
-        self._revs: list[str] = []
         self._keys: list[str] = []
-        self._cids: list[Cid] = []
-        self._rows: list[Row] = []
+        self._cids: list[bytes] = []
+        self._rows: list[Any] = []  # Any: `Row`, or what a subclass collects
         self._bytes = 0
+        # The repos, each with the index of its first record.
+        self._repos = [(self._did, self._rev, 0)]
+        self._parted: tuple[list[str], list[str]] | None = None
 
     @property
     def rows(self) -> int:
         """How many records have been collected."""
         return len(self._keys)
+
+    @property
+    def size(self) -> int:
+        """How many characters of JSON have been collected."""
+        return self._bytes
 
     @property
     def full(self) -> bool:
@@ -205,16 +225,21 @@ class Collector:
     def begin(self, did: str, rev: str) -> None:
         """Begin with the records of a repo."""
         self._did, self._rev = did, rev
+        self._repos.append((did, rev, self.rows))
 
-    def add(self, keys: Sequence[str], cids: Sequence[Cid], rows: Sequence[Row] = ()) -> None:
-        """Add records of the repo."""
-        self._dids += [self._did] * len(keys)
-        self._revs += [self._rev] * len(keys)
+    def add(self, keys: Sequence[str], cids: Sequence[bytes], rows: Sequence[Any] = ()) -> None:
+        """Add records of the repo, in key order.
+
+        Args:
+            keys: their keys.
+            cids: their CIDs.
+            rows: what `row_processor` made of each; nothing if no column needs that.
+        """
         self._keys += keys
         self._cids += cids
         if rows:
             self._rows += rows
-            self._bytes += sum([len(row.json) for row in rows])
+            self._bytes += sum([len(row[0]) for row in rows])
 
     def take(self) -> Any:  # noqa: ANN401 - pyarrow has no types
         """Return what has been collected as a `pyarrow.RecordBatch`."""
@@ -225,22 +250,69 @@ class Collector:
     def _array(self, name: str) -> Any:  # noqa: ANN401 - pyarrow has no types
         return self._arrow.array(self._values(name), self.schema.field(name).type)
 
-    def _values(self, name: str) -> list[Any]:  # Any: text, or a number or `None`
+    def _values(self, name: str) -> Sequence[Any]:  # Any: text, or a number or `None`
         match name:
             case "uri":
-                pairs = zip(self._dids, self._keys, strict=True)
-                return [f"at://{did}/{key}" for did, key in pairs]
+                return self._of_repos(lambda did, _, keys: _uris(did, keys))
             case "did":
-                return self._dids
+                return self._of_repos(lambda did, _, keys: [did] * len(keys))
             case "collection":
-                return [key.partition("/")[0] if "/" in key else "" for key in self._keys]
+                return self._parts()[0]
             case "rkey":
-                return [key.partition("/")[2] if "/" in key else key for key in self._keys]
+                return self._parts()[1]
             case "cid":
-                return [str(cid) for cid in self._cids]
+                return cid_texts(self._cids)
             case "rev":
-                return self._revs
+                return self._of_repos(lambda _, rev, keys: [rev] * len(keys))
             case "created_at":
-                return [row.micros for row in self._rows]
+                return [row[1] for row in self._rows]
             case _:
-                return [row.json for row in self._rows]
+                return [row[0] for row in self._rows]
+
+    def _of_repos(self, values_of: Callable[[str, str, list[str]], list[str]]) -> list[str]:
+        """Return what a function of a DID, a rev and keys returns for each of the repos."""
+        values: list[str] = []
+        starts = [start for _, _, start in self._repos]
+        for (did, rev, start), stop in zip(self._repos, [*starts[1:], self.rows], strict=True):
+            if start < stop:
+                values += values_of(did, rev, self._keys[start:stop])
+        return values
+
+    def _parts(self) -> tuple[list[str], list[str]]:
+        """Return the collections and the rkeys."""
+        if self._parted is None:
+            names: list[str] = []
+            rkeys: list[str] = []
+            self._of_repos(lambda _, __, keys: _part(keys, names, rkeys))
+            self._parted = names, rkeys
+        return self._parted
+
+
+def _uris(did: str, keys: Sequence[str]) -> list[str]:
+    authority = f"at://{did}/"
+    return [authority + key for key in keys]
+
+
+def _part(keys: Sequence[str], names: list[str], rkeys: list[str]) -> list[str]:
+    """Part the keys of a repo, which are in order, into collections and rkeys.
+
+    Args:
+        keys: the keys.
+        names: to which the names of the collections are added, as those of `Output.collection`.
+        rkeys: to which the rkeys are added, as those of `Output.rkey`.
+    """
+    at = 0
+    while at < len(keys):
+        name, slash, _ = keys[at].partition("/")
+        if not slash:
+            names.append("")
+            rkeys.append(keys[at])
+            at += 1
+            continue
+        # All that begin with the name and a slash; "0" comes after the slash.
+        end = bisect_left(keys, f"{name}0", at)
+        skip = len(name) + 1
+        names += [name] * (end - at)
+        rkeys += [key[skip:] for key in keys[at:end]]
+        at = end
+    return rkeys

@@ -40,12 +40,22 @@ from repo_stream.keys import parse_key, parse_start
 from repo_stream.mst.blocks import Blocks
 from repo_stream.mst.commit import Commit
 from repo_stream.mst.ranges import KeyRanges
-from repo_stream.mst.results import Absent, Gap, Output, Present, RangeProof, Taken, TreeNode
+from repo_stream.mst.results import (
+    Absent,
+    Common,
+    Gap,
+    Output,
+    Present,
+    RangeProof,
+    Taken,
+    TreeNode,
+)
 from repo_stream.mst.walker import Walker
 from repo_stream.turn import Turn
 
 __all__ = ["DEFAULT_CHUNK", "LAZY_SLICE", "Problem", "RepoDriver"]
 
+B = TypeVar("B", bound=bytes)
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -108,7 +118,9 @@ class RepoDriver(Generic[T]):
         self._slice = LAZY_SLICE if options.processes_late else _SLICE
         self._error: RepoStreamError | None = None
         self._trace: TracebackType | None = None
-        self._ready: Backlog[T] = Backlog()
+        # What the outputs of this repo have in common.
+        self._common: Common = {"did": commit.did}
+        self._ready: Backlog[T] = Backlog(self._common)
         self._ending = Ending()
         self._problems: list[Problem] = []
         self._problem_count = 0
@@ -177,7 +189,10 @@ class RepoDriver(Generic[T]):
 
     async def next_outputs(self, n: int = DEFAULT_CHUNK) -> list[Output[T]] | None:
         """Do the same as `next_chunk`, with the CID of each record."""
-        return await self._next_shaped(n, Taken[T].outputs)
+        return await self._next_shaped(n, self._outputs_of)
+
+    def _outputs_of(self, taken: Taken[T]) -> list[Output[T]]:
+        return taken.outputs(self._common)
 
     async def next_keys(self, n: int = DEFAULT_CHUNK) -> list[tuple[str, Cid]] | None:
         """Return the next keys, in order, each with the CID of its record; `None` at the end.
@@ -193,29 +208,73 @@ class RepoDriver(Generic[T]):
             TypeError, ValueError: if `n` is not a whole number, or less than 1.
             NodeError, MissingBlock, LimitExceeded, DiskError: as in `next_chunk`, for nodes alone.
         """
+        return await self._next_keys_shaped(n, _keys)
+
+    async def next_columns(
+        self, n: int = DEFAULT_CHUNK, *, records: bool = True
+    ) -> Taken[T] | None:
+        """Do the same as `next_outputs` in columns, which suits code that makes tables.
+
+        An object for each record would take longer than to read it.
+
+        Args:
+            n: how many records to return. There are fewer only at the end, and before an error.
+            records: read the records; without them, do the same as `next_keys`.
+
+        Returns:
+            Three lists: `keys`, `cids`, which are plain `bytes`, and `values`, which is empty
+            without records. `None` at the end.
+
+        Raises:
+            TypeError, ValueError: if `n` is not a whole number, or less than 1.
+            RepoStreamError: as `next_chunk` or `next_keys` do.
+        """
+        check_flag("records", records)
+        if not records:
+            pairs = await self._next_keys_shaped(n, _raw_keys)
+            if pairs is None:
+                return None
+            keys, cids = zip(*pairs, strict=True)
+            return Taken([*keys], [*cids], [])
+        check_whole("n", n, least=1)
+        with self._guard:
+            taken = await self._next(n)
+            self._ending.returned = taken is None
+            return taken
+
+    async def _next_keys_shaped(
+        self, n: int, shape: Callable[[Sequence[str], Sequence[bytes]], list[tuple[str, B]]]
+    ) -> list[tuple[str, B]] | None:
+        """Return the next keys, paired with the CIDs that `shape` makes of the raw ones."""
         check_whole("n", n, least=1)
         with self._guard:
             await self._turn.pause_if_over()
             ready = self._ready
             ready.keep_records_only()
-            pairs: list[tuple[str, Cid]] = []
+            pairs: list[tuple[str, B]] = []
             for taken in ready.slices(n, _SLICE):
-                pairs += _keys(taken.keys, taken.cids)
+                pairs += shape(taken.keys, taken.cids)
                 await self._turn.pause_if_over()
             from_ready = len(pairs)
             if from_ready < n:
-                pairs += await self._next_keys(n - from_ready, first=not pairs)
+                pairs += await self._next_keys(n - from_ready, shape, first=not pairs)
             # Nothing is awaited any more, so those that were ready can be removed.
             ready.skip(from_ready)
             self._ending.returned = not pairs
             return pairs or None
 
-    async def _next_keys(self, n: int, *, first: bool) -> list[tuple[str, Cid]]:
+    async def _next_keys(
+        self,
+        n: int,
+        shape: Callable[[Sequence[str], Sequence[bytes]], list[tuple[str, B]]],
+        *,
+        first: bool,
+    ) -> list[tuple[str, B]]:
         """Return keys from the walk; an error is raised if they would be the `first` of a chunk."""
         walker = self._walker
         if isinstance(self._error, (ProcessError, MissingBlock)):
             self._error = None  # it may be that of a record; that of a node is raised again
-        pairs: list[tuple[str, Cid]] = []
+        pairs: list[tuple[str, B]] = []
         before = walker.mark()
         try:
             while self._error is None and len(pairs) < n and not walker.done:
@@ -224,11 +283,11 @@ class RepoDriver(Generic[T]):
                 except RepoStreamError as error:
                     if not self._is_bad_node(error):
                         raise
-                    pairs.append(("", self._gap_for_bad_node(error).cid))
+                    pairs += shape([""], [self._gap_for_bad_node(error).cid])
                     continue
-                pairs += _keys(keys, cids)
+                pairs += shape(keys, cids)
                 if not keys and not walker.done:
-                    pairs += await self._supply_node()
+                    pairs += shape(*await self._supply_node())
                 await self._turn.pause_if_over()
             if not pairs and walker.done:
                 await self._end()
@@ -241,15 +300,15 @@ class RepoDriver(Generic[T]):
             raise self._error.with_traceback(self._trace)
         return pairs
 
-    async def _supply_node(self) -> list[tuple[str, Cid]]:
+    async def _supply_node(self) -> tuple[list[str], list[bytes]]:
         """Supply the next node, or return a gap if it is missing and gaps are on."""
         try:
             await self._supply_next(self._walker, self._blocks, FETCH, records=False)
         except MissingBlock:
             if not self._options.gaps:
                 raise
-            return [("", Cid(self._walker.gap().cid))]
-        return []
+            return [""], [self._walker.gap().cid]
+        return [], []
 
     async def next_items(self, n: int = DEFAULT_CHUNK) -> list[TreeNode | Output[T] | Gap] | None:
         """Return the next items of the tree: records, and the raw nodes, each before its subtree.
@@ -349,7 +408,7 @@ class RepoDriver(Generic[T]):
                 except MissingBlock as error:
                     _go_past_unneeded(error, walker, ranges, key, key + "\0")
             await self._turn.pause_if_over()
-        return taken.outputs()[0] if taken.keys else None
+        return taken.outputs(self._common)[0] if taken.keys else None
 
     async def prove(self, key: str | bytes) -> Present | Absent:
         """Return whether the repo has a record with a key, proven by the nodes that lead there.
@@ -736,6 +795,10 @@ def _go_past_unneeded(
 
 def _keys(keys: Sequence[str], cids: Sequence[bytes]) -> list[tuple[str, Cid]]:
     return list(zip(keys, map(Cid, cids), strict=True))
+
+
+def _raw_keys(keys: Sequence[str], cids: Sequence[bytes]) -> list[tuple[str, bytes]]:
+    return list(zip(keys, cids, strict=True))
 
 
 class _Outputs(Generic[T]):

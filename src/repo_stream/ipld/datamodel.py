@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple, cast
 
 from repo_stream.ipld import dagcbor
-from repo_stream.ipld.cid import ORDINARY_PREFIX, Cid
+from repo_stream.ipld.cid import ORDINARY_LENGTH, ORDINARY_PREFIX, Cid
 from repo_stream.ipld.dagcbor import INTEGERS
 
-__all__ = ["decode_record", "to_atproto_json", "to_dag_json"]
+__all__ = ["cid_texts", "decode_record", "to_atproto_json", "to_dag_json"]
 
 
 # How deep the fast decoder may go. `dagcbor` goes a little deeper and raises an error at its end.
@@ -40,6 +40,7 @@ class Fast(NamedTuple):
 
     decode: Callable[[bytes], Any]
     encode: Callable[[Any], bytes]
+    encode_cid: Callable[[bytes], str]
 
 
 @cache
@@ -51,11 +52,29 @@ def find_libipld() -> Fast | None:
     try:
         from libipld import (  # noqa: PLC0415 - an extra
             decode_dag_cbor,
+            encode_cid,
             encode_dag_cbor,
         )
     except ImportError:
         return None
-    return Fast(decode_dag_cbor, encode_dag_cbor)
+    return Fast(decode_dag_cbor, encode_dag_cbor, encode_cid)
+
+
+def cid_texts(cids: Sequence[bytes]) -> list[str]:
+    """Return the texts of raw CIDs, as `str` returns them for a `Cid`.
+
+    With `libipld`, each takes a quarter of the time.
+    """
+    fast = find_libipld()
+    if fast is None:
+        return [str(Cid(cid)) for cid in cids]
+    encode = fast.encode_cid
+    return [
+        encode(cid)
+        if cid.startswith(ORDINARY_PREFIX) and len(cid) == ORDINARY_LENGTH
+        else str(Cid(cid))
+        for cid in cids
+    ]  # fmt: skip - one case a line
 
 
 def decode_record(block: bytes) -> dict[str, Any]:
