@@ -72,6 +72,20 @@ async def test_records_are_decoded_unless_asked_otherwise(mem_limit_mb: float) -
 
 
 @BOTH_WAYS
+async def test_every_output_knows_its_account(mem_limit_mb: float) -> None:
+    async with open_car(REPO.to_car(), mem_limit_mb=mem_limit_mb) as repo:
+        found: list[Output[Any]] = await repo.next_outputs(2) or []
+        found += [item for item in await repo.next_items(40) or [] if isinstance(item, Output)]
+        async for output in repo.outputs():
+            found.append(output)
+            break
+        found += [await repo.get(KEYS[7]) or found[0]]
+        uris = [f"at://{repo.commit.did}/{output.key}" for output in found]
+        assert [output.uri for output in found] == uris
+        assert len({output.key for output in found}) > 20
+
+
+@BOTH_WAYS
 async def test_ways_of_asking_can_be_mixed(mem_limit_mb: float) -> None:
     async with open_car(REPO.to_car(), mem_limit_mb=mem_limit_mb, block_processor=len) as repo:
         found = await repo.next_chunk(10) or []

@@ -12,8 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar, cast
 
-from repo_stream.ipld.cid import Cid
-from repo_stream.mst.results import Gap, Output, Taken, TreeNode
+from repo_stream.mst.results import Common, Gap, Output, Taken, TreeNode, new_output
 
 __all__ = ["Backlog", "columns_of", "items_of"]
 
@@ -26,11 +25,15 @@ class Backlog(Generic[T]):
     Loops over single records take them without the driver's guard, which would cost too much for
     each. So they may take only what they have been offered (`offer`), and only until another call
     begins (`hold`), which may be waiting for more records while a loop asks for the next.
+
+    Args:
+        common: what is common to all records of the repo.
     """
 
-    __slots__ = ("_offered", "_records", "_returned", "items")
+    __slots__ = ("_common", "_offered", "_records", "_returned", "items")
 
-    def __init__(self) -> None:
+    def __init__(self, common: Common) -> None:
+        self._common = common
         self._records: Taken[T] = Taken([], [], [])
         # How many of the records have been returned, and up to which of them loops may go.
         self._returned = 0
@@ -104,7 +107,7 @@ class Backlog(Generic[T]):
         if at >= self._offered:
             return None
         self._returned = at + 1
-        return Output(keys[at], Cid(cids[at]), values[at])
+        return new_output(keys[at], cids[at], values[at], self._common)
 
     def slices(self, n: int, size: int) -> Iterator[Taken[T]]:
         """Iterate over the next `n` records, `size` of them at a time, without removing them."""
@@ -147,12 +150,15 @@ class Backlog(Generic[T]):
     def take_items(self, n: int) -> list[TreeNode | Output[T] | Gap]:
         """Remove and return up to `n` items."""
         taken, self.items = self.items[:n], self.items[n:]
+        for item in taken:
+            if isinstance(item, Output):
+                item.add_common(self._common)
         return taken
 
 
 def items_of(taken: Taken[T]) -> list[TreeNode | Output[T] | Gap]:
     """Convert records and gaps to items."""
-    return [each.value if isinstance(each.value, Gap) else each for each in taken.outputs()]
+    return [each.value if isinstance(each.value, Gap) else each for each in taken.outputs({})]
 
 
 def columns_of(items: Iterable[TreeNode | Output[T] | Gap]) -> Taken[T]:

@@ -48,12 +48,16 @@ class Cid(bytes):
     """A CID: `bytes` in its binary form, with its parts and text as attributes.
 
     It compares, hashes and pickles like these bytes, so it can be looked up in a `dict` of raw CIDs
-    and written to a file as it is.
+    and written to a file as it is. So it is not equal to its text, which has another hash: compare
+    `str(cid)` with that. `Output.strong_ref` is the form in which records refer to one another.
 
     Example:
-        >>> cid = Cid.parse("bafyreiclp443lavogvhj3d2ob2cxbfuscni2k5jk7bebjzg7khl3esabwq")
+        >>> text = "bafyreiclp443lavogvhj3d2ob2cxbfuscni2k5jk7bebjzg7khl3esabwq"
+        >>> cid = Cid.parse(text)
         >>> len(cid), cid.version, cid.codec, cid.is_ordinary
         (36, 1, 113, True)
+        >>> cid == text, str(cid) == text
+        (False, True)
 
     See https://github.com/multiformats/cid for the format.
     """

@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Generic, NamedTuple, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    NamedTuple,
+    NoReturn,
+    Self,
+    TypeAlias,
+    TypeVar,
+    cast,
+)
 
 from repo_stream.ipld.cid import Cid
 
-__all__ = ["Absent", "Gap", "Output", "Present", "RangeProof", "Taken", "TreeNode"]
+__all__ = [
+    "Absent",
+    "Common",
+    "Gap",
+    "Output",
+    "Present",
+    "RangeProof",
+    "Taken",
+    "TreeNode",
+    "new_output",
+]
 
 T = TypeVar("T")
+
+#: What all outputs of a repo have in common, their attribute `did`. It is their `__dict__`, one for
+#: all: to have each its own would take 192 bytes more.
+Common: TypeAlias = dict[str, str]
+
+# To make outputs by these takes less time than by their class. Any: neither is typed for it.
+_new: Final = cast("Any", tuple).__new__
+_set: Final = cast("Any", object).__setattr__
 
 
 class Taken(NamedTuple, Generic[T]):
@@ -38,9 +67,13 @@ class Taken(NamedTuple, Generic[T]):
         """Return each record as a pair of key and value."""
         return list(zip(self.keys, self.values, strict=True))
 
-    def outputs(self) -> list[Output[T]]:
-        """Return each record with its CID."""
-        return [Output(key, Cid(cid), value) for key, cid, value in zip(*self, strict=True)]
+    def outputs(self, common: Common) -> list[Output[T]]:
+        """Return each record with its CID, and what is `common` to all of its repo."""
+        rows = zip(self.keys, map(Cid, self.cids), self.values, strict=True)
+        made: list[Output[T]] = [_new(Output, row) for row in rows]
+        for output in made:
+            _set(output, "__dict__", common)
+        return made
 
 
 class Gap(NamedTuple):
@@ -67,18 +100,77 @@ class Gap(NamedTuple):
     before: str | None
 
 
-class Output(NamedTuple, Generic[T]):
-    """One record of a repo.
-
-    Attributes:
-        key: its full path in the repo, `collection/rkey`.
-        cid: the CID of its block.
-        value: the processor's result for it.
-    """
+class _Columns(NamedTuple, Generic[T]):
+    """What `Output` has as a tuple."""
 
     key: str
     cid: Cid
     value: T
+
+
+class Output(_Columns[T]):
+    """One record of a repo: a tuple of `key`, `cid` and `value`, which knows its account as well.
+
+    Two are equal if these three are; `did` is not compared. Like any tuple, it cannot be changed,
+    and it can be pickled.
+
+    Args:
+        key: its full path in the repo, `collection/rkey`.
+        cid: the CID of its block.
+        value: the processor's result for it.
+        did: the account that it is of; empty if that is not known.
+
+    Example:
+        >>> async def likes_of(post: Output[dict[str, Any]], source: Source) -> int:
+        ...     async with open_car(source, collections=["app.bsky.feed.like"]) as repo:
+        ...         return len([k async for k, v in repo if v["subject"] == post.strong_ref])
+    """
+
+    #: The DID of the account that it is of; empty if that is not known.
+    did: str = ""
+
+    def __new__(cls, key: str, cid: Cid, value: T, did: str = "") -> Self:  # noqa: D102 - see above
+        made: Self = _new(cls, (key, cid, value))
+        made.add_common({"did": did})
+        return made
+
+    def add_common(self, common: Common) -> None:
+        """Note what is `common` to all records of its repo."""
+        _set(self, "__dict__", common)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{name!r} cannot be set: an Output does not change")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"{name!r} cannot be deleted: an Output does not change")
+
+    if not TYPE_CHECKING:  # type checkers know what a NamedTuple has, and let nobody override it
+
+        def _replace(self, **fields: object) -> Self:
+            """Return the same with some fields replaced."""
+            return type(self)(**{**self._asdict(), "did": self.did, **fields})
+
+        __replace__ = _replace  # for `copy.replace` of Python 3.13
+
+    @property
+    def uri(self) -> str:
+        """Its `at://` URI, `at://did/collection/rkey`; it is only valid if the key is.
+
+        Raises:
+            ValueError: if it was made without `did`.
+        """
+        if not self.did:
+            raise ValueError(f"the account of {self.key!r} is not known: it was made without did")
+        return f"at://{self.did}/{self.key}"
+
+    @property
+    def strong_ref(self) -> dict[str, str]:
+        """Its URI and its CID, as other records refer to it (`com.atproto.repo.strongRef`).
+
+        Raises:
+            ValueError: as `uri` does.
+        """
+        return {"uri": self.uri, "cid": str(self.cid)}
 
     @property
     def collection(self) -> str:
@@ -89,6 +181,13 @@ class Output(NamedTuple, Generic[T]):
     def rkey(self) -> str:
         """Its record key, the part of the key after the slash; all of the key without one."""
         return self.key.partition("/")[2] if "/" in self.key else self.key
+
+
+def new_output(key: str, cid: bytes, value: T, common: Common) -> Output[T]:
+    """Return one record with its CID, which is raw, and what is `common` to all of its repo."""
+    made: Output[T] = _new(Output, (key, Cid(cid), value))
+    _set(made, "__dict__", common)
+    return made
 
 
 class TreeNode(NamedTuple):

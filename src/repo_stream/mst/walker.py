@@ -395,7 +395,7 @@ class Walker(Cursor, Generic[T]):
                 raise  # otherwise it is raised when the walk stands before it, which is next
         if taken.keys:
             self._last = taken.keys[-1]
-        return taken.outputs()
+        return taken.outputs({})
 
     def _tree_node(self, subtree: Subtree, block: bytes) -> TreeNode:
         """Return the top node of a subtree, with its depth."""
