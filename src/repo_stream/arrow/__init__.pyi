@@ -6,3 +6,20 @@ from repo_stream.arrow.batches import (
 from repo_stream.arrow.columns import (
     COLUMNS as COLUMNS,
 )
+from repo_stream.arrow.problems import (
+    Problems as Problems,
+    ScanProblem as ScanProblem,
+)
+from repo_stream.arrow.records import (
+    Records as Records,
+    records as records,
+)
+from repo_stream.arrow.sources import (
+    ArrowSource as ArrowSource,
+    ArrowSources as ArrowSources,
+    Given as Given,
+    expand as expand,
+)
+from repo_stream.arrow.streams import (
+    ArrowStream as ArrowStream,
+)

@@ -167,13 +167,12 @@ async def walk(
 
 def _without_problems(taken: Taken[Any], on_problem: OnProblem) -> Taken[Any]:
     """Return the records that could be read, and report the others."""
-    bad = [isinstance(value, (ProcessError, MissingBlock)) for value in taken.values]
-    if not any(bad):
+    good = [not isinstance(value, (ProcessError, MissingBlock)) for value in taken.values]
+    if all(good):
         return taken
-    for wrong, key, cid, value in zip(bad, *taken, strict=True):
-        if wrong:
+    for key, cid, value in zip(*taken, strict=True):
+        if isinstance(value, (ProcessError, MissingBlock)):
             on_problem(key, Cid(cid), value)
-    good = [not wrong for wrong in bad]
     keys, cids, values = taken
     return Taken([*compress(keys, good)], [*compress(cids, good)], [*compress(values, good)])
 
