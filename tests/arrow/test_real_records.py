@@ -26,13 +26,13 @@ async def test_every_record_of_every_collection_comes_back(name: str) -> None:
     for outputs in found.values():
         inferred = Inferred()
         for output in outputs:
-            inferred.add(output.value.record)
+            inferred.add(output.value[0])
         collector = TypedCollector(inferred.schema())
         collector.begin(repo.commit.did, repo.commit.rev)
         collector.add(*zip(*outputs, strict=True))
         rows: list[dict[str, Any]] = collector.take().to_pylist()
         for row, output in zip(rows, outputs, strict=True):
             assert row["rkey"] == output.rkey
-            assert record_of(row, collector.schema) == output.value.record
+            assert record_of(row, collector.schema) == output.value[0]
             # Only explicit nulls do not fit.
             assert row["other"] is None or ":null" in row["other"]

@@ -76,7 +76,7 @@ def _columns(fields: Sequence[Field], maps: Sequence[dict[str, Any]]) -> tuple[l
         taken += len(array) - array.null_count
         for index, value in misfits.items():
             rest.setdefault(index, {})[key] = value
-    if rest or taken != sum(map(len, maps)):
+    if taken != sum(map(len, maps)):
         _add_unknown(fields, maps, rest)
     return arrays, rest
 

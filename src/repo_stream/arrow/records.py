@@ -5,7 +5,6 @@ from __future__ import annotations
 # `takes` fills in every keyword.
 # pyright: reportTypedDictNotRequiredAccess=false
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
 from typing import Any, Unpack
 
 from repo_stream.arrow.batches import (
@@ -14,7 +13,6 @@ from repo_stream.arrow.batches import (
     Collector,
     JsonForm,
     row_processor,
-    walk,
 )
 from repo_stream.arrow.columns import chosen, schema_of
 from repo_stream.arrow.problems import Problems
@@ -87,23 +85,8 @@ class Records(ArrowStream):
                 raise ValueError(f"{name!r} was left out; there are {', '.join(self._columns)}")
         return Records(self._how, names, self._json_form, *self._limits)
 
-    async def _scan(self, problems: Problems) -> AsyncGenerator[Any]:
-        collector = self._new_collector()
-        found = self._how.batches(
-            self._processor,
-            lambda repo, on_problem: walk(repo, collector, on_problem),
-            problems,
-        )
-        try:
-            async with aclosing(found):
-                async for batch in found:
-                    yield batch
-        except Exception:
-            if collector.rows:
-                yield collector.take()  # what came before the error
-            raise
-        if collector.rows:
-            yield collector.take()
+    def _scan(self, problems: Problems) -> AsyncGenerator[Any]:
+        return self._how.collected(self._processor, self._new_collector(), problems)
 
     def _new_collector(self) -> Collector:
         batch_rows, batch_bytes = self._limits

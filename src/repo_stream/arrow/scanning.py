@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from repo_stream.arguments import check_flag, check_kind
-from repo_stream.arrow.batches import OnProblem
+from repo_stream.arrow.batches import Collector, OnProblem, walk
 from repo_stream.arrow.problems import Problems
 from repo_stream.arrow.sources import ArrowSources, Given, expand
 from repo_stream.drivers.keywords import OpenKeywords
@@ -106,6 +106,35 @@ class Scan:
                 async with aclosing(one):
                     async for batch in one:
                         yield batch
+
+    async def collected(
+        self, processor: Processor[Any], collector: Collector, problems: Problems
+    ) -> AsyncGenerator[Any]:
+        """Collect the records of all sources, and yield them in batches.
+
+        If a source cannot be read, what came before the error is yielded first.
+
+        Args:
+            processor: the block processor that the collector needs.
+            collector: collects the records.
+            problems: where to note what is left out.
+
+        Raises:
+            RepoStreamError, OSError: see `batches`.
+        """
+        found = self.batches(
+            processor, lambda repo, on_problem: walk(repo, collector, on_problem), problems
+        )
+        try:
+            async with aclosing(found):
+                async for batch in found:
+                    yield batch
+        except Exception:
+            if collector.rows:
+                yield collector.take()
+            raise
+        if collector.rows:
+            yield collector.take()
 
     async def _batches_of(
         self,

@@ -24,18 +24,24 @@ __all__ = ["ArrowStream"]
 class ArrowStream:
     """An Arrow stream that can be read again and again; each time is a scan of its own.
 
-    Attributes:
-        schema: the `pyarrow.Schema` of the stream.
+    Args:
+        schema: the `pyarrow.Schema` of the stream; `None` if a subclass finds it out.
+        listing: whether to list problems.
     """
 
     def __init__(self, schema: Any, *, listing: bool) -> None:  # noqa: ANN401 - pyarrow has no types
-        self.schema: Any = schema  # Any: see above
+        self._schema: Any = schema  # Any: see above
         self._listing = listing
         self._problems = Problems(listing=listing)
 
     def _scan(self, problems: Problems) -> AsyncGenerator[Any]:
         """Return a generator of the batches of a scan."""
         raise NotImplementedError
+
+    @property
+    def schema(self) -> Any:  # noqa: ANN401 - see above
+        """The `pyarrow.Schema` of the stream."""
+        return self._schema
 
     @property
     def problems(self) -> Problems:

@@ -2,45 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, cast
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Final, TypeAlias
 
-from repo_stream.arrow.batches import BATCH_BYTES, BATCH_ROWS, Collector
+from repo_stream.arrow.batches import BATCH_BYTES, BATCH_ROWS, Collector, OnProblem, walk_to_end
 from repo_stream.arrow.conversion import arrays_of
 from repo_stream.arrow.shapes import FIXED, fields_of, schema_of_fields
-from repo_stream.ipld.cid import Cid
+from repo_stream.drivers.base import RepoDriver
 from repo_stream.ipld.datamodel import decode_record
 from repo_stream.process import Processor
 from repo_stream.times import created_micros
 
-__all__ = ["TypedCollector", "TypedRow", "typed_processor"]
+__all__ = ["TypedCollector", "TypedRow", "typed_batches", "typed_processor"]
 
 # How many times the memory of its block a decoded record takes.
 _DECODED: Final = 5
 
 
-class TypedRow(NamedTuple):
-    """What `typed_processor` makes of a record.
-
-    Attributes:
-        record: the decoded record.
-        micros: its time, in microseconds since 1970; `None` if there is none.
-        size: how many bytes it takes, by a rule of thumb.
-    """
-
-    record: dict[str, Any]
-    micros: int | None
-    size: int
+#: What `typed_processor` makes of a record: the decoded record; its time in microseconds since
+#: 1970, `None` if there is none; and how many bytes it takes in memory, by a rule of thumb.
+TypedRow: TypeAlias = tuple[dict[str, Any], int | None, int]
 
 
 def typed_processor() -> Processor[TypedRow]:
-    """Return the block processor with which to open the repos for a `TypedCollector`."""
+    """Return the block processor with which to open repos for `typed_batches`.
+
+    Its results are plain tuples. The first item is the decoded record.
+    """
     return Processor(_row, lazy=True)
 
 
 def _row(block: bytes) -> TypedRow:
     record = decode_record(block)
-    return TypedRow(record, created_micros(record.get("createdAt")), _DECODED * len(block))
+    return record, created_micros(record.get("createdAt")), _DECODED * len(block)
+
+
+async def typed_batches(
+    repo: RepoDriver[TypedRow],
+    schema: Any,  # noqa: ANN401 - pyarrow has no types
+    *,
+    batch_rows: int = BATCH_ROWS,
+    batch_bytes: int = BATCH_BYTES,
+    on_problem: OnProblem | None = None,
+) -> AsyncGenerator[Any]:  # Any: pyarrow has no types
+    """Walk an open repo, and yield its records as Arrow batches with typed columns.
+
+    This is what `table` does below its Arrow stream, for programs that have an event loop.
+
+    Args:
+        repo: the repo, opened with `block_processor=typed_processor()`, and with the collection as
+            its only one.
+        schema: the `pyarrow.Schema` of the columns; see `table`.
+        batch_rows: see `table`.
+        batch_bytes: how much memory the records of a batch take at most, but for the last.
+        on_problem: called for each record that could not be read, if the repo was opened with
+            `on_error="yield"`.
+
+    Yields:
+        Each a `pyarrow.RecordBatch`. If the walk fails, what came before is yielded first.
+
+    Raises:
+        RepoStreamError: as by `RepoDriver.next_chunk`.
+        ValueError: if a column has a type that no value of a record has.
+
+    Example:
+        >>> async def posts(path: str) -> list[Any]:
+        ...     processor, posts = typed_processor(), ["app.bsky.feed.post"]
+        ...     inferred = Inferred()
+        ...     async with open_car(path, block_processor=processor, collections=posts) as repo:
+        ...         async for _, (record, *_) in repo:
+        ...             inferred.add(record)
+        ...     async with open_car(path, block_processor=processor, collections=posts) as repo:
+        ...         return [batch async for batch in typed_batches(repo, inferred.schema())]
+    """
+    collector = TypedCollector(schema, batch_rows=batch_rows, batch_bytes=batch_bytes)
+    async for batch in walk_to_end(repo, collector, on_problem):
+        yield batch
 
 
 class TypedCollector(Collector):
@@ -66,15 +103,15 @@ class TypedCollector(Collector):
         self._fields = fields_of(schema)
         self.schema = schema_of_fields(self._fields)
 
-    def add(self, keys: Sequence[str], cids: Sequence[Cid], rows: Sequence[Any] = ()) -> None:
+    def add(self, keys: Sequence[str], cids: Sequence[bytes], rows: Sequence[Any] = ()) -> None:
         """Add records of the repo, each a `TypedRow`."""
         super().add(keys, cids)
         self._rows += rows
-        self._bytes += sum([row.size for row in rows])
+        self._bytes += sum([size for _, _, size in rows])
 
     def take(self) -> Any:  # noqa: ANN401 - pyarrow has no types
         """Return what has been collected as a `pyarrow.RecordBatch`."""
-        records = [row.record for row in cast("list[TypedRow]", self._rows)]
+        records: list[dict[str, Any]] = [record for record, _, _ in self._rows]
         arrays = [self._array(name) for name in self.columns]
         self._empty()
         typed, others = arrays_of(self._fields, records)
