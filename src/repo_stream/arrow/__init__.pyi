@@ -6,6 +6,9 @@ from repo_stream.arrow.batches import (
 from repo_stream.arrow.columns import (
     COLUMNS as COLUMNS,
 )
+from repo_stream.arrow.inference import (
+    Inferred as Inferred,
+)
 from repo_stream.arrow.problems import (
     Problems as Problems,
     ScanProblem as ScanProblem,
@@ -22,4 +25,13 @@ from repo_stream.arrow.sources import (
 )
 from repo_stream.arrow.streams import (
     ArrowStream as ArrowStream,
+)
+from repo_stream.arrow.typed import (
+    Table as Table,
+    table as table,
+)
+from repo_stream.arrow.typed_batches import (
+    TypedRow as TypedRow,
+    typed_batches as typed_batches,
+    typed_processor as typed_processor,
 )

@@ -24,17 +24,24 @@ _DECODED: Final = 5
 TypedRow: TypeAlias = tuple[dict[str, Any], int | None, int]
 
 
-def typed_processor() -> Processor[TypedRow]:
+def typed_processor(*, times: bool = True) -> Processor[TypedRow]:
     """Return the block processor with which to open repos for `typed_batches`.
 
     Its results are plain tuples. The first item is the decoded record.
+
+    Args:
+        times: whether the column `created_at` is needed, and not only the records.
     """
-    return Processor(_row, lazy=True)
+    return Processor(_row if times else _row_without_time, lazy=True)
 
 
 def _row(block: bytes) -> TypedRow:
     record = decode_record(block)
     return record, created_micros(record.get("createdAt")), _DECODED * len(block)
+
+
+def _row_without_time(block: bytes) -> TypedRow:
+    return decode_record(block), None, _DECODED * len(block)
 
 
 async def typed_batches(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULTS",
     "BuilderKeywords",
+    "CollectionKeywords",
     "KeyRange",
     "OpenKeywords",
     "OrderKeywords",
@@ -79,18 +80,23 @@ class OrderKeywords(_ReadKeywords, _SpillKeywords, total=False):
     """The keywords of `order_car` and `join_cars`."""
 
 
-class OpenKeywords(_ReadKeywords, StreamKeywords, total=False):
-    """The keywords of `open_car` that do not change the type of its results."""
+class CollectionKeywords(_ReadKeywords, StreamKeywords, total=False):
+    """The keywords of `open_car`, for what reads one collection."""
 
-    collections: Iterable[str] | None
-    """NSIDs of the collections to walk, or wildcards such as `app.bsky.feed.*`; see
-    `DriverBuilder.with_collections`. Default: `None`, all of them."""
     key_range: KeyRange | None
     """The keys to walk, from `start` to before `stop`. Default: `None`, all of them."""
     prefix: str | None
     """What the keys to walk start with. Default: `None`, all of them."""
     check_first: bool
     """Read and check the whole file before the first record comes out. Default: `False`."""
+
+
+class OpenKeywords(CollectionKeywords, total=False):
+    """The keywords of `open_car` that do not change the type of its results."""
+
+    collections: Iterable[str] | None
+    """NSIDs of the collections to walk, or wildcards such as `app.bsky.feed.*`; see
+    `DriverBuilder.with_collections`. Default: `None`, all of them."""
 
 
 class _AllKeywords(BuilderKeywords, OpenKeywords, total=False):
