@@ -174,6 +174,7 @@ def test_largest_200_collections_are_named_and_the_others_counted(run: Run, tmp_
         "records": 800,
         "bytes": 800 * 4,
         "largest": 4,
+        "months": {},
     }
     named = sum(tally["records"] for tally in found["collections"].values())
     assert named + 800 == found["records"] == 1_052

@@ -5,24 +5,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from functools import partial
-from heapq import heappush, heappushpop
-from typing import Final
 
 from repo_stream import BlockOrder, Commit, Gap, key_depth
 from repo_stream.cli.accounts import is_account
 from repo_stream.cli.opened import opened
+from repo_stream.cli.output import can_show
 from repo_stream.cli.partial import lost_as_json, lost_facts, report_lost
 from repo_stream.cli.reports import put_report
 from repo_stream.cli.screen import facts, name_of, one_line, table
+from repo_stream.cli.sparkline import BLOCKS, PLAIN, sparklines
+from repo_stream.cli.tallies import Collections, Tally
+from repo_stream.cli.timeline import Timeline, Timelines, months_by_name
 
 __all__ = ["inspect"]
-
-_TID_ALPHABET: Final = "234567abcdefghijklmnopqrstuvwxyz"
-# The most collections to name: a stranger's repo can have one for each record.
-_MOST_NAMED: Final = 200
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def inspect(options: argparse.Namespace) -> int:
@@ -53,75 +49,6 @@ def _size(block: bytes) -> int | Gap:
 
 
 # --- What is counted ----------------------------------------------------------------------------
-
-
-@dataclass
-class Tally:
-    """The number of records and their sizes, in bytes."""
-
-    records: int = 0
-    size: int = 0
-    largest: int = 0
-
-    def add(self, size: int) -> None:
-        """Count a record."""
-        self.records += 1
-        self.size += size
-        self.largest = max(self.largest, size)
-
-    def include(self, other: Tally) -> None:
-        """Add another tally to this one."""
-        self.records += other.records
-        self.size += other.size
-        self.largest = max(self.largest, other.largest)
-
-
-class Collections:
-    """A tally for each of the largest collections, and one for all others together.
-
-    A walk in key order has finished a collection when the next one begins, so there are never more
-    tallies than will be shown.
-
-    Attributes:
-        others: the tally of the collections that are not named.
-        other_names: how many those are.
-    """
-
-    def __init__(self) -> None:
-        self.others: Tally = Tally()
-        self.other_names: int = 0
-        self._nameless = Tally()
-        self._named: list[tuple[int, int, str, Tally]] = []
-        self._name = ""
-        self._tally = self._nameless
-
-    def add(self, key: str, size: int) -> None:
-        """Count a record."""
-        name = key.partition("/")[0] if "/" in key else ""
-        if not name:  # such keys do not follow each other
-            self._nameless.add(size)
-            return
-        if name != self._name:
-            self.close()
-            self._name, self._tally = name, Tally()
-        self._tally.add(size)
-
-    def close(self) -> None:
-        """Finish the present collection."""
-        if not self._name:
-            return
-        ranked = (self._tally.records, self._tally.size, self._name, self._tally)
-        self._name = ""
-        if len(self._named) < _MOST_NAMED:
-            heappush(self._named, ranked)
-            return
-        self.others.include(heappushpop(self._named, ranked)[-1])
-        self.other_names += 1
-
-    def named(self) -> list[tuple[str, Tally]]:
-        """Return the largest collections, sorted by name."""
-        nameless = [("", self._nameless)] if self._nameless.records else []
-        return nameless + sorted((name, tally) for *_, name, tally in self._named)
 
 
 @dataclass
@@ -240,7 +167,7 @@ def _lines(findings: Findings) -> Iterable[str]:
     yield from facts(
         [
             ("DID", one_line(commit.did)),
-            ("Rev", f"{commit.rev}, {_moment(commit.rev):%Y-%m-%d %H:%M:%S} UTC"),
+            ("Rev", f"{commit.rev}, {commit.time:%Y-%m-%d %H:%M:%S} UTC"),
             ("Commit", str(commit.cid)),
             *_sizes(findings),
             ("Tree", _summary(findings.shape)),
@@ -255,6 +182,10 @@ def _lines(findings: Findings) -> Iterable[str]:
         [*_rows(findings.collections)],
         ("Total", *_figures(total)),
     )
+    bars = BLOCKS if can_show(BLOCKS) else PLAIN
+    if by_month := [*sparklines(findings.collections.everything(), bars)]:
+        yield ""
+        yield from by_month
     if findings.shape.layers:
         yield ""
         yield from table(
@@ -283,18 +214,8 @@ def _sizes(findings: Findings) -> list[tuple[str, str]]:
 
 
 def _rows(collections: Collections) -> Iterable[tuple[str, ...]]:
-    for name, tally in collections.named():
+    for name, tally, _ in collections.everything():
         yield name_of(name), *_figures(tally)
-    if others := collections.other_names:
-        yield f"({others:,} {_plural(others, 'other')})", *_figures(collections.others)
-
-
-def _moment(tid: str) -> datetime:
-    """Return the time in a TID: 53 bits of microseconds since 1970, before 10 of a clock ID."""
-    number = 0
-    for char in tid:
-        number = number * 32 + _TID_ALPHABET.index(char)
-    return _EPOCH + timedelta(microseconds=number >> 10)
 
 
 def _summary(shape: Shape) -> str:
@@ -347,14 +268,12 @@ def _as_json(findings: Findings) -> dict[str, object]:
         "record_bytes": total.size,
         "shared_records": findings.shared,
         "collections": {
-            name: {"records": tally.records, "bytes": tally.size, "largest": tally.largest}
-            for name, tally in findings.collections.named()
+            name: _tally_as_json(tally, timeline)
+            for name, tally, timeline in findings.collections.named()
         },
         "other_collections": {
             "collections": findings.collections.other_names,
-            "records": findings.collections.others.records,
-            "bytes": findings.collections.others.size,
-            "largest": findings.collections.others.largest,
+            **_tally_as_json(findings.collections.others, findings.collections.others_timeline),
         },
         "tree": {
             "nodes": shape.nodes,
@@ -365,4 +284,13 @@ def _as_json(findings: Findings) -> dict[str, object]:
             ],
         },
         **findings.missing,
+    }
+
+
+def _tally_as_json(tally: Tally, timeline: Timeline | Timelines) -> dict[str, object]:
+    return {
+        "records": tally.records,
+        "bytes": tally.size,
+        "largest": tally.largest,
+        "months": months_by_name(timeline),
     }

@@ -14,6 +14,7 @@ from repo_stream.cli.interrupts import at_once
 
 __all__ = [
     "OutputError",
+    "can_show",
     "destination",
     "drop_output",
     "is_terminal",
@@ -41,12 +42,25 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def can_show(text: str) -> bool:
+    """Return whether the encoding of standard output has all characters of a text."""
+    try:
+        text.encode(_encoding())
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def put(text: str) -> None:
     """Write text to standard output; characters that its encoding lacks are escaped."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    encoding = _encoding()
     with writing_to(None):
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
+
+
+def _encoding() -> str:
+    return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 
 def put_json(text: str) -> None:
