@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -250,3 +251,16 @@ def test_a_bad_record_is_an_error_of_the_schema_or_left_out() -> None:
     assert pyarrow.table(posts).num_rows == 4
     [problem] = pyarrow.table(posts.problems).to_pylist()
     assert problem["key"] == f"{POSTS}/3k2f"
+
+
+def test_an_error_of_the_first_pass_arrives_whole() -> None:
+    duckdb: Any = pytest.importorskip("duckdb")
+    posts = table(["missing.car"], collection=POSTS)
+    with pytest.raises(FileNotFoundError) as caught:
+        _ = posts.schema
+    text = f"FileNotFoundError: {caught.value} (in missing.car)"
+    with pytest.raises(pyarrow.ArrowInvalid, match=re.escape(text)) as through_arrow:
+        pyarrow.table(posts)
+    assert isinstance(through_arrow.value.__cause__, FileNotFoundError)
+    with pytest.raises(duckdb.Error, match=re.escape(text)):
+        duckdb.sql("select * from posts")

@@ -65,11 +65,19 @@ class ArrowStream:
         return pyarrow().RecordBatchReader.from_batches(self.schema, self.batches())
 
     def __arrow_c_schema__(self) -> object:
-        return self.schema.__arrow_c_schema__()
+        return self._schema_for_c().__arrow_c_schema__()
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        reader = pyarrow().RecordBatchReader.from_batches(self.schema, self._batches_for_c())
+        schema = self._schema_for_c()
+        reader = pyarrow().RecordBatchReader.from_batches(schema, self._batches_for_c())
         return reader.__arrow_c_stream__(requested_schema)
+
+    def _schema_for_c(self) -> Any:  # noqa: ANN401 - see above
+        try:
+            return self.schema
+        except Exception as error:
+            # DuckDB shows the text of an error, but not its notes.
+            raise pyarrow().ArrowInvalid(_text_of(error)) from error
 
     def _batches_for_c(self) -> Generator[Any]:
         try:
