@@ -109,6 +109,9 @@ from repo_stream.ipld.blobs import (
 from repo_stream.ipld.cid import (
     Cid as Cid,
 )
+from repo_stream.ipld.links import (
+    Links as Links,
+)
 from repo_stream.joining import (
     join_cars as join_cars,
 )
@@ -191,7 +194,9 @@ from repo_stream.process import (
     blob_faults as blob_faults,
     blobs as blobs,
     dag_json as dag_json,
+    json_value as json_value,
     length as length,
+    links as links,
     noop as noop,
     record as record,
 )

@@ -22,15 +22,21 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from repo_stream import sizes
-from repo_stream.arguments import check_flag, check_number
+from repo_stream.arguments import check_flag, check_kind, check_number
 from repo_stream.ipld import spilled_values
 from repo_stream.ipld.blobs import Blob, faults_in, may_refer, references_in
-from repo_stream.ipld.datamodel import decode_record, to_atproto_json, to_dag_json
+from repo_stream.ipld.datamodel import (
+    decode_record,
+    to_atproto_json,
+    to_dag_json,
+    to_json_value,
+)
+from repo_stream.ipld.links import Links, links_in
 
 __all__ = [
     "BlockProcessor",
@@ -41,7 +47,9 @@ __all__ = [
     "blob_faults",
     "blobs",
     "dag_json",
+    "json_value",
     "length",
+    "links",
     "noop",
     "record",
 ]
@@ -147,7 +155,58 @@ def atproto_json(block: bytes) -> str:
     return to_atproto_json(decode_record(block))
 
 
-def blobs(block: bytes) -> list[Blob]:
+def json_value(record: Mapping[str, Any] | bytes) -> dict[str, Any]:
+    r"""Convert the record to values that `json.dumps` takes, as the API of atproto has them.
+
+    It is for programs that write the JSON themselves, such as web frameworks. A link is the map
+    `{"$link": "bafy..."}`, and bytes are `{"$bytes": "..."}` in base64 without padding. All else is
+    as in the record, in its order. The record is not changed. It is lazy, as `record` is.
+
+    Args:
+        record: a decoded record, or the bytes of its block.
+
+    Raises:
+        InvalidDagCbor, NestedTooDeep: as `record` does.
+        ValueError: if it holds a map with the key `$link` or `$bytes`; see `atproto_json`.
+        TypeError: if `record` is neither, or holds a value that the data model does not have.
+
+    Example:
+        >>> json_value({"text": "hi", "key": b"hi"})
+        {'text': 'hi', 'key': {'$bytes': 'aGk'}}
+    """
+    return to_json_value(_decoded(record))
+
+
+def links(record: Mapping[str, Any] | bytes) -> Links:
+    r"""Find what the record refers to: `at://` URIs, DIDs, and CIDs, wherever in it they are.
+
+    URIs and DIDs are found if a text is one as a whole: the subject of a like, the posts that a
+    reply answers, who is followed, blocked, or mentioned in a facet of a post. A URI within a text
+    is not. CIDs are found as links, which include those of blobs, and as text in a field `cid`, as
+    a `com.atproto.repo.strongRef` has it. The API's JSON is read as well. It is lazy, as `record`
+    is, and takes 5 to 10 us for most records, beside decoding.
+
+    Args:
+        record: a decoded record, or the bytes of its block.
+
+    Returns:
+        `Links`, which tells by `in` whether the record refers to something.
+
+    Raises:
+        InvalidDagCbor, NestedTooDeep: as `record` does.
+        TypeError: if `record` is neither.
+
+    Example:
+        >>> follow = {"$type": "app.bsky.graph.follow", "subject": "did:web:example.com"}
+        >>> links(follow)
+        Links(uris=(), dids=('did:web:example.com',), cids=())
+        >>> "did:web:example.com" in links(follow)
+        True
+    """
+    return links_in(_decoded(record))
+
+
+def blobs(record: Mapping[str, Any] | bytes) -> list[Blob]:
     r"""Find the blobs that the record refers to: images and other files, which are not in the CAR.
 
     References are found in the form of the specification and in the legacy form
@@ -156,10 +215,11 @@ def blobs(block: bytes) -> list[Blob]:
     `blob_faults`. It is lazy, as `record` is.
 
     Args:
-        block: the record's bytes.
+        record: a decoded record, or the bytes of its block.
 
     Raises:
         InvalidDagCbor, NestedTooDeep: as `record` does.
+        TypeError: if `record` is neither.
 
     Example:
         >>> async def sizes_by_type(source: Source) -> Counter[str | None]:
@@ -170,8 +230,9 @@ def blobs(block: bytes) -> list[Blob]:
         ...                 sizes[blob.mime_type] += blob.size or 0
         ...     return sizes
     """
-    value = decode_record(block)
-    return references_in(value) if may_refer(block) else []
+    value = _decoded(record)
+    has_none = isinstance(record, bytes) and not may_refer(record)
+    return [] if has_none else references_in(value)
 
 
 def blob_faults(block: bytes) -> list[str]:
@@ -312,6 +373,14 @@ def as_bytes(data: object) -> bytes:
     return data if type(data) is bytes else memoryview(data).tobytes()
 
 
+def _decoded(record: Mapping[str, Any] | bytes) -> dict[str, Any]:
+    """Return a record decoded, which it may be already."""
+    if isinstance(record, bytes):
+        return decode_record(record)
+    check_kind("record", record, Mapping, such_as="a decoded record, or its block as bytes")
+    return record if isinstance(record, dict) else dict(record)
+
+
 def _is_created_at(process: object) -> bool:
     """Return whether it is that of `times`, which takes long to import, and is only if it is used.
 
@@ -335,6 +404,8 @@ _READY: Final[tuple[Processor[Any], ...]] = (
     Processor(record, lazy=True),
     Processor(dag_json, lazy=True),
     Processor(atproto_json, lazy=True),
+    Processor(json_value, lazy=True),
+    Processor(links, lazy=True),
     Processor(blobs, lazy=True),
     Processor(blob_faults, lazy=True),
 )

@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, strategies as st
 
-from repo_stream import Cid, InvalidDagCbor
+from repo_stream import Cid, InvalidDagCbor, NestedTooDeep
 from repo_stream.ipld import dagcbor
-from repo_stream.process import as_processor, atproto_json, dag_json
+from repo_stream.process import as_processor, atproto_json, dag_json, json_value
 
 BLOB = Cid(b"\x01\x55\x12\x20" + bytes(range(32)))
 RECORD = Cid.of(b"a record")
@@ -212,3 +212,36 @@ def test_models_of_the_sdk_do_not_take_dag_json(sdk: Any) -> None:
     taken = json.loads(dag_json(dagcbor.encode(PROFILE)))
     with pytest.raises(sdk.utils.ModelError, match=r"ref\.IpldLink"):
         sdk.get_or_create(taken, sdk.AppBskyActorProfile.Record, strict=True)
+
+
+# --- As values ------------------------------------------------------------------------------------
+
+
+@given(RECORDS)
+def test_json_value_is_what_the_text_says(record: dict[str, Any]) -> None:
+    before = shape(record)
+    try:
+        text = atproto_json(dagcbor.encode(record))
+    except ValueError:
+        with pytest.raises(ValueError, match=r"a map with the key .* would be"):
+            json_value(record)
+        return
+    value = json_value(record)
+    assert shape(value) == shape(json.loads(text))
+    assert [*value] == [*record]
+    assert shape(json_value(dagcbor.encode(record))) == shape(value)
+    assert shape(record) == before
+
+
+def test_json_value_is_lazy_and_takes_what_the_data_model_has() -> None:
+    assert as_processor(json_value).lazy
+    with pytest.raises(TypeError, match="the data model has no float"):
+        json_value({"a": [{"b": 1.5}]})
+    deep: dict[str, Any] = {}
+    for _ in range(127):
+        deep = {"a": deep}
+    assert json_value(dagcbor.encode(deep)) == deep
+    for _ in range(2):
+        deep = {"a": [deep]}
+    with pytest.raises(NestedTooDeep):
+        json_value(deep)

@@ -9,6 +9,7 @@ import pytest
 from multiformats import multibase
 
 from repo_stream import Blob, Cid, InvalidDagCbor
+from repo_stream.ipld.datamodel import decode_record
 from repo_stream.process import as_processor, blob_faults, blobs
 from repo_stream.testing import Link, cid_of, encode
 
@@ -31,7 +32,9 @@ def legacy(cid: Cid = CID) -> dict[str, Any]:
 
 
 def found(record: dict[str, Any]) -> list[Blob]:
-    return blobs(encode(record))
+    references = blobs(encode(record))
+    assert blobs(decode_record(encode(record))) == references
+    return references
 
 
 # --- What is found --------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from hypothesis import example, given, strategies as st
 from multiformats import CID, multibase
 
 from repo_stream import Cid, InvalidCid
-from repo_stream.ipld.cid import can_verify, ordinary, read_cid, verify
+from repo_stream.ipld import cid as cid_module
+from repo_stream.ipld.cid import can_verify, ordinary, parsed_cid, read_cid, verify
 from repo_stream.testing import varint
 
 DATA = b"some data"
@@ -184,6 +185,30 @@ def test_any_text_is_a_cid_or_refused(text: str) -> None:
         return
     assert Cid.parse(str(cid)) == cid
     assert cid.version in {0, 1}
+
+
+def nothing(_: str) -> None:
+    """Leave every text to multiformats."""
+
+
+@given(
+    st.sampled_from([ORDINARY[:4], b"\x01\x55\x12\x20", b"\x01\x71\x12\x21"]),
+    st.binary(min_size=32, max_size=32),
+    st.integers(0, 58),
+    st.sampled_from("bafyrei7q1!_ +Aä\n") | st.none(),
+)
+def test_usual_text_is_read_as_multiformats_reads_it(
+    start: bytes, digest: bytes, at: int, letter: str | None
+) -> None:
+    text = base32(start + digest)
+    if letter is not None:
+        text = text[:at] + letter + text[at + 1 :]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cid_module, "_usual_raw", nothing)
+        expected = parsed_cid(text)
+    assert parsed_cid(text) == expected
+    if letter is None:
+        assert expected is None or bytes(expected) == start + digest
 
 
 # --- Bytes that are no CID --------------------------------------------------------------------

@@ -15,16 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
-from repo_stream.ipld.cid import SHA2_256, Cid
-from repo_stream.ipld.errors import InvalidCid
+from repo_stream.ipld.cid import SHA2_256, Cid, parsed_cid
 
 __all__ = ["Blob", "faults_in", "may_refer", "references_in"]
 
 _Map: TypeAlias = dict[str, Any]
 
 _RAW: Final = 0x55  # the multicodec of plain bytes
-# More than the text of a blob's CID has in base 16.
-_MOST_CID_CHARACTERS: Final = 128
 # How much is shown of where a reference is: its end.
 _MOST_SHOWN: Final = 100
 
@@ -119,7 +116,7 @@ def _reference(part: _Map) -> Blob | None:
             cid, mime_type if _is_mime_type(mime_type) else None, size if _is_size(size) else None
         )
     if len(part) == 2 and "cid" in part and _is_mime_type(part.get("mimeType")):
-        cid = _parsed(part["cid"])
+        cid = parsed_cid(part["cid"])
         return None if cid is None else Blob(cid, part["mimeType"], None)
     return None
 
@@ -152,17 +149,8 @@ def _cid(ref: Any) -> tuple[Cid | None, str]:  # noqa: ANN401 - of any type of t
     how = "text"
     if ref.__class__ is dict and len(ref) == 1:  # as the API's JSON has links
         ref, how = cast("_Map", ref).get("$link"), "JSON"
-    cid = _parsed(ref)
+    cid = parsed_cid(ref)
     return cid, "ref is not a link" if cid is None else f"ref is {how} instead of a link"
-
-
-def _parsed(text: Any) -> Cid | None:  # noqa: ANN401 - of any type of the data model
-    if text.__class__ is not str or len(text) > _MOST_CID_CHARACTERS:
-        return None
-    try:
-        return Cid.parse(text)
-    except InvalidCid:
-        return None
 
 
 def _is_mime_type(value: object) -> bool:

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple, cast
 
 from repo_stream.ipld import dagcbor
 from repo_stream.ipld.cid import ORDINARY_LENGTH, ORDINARY_PREFIX, Cid
-from repo_stream.ipld.dagcbor import INTEGERS
+from repo_stream.ipld.dagcbor import INTEGERS, MAX_NESTING
+from repo_stream.ipld.errors import NestedTooDeep
 
-__all__ = ["cid_texts", "decode_record", "to_atproto_json", "to_dag_json"]
+__all__ = ["cid_texts", "decode_record", "to_atproto_json", "to_dag_json", "to_json_value"]
 
 
 # How deep the fast decoder may go. `dagcbor` goes a little deeper and raises an error at its end.
@@ -158,6 +159,39 @@ def to_atproto_json(record: dict[str, Any]) -> str:
     return text
 
 
+def to_json_value(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record as values that `json.dumps` takes, in the form of the API.
+
+    Raises:
+        ValueError: if the record contains a map that would mean a link or bytes there, or nothing.
+        NestedTooDeep: if it is nested deeper than 128 levels.
+        TypeError: if it contains a value that the data model does not have.
+    """
+    return _json_map(record, MAX_NESTING)
+
+
+def _json_map(part: Mapping[str, Any], room: int) -> dict[str, Any]:
+    if reason := _is_reserved_by_api(part):
+        raise ValueError(reason)
+    return {
+        name: value if value.__class__ is str else _json_value(value, room)
+        for name, value in part.items()
+    }
+
+
+def _json_value(value: Any, room: int) -> Any:  # noqa: ANN401 - of any type of the data model
+    kind: type[object] = value.__class__
+    if kind is str or kind is int or kind is bool or value is None:
+        return value
+    if kind is dict or kind is list:
+        if not room:
+            raise NestedTooDeep(maximum=MAX_NESTING)
+        if kind is dict:
+            return _json_map(value, room - 1)
+        return [_json_value(each, room - 1) for each in value]
+    return _as_api_json(value)
+
+
 def _as_dag_json(value: object) -> dict[str, object]:
     if isinstance(value, Cid):
         return {"/": str(value)}
@@ -225,7 +259,7 @@ def _is_reserved_by_dag_json(item: dict[str, Any]) -> str | None:
     return 'a map with the key "/" would be a link or bytes in DAG-JSON' if reserved else None
 
 
-def _is_reserved_by_api(item: dict[str, Any]) -> str | None:
+def _is_reserved_by_api(item: Mapping[str, Any]) -> str | None:
     for key in ("$link", "$bytes"):
         if key in item:
             what = "a link" if key == "$link" else "bytes"
