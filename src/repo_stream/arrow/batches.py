@@ -39,7 +39,7 @@ JsonForm: TypeAlias = Literal["atproto", "dag-json"]
 #: Called with the key and the CID of a record that could not be read, and the error.
 OnProblem: TypeAlias = Callable[[str, Cid, Exception], None]
 
-#: How many records and characters of JSON a batch has at most. The last record may exceed it.
+#: How many records a batch has at most, and at how many characters of JSON it ends.
 BATCH_ROWS: Final = 8192
 BATCH_BYTES: Final = 2 * 1024 * 1024
 
@@ -147,22 +147,24 @@ async def walk(
     """Collect the records of a repo, and yield a batch each time that there are enough."""
     collector.begin(repo.commit.did, repo.commit.rev)
     if not reads_records(collector.columns):
-        while (taken := await repo.next_columns(_KEYS, records=False)) is not None:
+        while (
+            taken := await repo.next_columns(min(_KEYS, collector.free_rows), records=False)
+        ) is not None:
             collector.add(taken.keys, taken.cids)
             if collector.full:
                 yield collector.take()
         return
     n = _FIRST_RECORDS
-    while (taken := await repo.next_columns(n)) is not None:
+    while (taken := await repo.next_columns(min(n, collector.free_rows))) is not None:
         if on_problem is not None:
             taken = _without_problems(taken, on_problem)
         before = collector.size
         collector.add(taken.keys, taken.cids, taken.values)
         # Large records come one at a time, and there is no telling how large the next ones are.
-        fitting = _CHUNK_BYTES * len(taken.keys) // max(collector.size - before, 1)
-        n = max(1, min(2 * n, fitting, _RECORDS))
+        mean = max(collector.size - before, 1) / max(len(taken.keys), 1)
         if collector.full:
             yield collector.take()
+        n = max(1, min(2 * n, _RECORDS, int(min(_CHUNK_BYTES, collector.free_bytes) / mean)))
 
 
 def _without_problems(taken: Taken[Any], on_problem: OnProblem) -> Taken[Any]:
@@ -183,7 +185,7 @@ class Collector:
     Args:
         columns: the columns of the batches.
         batch_rows: how many records a batch has at most.
-        batch_bytes: how many characters of JSON it has at most, but for the last record.
+        batch_bytes: at how many characters of JSON it ends.
     """
 
     def __init__(self, columns: Sequence[str], *, batch_rows: int, batch_bytes: int) -> None:
@@ -217,9 +219,19 @@ class Collector:
         return self._bytes
 
     @property
+    def free_rows(self) -> int:
+        """How many records more there are to be in the batch."""
+        return self._batch_rows - self.rows
+
+    @property
+    def free_bytes(self) -> int:
+        """How many characters more there are to be in the batch."""
+        return self._batch_bytes - self._bytes
+
+    @property
     def full(self) -> bool:
         """Whether there are enough for a batch."""
-        return self.rows >= self._batch_rows or self._bytes >= self._batch_bytes
+        return self.free_rows <= 0 or self.free_bytes <= 0
 
     def begin(self, did: str, rev: str) -> None:
         """Begin with the records of a repo."""
