@@ -138,6 +138,11 @@ def is_tid(text: str) -> bool:
 # --- URIs -----------------------------------------------------------------------------------------
 
 AT_SCHEME: Final = "at://"
+# Nearly every URI in records, at a third of the time of looking at its parts.
+_USUAL_URI: Final = re.compile(
+    rf"at://did:plc:[a-z2-7]{{24}}/(?=[^/]{{1,{_NSID_LENGTH}}}/){_NSID.pattern}"
+    r"/[a-zA-Z0-9._:~-]{3,512}"
+)
 URI_FORM: Final = "the URI of a record is at://DID/collection/rkey"
 
 
@@ -182,6 +187,8 @@ def is_at_uri(text: str) -> bool:
         >>> is_at_uri("at://alice.example.com/app.bsky.feed.post"), is_at_uri("alice.example.com")
         (True, False)
     """
+    if _USUAL_URI.fullmatch(text):
+        return True
     authority, *path = text.removeprefix(AT_SCHEME).split("/", 3)
     return _why_not_at_uri(text, authority, path) is None
 

@@ -180,6 +180,20 @@ def test_what_is_no_uri_is_refused_with_the_reason(text: str, reason: str) -> No
         parse_at_uri(text)
 
 
+USUAL = "at://did:plc:bwedqxs6omnpe7apdqfdcijv/app.bsky.feed.post/3jsbgblctkn22"
+
+
+@given(st.integers(0, len(USUAL)), st.sampled_from(["", "/", ".", "-", "A", "0", "é", "a" * 260]))
+def test_usual_uri_is_one_if_its_parts_are(at: int, more: str) -> None:
+    for text in (USUAL[:at] + more, USUAL[:at] + more + USUAL[at:], USUAL[:at] + more + "/self"):
+        try:
+            parse_at_uri(text)
+        except ValueError:
+            assert not is_at_uri(text)
+        else:
+            assert is_at_uri(text)
+
+
 def test_names_that_are_much_too_long_are_refused_at_once() -> None:
     """In quadratic time, they would take hours."""
     assert not is_at_uri("at://a.b" + "/" * 10_000_000)
