@@ -94,14 +94,11 @@ def test_a_message_arrives_whole(
     class Odd(RepoStreamError):
         pass
 
-    def refuse(_: bytes) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise Odd(f"{said}END")
 
     found = stream()
-    monkeypatch.setattr("repo_stream.car.decoder.CarDecoder.feed", lambda _, data: refuse(data))
-    monkeypatch.setattr(
-        "repo_stream.car.decoder.CarDecoder.feed_columns", lambda _, data: refuse(data)
-    )
+    monkeypatch.setattr("repo_stream.arrow.scanning.open_car", refuse)
     with pytest.raises(Exception, match="END") as raised:
         read(found)
     written = said.replace("\0", "\\x00").replace("\udcff", "\\udcff")
@@ -110,13 +107,13 @@ def test_a_message_arrives_whole(
 
 
 def test_duckdb_counts_and_reads_times_and_json() -> None:
-    found = records(CAR)  # noqa: F841 - the SQL names it
     query = """
         select collection, count(*), max(created_at)::timestamp, sum((record->>'n')::int)
-        from found where rkey < '00004' group by all order by all
+        from r where rkey < '00004' group by all order by all
     """
     time = datetime.fromisoformat(TIME).replace(tzinfo=None)
     with duckdb.connect() as connection:
+        connection.register("r", records(CAR))
         for _ in range(2):
             assert connection.sql(query).fetchall() == [(LIKES, 4, None, 6), (POSTS, 4, time, 6)]
 

@@ -8,7 +8,7 @@ import pytest
 
 from repo_stream import Output, open_car
 from repo_stream.arrow.inference import Inferred
-from repo_stream.arrow.typed_batches import TypedCollector, TypedRow, typed_processor
+from repo_stream.arrow.typed_batching import TypedCollector, TypedRow, typed_processor
 from support import shared
 from support.typed_rows import record_of
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from repo_stream import Cid, MissingBlock, MissingExtra, ProcessError, open_car
+from repo_stream import Cid, MissingBlock, MissingExtra, ProcessError, arrow, open_car
 from repo_stream.arrow import COLUMNS, batches, records, row_processor
 from repo_stream.ipld import datamodel
 from repo_stream.process import atproto_json, dag_json
@@ -296,3 +297,9 @@ def test_how_errors_are_handled_is_checked() -> None:
 def test_json_of_a_record_is_json() -> None:
     (row,) = rows(CAR, prefix=f"{POSTS}/3k2a")
     assert json.loads(row["record"]) == RECORDS[f"{POSTS}/3k2a"]
+
+
+def test_no_public_name_is_that_of_a_module() -> None:
+    """Whoever imports the module would find it in the place of the function."""
+    modules = {module.name for module in pkgutil.iter_modules(arrow.__path__)}
+    assert not modules & {*arrow.__all__}

@@ -1,4 +1,4 @@
-from repo_stream.arrow.batches import (
+from repo_stream.arrow.batching import (
     Row as Row,
     batches as batches,
     row_processor as row_processor,
@@ -13,7 +13,7 @@ from repo_stream.arrow.problems import (
     Problems as Problems,
     ScanProblem as ScanProblem,
 )
-from repo_stream.arrow.records import (
+from repo_stream.arrow.record_stream import (
     Records as Records,
     records as records,
 )
@@ -30,7 +30,7 @@ from repo_stream.arrow.typed import (
     Table as Table,
     table as table,
 )
-from repo_stream.arrow.typed_batches import (
+from repo_stream.arrow.typed_batching import (
     TypedRow as TypedRow,
     typed_batches as typed_batches,
     typed_processor as typed_processor,

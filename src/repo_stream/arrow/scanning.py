@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from repo_stream.arguments import check_flag, check_kind
-from repo_stream.arrow.batches import Collector, OnProblem, walk
+from repo_stream.arrow.batching import Collector, OnProblem, walk
 from repo_stream.arrow.problems import Problems
 from repo_stream.arrow.sources import ArrowSources, Given, expand
 from repo_stream.drivers.keywords import OpenKeywords

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Any, Unpack
 
 from repo_stream.arguments import check_kind, check_whole
-from repo_stream.arrow.batches import BATCH_BYTES, BATCH_ROWS, Collector, walk
+from repo_stream.arrow.batching import BATCH_BYTES, BATCH_ROWS, Collector, walk
 from repo_stream.arrow.columns import pyarrow
 from repo_stream.arrow.inference import Inferred
 from repo_stream.arrow.problems import Problems
@@ -19,7 +19,7 @@ from repo_stream.arrow.scanning import OnBadSource, Scan
 from repo_stream.arrow.shapes import FIXED, fields_of, schema_of_fields
 from repo_stream.arrow.sources import ArrowSources
 from repo_stream.arrow.streams import ArrowStream
-from repo_stream.arrow.typed_batches import TypedCollector, TypedRow, typed_processor
+from repo_stream.arrow.typed_batching import TypedCollector, TypedRow, typed_processor
 from repo_stream.drivers.keywords import CollectionKeywords, OpenKeywords, takes
 from repo_stream.loop_thread import loop_thread
 from repo_stream.network.resolving import Network

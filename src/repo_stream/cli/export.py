@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn, Protocol
 
 import repo_stream
 from repo_stream import Commit, Output, Processor, RepoStreamError
-from repo_stream.arrow.batches import row_processor
+from repo_stream.arrow.batching import row_processor
 from repo_stream.arrow.columns import chosen, schema_of
 from repo_stream.cli.accounts import is_account, network_of
 from repo_stream.cli.arrow_files import ColumnarFile, columnar_file, require_pyarrow

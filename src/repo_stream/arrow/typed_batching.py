@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final, TypeAlias
 
-from repo_stream.arrow.batches import BATCH_BYTES, BATCH_ROWS, Collector, OnProblem, walk_to_end
+from repo_stream.arrow.batching import BATCH_BYTES, BATCH_ROWS, Collector, OnProblem, walk_to_end
 from repo_stream.arrow.conversion import arrays_of
 from repo_stream.arrow.shapes import FIXED, fields_of, schema_of_fields
 from repo_stream.drivers.base import RepoDriver

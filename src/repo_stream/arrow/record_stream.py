@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable
 from typing import Any, Unpack
 
-from repo_stream.arrow.batches import (
+from repo_stream.arrow.batching import (
     BATCH_BYTES,
     BATCH_ROWS,
     Collector,
