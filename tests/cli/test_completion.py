@@ -11,7 +11,7 @@ import pytest
 
 from support.cli import Run
 
-READING = {"inspect", "ls", "get", "export", "blobs", "fetch", "order", "join", "verify"}
+READING = {"inspect", "ls", "get", "export", "sql", "blobs", "fetch", "order", "join", "verify"}
 COMMANDS = READING | {"resolve"}
 FORMS = ["arrow", "csv", "csv.gz", "jsonl", "jsonl.gz", "parquet"]
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from repo_stream import (
@@ -21,7 +22,8 @@ from repo_stream import (
     open_car,
     order_car,
 )
-from repo_stream.arrow.batches import batches
+from repo_stream.arrow.batching import batches
+from repo_stream.arrow.typed_batching import typed_batches
 from repo_stream.cli.accounts import is_account, kind_of, network_of
 from repo_stream.cli.downloads import Downloaded, Named, account_repo, downloaded, fetched
 from repo_stream.cli.input import Input, KeptInput, limits_of, open_input, size_of_file
@@ -29,7 +31,7 @@ from repo_stream.cli.losses import Losses
 from repo_stream.cli.progress import Meter, Position
 from repo_stream.cli.screen import one_line
 
-__all__ = ["Given", "Opened", "blocks_of", "joined", "kept", "opened", "ordered"]
+__all__ = ["Given", "Opened", "as_file", "blocks_of", "joined", "kept", "opened", "ordered"]
 
 T = TypeVar("T")
 #: The path of a regular file, an input, or pieces of a CAR.
@@ -38,6 +40,8 @@ _Source: TypeAlias = str | Input | Downloaded | KeptInput | AsyncGenerator[bytes
 # How many to take at a time. Keys are short, but a record can have 2 MiB.
 _KEYS: Final = 512
 _RECORDS: Final = 32
+# Bytes to copy at a time.
+_PIECE: Final = 256 * 1024
 
 
 class Given(NamedTuple):
@@ -105,6 +109,11 @@ class Opened(Generic[T]):
         walked: Any = _Walked(self)  # as much of a driver as is needed
         return batches(walked, columns)
 
+    def typed_batches(self, schema: Any) -> AsyncGenerator[Any]:  # noqa: ANN401 - pyarrow has no types
+        """Walk the repo, opened with `typed_processor()`, in batches of Arrow with that schema."""
+        walked: Any = _Walked(self)
+        return typed_batches(walked, schema)
+
 
 class _Walked:
     """Walks an open repo as its own methods do, counts what comes, and leaves out what is lost."""
@@ -113,23 +122,27 @@ class _Walked:
         self._car = car
         self.commit = car.repo.commit
 
-    async def next_keys(self, n: int) -> list[tuple[str, Cid]] | None:
-        """Return the next keys, `None` at the end."""
-        repo, losses = self._car.repo, self._car.losses
-        while keys := await repo.next_keys(n):
-            self._car.meter.walked(len(keys))
-            if found := keys if losses is None else losses.taken_out_of_keys(keys):
-                return found
-        return None
-
-    async def next_outputs(self, n: int) -> list[Output[Any]] | None:
-        """Return the next records, `None` at the end."""
-        repo, losses = self._car.repo, self._car.losses
-        while chunk := await repo.next_outputs(n):
-            self._car.meter.walked(len(chunk))
-            if records := chunk if losses is None else losses.taken_out(chunk):
-                return records
-        return None
+    # Any: the columns that `Repo.next_columns` returns.
+    async def next_columns(self, n: int, *, records: bool = True) -> Any:  # noqa: ANN401 - above
+        """Do what `Repo.next_columns` does."""
+        taken = await self._car.repo.next_columns(n, records=records)
+        if taken is None:
+            return None
+        self._car.meter.walked(len(taken.keys))
+        losses = self._car.losses
+        if losses is None:
+            return taken
+        keys, cids = taken.keys, list(map(Cid, taken.cids))
+        if records:
+            outputs = list(map(Output, keys, cids, taken.values))
+            found: list[Any] = [*losses.taken_out(outputs)]
+        else:
+            found = [
+                (*pair, None)
+                for pair in losses.taken_out_of_keys(list(zip(keys, cids, strict=True)))
+            ]
+        columns = [list(column) for column in zip(*found, strict=True)] or [[], [], []]
+        return type(taken)(*columns)
 
 
 @asynccontextmanager
@@ -147,7 +160,7 @@ async def opened(
     With `--partial`, it is walked past everything that is missing, damaged or not valid.
 
     Args:
-        options: the command line.
+        options: the command line. If `kept` has a file for the CAR, that is read.
         processor: called for each record.
         on_error: what to do about records that are missing or not valid.
         gaps: go past what is missing or damaged; see `open_car`. Then `T` has to include `Gap`.
@@ -167,7 +180,7 @@ async def opened(
         "gaps": "all" if options.partial else gaps,
     }
     losses = Losses() if options.partial else None
-    if given is None and is_account(options.car):
+    if given is None and options.car not in options.kept and is_account(options.car):
         async with (
             _metered(options) as meter,
             network_of(options) as network,
@@ -235,6 +248,34 @@ async def kept(options: argparse.Namespace) -> AsyncGenerator[Given]:
             yield given._replace(source=again)
         finally:
             again.forget()
+
+
+@asynccontextmanager
+async def as_file(options: argparse.Namespace) -> AsyncGenerator[str]:
+    """Return the path of a file with the CAR that the command line names, to be read repeatedly.
+
+    Of an account, it is its repo, verified. What is no regular file is copied to a temporary one.
+
+    Raises:
+        OSError: if it cannot be opened, or there is no room for a copy.
+        RepoStreamError: if it cannot be downloaded.
+    """
+    async with AsyncExitStack() as stack:
+        if is_account(options.car):
+            meter = await stack.enter_async_context(_metered(options))
+            yield await stack.enter_async_context(fetched(options, meter))
+            return
+        source, meter, _ = await stack.enter_async_context(_input(options))
+        if not isinstance(source, (Input, Downloaded)):
+            yield str(source)
+            return
+        folder = stack.enter_context(TemporaryDirectory(prefix="repo-stream-"))
+        path = str(Path(folder, "repo.car"))
+        with Path(path).open("xb", buffering=0) as file:  # noqa: ASYNC230 - a temporary file
+            async with meter.following(lambda: Position(file.tell(), fully_read=False)):
+                while piece := await source.read(_PIECE):
+                    file.write(piece)
+        yield path
 
 
 @asynccontextmanager
@@ -310,7 +351,9 @@ async def _input(options: argparse.Namespace) -> AsyncGenerator[Given]:
     A regular file comes as a path, any other file and what has to be downloaded as an input.
     """
     async with _metered(options) as meter:
-        if kind_of(options.car) != "file":
+        if (path := options.kept.get(options.car)) is not None:
+            yield Given(path, meter)
+        elif kind_of(options.car) != "file":
             async with downloaded(options) as (download, named):
                 yield Given(download, meter, named)
         elif size_of_file(options.car) is not None:

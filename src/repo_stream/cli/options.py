@@ -28,6 +28,7 @@ from repo_stream.cli.partial import add_partial, check_report
 from repo_stream.cli.resolution import resolve
 from repo_stream.cli.screen import one_line
 from repo_stream.cli.several_cars import for_each
+from repo_stream.cli.sql import sql
 from repo_stream.cli.verification import verify
 from repo_stream.keys import parse_key
 from repo_stream.syntax import is_did, is_tid
@@ -52,6 +53,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         raise
     _add_cars(options, more)
     options.car, options.several = options.cars[0], len(options.cars) > 1
+    options.kept = {}  # files of CARs that are read more than once
     if [*options.cars, *options.slices].count("-") > 1:
         options.usage("standard input can be read only once")
     _check_names(options)
@@ -118,10 +120,14 @@ def _parser() -> argparse.ArgumentParser:
     network = _network(repos=False)
     common = _common()
 
-    def add(name: str, summary: str, *, several: bool = False) -> argparse.ArgumentParser:
+    def add(
+        name: str, summary: str, *, several: bool = False, query: bool = False
+    ) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, parents=[common], help=summary, description=f"{summary[0].upper()}{summary[1:]}."
         )
+        if query:
+            command.add_argument("query", type=_utf8, metavar="QUERY", help="what to ask, in SQL")
         command.add_argument(
             "cars",
             nargs="+" if several else 1,
@@ -238,6 +244,34 @@ def _parser() -> argparse.ArgumentParser:
     _add_selection(command)
     add_partial(command)
     command.set_defaults(command=export)
+
+    command = add("sql", "ask DuckDB about records", several=True, query=True)
+    command.description = (
+        "Ask DuckDB about records. The table records has the columns uri, did, collection, rkey, "
+        "cid, rev, created_at and record, which is JSON: record->>'text' is its text. A "
+        'collection is a table, too, with typed columns: "app.bsky.feed.post", in quotes. Only '
+        "what the query needs is read, and not checked otherwise: no records to count by "
+        "collection, and no others where collection = '...'. An account, a URL and standard input "
+        "are kept in a temporary file meanwhile. If a CAR cannot be read, the query fails."
+    )
+    command.epilog = (
+        'Example: repo-stream sql "select collection, count(*) from records group by all" '
+        "alice.example.com"
+    )
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="write JSON lines, not a table")
+    form.add_argument("--csv", action="store_true", help="write CSV, exactly, not a table")
+    command.add_argument(
+        "-o",
+        "--output",
+        type=_output,
+        metavar="PATH",
+        help='file to write (default: "-", standard output); .jsonl, .csv, .parquet or .arrow at '
+        "the end of its name chooses the format",
+    )
+    _add_skip_bad(command)
+    add_partial(command)
+    command.set_defaults(command=sql)
 
     command = add("blobs", "list the blobs that records refer to, such as images", several=True)
     command.description = (
