@@ -1,0 +1,142 @@
+"""`Problems`: what was wrong with repos that were read on a cluster.
+
+An actor keeps it, one for all workers. Read tasks tell it what they find, and at their end, that it
+is all. So what is told in a second try of a task, as its worker has died, is kept once, and what
+was found only in the first try is forgotten.
+
+The actor runs on the node of the program that made it. So it is lost only if that node is, and with
+it the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from repo_stream.arrow.columns import pyarrow
+from repo_stream.arrow.problems import Problems as ScanProblems, ScanProblem
+from repo_stream.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+__all__ = ["Kept", "Problems", "import_ray"]
+
+
+# How often a call is tried again if the actor cannot be reached. It may be run twice.
+_TRIES: Final = 3
+
+
+class Problems:
+    """What is wrong with repos that `read_repos` reads, from all workers.
+
+    Make one for each data set, and pass it to `read_repos(..., on_error="report", problems=...)`.
+    It fills while the data set is read. Each problem is in it once for each source, key and class
+    of error, however often Ray tries to read a source.
+
+    It is kept by an actor on the node where this was called, which ends with the last reference to
+    it. If that node is lost, so is the program that reads the data set.
+
+    Raises:
+        MissingExtra: if `ray` is not installed.
+
+    Example:
+        >>> def read(folder: str) -> None:
+        ...     problems = Problems()
+        ...     records = read_repos(folder, on_error="report", problems=problems)
+        ...     records.write_parquet("records")
+        ...     for problem in problems.rows():
+        ...         print(problem.source, problem.key, problem.message)
+    """
+
+    def __init__(self) -> None:
+        ray = import_ray()
+        if not ray.is_initialized():
+            ray.init()
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+        actor: Any = ray.remote(Kept).options(  # Any: Ray makes the methods of an actor as it runs
+            num_cpus=0, scheduling_strategy=here, max_restarts=0, max_task_retries=_TRIES
+        )
+        self._actor: Any = actor.remote()
+
+    def rows(self) -> list[ScanProblem]:
+        """Return all problems so far, by source and key; see `ScanProblem`.
+
+        Raises:
+            ray.exceptions.RayActorError: if they were lost; see `Problems`.
+        """
+        rows: list[ScanProblem] = import_ray().get(self._actor.rows.remote())
+        return rows
+
+    def dataset(self) -> Dataset:
+        """Return all problems so far as a data set.
+
+        Its columns are those of a `ScanProblem`, all of them text: `source`, `did`, `key`, `cid`,
+        `error` and `message`.
+
+        Raises:
+            ray.exceptions.RayActorError: if they were lost; see `Problems`.
+        """
+        rows = [[text and _utf8(text) for text in row] for row in self.rows()]
+        schema = ScanProblems().schema
+        columns = [
+            pyarrow().array([row[at] for row in rows], field.type)
+            for at, field in enumerate(schema)
+        ]
+        table = pyarrow().Table.from_arrays(columns, schema=schema)
+        dataset: Dataset = import_ray().data.from_arrow(table)
+        return dataset
+
+    def tell(self, found: Sequence[ScanProblem], *, instead_of: Sequence[str] = ()) -> None:
+        """Add problems; read tasks call this.
+
+        Args:
+            found: the problems.
+            instead_of: of these sources, forget what was told before.
+
+        Raises:
+            ray.exceptions.RayActorError: if they were lost; see `Problems`.
+        """
+        import_ray().get(self._actor.tell.remote(found, instead_of))
+
+
+class Kept:
+    """The actor of `Problems`. A call can be repeated without a difference."""
+
+    def __init__(self) -> None:
+        self._by_source: dict[str, dict[tuple[str | None, str], ScanProblem]] = {}
+
+    def tell(self, found: Iterable[ScanProblem], instead_of: Iterable[str]) -> None:
+        """Add problems; see `Problems.tell`."""
+        for source in instead_of:
+            self._by_source.pop(source, None)
+        for problem in found:
+            of_source = self._by_source.setdefault(problem.source, {})
+            of_source[problem.key, problem.error] = problem
+
+    def rows(self) -> list[ScanProblem]:
+        """Return all problems, by source and key."""
+        rows = [row for rows in self._by_source.values() for row in rows.values()]
+        return sorted(rows, key=lambda row: (row.source, row.key or "", row.error))
+
+
+def _utf8(text: str) -> str:
+    """Return a text that can be written as UTF-8: the name of a file may be any bytes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def import_ray() -> Any:  # noqa: ANN401 - an extra, half of which has no types
+    """Import Ray and its data sets.
+
+    Raises:
+        MissingExtra: if it is not installed.
+    """
+    try:
+        for module in ("ray.data", "ray.util.scheduling_strategies"):
+            import_module(module)
+        return import_module("ray")
+    except ImportError as error:
+        raise MissingExtra(extra="ray", package="ray[data]", feature="repo_stream.ray") from error

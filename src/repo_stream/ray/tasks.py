@@ -1,0 +1,219 @@
+"""What runs in a worker: a read task, which reads its sources one after the other.
+
+It is a generator of Arrow tables, and makes the same ones in every try; see the package. What is
+wrong with a source is told to `Problems` before the task ends. So if the worker dies before, it is
+told in the next try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass
+from importlib import import_module
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+from repo_stream.arrow.batching import Collector, JsonForm, row_processor
+from repo_stream.arrow.columns import pyarrow
+from repo_stream.arrow.problems import Problems as ScanProblems, ScanProblem
+from repo_stream.arrow.scanning import Scan
+from repo_stream.arrow.sources import Given
+from repo_stream.ipld.cid import Cid
+from repo_stream.loop_thread import loop_thread
+from repo_stream.opening import Repo
+from repo_stream.process import Processor
+from repo_stream.ray.files import FileSystem, opened_file
+from repo_stream.ray.problems import Problems, import_ray
+
+if TYPE_CHECKING:
+    from repo_stream.network.resolving import Network
+
+__all__ = ["NetworkMaker", "Plan", "Source", "read_sources"]
+
+#: Makes the network of a read task, which is closed at its end.
+NetworkMaker: TypeAlias = "Callable[[], Network]"
+
+# After how many problems they are told, before the task ends.
+_TELL_AFTER: Final = 1000
+# What is read if no column is needed, but the number of rows.
+_ANY_COLUMN: Final = ("rkey",)
+
+
+class Source(NamedTuple):
+    """A source as it is sent to a worker.
+
+    Attributes:
+        given: its name, and how it is read on a machine alone.
+        size: its size in bytes, or `None` if that is not known.
+        remote: its path on a file system that is not that of the machine; `None` if there is none.
+        stored: Ray's reference to its bytes, which are an array; `None` if there are none.
+    """
+
+    given: Given
+    size: int | None
+    remote: str | None = None
+    stored: Any = None  # Any: `ray.ObjectRef`, of an extra
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How sources are read.
+
+    Attributes:
+        columns: the columns of the tables.
+        json_form: see `repo_stream.arrow.records`, as for the following.
+        batch_rows: see there.
+        batch_bytes: see there.
+        scan: how each source is read; it has no sources, and no network.
+        filesystem: the file system of all remote sources; `None` if each names its own.
+        network: see `read_repos`.
+        problems: where to tell what is wrong; `None` if nowhere.
+    """
+
+    columns: tuple[str, ...]
+    json_form: JsonForm
+    batch_rows: int
+    batch_bytes: int
+    scan: Scan
+    filesystem: FileSystem | None
+    network: NetworkMaker | None
+    problems: Problems | None
+
+
+def read_sources(plan: Plan, sources: Sequence[Source]) -> Iterator[Any]:
+    """Read sources, one after the other, and yield their records as `pyarrow.Table`.
+
+    The first table has no rows, so that even a task without records has its columns.
+
+    Raises:
+        RepoStreamError, OSError: see `Scan.batches`.
+    """
+    read = plan.columns or _ANY_COLUMN
+    collector = Collector(read, batch_rows=plan.batch_rows, batch_bytes=plan.batch_bytes)
+    to_table: Any = pyarrow().Table.from_batches  # Any: pyarrow has no types
+    to_block = to_table if plan.columns else _rows_alone(to_table)
+    found = _Found(plan.problems)
+    batches = _batches(plan, sources, row_processor(read, plan.json_form), collector, found)
+    yield to_block([], collector.schema)
+    try:
+        with loop_thread() as loop, closing(loop.iterate(batches)) as iterator:
+            for batch in iterator:
+                yield to_block([batch], collector.schema)
+                found.tell(at_least=_TELL_AFTER)
+    except Exception:
+        found.tell()
+        raise
+    except GeneratorExit:  # Ray needs no more rows
+        found.tell()
+        raise
+    found.tell(all_of=[source.given.name for source in sources])
+
+
+def _rows_alone(to_table: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the same without any column: in the form in which Ray still counts the rows."""
+    accessor: Any = import_module("ray.data.block").BlockAccessor  # Any: half of it has no types
+
+    def to_block(*arguments: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
+        return accessor.for_block(to_table(*arguments)).select([])
+
+    return to_block
+
+
+class _Found(ScanProblems):
+    """The problems of a task. They are added in the loop, and told outside.
+
+    Args:
+        problems: where to tell them; `None` if nowhere.
+    """
+
+    def __init__(self, problems: Problems | None) -> None:
+        super().__init__(listing=False)
+        self._to = problems
+        self._untold: SimpleQueue[ScanProblem] = SimpleQueue()
+        self._told_of: set[str] = set()
+
+    def add(
+        self,
+        source: str,
+        error: Exception,
+        *,
+        did: str | None = None,
+        key: str | None = None,
+        cid: Cid | None = None,
+    ) -> None:
+        """Note a problem."""
+        super().add(source, error, did=did, key=key, cid=cid)
+        if self._to is not None:
+            text = None if cid is None else str(cid)
+            self._untold.put(ScanProblem(source, did, key, text, type(error).__name__, str(error)))
+
+    def tell(self, *, at_least: int = 1, all_of: Sequence[str] = ()) -> None:
+        """Tell what has been found.
+
+        Args:
+            at_least: do nothing if it is less than that.
+            all_of: the sources of the task, if all of them have been read. Then what was told of
+                them in another try, or in another reading, no longer counts.
+        """
+        count = self._untold.qsize()
+        if self._to is None or (count < at_least and not all_of):
+            return
+        found = [self._untold.get() for _ in range(count)]
+        self._to.tell(found, instead_of=[name for name in all_of if name not in self._told_of])
+        self._told_of.update(problem.source for problem in found)
+
+
+# --- In the event loop ----------------------------------------------------------------------------
+
+
+async def _batches(
+    plan: Plan,
+    sources: Sequence[Source],
+    processor: Processor[Any],
+    collector: Collector,
+    found: ScanProblems,
+) -> AsyncGenerator[Any]:
+    async with AsyncExitStack() as stack:
+        network: Network | None = None
+        if plan.network is not None and any(each.given.kind == "account" for each in sources):
+            network = await stack.enter_async_context(plan.network())
+        scan = _WorkerScan(
+            sources=[source.given for source in sources],
+            on_error=plan.scan.on_error,
+            network=network,
+            earlier_keys=plan.scan.earlier_keys,
+            keywords=plan.scan.keywords,
+            by_name={source.given.name: source for source in sources},
+            filesystem=plan.filesystem,
+        )
+        async for batch in scan.collected(processor, collector, found):
+            yield batch
+
+
+@dataclass(frozen=True)
+class _WorkerScan(Scan):
+    """A scan that also reads what only a cluster has: remote files and stored bytes."""
+
+    by_name: dict[str, Source]
+    filesystem: FileSystem | None
+
+    def _opened(
+        self, given: Given, network: Network | None, processor: Processor[Any]
+    ) -> AbstractAsyncContextManager[Repo[Any]]:
+        return self._opened_there(self.by_name[given.name], network, processor)
+
+    @asynccontextmanager
+    async def _opened_there(
+        self, source: Source, network: Network | None, processor: Processor[Any]
+    ) -> AsyncGenerator[Repo[Any]]:
+        given: Given = source.given
+        async with AsyncExitStack() as stack:
+            if source.remote is not None:
+                file = opened_file(given.name, source.remote, self.filesystem)
+                opened: Any = await stack.enter_async_context(file)  # Any: `Given` has paths alone
+                given = given._replace(source=opened)
+            elif source.stored is not None:
+                stored: Any = memoryview(import_ray().get(source.stored))  # Any: see above
+                given = given._replace(source=stored)
+            yield await stack.enter_async_context(super()._opened(given, network, processor))
