@@ -106,23 +106,24 @@ class _Watcher(Collector):
     """
 
     def __init__(self, sample: int | None) -> None:
-        super().__init__(FIXED, batch_rows=1, batch_bytes=1)
+        most = sys.maxsize if sample is None else sample
+        super().__init__(FIXED, batch_rows=most, batch_bytes=sys.maxsize)
         self.inferred = Inferred()
-        self._left = sys.maxsize if sample is None else sample
+        self._left = most
 
     @property
-    def full(self) -> bool:
-        """Whether it has seen enough."""
-        return not self._left
+    def free_rows(self) -> int:
+        """How many records more there are to be in the sample."""
+        return self._left
 
     def add(
         self, keys: Sequence[str], cids: Sequence[bytes], rows: Sequence[TypedRow] = ()
     ) -> None:
         """See records."""
-        for record, _, size in rows[: self._left]:
+        for record, _, size in rows:
             self.inferred.add(record)
             self._bytes += size
-        self._left -= min(self._left, len(rows))
+        self._left -= len(rows)
 
     def take(self) -> None:
         """Return nothing."""
