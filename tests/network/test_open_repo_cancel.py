@@ -48,9 +48,8 @@ def names(folder: Path) -> list[str]:
 
 WAYS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "stream": lambda folder: {},
-    "keep": lambda folder: {"keep": folder / "alice.car"},
     "check first": lambda folder: {"check_first": True},
-    "on disk": lambda folder: {"mem_limit_mb": 0, "keep": folder / "alice.car"},
+    "keep, on disk": lambda folder: {"mem_limit_mb": 0, "keep": folder / "alice.car"},
 }
 
 
