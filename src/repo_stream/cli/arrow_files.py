@@ -54,7 +54,8 @@ class ColumnarFile:
         """
         if self._writer is None:
             with writing_to(self._path):
-                self._writer = self._new_writer(self._schema.with_metadata(_metadata(commit)))
+                about: dict[Any, Any] = {**(self._schema.metadata or {}), **_metadata(commit)}
+                self._writer = self._new_writer(self._schema.with_metadata(about))
 
     def write(self, batch: Any) -> None:  # noqa: ANN401 - above
         """Write the next rows."""
@@ -67,13 +68,27 @@ class ColumnarFile:
         self._rows += batch.num_rows
         self._bytes += batch.nbytes
         if self._rows >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
-            self._write_group()
+            self.write_group()
+
+    @property
+    def collected(self) -> int:
+        """How many bytes have been collected for a row group."""
+        return self._bytes
+
+    def write_group(self) -> None:
+        """Write what has been collected as a row group."""
+        if not self._group:
+            return
+        table = import_module("pyarrow").Table.from_batches(self._group)
+        with writing_to(self._path):
+            self._writer.write_table(table, row_group_size=self._rows)
+        self._group, self._rows, self._bytes = [], 0, 0
 
     def finish(self) -> None:
         """Write what is left, and the end of the file."""
         if self._writer is None:
             return
-        self._write_group()
+        self.write_group()
         with writing_to(self._path):
             self._writer.close()
             self._file.flush()
@@ -102,23 +117,15 @@ class ColumnarFile:
             ipc = import_module("pyarrow.ipc")
             new = ipc.new_file if is_arrow_file(self._path) else ipc.new_stream
             return new(self._file, schema)
-        names: list[str] = schema.names
-        return import_module("pyarrow.parquet").ParquetWriter(
-            self._file,
-            schema,
-            compression="zstd",
-            use_dictionary=[name for name in names if name in _FEW_VALUES] or False,
-            # The smallest and largest JSON text are of no use to anyone.
-            write_statistics=[name for name in names if name != "record"],
-        )
-
-    def _write_group(self) -> None:
-        if not self._group:
-            return
-        table = import_module("pyarrow").Table.from_batches(self._group)
-        with writing_to(self._path):
-            self._writer.write_table(table, row_group_size=self._rows)
-        self._group, self._rows, self._bytes = [], 0, 0
+        options: dict[str, Any] = {}
+        if "record" in schema.names:  # not of typed columns
+            options = {
+                "use_dictionary": [name for name in schema.names if name in _FEW_VALUES] or False,
+                # The smallest and largest JSON text are of no use to anyone.
+                "write_statistics": [name for name in schema.names if name != "record"],
+            }
+        parquet = import_module("pyarrow.parquet")
+        return parquet.ParquetWriter(self._file, schema, compression="zstd", **options)
 
 
 def _metadata(commit: Commit | None) -> dict[str, str]:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import AsyncGenerator, Generator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+)
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, NoReturn, Protocol
 
 import repo_stream
 from repo_stream import Commit, Output, Processor, RepoStreamError
-from repo_stream.arrow.batching import row_processor
+from repo_stream.arrow import row_processor, typed_processor
 from repo_stream.arrow.columns import chosen, schema_of
 from repo_stream.cli.accounts import is_account, network_of
 from repo_stream.cli.arrow_files import ColumnarFile, columnar_file, require_pyarrow
@@ -20,7 +28,7 @@ from repo_stream.cli.downloads import who_in
 from repo_stream.cli.failures import report_left_out
 from repo_stream.cli.file_forms import FORMS, Form, choose_form
 from repo_stream.cli.filters import report_unmatched, selection
-from repo_stream.cli.folder import folder
+from repo_stream.cli.folder import folder, record_files
 from repo_stream.cli.input import is_input, named
 from repo_stream.cli.messages import WRONG_USAGE, complain
 from repo_stream.cli.opened import Opened, opened
@@ -30,12 +38,14 @@ from repo_stream.cli.rows import line_of, uri_of
 from repo_stream.cli.screen import harmless_json, one_line
 from repo_stream.cli.several_cars import each_car
 from repo_stream.cli.text_files import CsvTable, JsonLines, gzipped
+from repo_stream.cli.typed import Schemas, TypedFiles, look_at, typed_file, typed_files
 from repo_stream.keys import parse_key
 from repo_stream.process import as_processor, atproto_json, dag_json
 from repo_stream.syntax import is_at_uri
 
 __all__ = ["export", "get"]
 
+_SLASHES: Final = (os.sep, "/")
 _PROCESSORS: Final = {"dag-json": dag_json, "atproto": atproto_json}
 
 
@@ -55,6 +65,15 @@ class _Sink(Protocol):
 async def export(options: argparse.Namespace) -> int:
     """Write the records of each CAR in key order; return 1 if any could not be written."""
     form = _form(options)
+    if not options.typed:
+        return await _written(options, form)
+    options.schemas = Schemas(options.to_folder or options.output)
+    async with AsyncExitStack() as stack:
+        await look_at(options, options.schemas, stack)
+        return await _written(options, form)
+
+
+async def _written(options: argparse.Namespace, form: Form) -> int:
     try:
         with _outlet(options, form) as outlet:
             code = await each_car(options, partial(_export_one, outlet=outlet))
@@ -71,6 +90,8 @@ async def _export_one(options: argparse.Namespace, outlet: _Outlet) -> int:
     """Write the records of one CAR; return 1 if bad ones were left out."""
     on_error: Literal["raise", "skip"] = "skip" if options.skip_bad else "raise"
     found = 0
+    if options.typed and options.car in options.schemas.failures:
+        raise options.schemas.failures[options.car]
     try:
         async with opened(
             options,
@@ -95,7 +116,9 @@ async def _export_one(options: argparse.Namespace, outlet: _Outlet) -> int:
 
 
 def _processor(options: argparse.Namespace, form: Form) -> Processor[Any]:
-    """Return what to make of each record. Any: text, or what `arrow.batches` takes."""
+    """Return what to make of each record. Any: text, or what Arrow's batches are made of."""
+    if options.typed:
+        return typed_processor()
     if form.columnar:
         return row_processor(options.columns, options.json_form)
     return as_processor(_PROCESSORS[options.json_form])
@@ -103,19 +126,19 @@ def _processor(options: argparse.Namespace, form: Form) -> Processor[Any]:
 
 def _chunks(options: argparse.Namespace, form: Form, car: Opened[Any]) -> AsyncGenerator[Any]:
     """Walk the repo. Any: what the processor made of its records, and what a sink takes."""
-    return car.batches(options.columns) if form.columnar else car.chunks()
+    return car.batches(options.columns) if form.columnar and not options.typed else car.chunks()
 
 
 def _form(options: argparse.Namespace) -> Form:
     """Return the form to write; exit if what the command line asks for does not go together."""
     path: str | None = options.output
+    if options.typed and path is not None and path.endswith(_SLASHES):
+        options.to_folder, path = path, None
+        options.output = None
     if options.to_folder is not None:
-        if options.format is not None:
-            options.usage("--to-folder writes JSON; leave out --format")
-        if options.several:
-            options.usage("--to-folder takes one CAR; use a folder for each account")
-        _settle_columns(options, FORMS["jsonl"])
-        return FORMS["jsonl"]
+        form = _form_in_folder(options)
+        _settle_columns(options, form)
+        return form
     for car in options.cars:
         if path is not None and is_input(car, path):
             options.usage(f"-o names the CAR itself, which would be overwritten: {path}")
@@ -123,6 +146,8 @@ def _form(options: argparse.Namespace) -> Form:
         form = choose_form(path, options.format)
     except ValueError as error:
         _refuse(options, one_line(str(error)))
+    if options.typed:
+        _check_typed(options, form)
     if path is None and is_terminal() and not form.is_text:
         options.usage(
             f"{form.title} cannot be shown on a terminal: name a file with -o, or use a pipe"
@@ -131,8 +156,33 @@ def _form(options: argparse.Namespace) -> Form:
     return form
 
 
+def _form_in_folder(options: argparse.Namespace) -> Form:
+    form = FORMS["parquet" if options.typed else "jsonl"]
+    if options.format not in (None, form.name if options.typed else None):
+        what = "Parquet" if options.typed else "JSON"
+        options.usage(f"--to-folder writes {what}; leave out --format")
+    if options.several and not options.typed:
+        options.usage("--to-folder takes one CAR; use a folder for each account")
+    return form
+
+
+def _check_typed(options: argparse.Namespace, form: Form) -> None:
+    """Exit unless one collection is written to one file with columns."""
+    names: list[str] = options.collections or []
+    if form.columnar is None:
+        options.usage("--typed writes Parquet or Arrow: name a folder with --to-folder, or a file")
+    if len(names) != 1 or names[0].endswith("*"):
+        options.usage(
+            "--typed writes a file for each collection: name a folder with --to-folder, or the "
+            "one collection with --collection"
+        )
+
+
 def _settle_columns(options: argparse.Namespace, form: Form) -> None:
     """Choose the form of JSON, and check the columns; all before a CAR is read."""
+    for name in ("json_form", "columns"):
+        if options.typed and getattr(options, name) is not None:
+            options.usage(f"--{name.replace('_', '-')} does not go with --typed")
     if options.json_form is None:
         options.json_form = "atproto" if form.columnar else "dag-json"
     if form.columnar is None:
@@ -225,10 +275,20 @@ def _sink(options: argparse.Namespace, form: Form) -> Generator[_Sink]:
     path: str | None = options.output
     line = line_of(options.json_form, several=options.several)
     if options.to_folder is not None:
-        may_lack = options.partial or options.skip_bad
-        wanted = selection(options)
-        with folder(options.to_folder, line, partial=may_lack, selection=wanted) as files:
+        with folder(
+            options.to_folder,
+            _typed_files(options) if options.typed else partial(record_files, line=line),
+            form="parquet" if options.typed else "json",
+            partial=options.partial or options.skip_bad,
+            selection=selection(options),
+        ) as files:
             yield files
+        return
+    if options.typed and form.columnar is not None:
+        (collection,) = options.collections
+        several = options.several
+        with typed_file(form.columnar, path, options.schemas, collection, several=several) as typed:
+            yield typed
         return
     with (
         destination(path) as file,
@@ -243,6 +303,12 @@ def _sink(options: argparse.Namespace, form: Form) -> Generator[_Sink]:
                 schema = schema_of(chosen(options.columns))
                 with columnar_file(kind, schema, file, path) as table:
                     yield _Table(table, several=options.several)
+
+
+def _typed_files(
+    options: argparse.Namespace,
+) -> Callable[[Path], AbstractContextManager[TypedFiles]]:
+    return lambda part: typed_files(part, options.schemas, several=options.several)
 
 
 class _Table:

@@ -1,5 +1,7 @@
 r"""Records as files in a folder: `COLLECTION/RKEY.json`, each with one line of JSON.
 
+Or a collection is one file: `COLLECTION.parquet`; see `typed`.
+
 A key can be any text, and a file system has names that it refuses, changes, or takes for one. So
 what a name is made of is the same everywhere: lower-case ASCII.
 
@@ -15,11 +17,12 @@ what a name is made of is the same everywhere: lower-case ASCII.
 So different keys have different names, none of them leads out of the folder, and for all but long
 ones `urllib.parse.unquote` returns what was encoded. The exact key is in the file.
 
-The folder is new, or empty, or one that `export` has made of the same account before, which is then
-brought up to date: its collections are replaced, all or none, and are as those of a new folder.
-`_repo.json` in it says which those are, and is how it is recognized. Other files in it stay. With
-`--partial` or `--skip-bad` such a folder is refused, as what is lost now would be removed from it,
-and so is one of other collections or another range, unless all records are written now.
+The folder is new, or empty, or one that `export` has made of the same account before, in the same
+form, which is then brought up to date: its collections are replaced, all or none, and are as those
+of a new folder. `_repo.json` in it says which those are, and is how it is recognized. Other files
+in it stay. With `--partial` or `--skip-bad` such a folder is refused, as what is lost now would be
+removed from it, and so is one of other collections or another range, unless all records are written
+now.
 
 While records are written, they are in a folder of their own within it, which nobody else can enter;
 so what lies in the folder, such as a symbolic link, is never written through.
@@ -31,17 +34,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from repo_stream import Commit, Output
 from repo_stream.cli.output import OutputError, naming, writing_to
 from repo_stream.cli.rows import Line
 
-__all__ = ["Folder", "folder", "path_of"]
+__all__ = ["Files", "Folder", "collection_of", "folder", "path_of", "record_files"]
 
 _ENDING: Final = ".json"
 _ABOUT: Final = f"_repo{_ENDING}"
@@ -54,20 +57,26 @@ _NAME: Final = re.compile(r"[a-z0-9%_~-](?:[a-z0-9%_~.-]*[a-z0-9%_~-])?")
 _CUT_ESCAPE: Final = re.compile(r"%.?$")
 
 
+#: What is in a folder: a folder of JSON files for each collection, or a file of Parquet.
+FolderForm: TypeAlias = Literal["json", "parquet"]
+
+
 class Contents(NamedTuple):
     """What is in a folder that `export` has made.
 
     Attributes:
-        did: the account.
-        rev: the revision of its repo.
-        collections: the names of the folders in it.
+        did: the account, or several, with spaces between them.
+        rev: the revision of its repo, or theirs, in that order.
+        collections: the names of the folders or files in it.
         selection: the filters of the command line; none if all records were to be written.
+        form: what they are.
     """
 
     did: str
     rev: str
     collections: set[str]
     selection: list[str]
+    form: FolderForm = "json"
 
 
 def path_of(key: str) -> str:
@@ -79,11 +88,20 @@ def path_of(key: str) -> str:
         >>> path_of("app.bsky.feed.getLikes/Nul:..")
         'app.bsky.feed.get%4cikes/%4eul%3a.%2e.json'
     """
-    collection, slash, rkey = key.partition("/")
-    if not slash:
-        collection, rkey = "", key
-    within = _name_of(collection, _LONGEST) if slash else "_no-collection"
-    return f"{within}/{_name_of(rkey, _LONGEST - len(_ENDING))}{_ENDING}"
+    _, slash, rkey = key.partition("/")
+    name = _name_of(rkey if slash else key, _LONGEST - len(_ENDING))
+    return f"{collection_of(key)}/{name}{_ENDING}"
+
+
+def collection_of(key: str, ending: str = "") -> str:
+    """Return the name of the folder or file for the collection of a record.
+
+    Args:
+        key: the key of the record.
+        ending: the end of the name.
+    """
+    collection, slash, _ = key.partition("/")
+    return f"{_name_of(collection, _LONGEST - len(ending)) if slash else '_no-collection'}{ending}"
 
 
 def _name_of(part: str, longest: int) -> str:
@@ -100,38 +118,92 @@ def _name_of(part: str, longest: int) -> str:
     return f"{begin}%~{sha256(part.encode()).hexdigest()}"
 
 
+class Files(Protocol):
+    """Writes the records of repos to files in a folder."""
+
+    @property
+    def names(self) -> set[str]:
+        """What is in the folder."""
+        ...
+
+    def begin(self, commit: Commit, /) -> None:
+        """Begin with the records of a repo."""
+        ...
+
+    # Any: what the processor has made of a record is known to who writes it.
+    def write(self, chunk: Sequence[Output[Any]], /) -> None:
+        """Write the next records."""
+        ...
+
+
+class RecordFiles:
+    """Writes each record to a file of its own, as a line of JSON.
+
+    Args:
+        part: an empty folder.
+        line: makes the line.
+
+    Attributes:
+        names: the names of the folders in it.
+    """
+
+    def __init__(self, part: Path, line: Line) -> None:
+        self.names: set[str] = set()
+        self._part = part
+        self._line = line
+        self._did = ""
+
+    def begin(self, commit: Commit) -> None:
+        """Begin with the records of a repo."""
+        self._did = commit.did
+
+    def write(self, chunk: Sequence[Output[str]]) -> None:
+        """Write the next records."""
+        for output in chunk:
+            path = path_of(output.key)
+            collection = path.partition("/")[0]
+            if collection not in self.names:
+                (self._part / collection).mkdir()
+                self.names.add(collection)
+            with (self._part / path).open("xb") as file:
+                file.write(self._line(self._did, output).encode() + b"\n")
+
+
+@contextmanager
+def record_files(part: Path, line: Line) -> Generator[RecordFiles]:
+    """Write each record to a file of its own, as `folder` asks for."""
+    yield RecordFiles(part, line)
+
+
 class Folder:
-    """Writes each record of a repo to a file of its own.
+    """Writes records to a folder, which is not to lose any.
 
     Args:
         path: the folder, for errors.
-        part: an empty folder to write to.
-        line: makes the line of a record.
+        files: writes them.
         before: what was in the folder before; `None` if nothing was.
+        form: what is in it from now on.
         partial: whether records may be left out because they are missing or damaged.
         selection: the filters of the command line.
-
-    Attributes:
-        made: what is in `part`; `None` if no repo has been begun.
     """
 
     def __init__(
         self,
         path: str,
-        part: Path,
-        line: Line,
+        files: Files,
         before: Contents | None,
         *,
+        form: FolderForm,
         partial: bool,
         selection: Sequence[str],
     ) -> None:
-        self.made: Contents | None = None
         self._path = path
-        self._part = part
-        self._line = line
+        self._files = files
         self._before = before
+        self._form: FolderForm = form
         self._partial = partial
         self._selection = [*selection]
+        self._revs: dict[str, str] = {}
 
     def begin(self, commit: Commit) -> None:
         """Begin with the records of a repo.
@@ -141,11 +213,14 @@ class Folder:
         """
         if self._before is not None:
             self._check_update(self._before, commit)
-        self.made = Contents(commit.did, commit.rev, set(), self._selection)
+        self._revs[commit.did] = commit.rev
+        self._files.begin(commit)
 
     def _check_update(self, before: Contents, commit: Commit) -> None:
-        if before.did != commit.did:
+        if commit.did not in before.did.split(" "):
             raise _refusal(self._path, f"it has the records of {before.did}, not of {commit.did}")
+        if self._form != before.form:
+            raise _refusal(self._path, f"it has an earlier export, as {before.form}")
         if self._partial:
             raise _refusal(
                 self._path,
@@ -158,27 +233,41 @@ class Folder:
                 "from it",
             )
 
-    def write(self, chunk: Sequence[Output[str]]) -> None:
+    def write(self, chunk: Sequence[Output[Any]]) -> None:  # Any: as of `Files`
         """Write the next records."""
-        made = cast("Contents", self.made)
-        for output in chunk:
-            path = path_of(output.key)
-            collection = path.partition("/")[0]
-            with writing_to(self._path):
-                if collection not in made.collections:
-                    (self._part / collection).mkdir()
-                    made.collections.add(collection)
-                with (self._part / path).open("xb") as file:
-                    file.write(self._line(made.did, output).encode() + b"\n")
+        with writing_to(self._path):
+            self._files.write(chunk)
+
+    def made(self) -> Contents | None:
+        """Return what has been written; `None` if no repo has been begun.
+
+        Raises:
+            OutputError: if the folder has records of an account of which there are none now.
+        """
+        if not self._revs:
+            return None
+        dids, revs = " ".join(self._revs), " ".join(self._revs.values())
+        before = set[str]() if self._before is None else set(self._before.did.split(" "))
+        if missing := sorted(before.difference(self._revs)):
+            raise _refusal(self._path, f"it has the records of {missing[0]} as well")
+        return Contents(dids, revs, self._files.names, self._selection, self._form)
 
 
 @contextmanager
-def folder(path: str, line: Line, *, partial: bool, selection: Sequence[str]) -> Generator[Folder]:
+def folder(
+    path: str,
+    files: Callable[[Path], AbstractContextManager[Files]],
+    *,
+    form: FolderForm,
+    partial: bool,
+    selection: Sequence[str],
+) -> Generator[Folder]:
     """Write records to a folder, where they appear when all of them are complete.
 
     Args:
         path: the folder.
-        line: makes the line of a record.
+        files: opens what writes them to an empty folder.
+        form: what it writes.
         partial: whether records may be left out because they are missing or damaged. Then it must
             not have an earlier export, which may have those.
         selection: the filters of the command line. If there are any, an earlier export has to be
@@ -201,11 +290,13 @@ def folder(path: str, line: Line, *, partial: bool, selection: Sequence[str]) ->
                 target.rmdir()
             raise
     try:
-        sink = Folder(path, part, line, before, partial=partial, selection=selection)
-        yield sink
-        if sink.made is not None:
+        with files(part) as written:
+            sink = Folder(path, written, before, form=form, partial=partial, selection=selection)
+            yield sink
+        made = sink.made()
+        if made is not None:
             with naming(path):  # without `at_once`: a Ctrl-C here would leave half of it
-                _replace(target, part, before, sink.made)
+                _replace(target, part, before, made)
     finally:
         shutil.rmtree(part, ignore_errors=True)
         if is_new:
@@ -228,8 +319,9 @@ def _contents(target: Path, path: str) -> Contents | None:
         contents = _read(about.read_bytes())
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _refusal(path, f"its {_ABOUT} is not that of an export") from error
+    check = _check_collection if contents.form == "json" else _check_file
     for name in contents.collections:
-        _check_collection(target / name, path)
+        check(target / name, path)
     return contents
 
 
@@ -241,7 +333,10 @@ def _read(about: bytes) -> Contents:
         raise TypeError("not text")
     if not all(_NAME.fullmatch(name) for name in collections):
         raise ValueError("not a name of a collection")
-    return Contents(did, rev, collections, selection)
+    form = contents.get("form", "json")
+    if form not in {"json", "parquet"}:
+        raise ValueError("not a form of a folder")
+    return Contents(did, rev, collections, selection, form)
 
 
 def _check_collection(within: Path, path: str) -> None:
@@ -262,6 +357,16 @@ def _check_collection(within: Path, path: str) -> None:
                 raise _refusal(path, f"{within.name}/{name} in it is not of an export")
 
 
+def _check_file(file: Path, path: str) -> None:
+    """Check that what is going to be replaced is a file.
+
+    Raises:
+        OutputError: if it is not.
+    """
+    if os.path.lexists(file) and (file.is_symlink() or not file.is_file()):
+        raise _refusal(path, f"{file.name} in it is not a file")
+
+
 def _replace(target: Path, part: Path, before: Contents | None, made: Contents) -> None:
     """Put what was written in the place of what was there before: all of it or nothing."""
     there = before.collections if before else set[str]()
@@ -270,6 +375,8 @@ def _replace(target: Path, part: Path, before: Contents | None, made: Contents) 
             raise FileExistsError(0, f"{name} in it is in the way")
     about, old = part / _ABOUT, part / "_old"
     contents = {**made._asdict(), "collections": sorted(made.collections)}
+    if made.form == "json":
+        del contents["form"]  # as it has always been
     about.write_text(f"{json.dumps(contents, indent=2)}\n", "utf-8")
     old.mkdir()
     moves = [

@@ -22,8 +22,7 @@ from repo_stream import (
     open_car,
     order_car,
 )
-from repo_stream.arrow.batching import batches
-from repo_stream.arrow.typed_batching import typed_batches
+from repo_stream.arrow import batches, typed_batches
 from repo_stream.cli.accounts import is_account, kind_of, network_of
 from repo_stream.cli.downloads import Downloaded, Named, account_repo, downloaded, fetched
 from repo_stream.cli.input import Input, KeptInput, limits_of, open_input, size_of_file

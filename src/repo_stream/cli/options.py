@@ -25,6 +25,7 @@ from repo_stream.cli.messages import PROGRAM
 from repo_stream.cli.ordering import order
 from repo_stream.cli.output import put
 from repo_stream.cli.partial import add_partial, check_report
+from repo_stream.cli.plot import picture_form
 from repo_stream.cli.resolution import resolve
 from repo_stream.cli.screen import one_line
 from repo_stream.cli.several_cars import for_each
@@ -167,7 +168,14 @@ def _parser() -> argparse.ArgumentParser:
         several=True,
     )
     command.add_argument("--json", action="store_true", help="write JSON")
-    command.set_defaults(command=for_each(inspect), partial=True)
+    command.add_argument(
+        "--plot",
+        type=_picture,
+        metavar="FILE",
+        help="also draw a picture of one CAR, records over time and sizes, by collection: a .png "
+        "or .svg file, which appears once it is complete",
+    )
+    command.set_defaults(command=inspect, partial=True)
 
     command = add(
         "ls", "list the keys of records and their CIDs, one record per line", several=True
@@ -222,9 +230,10 @@ def _parser() -> argparse.ArgumentParser:
         "--to-folder",
         type=_path,
         metavar="DIR",
-        help="write a file for each record, DIR/COLLECTION/RKEY.json, with names that every file "
-        "system takes: whatever could be a problem is percent-encoded, capitals, too; DIR is new, "
-        "empty, or one that this has written of the same account, which is brought up to date",
+        help="write a file for each record, DIR/COLLECTION/RKEY.json, or with --typed for each "
+        "collection, with names that every file system takes: whatever could be a problem is "
+        "percent-encoded, capitals, too; DIR is new, empty, or one that this has written of the "
+        "same account, which is brought up to date",
     )
     command.add_argument(
         "--format",
@@ -238,6 +247,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME,...",
         help="columns of Parquet and Arrow, of those above; without created_at and record, no "
         "records are read, only their keys",
+    )
+    command.add_argument(
+        "--typed",
+        action="store_true",
+        help="write columns of the types that records have: --to-folder DIR gets a Parquet file "
+        "for each collection, DIR/COLLECTION.parquet; with one --collection, -o writes its file; "
+        "what fits no column is JSON in the column other; records are read twice, and an account, "
+        "a URL and standard input are kept in a temporary file meanwhile",
     )
     _add_json_form(command, None)
     _add_skip_bad(command)
@@ -561,6 +578,14 @@ def _rev(text: str) -> str:
 def _path(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("it is empty")  # as of a variable that is not set
+    return text
+
+
+def _picture(text: str) -> str:
+    try:
+        picture_form(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     return text
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "drop_output",
     "is_terminal",
     "naming",
+    "new_file",
     "put",
     "put_json",
     "writing_to",
@@ -107,6 +108,23 @@ def destination(path: str | None) -> Generator[IO[bytes]]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def new_file(path: Path, name: str) -> Generator[IO[bytes]]:
+    """Create a file, which is of no use after an error.
+
+    Args:
+        path: its path.
+        name: what to call it in errors.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    with naming(name):
+        file = path.open("xb")
+    with _closing(file, name):
+        yield file
 
 
 @contextmanager

@@ -19,9 +19,7 @@ from typing import Any, Literal, TypeAlias
 from anyio.from_thread import BlockingPortal
 
 from repo_stream import Processor
-from repo_stream.arrow.batching import row_processor
-from repo_stream.arrow.inference import Inferred
-from repo_stream.arrow.typed_batching import typed_processor
+from repo_stream.arrow import Inferred, row_processor, typed_processor
 from repo_stream.cli.failures import report_left_out
 from repo_stream.cli.opened import Opened, opened
 from repo_stream.cli.partial import report_lost

@@ -11,7 +11,7 @@ from repo_stream.cli.accounts import uri_in
 from repo_stream.cli.failures import report_failure
 from repo_stream.cli.partial import report_unread, reporting
 
-__all__ = ["Command", "each_car", "for_each"]
+__all__ = ["Command", "each_car", "for_each", "narrowed"]
 
 #: Runs a command; returns its exit code.
 Command: TypeAlias = Callable[[argparse.Namespace], Awaitable[int]]
@@ -36,8 +36,7 @@ async def each_car(options: argparse.Namespace, one: Command) -> int:
     failure: RepoStreamError | OSError | None = None
     with reporting(options):
         for car in options.cars:
-            of_car = argparse.Namespace(**{**vars(options), "car": car})
-            _narrow(of_car)
+            of_car = narrowed(options, car)
             try:
                 code = await one(of_car)
             except UnsupportedKey:
@@ -52,15 +51,20 @@ async def each_car(options: argparse.Namespace, one: Command) -> int:
     return worst
 
 
-def _narrow(options: argparse.Namespace) -> None:
-    """Read only what a CAR names that is the URI of a collection or of a record."""
-    uri = uri_in(options.car)
+def narrowed(options: argparse.Namespace, car: str) -> argparse.Namespace:
+    """Return the command line for one of its CARs, to read only what that names.
+
+    If it is the URI of a collection or of a record, nothing else is read.
+    """
+    of_car = argparse.Namespace(**{**vars(options), "car": car})
+    uri = uri_in(car)
     if uri is None or uri.collection is None:
-        return
-    options.collections = [uri.collection]
+        return of_car
+    of_car.collections = [uri.collection]
     if uri.rkey is not None:
         key = f"{uri.collection}/{uri.rkey}"
-        options.key_range = [key, f"{key}\0"]
+        of_car.key_range = [key, f"{key}\0"]
+    return of_car
 
 
 def for_each(one: Command) -> Command:

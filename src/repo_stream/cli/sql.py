@@ -24,7 +24,8 @@ import anyio.to_thread
 from anyio.from_thread import BlockingPortal
 
 from repo_stream import MissingExtra, RepoStreamError
-from repo_stream.arrow.columns import COLUMNS, schema_of
+from repo_stream.arrow import COLUMNS
+from repo_stream.arrow.columns import schema_of
 from repo_stream.background import in_background
 from repo_stream.cli.arrow_files import columnar_file, require_pyarrow
 from repo_stream.cli.failures import report_failure
