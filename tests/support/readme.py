@@ -33,6 +33,8 @@ def _named(title: str) -> list[object]:
     ]
 
 
-PYTHON = [
-    block for title in re.findall(r"^## (.*)$", README, re.MULTILINE) for block in _named(title)
-]
+_TITLES = re.findall(r"^## (.*)$", README, re.MULTILINE)
+
+PYTHON = [block for title in _TITLES for block in _named(title)]
+#: Without the recipes, which have tests of their own.
+PROGRAMS = [block for title in _TITLES if title != "Recipes" for block in _named(title)]
