@@ -152,7 +152,7 @@ def test_long_and_odd_names_are_cut(bars: Bars) -> None:
 def test_encoding_without_blocks_has_plain_bars(
     bars: Bars, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspection, "can_show", lambda text: text.isascii())
+    monkeypatch.setattr(inspection, "can_show", str.isascii)
     twice = keys(micros(2023, 2, 3), micros(2023, 2, 4), micros(2023, 4))
     assert bars([*keys(micros(2023, 1, 31)), *twice])[2].split() == [POST, "=@", "=", "2"]
 

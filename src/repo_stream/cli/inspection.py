@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
 from repo_stream import BlockOrder, Commit, Gap, key_depth
 from repo_stream.cli.accounts import is_account
+from repo_stream.cli.input import is_input
+from repo_stream.cli.interrupts import at_once
 from repo_stream.cli.opened import opened
-from repo_stream.cli.output import can_show
+from repo_stream.cli.output import can_show, destination, writing_to
 from repo_stream.cli.partial import lost_as_json, lost_facts, report_lost
+from repo_stream.cli.plot import Picture, draw, picture_form, require_matplotlib
 from repo_stream.cli.reports import put_report
 from repo_stream.cli.screen import facts, name_of, one_line, table
+from repo_stream.cli.several_cars import each_car
 from repo_stream.cli.sparkline import BLOCKS, PLAIN, sparklines
 from repo_stream.cli.tallies import Collections, Tally
 from repo_stream.cli.timeline import Timeline, Timelines, months_by_name
@@ -22,6 +27,17 @@ __all__ = ["inspect"]
 
 
 async def inspect(options: argparse.Namespace) -> int:
+    """Walk each repo and show what is in it; return 1 if anything is lost."""
+    if options.plot is not None:
+        if options.several:
+            options.usage("--plot draws one CAR; draw each into a file of its own")
+        if is_input(options.car, options.plot):
+            options.usage(f"--plot names the CAR itself, which would be overwritten: {options.car}")
+        require_matplotlib()  # before anything is read
+    return await each_car(options, _inspect_one)
+
+
+async def _inspect_one(options: argparse.Namespace) -> int:
     """Walk the whole repo and show what is in it; return 1 if anything is lost."""
     if is_account(options.car):
         options.partial = False  # an export that lacks something is healed or refused
@@ -41,7 +57,21 @@ async def inspect(options: argparse.Namespace) -> int:
         if repo.left_over is not None and not findings.lost:
             findings.blocks = repo.blocks_read - repo.left_over
     put_report(options, partial(_as_text, findings), partial(_as_json, findings))
+    if options.plot is not None:
+        _plot(options, findings)
     return report_lost(options, car, findings.total.records, damage_counts=True)
+
+
+def _plot(options: argparse.Namespace, findings: Findings) -> None:
+    """Write the picture that was asked for, and say so."""
+    commit, path = findings.commit, options.plot
+    picture = Picture(commit, findings.collections.everything(), whole=not findings.lost)
+    with at_once():
+        drawn = draw(picture, picture_form(path))
+    with destination(path) as file, writing_to(path):
+        file.write(drawn)
+    if not options.quiet:
+        print(one_line(f"drew {commit.did}, rev {commit.rev}, in {path}"), file=sys.stderr)
 
 
 def _size(block: bytes) -> int | Gap:
@@ -214,8 +244,8 @@ def _sizes(findings: Findings) -> list[tuple[str, str]]:
 
 
 def _rows(collections: Collections) -> Iterable[tuple[str, ...]]:
-    for name, tally, _ in collections.everything():
-        yield name_of(name), *_figures(tally)
+    for named in collections.everything():
+        yield name_of(named.name), *_figures(named.tally)
 
 
 def _summary(shape: Shape) -> str:
@@ -268,8 +298,8 @@ def _as_json(findings: Findings) -> dict[str, object]:
         "record_bytes": total.size,
         "shared_records": findings.shared,
         "collections": {
-            name: _tally_as_json(tally, timeline)
-            for name, tally, timeline in findings.collections.named()
+            named.name: _tally_as_json(named.tally, named.timeline)
+            for named in findings.collections.named()
         },
         "other_collections": {
             "collections": findings.collections.other_names,

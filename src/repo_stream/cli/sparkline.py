@@ -5,13 +5,21 @@ All lines have the same time, and each is as high as its own highest bar, whose 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from typing import Final
 
 from repo_stream.cli.screen import WIDTH, name_of
 from repo_stream.cli.tallies import Named
-from repo_stream.cli.timeline import Axis, Timeline, Timelines, axis_of, in_days, month_name
+from repo_stream.cli.timeline import (
+    Axis,
+    Timeline,
+    Timelines,
+    axis_of,
+    counts_on,
+    in_days,
+    month_name,
+)
 
 __all__ = ["BLOCKS", "PLAIN", "sparklines"]
 
@@ -36,7 +44,9 @@ def sparklines(collections: Sequence[Named], bars: str) -> Iterable[str]:
     dated = everything.months.total()
     if not dated:
         return
-    rows = [(_short(name_of(each.name)), each.timeline) for each in _largest(collections)]
+    rows: list[tuple[str, Timeline | Timelines]] = [
+        (_short(name_of(each.name)), each.timeline) for each in _largest(collections)
+    ]
     if len(rows) > 1:
         rows.insert(0, (_ALL, everything))
     name_room = max(len("Records by 10 years"), *(len(name) for name, _ in rows))
@@ -46,9 +56,9 @@ def sparklines(collections: Sequence[Named], bars: str) -> Iterable[str]:
         axis = in_days(axis, everything.days)
     if axis.columns == 1:
         del rows[1:]  # the others are in the table of collections
-    lines = [(f"Records by {_step_name(axis)}", _span_name(axis), _MOST)]
+    lines = [(f"Records by {axis.step_name}", _span_name(axis), _MOST)]
     for name, timeline in rows:
-        counts = axis.fill(_counts(timeline, axis))
+        counts = axis.fill(counts_on(timeline, axis))
         lines.append((name, _line(counts, bars), f"{max(counts):,}"))
     yield from _table(lines)
     yield from _left_out(axis, everything, sum(each.tally.records for each in collections) - dated)
@@ -59,10 +69,6 @@ def _largest(collections: Sequence[Named]) -> Sequence[Named]:
     dated = [(sum(each.timeline.months.values()), each) for each in collections]
     ranked = sorted(dated, key=lambda one: -one[0])[:_MOST_SHOWN]
     return sorted((each for count, each in ranked if count), key=lambda each: each.name)
-
-
-def _counts(timeline: Timeline | Timelines, axis: Axis) -> Mapping[int, int]:
-    return (timeline.days or {}) if axis.unit == "day" else timeline.months
 
 
 def _line(counts: Sequence[int], bars: str) -> str:
@@ -77,15 +83,6 @@ def _table(lines: Sequence[tuple[str, str, str]]) -> Iterable[str]:
         yield f"{left:{name}}  {middle:{line}}  {right:>{count}}"
         if at == 0:
             yield "-" * (name + line + count + 4)
-
-
-def _step_name(axis: Axis) -> str:
-    years, months = divmod(axis.step, 12)
-    if axis.unit == "day" or axis.step == 1:
-        return axis.unit
-    if months:
-        return f"{months} months"
-    return "year" if years == 1 else f"{years} years"
 
 
 def _span_name(axis: Axis) -> str:

@@ -43,11 +43,13 @@ class Named(NamedTuple):
         name: its name; empty for the records that are in none.
         tally: its records.
         timeline: when they were made, as far as their rkeys are TIDs.
+        collections: how many collections they are.
     """
 
     name: str
     tally: Tally
     timeline: Timeline | Timelines
+    collections: int = 1
 
 
 class Collections:
@@ -113,4 +115,4 @@ class Collections:
         if not others:
             return self.named()
         name = f"({others:,} {'other' if others == 1 else 'others'})"
-        return [*self.named(), Named(name, self.others, self.others_timeline)]
+        return [*self.named(), Named(name, self.others, self.others_timeline, others)]

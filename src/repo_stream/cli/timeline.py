@@ -23,6 +23,7 @@ __all__ = [
     "Timelines",
     "Unit",
     "axis_of",
+    "counts_on",
     "in_days",
     "month_name",
     "months_by_name",
@@ -161,6 +162,16 @@ class Axis(NamedTuple):
         """The number of the last day or month."""
         return self.first + self.columns * self.step - 1
 
+    @property
+    def step_name(self) -> str:
+        """What a column stands for."""
+        years, months = divmod(self.step, 12)
+        if self.unit == "day" or self.step == 1:
+            return self.unit
+        if months:
+            return f"{self.step} months"
+        return "year" if years == 1 else f"{years} years"
+
     def fill(self, counts: Mapping[int, int]) -> list[int]:
         """Return the number of records in each column."""
         filled = [0] * self.columns
@@ -205,6 +216,11 @@ def axis_of(months: Mapping[int, int], room: int) -> Axis:
         before=sum(count for month, count in everything if month < begin),
         after=sum(count for month, count in everything if month >= end),
     )
+
+
+def counts_on(timeline: Timeline | Timelines, axis: Axis) -> Mapping[int, int]:
+    """Return how many records there are in each unit of an axis."""
+    return (timeline.days or {}) if axis.unit == "day" else timeline.months
 
 
 def in_days(axis: Axis, days: Mapping[int, int]) -> Axis:
