@@ -125,14 +125,14 @@ def test_folder_of_cars_becomes_one_data_set(
     assert "TruncatedCar" in problem
 
 
-def test_two_exports_are_compared(written: Written, capfd: pytest.CaptureFixture[str]) -> None:
+def test_two_exports_are_compared(written: Written, capsys: Capture) -> None:
     old: dict[str, object] = {f"{POSTS}/3k{n}": post("", n=n) for n in range(5)}
     new = {**old, f"{POSTS}/3k1": post("edited"), f"{POSTS}/3k9": post("")}
     del new[f"{POSTS}/3k3"]
     written(old, "old.car")
     written(new, "new.car")
     execute(recipe("What has changed"))
-    rows = re.findall(rf"│ *\S+/{POSTS}/(\w+) *│ *(\w+) *│ *(\w+) *│", capfd.readouterr().out)
+    rows = re.findall(rf"│ *\S+/{POSTS}/(\w+) *│ *(\w+) *│ *(\w+) *│", capsys.readouterr().out)
     assert rows == [("3k1", "false", "false"), ("3k3", "false", "true"), ("3k9", "true", "false")]
 
 

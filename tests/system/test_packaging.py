@@ -24,7 +24,9 @@ from support.readme import README, blocks
 pytestmark = pytest.mark.long
 
 # What the stranger does not have.
-NEEDS_MORE = re.compile(r"^(import|from) (aiohttp|httpx|msgspec|pydantic|pytest)\b", re.MULTILINE)
+NEEDS_MORE = re.compile(
+    r"^(import|from) (duckdb|fastapi|msgspec|polars|pyarrow|pytest)\b", re.MULTILINE
+)
 TYPED_PROGRAM = ROOT / "tests" / "typing_api.py"
 
 
