@@ -18,6 +18,7 @@ from repo_stream import (
     Absent,
     Account,
     AccountRepo,
+    Blob,
     BlockOrder,
     CarReader,
     Cid,
@@ -30,6 +31,7 @@ from repo_stream import (
     DriverBuilder,
     Gap,
     IncompleteJoin,
+    Links,
     MissingBlock,
     NeedDisk,
     Network,
@@ -50,11 +52,14 @@ from repo_stream import (
     StreamDriver,
     TreeNode,
     atproto_json,
+    blobs,
     dag_json,
     did_key,
     get_record,
     join_cars,
+    json_value,
     length,
+    links,
     load_commit,
     noop,
     open_car,
@@ -155,6 +160,20 @@ async def one_line(source: Path) -> None:
     async with open_car(source, mem_limit_mb=1, block_processor=noop) as blocks:
         async for _, block in blocks:
             assert_type(block, bytes)
+
+
+def what_is_in(output: Output[dict[str, Any]], block: bytes) -> None:
+    key, cid, value = output
+    assert_type((key, cid, value), tuple[str, Cid, dict[str, Any]])
+    assert_type((output.did, output.uri, output.collection, output.rkey), tuple[str, str, str, str])
+    assert_type(output.strong_ref, dict[str, str])
+    assert_type(output._replace(key=""), Output[dict[str, Any]])
+    for of in (value, block):
+        assert_type(links(of), Links)
+        assert_type(json_value(of), dict[str, Any])
+        assert_type(blobs(of), list[Blob])
+    assert_type(DriverBuilder(block_processor=links), DriverBuilder[Links])
+    assert_type(DriverBuilder(block_processor=blobs), DriverBuilder[list[Blob]])
 
 
 async def parts(repo: Repo[int]) -> None:

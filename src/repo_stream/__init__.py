@@ -1,6 +1,7 @@
 """Read AT Protocol repositories: verified records in key order, within a memory limit.
 
-Start with `open_car`, or with `DriverBuilder` to decide for yourself what goes to disk.
+Start with `open_car`, or with `DriverBuilder` to decide for yourself what goes to disk. The same
+without `async` is in `repo_stream.sync`, and tables are in `repo_stream.arrow`.
 
 The public names are in `__init__.pyi`. A name is imported from its module when it is first used, so
 a program that needs only the errors, CIDs or the CAR decoder does not pay for the rest.

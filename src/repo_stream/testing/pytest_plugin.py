@@ -104,7 +104,7 @@ def atproto_network() -> Iterator[AtprotoNetwork]:
             atproto_network.add_account("alice.example.com", {"com.example.note/1": {"n": 1}})
             async with (
                 atproto_network.network() as network,
-                open_repo("alice.example.com", network=network, block_processor=record) as repo,
+                open_repo("alice.example.com", network=network) as repo,
             ):
                 assert [note async for _, note in repo] == [{"n": 1}]
     """
