@@ -242,6 +242,18 @@ def test_what_the_encoding_does_not_know_is_escaped(
 NO_OUTPUT, NO_INPUT = "standard output: Bad file descriptor", "standard input: Bad file descriptor"
 
 
+def test_picture_is_the_same_in_every_process(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for form in ("png", "svg"):
+        pictures: set[bytes] = set()
+        for seed in ("1", "2"):
+            path = tmp_path / f"{seed}.{form}"
+            environment = {**os.environ, "PYTHONHASHSEED": seed, "TZ": f"UTC{seed}"}
+            assert done("inspect", SAMPLE, "--plot", path, "-q", env=environment).stderr == b""
+            pictures.add(path.read_bytes())
+        assert len(pictures) == 1
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell's redirections")
 @pytest.mark.parametrize(
     ("redirections", "arguments", "code", "complaint"),

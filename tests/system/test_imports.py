@@ -46,6 +46,10 @@ def test_a_builder_brings_nothing_that_only_few_values_or_the_disk_need() -> Non
     assert not late & brought_by("from repo_stream import DriverBuilder")
 
 
+def test_command_brings_no_matplotlib_unless_it_draws() -> None:
+    assert "matplotlib" not in brought_by("from repo_stream.cli import plot, options")
+
+
 def test_what_a_did_document_says_is_told_without_the_extras_of_the_network() -> None:
     program = (
         "from repo_stream import Account, NetworkError, did_key\n"
