@@ -311,11 +311,11 @@ async def test_log_overwritten_anywhere_gives_no_wrong_record_and_none_is_missin
                 assert isinstance(error, StoreCorrupt)
                 check_error(error, path)
                 given.add(len(got))
-            at += 11
+            at += 23
         assert await usable(store)
     assert {0, len(KEYS) - 1} <= given, "the tree itself, and the last record"
     # The driver has the commit, of less than 300 bytes.
-    assert intact <= 300 / 11
+    assert intact <= 300 / 23
 
 
 @pytest.mark.parametrize("way", ["load", "stream"])
@@ -424,7 +424,7 @@ async def test_call_after_a_write_that_failed_misses_no_block(
     random.Random(0).shuffle(blocks)
     car = car_in(repo, order) if order == "stream" else write_car([commit[0]], [commit, *blocks])
     failed: set[int] = set()
-    for at in range(1, 9):
+    for at in (1, 2, 3, 5, 8):
         calls = 0
 
         async def fail(connection: Any, *arguments: Any) -> Any:

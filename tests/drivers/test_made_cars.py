@@ -122,13 +122,13 @@ async def test_a_made_car_can_be_left_early() -> None:
 async def test_a_made_car_takes_little_memory_for_each_record(order: Order) -> None:
     count = 3_000
     await whole(100)  # imports what is needed
-    peaks: list[int] = []
     for _ in range(3):  # other threads of the process, such as xdist's, may need memory in one
         with traced() as peak:
             async for _ in made_car(count, order=order):
                 pass
-            peaks.append(peak())
-    assert min(peaks) < 130 * count + 400_000
+            if peak() < 130 * count + 400_000:
+                return
+    pytest.fail("each time it took more memory")
 
 
 async def test_made_cars_are_read_by_libipld() -> None:

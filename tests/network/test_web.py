@@ -511,7 +511,7 @@ async def test_slow_server_is_given_up_and_left(fault: Handler) -> None:
     with serving(fault) as server:
         async with client_of(server) as client:
             with anyio.fail_after(20), pytest.raises(TooSlow) as caught:
-                await Web(client, slow_after=0.3).document(HOST)
+                await Web(client, slow_after=0.1).document(HOST)
             assert await becomes(lambda: server.open == 0)
     assert caught.value.url == HOST
 
