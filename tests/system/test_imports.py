@@ -81,6 +81,11 @@ def test_the_first_record_brings_libipld() -> None:
     assert "libipld" in brought_by(before + "; process.record(b'\\xa0')")
 
 
+def test_a_cluster_is_not_brought_before_it_is_asked_for() -> None:
+    program = "import repo_stream.ray\nrepo_stream.ray.read_repos, repo_stream.ray.Problems"
+    assert not {"ray", "fsspec", "pyarrow", "numpy", "pandas"} & brought_by(program)
+
+
 async def whole(count: int) -> bytes:
     return b"".join([piece async for piece in made_car(count)])
 
