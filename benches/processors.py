@@ -19,7 +19,7 @@ import anyio
 
 from repo_stream import open_car
 from repo_stream.ipld import datamodel as records
-from repo_stream.process import dag_json, length, noop, record
+from repo_stream.process import dag_json, json_value, length, links, noop, record
 
 
 async def records_of(path: str) -> list[bytes]:
@@ -52,6 +52,8 @@ def main() -> None:
         ("length", length),
         ("record", record),
         ("dag_json", dag_json),
+        ("json_value", json_value),
+        ("links", links),
     ):
         fast = row(process, blocks) if has_fast else "not installed"
         with patch.object(records, "find_libipld", lambda: None):

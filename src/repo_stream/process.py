@@ -184,7 +184,7 @@ def links(record: Mapping[str, Any] | bytes) -> Links:
     reply answers, who is followed, blocked, or mentioned in a facet of a post. A URI within a text
     is not. CIDs are found as links, which include those of blobs, and as text in a field `cid`, as
     a `com.atproto.repo.strongRef` has it. The API's JSON is read as well. It is lazy, as `record`
-    is, and takes 5 to 10 us for most records, beside decoding.
+    is. A record of 200 to 600 bytes takes 4 to 9 us with the extra `[fast]`, 10 to 21 without.
 
     Args:
         record: a decoded record, or the bytes of its block.
@@ -235,7 +235,7 @@ def blobs(record: Mapping[str, Any] | bytes) -> list[Blob]:
     return [] if has_none else references_in(value)
 
 
-def blob_faults(block: bytes) -> list[str]:
+def blob_faults(record: Mapping[str, Any] | bytes) -> list[str]:
     r"""Find what is wrong with the references to blobs in the record, in words.
 
     There is a text for each reference that `blobs` leaves out because it has no CID, or that has no
@@ -243,17 +243,19 @@ def blob_faults(block: bytes) -> list[str]:
     in the record the reference is. It is lazy, as `record` is.
 
     Args:
-        block: the record's bytes.
+        record: a decoded record, or the bytes of its block.
 
     Raises:
         InvalidDagCbor, NestedTooDeep: as `record` does.
+        TypeError: if `record` is neither.
 
     Example:
         >>> blob_faults(b"\xa1eimage\xa1e$typedblob")
         ['image: ref is missing, mimeType is missing, size is missing']
     """
-    value = decode_record(block)
-    return faults_in(value) if may_refer(block) else []
+    value = _decoded(record)
+    has_none = isinstance(record, bytes) and not may_refer(record)
+    return [] if has_none else faults_in(value)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from repo_stream import Cid, InvalidCid, InvalidDagCbor, Links, links
-from repo_stream.process import as_processor, blobs, json_value
+from repo_stream.process import as_processor, blob_faults, blobs, json_value
 from repo_stream.syntax import is_at_uri, is_did
 from repo_stream.testing import Link, encode
 
@@ -71,7 +71,7 @@ def test_nothing_else_is_a_link(record: dict[str, Any]) -> None:
 def test_what_is_not_a_record_is_refused() -> None:
     with pytest.raises(InvalidDagCbor):
         links(b"\xff")
-    for function in (links, blobs, json_value):
+    for function in (links, blobs, blob_faults, json_value):
         with pytest.raises(TypeError, match="record must be a decoded record, or its block"):
             function("{}")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - the point
 
