@@ -8,6 +8,7 @@ The first function is the README's example of `load_car`. If types were lost on 
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -53,6 +54,7 @@ from repo_stream import (
     TreeNode,
     atproto_json,
     blobs,
+    created_at,
     dag_json,
     did_key,
     get_record,
@@ -66,6 +68,7 @@ from repo_stream import (
     open_repo,
     order_car,
     record,
+    tid_time,
 )
 
 
@@ -73,6 +76,7 @@ async def example(reader: anyio.AsyncFile[bytes]) -> None:
     match await DriverBuilder().with_mem_limit_mb(10).with_block_processor(len).load_car(reader):
         case Driver.Memory(commit, driver):
             assert_type(commit, Commit)
+            assert_type(commit.time, datetime)
             assert_type(driver, RepoDriver[int])
             while chunk := await driver.next_chunk(256):
                 for key, size in chunk:
@@ -172,6 +176,8 @@ def what_is_in(output: Output[dict[str, Any]], block: bytes) -> None:
         assert_type(links(of), Links)
         assert_type(json_value(of), dict[str, Any])
         assert_type(blobs(of), list[Blob])
+        assert_type(created_at(of), datetime | str | None)
+    assert_type(tid_time(key), datetime | None)
     assert_type(DriverBuilder(block_processor=links), DriverBuilder[Links])
     assert_type(DriverBuilder(block_processor=blobs), DriverBuilder[list[Blob]])
 
