@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support import ROOT
 from support.cli import small_car
 from support.growth import Cars
+from support.packaging import needs, run
 
 
 @pytest.fixture
@@ -39,3 +42,29 @@ def started_as_by_people() -> Iterator[None]:
         patch.delenv("PYTHONUNBUFFERED", raising=False)
         yield
     signal.signal(signal.SIGINT, before)
+
+
+# --- What is released ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the sdist, and the wheel that was built from it."""
+    needs("build", "hatchling")
+    out = tmp_path_factory.mktemp("dist")
+    command = (sys.executable, "-m", "build", "--no-isolation", "--outdir", out, ROOT)
+    done = run(*command, cwd=out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def wheel(built: Path) -> Path:
+    (path,) = built.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="session")
+def sdist(built: Path) -> Path:
+    (path,) = built.glob("*.tar.gz")
+    return path

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import email
-import importlib.util
 import json
 import os
 import re
-import subprocess
 import sys
 import tarfile
 import tomllib
-import venv
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,75 +16,25 @@ from typing import Any
 import pytest
 
 from support import ROOT
+from support.packaging import PIP, environment, needs, run
 from support.readme import README, blocks
 
 pytestmark = pytest.mark.long
 
 # What the stranger does not have.
 NEEDS_MORE = re.compile(
-    r"^(import|from) (duckdb|fastapi|msgspec|polars|pyarrow|pytest)\b", re.MULTILINE
-)
 TYPED_PROGRAM = ROOT / "tests" / "typing_api.py"
-
-
-def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command that knows nothing of this checkout, and compiles nothing."""
-    clean = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PYTHON", "MYPY", "PYTEST", "COV"))
-    } | {"REPO_STREAM_COMPILE": "0"}
-    return subprocess.run(
-        list(map(str, command)),
-        cwd=cwd,
-        env=clean,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
-def needs(*modules: str) -> None:
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"needs {module}, which is not installed")
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the sdist, and the wheel that was built from it."""
-    needs("build", "hatchling")
-    out = tmp_path_factory.mktemp("dist")
-    command = (sys.executable, "-m", "build", "--no-isolation", "--outdir", out, ROOT)
-    done = run(*command, cwd=out)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out
-
-
-@pytest.fixture(scope="module")
-def wheel(built: Path) -> Path:
-    (path,) = built.glob("*.whl")
-    return path
-
-
-@pytest.fixture(scope="module")
-def sdist(built: Path) -> Path:
-    (path,) = built.glob("*.tar.gz")
-    return path
 
 
 @pytest.fixture(scope="module")
 def stranger(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment that holds the wheel, what it depends on, and nothing else."""
     where = tmp_path_factory.mktemp("stranger")
-    venv.create(where / "env", with_pip=False, symlinks=os.name != "nt")
-    python = where / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+    python = environment(where / "env")
     probe = ("download", "--no-deps", "--retries=0", "--timeout=15", "--dest", where, "anyio")
-    if run(*pip, *probe, cwd=where).returncode != 0:
+    if run(*PIP, *probe, cwd=where).returncode != 0:
         pytest.skip("needs a package index, which cannot be reached")
-    done = run(*pip, "--python", python, "install", wheel, cwd=where)
+    done = run(*PIP, "--python", python, "install", wheel, cwd=where)
     assert done.returncode == 0, done.stdout + done.stderr
     return python
 
