@@ -53,7 +53,7 @@ def test_picture_has_account_collections_times_and_sizes(drawn: Drawn) -> None:
     dated = ["3jzfcijpj2z2a", "3jzfcijpj2z2b", "3k22222222222"]
     texts = drawn(*(f"{POST}/{rkey}" for rkey in dated), "a.b.c/self")
     assert texts[:2] == [DID, f"rev {REV}, 2023-06-30 15:03 UTC  |  4 records  |  16 B"]
-    assert {"Records by day, as their rkeys tell the time", "Size by collection"} <= {*texts}
+    assert {"Records by day, by the time in the rkey", "Size by collection"} <= {*texts}
     assert {"app.bsky.feed.post", "a.b.c", "Not shown: 1 without a time in its rkey"} <= {*texts}
 
 

@@ -28,9 +28,10 @@ __all__ = ["PICTURES", "Picture", "draw", "picture_form", "require_matplotlib"]
 #: The forms of pictures, by the ends of their names.
 PICTURES: Final = {".png": "png", ".svg": "svg"}
 
-# Of Okabe and Ito: told apart by the colour-blind, and on grey paper where they touch.
-_COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-_OTHERS_COLOUR: Final = "#999999"
+# The colours of Okabe and Ito, in the order in which those that touch differ most for the
+# colour-blind, and a grey that they do not take for one of them.
+_COLOURS: Final = ("#0072B2", "#E69F00", "#56B4E9", "#CC79A7", "#D55E00", "#009E73")
+_OTHERS_COLOUR: Final = "#C8C8C8"
 _GREY: Final = "#555555"
 _SIZE: Final = (9.0, 6.6)  # inches
 _DPI: Final = 150
@@ -220,7 +221,8 @@ def _draw_time(figure: Any, parts: Sequence[_Part]) -> None:  # noqa: ANN401 - a
     if axis.columns * axis.step <= _MOST_MONTHS_IN_DAYS and everything.days is not None:
         axis = in_days(axis, everything.days)
     _draw_bars(axes, axis, parts)
-    _draw_legend(figure, parts, f"Records by {axis.step_name}, as their rkeys tell the time")
+    dated = [part for part in parts if part.timeline.months]
+    _draw_legend(figure, dated, f"Records by {axis.step_name}, by the time in the rkey")
     axes.yaxis.set_major_locator(import_module("matplotlib.ticker").MaxNLocator(5, integer=True))
     axes.yaxis.set_major_formatter(_count_tick)
     axes.grid(axis="y")
