@@ -20,7 +20,7 @@ __all__ = ["ColumnarFile", "columnar_file", "require_pyarrow"]
 
 # The most rows and bytes of a row group of Parquet, which is kept in memory until it is written.
 _GROUP_ROWS: Final = 64 * 1024
-_GROUP_BYTES: Final = 8 * 1024 * 1024
+_GROUP_BYTES: Final = 4 * 1024 * 1024
 # Columns with few different values. The others would fill a dictionary for nothing.
 _FEW_VALUES: Final = frozenset({"did", "collection", "rev"})
 # Begins a message of an Arrow stream.
@@ -79,10 +79,13 @@ class ColumnarFile:
         """Write what has been collected as a row group."""
         if not self._group:
             return
-        table = import_module("pyarrow").Table.from_batches(self._group)
+        pyarrow = import_module("pyarrow")
         with writing_to(self._path):
+            table = pyarrow.Table.from_batches(self._group)
             self._writer.write_table(table, row_group_size=self._rows)
         self._group, self._rows, self._bytes = [], 0, 0
+        del table
+        pyarrow.default_memory_pool().release_unused()
 
     def finish(self) -> None:
         """Write what is left, and the end of the file."""

@@ -24,6 +24,8 @@ __all__ = ["CsvRows", "JsonRows", "Shown", "rows_of", "text_of"]
 # Any, in this module: a cell is whatever pyarrow makes of a value.
 Row = Sequence[Any]
 
+# How many rows are made into Python's values at a time.
+_CONVERTED: Final = 64
 # How many rows of a table are looked at before its columns get their widths.
 _LOOKED_AT: Final = 1000
 # A column that has to be narrower than this is not worth a table: then a row has a line a column.
@@ -36,9 +38,11 @@ _CUT: Final = "..."
 _NO_WIDTH: Final = frozenset({"Mn", "Me", "Cf"})
 
 
-def rows_of(batch: Any) -> Iterator[Row]:  # noqa: ANN401 - pyarrow has no types
-    """Return the rows of a batch of Arrow."""
-    return zip(*[column.to_pylist() for column in batch.columns], strict=True)
+def rows_of(batch: Any) -> Iterator[list[Row]]:  # noqa: ANN401 - pyarrow has no types
+    """Return the rows of a batch of Arrow, some at a time, as a record may have 2 MiB."""
+    for start in range(0, batch.num_rows, _CONVERTED):
+        columns = [column.to_pylist() for column in batch.slice(start, _CONVERTED).columns]
+        yield list(zip(*columns, strict=True))
 
 
 # --- Cells ----------------------------------------------------------------------------------------
@@ -113,9 +117,11 @@ class JsonRows:
 
     def write(self, batch: Any) -> None:  # noqa: ANN401 - pyarrow has no types
         """Write the next rows."""
-        lines = "".join([self._line(row) for row in rows_of(batch)])
+        for rows in rows_of(batch):
+            lines = "".join(map(self._line, rows))
+            with writing_to(self._path):
+                self._file.write(lines.encode())
         with writing_to(self._path):
-            self._file.write(lines.encode())
             self._file.flush()
 
     def _line(self, row: Row) -> str:
@@ -156,9 +162,10 @@ class CsvRows:
 
     def write(self, batch: Any) -> None:  # noqa: ANN401 - pyarrow has no types
         """Write the next rows."""
-        self._put(["" if cell is None else text_of(cell) for cell in row] for row in rows_of(batch))
+        for rows in rows_of(batch):
+            self._put([["" if cell is None else text_of(cell) for cell in row] for row in rows])
 
-    def _put(self, rows: Any) -> None:  # noqa: ANN401 - iterables of iterables of text
+    def _put(self, rows: Sequence[Sequence[str]]) -> None:
         text = io.StringIO(newline="")
         shown = (map(one_line, row) for row in rows) if self._escaped else rows
         csv.writer(text).writerows(shown)
@@ -192,7 +199,7 @@ class Shown:
 
     def write(self, batch: Any) -> None:  # noqa: ANN401 - pyarrow has no types
         """Write the next rows."""
-        rows = list(rows_of(batch))
+        rows = list(chain.from_iterable(rows_of(batch)))
         if self._columns == _EXPLAINED:
             for _, plan in rows:
                 self._put("".join(f"{one_line(line)}\n" for line in str(plan).splitlines()))
