@@ -10,10 +10,12 @@ from typing import Any
 
 import anyio
 import pytest
+from hypothesis import given, strategies as st
 
 from repo_stream import Cid, MissingBlock, MissingExtra, ProcessError, arrow, open_car
 from repo_stream._face import public_names
 from repo_stream.arrow import COLUMNS, batches, records, row_processor
+from repo_stream.arrow.arrays import repeated, text_array, time_array
 from repo_stream.ipld import datamodel
 from repo_stream.process import atproto_json, dag_json
 from repo_stream.testing import DID, REV, Link, RawRecord, build_car, build_repo, cid_of, encode
@@ -304,3 +306,22 @@ def test_no_public_name_is_that_of_a_module() -> None:
     """Whoever imports the module would find it in the place of the function."""
     modules = {module.name for module in pkgutil.iter_modules(arrow.__path__)}
     assert not modules & {*public_names("repo_stream.arrow")}
+
+
+# --- Arrays ---------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=5), max_size=40))
+def test_an_array_of_texts_is_that_of_pyarrow(texts: list[str]) -> None:
+    found = text_array(texts)
+    found.validate(full=True)
+    assert found.equals(pyarrow.array(texts, pyarrow.string()))
+    for text in texts[:3]:
+        assert repeated(text, len(texts)).equals(pyarrow.array([text] * len(texts)))
+
+
+@given(st.lists(st.none() | st.integers(-(2**62), 2**62), max_size=40))
+def test_an_array_of_times_is_that_of_pyarrow(micros: list[int | None]) -> None:
+    found = time_array(micros)
+    found.validate(full=True)
+    assert found.equals(pyarrow.array(micros, pyarrow.timestamp("us", tz="UTC")))

@@ -12,6 +12,7 @@ from itertools import compress
 from typing import Any, Final, Literal, TypeAlias
 
 from repo_stream.arguments import check_whole
+from repo_stream.arrow.arrays import repeated, text_array, time_array
 from repo_stream.arrow.columns import chosen, pyarrow, reads_records, schema_of
 from repo_stream.drivers.base import RepoDriver
 from repo_stream.errors import MissingBlock, ProcessError
@@ -40,8 +41,8 @@ JsonForm: TypeAlias = Literal["atproto", "dag-json"]
 OnProblem: TypeAlias = Callable[[str, Cid, Exception], None]
 
 #: How many records a batch has at most, and at how many characters of JSON it ends.
-BATCH_ROWS: Final = 8192
-BATCH_BYTES: Final = 2 * 1024 * 1024
+BATCH_ROWS: Final = 4096
+BATCH_BYTES: Final = 1024 * 1024
 
 # How many keys to take at a time.
 _KEYS: Final = 1024
@@ -259,26 +260,23 @@ class Collector:
         return self._arrow.RecordBatch.from_arrays(arrays, schema=self.schema)
 
     def _array(self, name: str) -> Any:  # noqa: ANN401 - pyarrow has no types
-        return self._arrow.array(self._values(name), self.schema.field(name).type)
-
-    def _values(self, name: str) -> Sequence[Any]:  # Any: text, or a number or `None`
         match name:
             case "uri":
-                return self._of_repos(lambda did, _, keys: _uris(did, keys))
+                return text_array(self._of_repos(lambda did, _, keys: _uris(did, keys)))
             case "did":
-                return self._of_repos(lambda did, _, keys: [did] * len(keys))
+                return _runs(self._of_repos(lambda did, _, keys: [did] * len(keys)))
             case "collection":
-                return self._parts()[0]
+                return _runs(self._parts()[0])
             case "rkey":
-                return self._parts()[1]
+                return text_array(self._parts()[1])
             case "cid":
-                return cid_texts(self._cids)
+                return text_array(cid_texts(self._cids))
             case "rev":
-                return self._of_repos(lambda _, rev, keys: [rev] * len(keys))
+                return _runs(self._of_repos(lambda _, rev, keys: [rev] * len(keys)))
             case "created_at":
-                return [row[1] for row in self._rows]
+                return time_array([row[1] for row in self._rows])
             case _:
-                return [row[0] for row in self._rows]
+                return text_array([row[0] for row in self._rows])
 
     def _of_repos(self, values_of: Callable[[str, str, list[str]], list[str]]) -> list[str]:
         """Return what a function of a DID, a rev and keys returns for each of the repos."""
@@ -297,6 +295,13 @@ class Collector:
             self._of_repos(lambda _, __, keys: _part(keys, names, rkeys))
             self._parted = names, rkeys
         return self._parted
+
+
+def _runs(values: list[str]) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """Return an array of texts that most often are all the same."""
+    count = len(values)
+    same = count > 0 and values.count(values[0]) == count
+    return repeated(values[0], count) if same else text_array(values)
 
 
 def _uris(did: str, keys: Sequence[str]) -> list[str]:
