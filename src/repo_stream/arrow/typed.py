@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Any, Unpack
 
 from repo_stream.arguments import check_kind, check_whole
-from repo_stream.arrow.batching import BATCH_BYTES, BATCH_ROWS, Collector, walk
+from repo_stream.arrow.batching import BATCH_ROWS, Collector, walk
 from repo_stream.arrow.columns import pyarrow
 from repo_stream.arrow.inference import Inferred
 from repo_stream.arrow.problems import Problems
@@ -19,7 +19,12 @@ from repo_stream.arrow.scanning import OnBadSource, Scan
 from repo_stream.arrow.shapes import FIXED, fields_of, schema_of_fields
 from repo_stream.arrow.sources import ArrowSources
 from repo_stream.arrow.streams import ArrowStream
-from repo_stream.arrow.typed_batching import TypedCollector, TypedRow, typed_processor
+from repo_stream.arrow.typed_batching import (
+    TYPED_BATCH_BYTES,
+    TypedCollector,
+    TypedRow,
+    typed_processor,
+)
 from repo_stream.drivers.keywords import CollectionKeywords, OpenKeywords, takes
 from repo_stream.loop_thread import loop_thread
 from repo_stream.network.resolving import Network
@@ -140,7 +145,7 @@ def table(
     network: Network | None = None,
     earlier_keys: bool = False,
     batch_rows: int = BATCH_ROWS,
-    batch_bytes: int = BATCH_BYTES,
+    batch_bytes: int = TYPED_BATCH_BYTES,
     **keywords: Unpack[CollectionKeywords],
 ) -> Table:
     """Return the records of one collection as an Arrow stream with typed columns.
@@ -190,7 +195,8 @@ def table(
         network: see `records`.
         earlier_keys: see `open_repo`.
         batch_rows: how many records a batch has at most.
-        batch_bytes: how much memory the records of a batch take, in bytes, about, but for the last.
+        batch_bytes: how much memory the decoded records of a batch take at most, in bytes, by a rule
+            of thumb, but for the last one.
         **keywords: those of `records`, but for `collections`.
 
     Returns:

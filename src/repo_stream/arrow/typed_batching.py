@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final, TypeAlias
 
-from repo_stream.arrow.batching import BATCH_BYTES, BATCH_ROWS, Collector, OnProblem, walk_to_end
+from repo_stream.arrow.batching import BATCH_ROWS, Collector, OnProblem, walk_to_end
 from repo_stream.arrow.conversion import arrays_of
 from repo_stream.arrow.shapes import FIXED, fields_of, schema_of_fields
 from repo_stream.drivers.base import RepoDriver
 from repo_stream.ipld.datamodel import decode_record
 from repo_stream.process import Processor
+from repo_stream.sizes import size_of
 from repo_stream.times import created_micros
 
-__all__ = ["TypedCollector", "TypedRow", "typed_batches", "typed_processor"]
+__all__ = ["TYPED_BATCH_BYTES", "TypedCollector", "TypedRow", "typed_batches", "typed_processor"]
 
-# How many times the memory of its block a decoded record takes.
-_DECODED: Final = 5
+#: How much memory the records of a batch take at most, decoded, but for the last, in bytes. Larger
+#: batches are no faster.
+TYPED_BATCH_BYTES: Final = 1024 * 1024
+
+# How many times the memory of its block a usual record takes, decoded. A hostile one takes 70 times
+# as much, so that of large ones is measured.
+_DECODED: Final = 4
+_LARGE: Final = 2048
 
 
 #: What `typed_processor` makes of a record: the decoded record; its time in microseconds since
@@ -37,11 +44,17 @@ def typed_processor(*, times: bool = True) -> Processor[TypedRow]:
 
 def _row(block: bytes) -> TypedRow:
     record = decode_record(block)
-    return record, created_micros(record.get("createdAt")), _DECODED * len(block)
+    return record, created_micros(record.get("createdAt")), _memory_of(record, block)
 
 
 def _row_without_time(block: bytes) -> TypedRow:
-    return decode_record(block), None, _DECODED * len(block)
+    record = decode_record(block)
+    return record, None, _memory_of(record, block)
+
+
+def _memory_of(record: dict[str, Any], block: bytes) -> int:
+    """Return how much memory a record takes. To measure it takes as long as to decode it."""
+    return _DECODED * len(block) if len(block) < _LARGE else size_of(record)
 
 
 async def typed_batches(
@@ -49,7 +62,7 @@ async def typed_batches(
     schema: Any,  # noqa: ANN401 - pyarrow has no types
     *,
     batch_rows: int = BATCH_ROWS,
-    batch_bytes: int = BATCH_BYTES,
+    batch_bytes: int = TYPED_BATCH_BYTES,
     on_problem: OnProblem | None = None,
 ) -> AsyncGenerator[Any]:  # Any: pyarrow has no types
     """Walk an open repo, and yield its records as Arrow batches with typed columns.
@@ -104,7 +117,7 @@ class TypedCollector(Collector):
         schema: Any,  # noqa: ANN401 - pyarrow has no types
         *,
         batch_rows: int = BATCH_ROWS,
-        batch_bytes: int = BATCH_BYTES,
+        batch_bytes: int = TYPED_BATCH_BYTES,
     ) -> None:
         super().__init__(FIXED, batch_rows=batch_rows, batch_bytes=batch_bytes)
         self._fields = fields_of(schema)
