@@ -141,16 +141,19 @@ async def test_upload_is_read_as_it_comes(written: Written, tmp_path: Path) -> N
     written({"app.bsky.actor.profile/self": profile, f"{POSTS}/3k1": post("")})
     car = (tmp_path / "repo.car").read_bytes()
 
-    async def upload() -> AsyncIterator[bytes]:
-        for start in range(0, len(car), 100):
-            yield car[start : start + 100]
+    async def upload(end: int | None = None) -> AsyncIterator[bytes]:
+        for start in range(0, len(car[:end]), 100):
+            yield car[:end][start : start + 100]
 
     transport = httpx.ASGITransport(execute(recipe("A FastAPI endpoint"))["app"])
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         answer = await client.post("/profile", content=upload())
+        cut = await client.post("/profile", content=upload(-1))
     assert answer.status_code == 200
     expected = profile | {"key": {"$bytes": "aGk"}}
     assert answer.json() == {"app.bsky.actor.profile/self": expected}
+    assert cut.status_code == 422
+    assert "the CAR ends" in cut.text
 
 
 def test_cell_of_a_notebook_shows_a_table(written: Written) -> None:
