@@ -195,8 +195,8 @@ def table(
         network: see `records`.
         earlier_keys: see `open_repo`.
         batch_rows: how many records a batch has at most.
-        batch_bytes: how much memory the decoded records of a batch take at most, in bytes, by a rule
-            of thumb, but for the last one.
+        batch_bytes: how much memory the decoded records of a batch take at most, in bytes, by a
+            rule of thumb, but for the last one.
         **keywords: those of `records`, but for `collections`.
 
     Returns:
