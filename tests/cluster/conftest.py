@@ -67,7 +67,7 @@ def by_value(request: pytest.FixtureRequest, local_ray: None) -> Generator[None]
     cloudpickle.unregister_pickle_by_value(module)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def context(local_ray: None) -> Generator[object]:
     """Settings of data sets for one test: in order, without progress bars."""
     del local_ray

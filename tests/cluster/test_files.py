@@ -1,0 +1,99 @@
+"""Files on any file system, as they are looked up and read; there is no Ray in it."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Generator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from repo_stream import load_commit
+from repo_stream.ray.files import as_file_system, listed, opened_file
+from repo_stream.testing import DID, build_car
+
+# Any: none of them has types.
+fsspec: Any = import_module("fsspec")
+arrow_fs: Any = import_module("pyarrow.fs")
+
+CAR = build_car({"com.example.note/1": {"n": 1}})
+NAMES = ["a.car", "b.car.gz", "inside/c.car", "notes.txt"]
+
+
+@pytest.fixture
+def memory() -> Generator[Any]:
+    system = fsspec.filesystem("memory")
+    for name in NAMES:
+        system.pipe(f"/cars/{name}", gzip.compress(CAR) if name.endswith(".gz") else CAR)
+    yield system
+    system.rm("/cars", recursive=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "inside").mkdir()
+    for name in NAMES:
+        (tmp_path / name).write_bytes(CAR)
+    return tmp_path
+
+
+def names_of(path: str, system: Any = None) -> list[str]:
+    return [file.given.name for [*files] in listed([path], system) for file in files]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        pytest.param("", ["a.car", "b.car.gz", "inside/c.car"], id="folder"),
+        pytest.param("/*", ["a.car", "b.car.gz", "notes.txt"], id="pattern"),
+        pytest.param("/**/c.car", ["inside/c.car"], id="deep-pattern"),
+        pytest.param("/notes.txt", ["notes.txt"], id="file"),
+        pytest.param("/no.car", ["no.car"], id="missing"),
+    ],
+)
+@pytest.mark.usefixtures("memory")
+def test_a_path_stands_for_the_same_on_all_file_systems(
+    folder: Path, asked: str, found: list[str]
+) -> None:
+    there = names_of(f"memory://cars{asked}")
+    assert [name.partition("cars/")[2] for name in there] == found
+    assert all(name.startswith("memory://") for name in there)
+    assert names_of(f"{folder}{asked}") == [f"{folder}/{name}" for name in found]
+    assert names_of(f"{folder}{asked}", as_file_system(arrow_fs.LocalFileSystem())) == [
+        f"{folder}/{name}" for name in found
+    ]
+
+
+@pytest.mark.usefixtures("memory")
+def test_sizes_are_looked_up() -> None:
+    found = [*listed(["memory://cars/*.car", "memory://cars/no.car", "did:web:a.example"], None)]
+    assert [[file.size for file in files] for files in found] == [[len(CAR)], [None], [None]]
+
+
+@pytest.mark.parametrize("path", ["memory://cars/x*", "memory://cars/inside/*.gz", "no/*.car"])
+@pytest.mark.usefixtures("memory")
+def test_a_pattern_without_files_is_an_error(path: str) -> None:
+    with pytest.raises(FileNotFoundError, match="file|CAR"):
+        names_of(path)
+
+
+def test_the_package_of_a_file_system_is_named() -> None:
+    with pytest.raises(ImportError, match="gcsfs"):
+        names_of("gs://bucket/a.car")
+
+
+def test_what_is_no_file_system_is_refused() -> None:
+    with pytest.raises(TypeError, match="filesystem must be"):
+        as_file_system("s3")
+
+
+@pytest.mark.parametrize("name", ["a.car", "b.car.gz"])
+def test_a_file_is_read_as_a_stream(memory: Any, name: str) -> None:
+    async def did() -> str:
+        async with opened_file(name, f"/cars/{name}", memory) as source:
+            return (await load_commit(source)).did
+
+    assert anyio.run(did) == DID
