@@ -157,7 +157,7 @@ def created_micros(text: object) -> int | None:
     ) or (length <= _MOST_CHARACTERS and _STRICT.fullmatch(text)):
         try:
             micros = (datetime.fromisoformat(text) - _EPOCH) // _MICROSECOND
-        except ValueError:
+        except (ValueError, OverflowError):
             return _lenient_micros(text)
         # An offset can lead out of the years that there are.
         return micros if _FIRST <= micros <= _LAST else None

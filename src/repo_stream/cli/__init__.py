@@ -1,6 +1,6 @@
 """The shell command `repo-stream`.
 
-    repo-stream inspect CAR      whose repo it is, its collections, the shape of its tree
+    repo-stream inspect CAR      whose repo it is, its collections, when records were made
     repo-stream ls CAR           keys and CIDs
     repo-stream get CAR KEY      one record
     repo-stream export CAR       records, as JSON lines, CSV or Parquet, or a file each

@@ -1,4 +1,4 @@
-"""`inspect`: whose repo it is, its collections, and the shape of its tree."""
+"""`inspect`: whose repo it is, its collections, when records were made, the shape of its tree."""
 
 from __future__ import annotations
 

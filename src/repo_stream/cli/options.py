@@ -164,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add(
         "inspect",
-        "show whose repo it is, its collections, and the shape of its tree",
+        "show whose repo it is, its collections, when records were made, and its tree",
         several=True,
     )
     command.add_argument("--json", action="store_true", help="write JSON")

@@ -36,15 +36,16 @@ _GREY: Final = "#555555"
 _SIZE: Final = (9.0, 6.6)  # inches
 _DPI: Final = 150
 _TITLE: Final = 10.5  # points
-# The most columns of the time axis, and of them days: three months.
+_LEFT: Final = 0.012  # where titles begin, as a share of the width
 _MOST_COLUMNS: Final = 120
 _MOST_MONTHS_IN_DAYS: Final = 3
+# There is room for so many, so that a few are not monstrous.
 _FEWEST_COLUMNS: Final = 7
 _FEWEST_BARS: Final = 4
+# In characters.
 _MOST_NAME: Final = 42
 _MOST_DID: Final = 60
-_LEFT: Final = 0.012
-_LEGEND_CHARACTERS: Final = 120
+_LEGEND_WIDTH: Final = 120
 _STYLE: Final = {
     "text.parse_math": False,
     "text.usetex": False,
@@ -180,7 +181,7 @@ def _parts(collections: Sequence[Named]) -> list[_Part]:
         tally = Tally()
         for each in others:
             tally.include(each.tally)
-        name = f"{how_many:,} {'other collection' if how_many == 1 else 'others'}"
+        name = f"{how_many:,} others" if how_many > 1 else _short(name_of(others[0].name))
         timelines = Timelines(each.timeline for each in others)
         parts.append(_Part(name, tally, timelines, _OTHERS_COLOUR))
     return parts
@@ -263,7 +264,7 @@ def _draw_legend(figure: Any, parts: Sequence[_Part], title: str) -> None:  # no
         [patch(color=part.colour) for part in parts],
         [f" {part.name}" for part in parts],  # one that begins with _ would be left out
         loc="outside upper left",
-        ncols=max(1, min(4, _LEGEND_CHARACTERS // (longest + 5))),
+        ncols=max(1, min(4, _LEGEND_WIDTH // (longest + 5))),
         frameon=False,
         handlelength=0.9,
         handleheight=0.9,
