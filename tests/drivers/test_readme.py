@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,6 +120,19 @@ def test_first_example_prints_what_is_shown(capsys: pytest.CaptureFixture[str]) 
         for line, whole in zip(shown.splitlines(), printed, strict=False):
             start, cut, _ = line.partition("...")
             assert whole.startswith(start) if cut else whole == start, way
+
+
+@pytest.mark.usefixtures("here")
+def test_tables_have_the_records(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks(section("Tables"), "python")
+    execute(example)
+    printed = capsys.readouterr().out
+    rows = re.findall(r"│ (app\.bsky\.\S+) +│ +(\d+) │ (\S+)", printed)
+    assert {name: int(count) for name, count, _ in rows} == Counter(
+        value["$type"] for value in RECORDS.values()
+    )
+    assert {latest for _, _, latest in rows} == {"2023-04-01"}
+    assert "134 rows" in printed
 
 
 def test_account_example_shows_the_account_and_a_record(

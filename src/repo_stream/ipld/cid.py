@@ -45,8 +45,8 @@ _RAW_PREFIX: Final = b"\x01\x55\x12\x20"
 _MAX_DIGEST_BYTES = 128
 # More than a CID with such a digest has in base 2. Decoding takes quadratic time.
 _MAX_TEXT_LENGTH = 2048
-# More than the text of a CID of SHA-256 has in base 16.
-_MOST_CHARACTERS_IN_RECORDS: Final = 128
+# A CID with SHA-256 has 46 characters as a CIDv0, and 73 in base 16.
+_CHARACTERS_IN_RECORDS: Final = range(46, 129)
 
 
 class Cid(bytes):
@@ -154,9 +154,10 @@ class Cid(bytes):
 def parsed_cid(text: object) -> Cid | None:
     """Return the CID with the text in a record; `None` if it is not a text, or not a CID.
 
-    Texts that are longer than those of any CID with SHA-256 are not read.
+    What is too short or too long for a CID with SHA-256 is not read: it takes 30 us to find out
+    that a text is none, and a record can have a hundred thousand.
     """
-    if not isinstance(text, str) or len(text) > _MOST_CHARACTERS_IN_RECORDS:
+    if not isinstance(text, str) or len(text) not in _CHARACTERS_IN_RECORDS:
         return None
     try:
         return Cid.parse(text)
