@@ -1,21 +1,33 @@
 """Columns of Python values as Arrow arrays, made of their buffers.
 
-`pyarrow.array` and `scalar` do the same and more. But they import pandas first, if that is installed, which
-takes a second and 50 MiB; and by default they take memory of a pool that keeps what one thread
-allocates and another frees, which is 20 MiB for a stream. These take 50 ns a text more, and nothing
-else. No Python object is in their buffers, as whoever frees such an array needs the interpreter.
+`pyarrow.array` and `pyarrow.scalar` do the same and more. But they import pandas first, if that is
+installed, which takes a second and 50 MiB; and by default they take memory of a pool that keeps
+what one thread allocates and another frees, which is 20 MiB for a stream. These take 50 ns a text
+more, and nothing else. No Python object is in their buffers, as whoever frees such an array would
+need the interpreter for that.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from importlib import import_module
 from itertools import accumulate
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from repo_stream.arrow.columns import pyarrow
 
-__all__ = ["repeated", "text_array", "time_array"]
+__all__ = [
+    "boolean_array",
+    "integer_array",
+    "list_array",
+    "nullable_bytes",
+    "nullable_text",
+    "repeated",
+    "spread",
+    "text_array",
+    "time_array",
+]
 
 _INT32: Final = "i"
 _INT64: Final = "q"
@@ -34,14 +46,9 @@ def text_array(texts: Sequence[str]) -> Any:  # noqa: ANN401 - pyarrow has no ty
 
 def time_array(micros: Sequence[int | None]) -> Any:  # noqa: ANN401 - pyarrow has no types
     """Return microseconds since 1970 as an array of timestamps in UTC; `None` is null."""
-    present: bytes | None = None
-    if None in micros:
-        # The first value is the lowest bit of the first byte.
-        bits = "".join(["0" if value is None else "1" for value in reversed(micros)])
-        present = int(bits, 2).to_bytes(-(-len(micros) // 8), "little")
     values = array(_INT64, [value or 0 for value in micros])
     kind = pyarrow().timestamp("us", tz="UTC")
-    return _made(kind, len(micros), [present, values])
+    return _made(kind, len(micros), [_presence(micros), values])
 
 
 def repeated(text: str, count: int) -> Any:  # noqa: ANN401 - pyarrow has no types
@@ -52,10 +59,86 @@ def repeated(text: str, count: int) -> Any:  # noqa: ANN401 - pyarrow has no typ
     return _made(pyarrow().string(), count, [None, array(_INT32, offsets), encoded * count])
 
 
-def _made(kind: Any, length: int, parts: Sequence[array[int] | bytes | None]) -> Any:  # noqa: ANN401 - pyarrow has no types
+# --- Values of which some are null ----------------------------------------------------------------
+
+
+def nullable_text(texts: Sequence[str | None]) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """Return texts as an array of type `string`; `None` is null."""
+    whole = [text or "" for text in texts] if None in texts else cast("Sequence[str]", texts)
+    joined = "".join(whole)
+    if joined.isascii():
+        ends, data = accumulate(map(len, whole), initial=0), joined.encode()
+    else:
+        encoded = [text.encode() for text in whole]
+        ends, data = accumulate(map(len, encoded), initial=0), b"".join(encoded)
+    return _made(pyarrow().string(), len(texts), [_presence(texts), array(_INT32, ends), data])
+
+
+def nullable_bytes(values: Sequence[bytes | None]) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """Return byte strings as an array of type `binary`; `None` is null."""
+    whole = [value or b"" for value in values]
+    ends = array(_INT32, accumulate(map(len, whole), initial=0))
+    return _made(pyarrow().binary(), len(values), [_presence(values), ends, b"".join(whole)])
+
+
+def integer_array(values: Sequence[int | None]) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """Return integers as an array of type `int64`; `None` is null."""
+    numbers = array(_INT64, [value or 0 for value in values])
+    return _made(pyarrow().int64(), len(values), [_presence(values), numbers])
+
+
+def boolean_array(values: Sequence[bool | None]) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """Return booleans as an array of type `bool`; `None` is null."""
+    return _made(pyarrow().bool_(), len(values), [_presence(values), _bits(values)])
+
+
+def list_array(kind: Any, lists: Sequence[list[Any] | None], items: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """Return lists as an array; `None` is null.
+
+    Args:
+        kind: its type.
+        lists: the lists, of which only the lengths matter.
+        items: an array of all that is in them.
+    """
+    lengths = [len(each) if each else 0 for each in lists]
+    ends = array(_INT32, accumulate(lengths, initial=0))
+    return _made(kind, len(lists), [_presence(lists), ends], [items])
+
+
+def spread(values: Any, places: Sequence[int | None]) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """Return an array with values from these places in an array; `None` is null."""
+    at = _made(
+        pyarrow().int32(),
+        len(places),
+        [_presence(places), array(_INT32, [place or 0 for place in places])],
+    )
+    compute = import_module("pyarrow.compute")
+    return compute.take(values, at, memory_pool=pyarrow().system_memory_pool())
+
+
+# --- Buffers --------------------------------------------------------------------------------------
+
+
+def _presence(values: Sequence[object]) -> bytes | None:
+    """Return a bit for each value, which is not set if it is `None`; `None` if all are set."""
+    return _bits([value is not None for value in values]) if None in values else None
+
+
+def _bits(values: Sequence[object]) -> bytes:
+    """Return a bit for each value, whether it is true: the first one is the lowest."""
+    bits = "".join(["1" if value else "0" for value in reversed(values)])
+    return int(bits or "0", 2).to_bytes(-(-len(values) // 8), "little")
+
+
+def _made(
+    kind: Any,  # noqa: ANN401 - pyarrow has no types
+    length: int,
+    parts: Sequence[array[int] | bytes | None],
+    children: Sequence[Any] | None = None,
+) -> Any:  # noqa: ANN401 - pyarrow has no types
     arrow = pyarrow()
     buffers = [None if part is None else _copied(part, arrow) for part in parts]
-    return arrow.Array.from_buffers(kind, length, buffers)
+    return arrow.Array.from_buffers(kind, length, buffers, children=children)
 
 
 def _copied(part: array[int] | bytes, arrow: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
