@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
+from multiformats import multibase
 
 from repo_stream import Cid, InvalidCid, InvalidDagCbor, Links, links
 from repo_stream.process import as_processor, blob_faults, blobs, json_value
@@ -58,6 +59,7 @@ def test_links_are_found_in_a_block_in_a_decoded_record_and_in_json() -> None:
         pytest.param({"uri": "at://not a uri", "did": "did:x"}, id="not-valid"),
         pytest.param({"uri": f"{POST}#fragment", "did": f"{BOB}#key"}, id="with-a-fragment"),
         pytest.param({"cid": "bafyrei", "$link": "hi"}, id="no-cid"),
+        pytest.param({"cid": multibase.encode(bytes(CID), "base58btc")}, id="cid-in-another-base"),
         pytest.param({"other": str(CID), "cid": [str(CID)]}, id="cid-in-another-field"),
         pytest.param({"n": 1, "none": None, "yes": True, "bytes": bytes(CID)}, id="not-a-text"),
     ],

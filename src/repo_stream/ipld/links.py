@@ -3,7 +3,8 @@
 A text is a link if all of it is a URI or a DID by the syntax of atproto, in whatever field it is,
 as records of unknown collections have to be read as well. So a URI within the text of a post is
 not; programs that write posts state it in a facet, where it is. The text of a CID looks like any
-word, so it is one only in a field that says so, `cid`.
+word, so it is one only in a field that says so, `cid`; in base32, or as a CIDv0, which are the
+forms that records have.
 """
 
 from __future__ import annotations
