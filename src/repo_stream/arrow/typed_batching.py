@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final, TypeAlias
 
+from repo_stream.arrow.arrays import nullable_text
 from repo_stream.arrow.batching import BATCH_ROWS, Collector, OnProblem, walk_to_end
 from repo_stream.arrow.conversion import arrays_of
 from repo_stream.arrow.shapes import FIXED, fields_of, schema_of_fields
@@ -135,5 +136,5 @@ class TypedCollector(Collector):
         arrays = [self._array(name) for name in self.columns]
         self._empty()
         typed, others = arrays_of(self._fields, records)
-        other = self._arrow.array(others, self._arrow.string())
+        other = nullable_text(others)
         return self._arrow.RecordBatch.from_arrays([*arrays, *typed, other], schema=self.schema)
