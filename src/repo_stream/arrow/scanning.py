@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
-from repo_stream.arguments import check_flag, check_kind
+from repo_stream.arguments import check_flag
 from repo_stream.arrow.batching import Collector, OnProblem, walk
 from repo_stream.arrow.problems import Problems
 from repo_stream.arrow.sources import ArrowSources, Given, expand
@@ -21,8 +21,10 @@ from repo_stream.opening import Repo, open_car, told_builder
 from repo_stream.process import Processor
 from repo_stream.store.disk import DiskStore
 
-__all__ = ["OnBadSource", "Scan", "Walk"]
+__all__ = ["NetworkMaker", "OnBadSource", "Scan", "Walk"]
 
+#: Returns a new `Network`.
+NetworkMaker: TypeAlias = Callable[[], Network]
 #: What to do about sources and records that cannot be read.
 OnBadSource: TypeAlias = Literal["raise", "skip", "report"]
 #: Walks an open repo, and yields batches.
@@ -40,14 +42,15 @@ class Scan:
     Attributes:
         sources: the sources, in their order.
         on_error: what to do about those that cannot be read.
-        network: finds accounts; `None` is a new one for each scan.
+        network: makes the network that finds accounts, which is closed at the end of each scan; or
+            one of the loop in which it is scanned, which is not closed.
         earlier_keys: see `open_repo`.
         keywords: all keywords of `open_car`.
     """
 
     sources: list[Given]
     on_error: OnBadSource
-    network: Network | None
+    network: NetworkMaker | Network | None
     earlier_keys: bool
     keywords: OpenKeywords
 
@@ -56,7 +59,7 @@ class Scan:
         cls,
         sources: ArrowSources,
         on_error: OnBadSource,
-        network: Network | None,
+        network: NetworkMaker | None,
         earlier_keys: bool,
         keywords: OpenKeywords,
     ) -> Scan:
@@ -68,8 +71,11 @@ class Scan:
         if on_error not in _HOW:
             choices = ", ".join(map(repr, _HOW))
             raise ValueError(f"on_error must be one of {choices}, not {on_error!r}")
-        if network is not None:
-            check_kind("network", network, Network, such_as="a Network")
+        if not (network is None or callable(network)):
+            raise TypeError(
+                "network must be a function that returns a new Network, as each scan has an event "
+                f"loop of its own: `network=lambda: Network(...)`; not {network!r}"
+            )
         check_flag("earlier_keys", earlier_keys)
         if isinstance(keywords.get("spill"), DiskStore):
             raise TypeError(
@@ -98,9 +104,12 @@ class Scan:
                 as a full disk, it is raised in any case.
         """
         async with AsyncExitStack() as stack:
-            network = self.network
-            if network is None and any(given.kind == "account" for given in self.sources):
-                network = await stack.enter_async_context(Network())
+            network: Network | None = None
+            if any(given.kind == "account" for given in self.sources):
+                if isinstance(self.network, Network):
+                    network = self.network
+                else:
+                    network = await stack.enter_async_context((self.network or Network)())
             for given in self.sources:
                 one = self._batches_of(given, network, processor, walk, problems)
                 async with aclosing(one):
