@@ -150,8 +150,8 @@ def test_a_schema_has_an_end_and_takes_no_memory_beyond_it() -> None:
         grown = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert grown < 2_000_000
-    assert sum(map(size, inferred_now.fields())) <= 2000
+    assert grown < 1_000_000
+    assert sum(map(size, inferred_now.fields())) <= 1000
 
 
 def size(field: Field) -> int:
@@ -166,7 +166,7 @@ def test_room_that_a_map_gives_up_is_used_by_others() -> None:
     table = {f"{number}": [number] for number in range(128)}  # 257 fields with the map
     records = [{f"a{number}": table, f"b{number}": {"c": 1}} for number in range(64)]
     fields = inferred(*records)
-    assert sum(map(size, fields)) <= 2000
+    assert sum(map(size, fields)) <= 1000
     wide = [{f"a{number}": {"one more": 1}} for number in range(64)]
     fields = inferred(*records, *wide, *records)
     assert {described(field.shape) == {"c": "integer"} for field in fields[64:]} == {True}

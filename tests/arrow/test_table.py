@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 
 from repo_stream import Cid, InvalidDagCbor, ProcessError
-from repo_stream.arrow import table
+from repo_stream.arrow import records, table
 from repo_stream.testing import DID, REV, Link, RawRecord, build_car, cid_of
-from support.typed_rows import record_of
+from support.typed_rows import read_json, record_of
 
 pyarrow: Any = pytest.importorskip("pyarrow")
 
@@ -103,6 +103,18 @@ def test_every_record_comes_back_from_its_row() -> None:
         assert {
             f"{collection}/{row['rkey']}": record_of(row, made.schema) for row in made.to_pylist()
         } == {key: decoded(value) for key, value in RECORDS.items() if key.startswith(collection)}
+
+
+def test_rows_are_those_of_records() -> None:
+    columns = ["uri", "did", "rkey", "cid", "rev", "created_at"]
+    sample = Path(__file__).parent.parent / "cars" / "sample.car"
+    for collection in {row["collection"] for row in pyarrow.table(records(sample)).to_pylist()}:
+        plain = pyarrow.table(records(sample, collections=[collection]))
+        typed = pyarrow.table(table(sample, collection=collection))
+        assert typed.select(columns).equals(plain.select(columns))
+        assert [record_of(row, typed.schema) for row in typed.to_pylist()] == [
+            read_json(text) for text in plain["record"].to_pylist()
+        ]
 
 
 def test_duckdb_selects_what_is_nested() -> None:

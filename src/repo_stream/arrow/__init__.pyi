@@ -31,6 +31,7 @@ from repo_stream.arrow.typed import (
     table as table,
 )
 from repo_stream.arrow.typed_batching import (
+    TypedCollector as TypedCollector,
     TypedRow as TypedRow,
     typed_batches as typed_batches,
     typed_processor as typed_processor,

@@ -15,7 +15,7 @@ Not all records are of one lexicon, and a stranger may write anything. These bec
 - in lists, a field of a map that is null in some. Elsewhere such a field keeps its type, and the
   null, which is not the same as no field, is in the column `other`.
 
-There is an end to the number of fields, too: 2,000, counted with all that is nested. What is seen
+There is an end to the number of fields, too: 1,000, counted with all that is nested. What is seen
 after that does not fit the schema, so it is in `other`.
 """
 
@@ -30,7 +30,7 @@ from repo_stream.ipld.cid import Cid
 
 __all__ = ["Inferred"]
 
-_MOST_FIELDS: Final = 2000
+_MOST_FIELDS: Final = 1000
 _MOST_IN_A_MAP: Final = 128
 _LONGEST_KEY: Final = 256
 _DEEPEST: Final = 16

@@ -164,7 +164,8 @@ def table(
     | different kinds in different records | `string`, JSON as the API has it |
 
     JSON is also what always is empty or null, what is nested deeper than 16 levels, and maps with
-    more than 128 different keys. `createdAt` stays the text that it is, and `created_at` is the
+    more than 128 different keys. A schema has at most 1,000 fields, with all that are nested, and
+    128 columns for them. `createdAt` stays the text that it is, and `created_at` is the
     time.
 
     Nothing of a record is lost. What does not fit its column, or has none, is in `other`: a JSON
@@ -186,8 +187,9 @@ def table(
         collection: the NSID of the collection.
         schema: the columns of the records, to be taken as they are: the `schema` of another
             `Table`, so that many files have one; or any that has fields of the types above, and
-            their other widths. `uri` and the other columns of each `Table` need not be in it. It is
-            a `pyarrow.Schema`, or what `pyarrow.schema` takes.
+            their other widths. Links and JSON fit columns whose metadata says so, as above. `uri`
+            and the other columns of each `Table` need not be in it. It is a `pyarrow.Schema`, or
+            what `pyarrow.schema` takes.
         sample: from how many records to infer the schema, the first ones; `None` is all. What only
             later records have is in `other`.
         on_error: see `records`. Problems are those of the scan, not of the first pass.
