@@ -1,6 +1,7 @@
 from repo_stream import (
     arrow as arrow,
     ray as ray,
+    sync as sync,
 )
 from repo_stream.car.damage import (
     Damage as Damage,
@@ -183,6 +184,7 @@ from repo_stream.opening import (
     Repo as Repo,
     load_commit as load_commit,
     open_car as open_car,
+    records as records,
 )
 from repo_stream.ordering import (
     OrderedCar as OrderedCar,

@@ -33,14 +33,14 @@ import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from threading import Lock, RLock, Thread, get_ident
 from types import TracebackType
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 import anyio
 
-__all__ = ["Block", "LoopThread", "loop_thread"]
+__all__ = ["Block", "LoopThread", "in_caller", "loop_thread"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -76,6 +76,36 @@ def loop_thread() -> Generator[LoopThread]:
         yield thread
     finally:
         thread.release()
+
+
+async def in_caller(
+    function: Callable[..., R],
+    *arguments: Any,  # noqa: ANN401 - passed on as they are
+) -> R:
+    """Call a function in the thread that waits for the call that runs this, and await its result.
+
+    It may block that thread; the loop goes on meanwhile. Ctrl-C interrupts it as any other code.
+
+    Args:
+        function: a plain function.
+        *arguments: its arguments.
+
+    Raises:
+        RuntimeError: if no thread is waiting.
+
+    Example:
+        >>> import threading
+        >>> async def name() -> str:
+        ...     return (await in_caller(threading.current_thread)).name
+        >>> with loop_thread() as loop:
+        ...     loop.call(name)
+        'MainThread'
+    """
+    request = _doing.get(None)
+    if request is None or request.finished:
+        raise RuntimeError("no thread is waiting in which this could be done")
+    result: R = await request.ask_back(function, arguments)
+    return result
 
 
 class LoopThread:
@@ -136,9 +166,12 @@ class LoopThread:
             RuntimeError: as `call` does.
 
         Example:
-            >>> with loop_thread() as loop, loop.enter(anyio.create_task_group()) as tasks:
-            ...     tasks.cancel_scope.cancel_called
-            False
+            >>> @asynccontextmanager
+            ... async def opened() -> AsyncGenerator[str]:
+            ...     yield "open"
+            >>> with loop_thread() as loop, loop.enter(opened()) as state:
+            ...     state
+            'open'
         """
         with self.block(manager) as block:
             yield block.value
@@ -353,6 +386,7 @@ class _Request(Generic[R]):
     __slots__ = (
         "_arguments",
         "_done",
+        "_errand",
         "_error",
         "_finished",
         "_function",
@@ -370,6 +404,8 @@ class _Request(Generic[R]):
         self.begun = False
         self._finished = False
         self._stopped = False
+        # What the loop asks the thread that waits to do.
+        self._errand: Callable[[], None] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._result: R
         self._error: BaseException | None = None
@@ -380,6 +416,9 @@ class _Request(Generic[R]):
         """Wait until it has ended."""
         while not self._finished:
             self._done.acquire(timeout=_WAIT_SECONDS)
+            errand, self._errand = self._errand, None
+            if errand is not None:
+                errand()
 
     def outcome(self) -> R:
         """Return the result, or raise the error."""
@@ -400,6 +439,7 @@ class _Request(Generic[R]):
         a context manager that is entered opens one that remains, as an async generator may.
         """
         self._task = task = cast("asyncio.Task[Any]", asyncio.current_task())
+        _doing.set(self)
         try:
             if not self._stopped:
                 self._result = await self._function(*self._arguments)
@@ -420,6 +460,28 @@ class _Request(Generic[R]):
         except asyncio.CancelledError:
             self.fail(RuntimeError(_OVER))
             raise
+
+    async def ask_back(self, function: Callable[..., R], arguments: tuple[Any, ...]) -> R:
+        """Have the thread that waits call a function; see `in_caller`."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[_Answer[R]] = loop.create_future()
+
+        def errand() -> None:
+            try:
+                found: _Answer[R] = function(*arguments), None
+            except Exception as error:  # noqa: BLE001 - raised again by what asked for it
+                found = None, error
+            loop.call_soon_threadsafe(_answer, answer, found)
+
+        self._errand = errand
+        self._done.release()
+        result, error = await answer
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+        return cast("R", result)
 
     def stop(self) -> None:
         """Cancel it."""
@@ -446,6 +508,19 @@ class _Request(Generic[R]):
     def _finish(self) -> None:
         self._finished = True
         self._done.release()
+
+
+# What a call returned, or raised.
+_Answer: TypeAlias = tuple[R | None, Exception | None]
+
+
+def _answer(waits: asyncio.Future[_Answer[R]], found: _Answer[R]) -> None:
+    if not waits.done():  # it may have been cancelled
+        waits.set_result(found)
+
+
+# The request that a task is doing. Any: of whatever result.
+_doing: ContextVar[_Request[Any]] = ContextVar("repo_stream_request")
 
 
 # --- Context managers ---------------------------------------------------------------------------
@@ -563,6 +638,11 @@ class Block(Generic[T]):
         self._stay: _Stay[T] | None = None
         self._busy = Lock()
         self._value: T
+
+    @property
+    def left(self) -> bool:
+        """Whether it has been left, or was not entered yet."""
+        return self._stay is None
 
     @property
     def value(self) -> T:

@@ -25,7 +25,7 @@ from repo_stream.drivers.stream import StreamDriver, streamed
 from repo_stream.errors import MissingBlock, ProcessError
 from repo_stream.limits import Limits
 from repo_stream.mst.commit import Commit
-from repo_stream.mst.results import Gap
+from repo_stream.mst.results import Gap, Output
 from repo_stream.process import BlockProcessor, record
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ else:
 
     T = TypeVar("T")
 
-__all__ = ["Repo", "load_commit", "open_car", "told_builder"]
+__all__ = ["Repo", "load_commit", "open_car", "records", "told_builder"]
 
 # The header and the commit of a repo have some 300 bytes together.
 _COMMIT_PIECE: Final = 4096
@@ -164,6 +164,95 @@ def open_car(
         drain=keywords["drain"],
         check_first=keywords["check_first"],
     )
+
+
+@overload
+def records(
+    source: Source,
+    *,
+    block_processor: BlockProcessor[T] = ...,
+    on_error: Literal["raise", "skip"] = "raise",
+    gaps: Literal[False] = False,
+    **keywords: Unpack[OpenKeywords],
+) -> AsyncGenerator[Output[T]]: ...
+@overload
+def records(
+    source: Source,
+    *,
+    block_processor: BlockProcessor[T] = ...,
+    on_error: Literal["yield"],
+    gaps: Literal[False] = False,
+    **keywords: Unpack[OpenKeywords],
+) -> AsyncGenerator[Output[T | ProcessError | MissingBlock]]: ...
+@overload
+def records(
+    source: Source,
+    *,
+    block_processor: BlockProcessor[T] = ...,
+    on_error: Literal["raise", "skip"] = "raise",
+    gaps: Literal[True, "all"],
+    **keywords: Unpack[OpenKeywords],
+) -> AsyncGenerator[Output[T | Gap]]: ...
+@overload
+def records(
+    source: Source,
+    *,
+    block_processor: BlockProcessor[T] = ...,
+    on_error: Literal["yield"],
+    gaps: Literal[True, "all"],
+    **keywords: Unpack[OpenKeywords],
+) -> AsyncGenerator[Output[T | ProcessError | MissingBlock | Gap]]: ...
+@takes(OpenKeywords)
+def records(
+    source: Source,
+    *,
+    block_processor: BlockProcessor[Any] = record,  # Any: the overloads say which results
+    on_error: OnError = "raise",
+    gaps: bool | Literal["all"] = False,
+    **keywords: Unpack[OpenKeywords],
+) -> AsyncGenerator[Output[Any]]:  # Any: see the overloads
+    """Iterate over the records of a repo, as `Output`: open it, read it, and close it at the end.
+
+    This is `open_car` and its `outputs` in one. The file is opened when the first record is asked
+    for, and closed when the loop ends. To leave such a loop early, use `contextlib.aclosing`, as
+    for every async generator. What is left out by `on_error="skip"` cannot be told here; use
+    `open_car` and `Repo.problems`.
+
+    Args:
+        source: see `open_car`, as for all other arguments.
+        block_processor: what to make of each record; `record` by default.
+        on_error: see `DriverBuilder.with_on_error`.
+        gaps: go past missing blocks and damage.
+        **keywords: as of `open_car`, such as `mem_limit_mb=16` in MiB, or `collections=None`.
+
+    Returns:
+        An async generator.
+
+    Raises:
+        TypeError, ValueError: as by `open_car`, at once. All else is raised by the loop.
+
+    Example:
+        >>> async def print_likes(path: str) -> None:
+        ...     async for like in records(path, collections=["app.bsky.feed.like"]):
+        ...         print(like.rkey, like.value["subject"]["uri"])
+    """
+    return _outputs_of(
+        _opened(
+            told_builder(block_processor, on_error, gaps, keywords),
+            source,
+            keywords["spill"],
+            drain=keywords["drain"],
+            check_first=keywords["check_first"],
+        )
+    )
+
+
+async def _outputs_of(
+    opened: AbstractAsyncContextManager[Repo[T]],
+) -> AsyncGenerator[Output[T]]:
+    async with opened as repo:
+        async for output in repo.outputs():
+            yield output
 
 
 def told_builder(

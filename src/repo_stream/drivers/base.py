@@ -53,7 +53,7 @@ from repo_stream.mst.results import (
 from repo_stream.mst.walker import Walker
 from repo_stream.turn import Turn
 
-__all__ = ["DEFAULT_CHUNK", "LAZY_SLICE", "Problem", "RepoDriver"]
+__all__ = ["DEFAULT_CHUNK", "LAZY_SLICE", "Loop", "Problem", "RepoDriver", "loops_of"]
 
 B = TypeVar("B", bound=bytes)
 R = TypeVar("R")
@@ -537,6 +537,19 @@ class RepoDriver(Generic[T]):
             await self._fill_ready()
         return output
 
+    def _loops(self) -> tuple[Loop[tuple[str, T]], Loop[Output[T]]]:
+        """Return the parts of a loop over pairs, and of one over outputs."""
+        begin, ready, take, fill = (
+            self._begin_loop,
+            self._ready,
+            self._take_at_hand,
+            self._fill_ready,
+        )
+        return (
+            Loop(begin, ready.next_pair, take, fill),
+            Loop(begin, ready.next_output, take, fill),
+        )
+
     async def _fill_ready(self) -> None:
         """Take some records to the backlog; raise `StopAsyncIteration` if there are no more."""
         with self._guard:
@@ -546,6 +559,25 @@ class RepoDriver(Generic[T]):
                 self._ending.returned = True
                 raise StopAsyncIteration
             self._ready.offer()
+
+    def _take_at_hand(self) -> bool:
+        """Take records whose blocks are there, for a loop in another thread; see `Loop.take`."""
+        ready, walker = self._ready, self._walker
+        with self._guard:
+            if self._error is not None or walker.done:
+                return False
+            ready.keep_records_only()
+            if not ready:
+                ready.clear()
+            try:
+                took = ready.add(self._take(min(self._slice, DEFAULT_CHUNK)))
+            except RepoStreamError as error:
+                instead = self._go_past(error)
+                if instead is None:
+                    return False
+                took = ready.add(instead) or True
+            ready.offer()
+            return took
 
     async def _next_shaped(self, n: int, shape: Callable[[Taken[T]], list[R]]) -> list[R] | None:
         """Return the next records in the shape that `shape` makes of them.
@@ -793,12 +825,33 @@ def _go_past_unneeded(
         ) from error.__cause__  # how the node is damaged, if it is
 
 
+def loops_of(driver: RepoDriver[T]) -> tuple[Loop[tuple[str, T]], Loop[Output[T]]]:
+    """Return the parts of a loop over the pairs of a driver, and of one over its outputs."""
+    return driver._loops()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - not for users
+
+
 def _keys(keys: Sequence[str], cids: Sequence[bytes]) -> list[tuple[str, Cid]]:
     return list(zip(keys, map(Cid, cids), strict=True))
 
 
 def _raw_keys(keys: Sequence[str], cids: Sequence[bytes]) -> list[tuple[str, bytes]]:
     return list(zip(keys, cids, strict=True))
+
+
+class Loop(NamedTuple, Generic[R]):
+    """The parts of a loop over the records that are left, for code that waits in its own way.
+
+    Attributes:
+        begin: begins the loop, or raises `AlreadyWalked`.
+        ready: returns the next record that has been taken, or `None`.
+        take: takes more if their blocks are there, and returns whether they were.
+        fill: waits for more, and raises `StopAsyncIteration` if there are no more.
+    """
+
+    begin: Callable[[], None]
+    ready: Callable[[], R | None]
+    take: Callable[[], bool]
+    fill: Callable[[], Awaitable[None]]
 
 
 class _Outputs(Generic[T]):
