@@ -130,6 +130,17 @@ def test_a_task_that_is_not_needed_to_its_end_takes_nothing_back(three: list[Sou
     ]
 
 
+def test_no_more_than_a_thousand_bad_records_of_a_repo_are_told(tmp_path: Path) -> None:
+    bad = {f"com.example.note/{n:04}": RawRecord(b"\xff") for n in range(1500)}
+    (tmp_path / "bad").write_bytes(build_car(bad)[:-3])
+    told = Told()
+    assert [
+        each.num_rows
+        for each in read_sources(plan_of("report", told), [source_of(tmp_path / "bad")])
+    ] == [0]
+    assert [error[2] for error in told.errors()] == ["TruncatedCar", *["ProcessError"] * 1000]
+
+
 def test_an_error_names_its_source(three: list[Source]) -> None:
     with pytest.raises(TruncatedCar) as caught:
         list(read_sources(plan_of(), [three[0], three[2]]))

@@ -76,7 +76,7 @@ def test_sizes_are_looked_up() -> None:
 @pytest.mark.parametrize("path", ["memory://cars/x*", "memory://cars/inside/*.gz", "no/*.car"])
 @pytest.mark.usefixtures("memory")
 def test_a_pattern_without_files_is_an_error(path: str) -> None:
-    with pytest.raises(FileNotFoundError, match="file|CAR"):
+    with pytest.raises(FileNotFoundError, match=r"file|CAR"):
         names_of(path)
 
 

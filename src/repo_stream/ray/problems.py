@@ -33,7 +33,8 @@ class Problems:
 
     Make one for each data set, and pass it to `read_repos(..., on_error="report", problems=...)`.
     It fills while the data set is read. Each problem is in it once for each source, key and class
-    of error, however often Ray tries to read a source.
+    of error, however often Ray tries to read a source. Of a source, it has at most the first 1,000
+    records that could not be read.
 
     It is kept by an actor on the node where this was called, which ends with the last reference to
     it. If that node is lost, so is the program that reads the data set.

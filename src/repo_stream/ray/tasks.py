@@ -7,11 +7,11 @@ told in the next try.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from importlib import import_module
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from repo_stream.arrow.batching import Collector, JsonForm, row_processor
@@ -34,8 +34,10 @@ __all__ = ["NetworkMaker", "Plan", "Source", "read_sources"]
 #: Makes the network of a read task, which is closed at its end.
 NetworkMaker: TypeAlias = "Callable[[], Network]"
 
-# After how many problems they are told, before the task ends.
+# How many problems are told at once, so that a million bad records of a repo take no memory.
 _TELL_AFTER: Final = 1000
+# How many of them are kept for a source: as many as a `RepoDriver` lists.
+_OF_A_SOURCE: Final = 1000
 # What is read if no column is needed, but the number of rows.
 _ANY_COLUMN: Final = ("rkey",)
 
@@ -100,11 +102,7 @@ def read_sources(plan: Plan, sources: Sequence[Source]) -> Iterator[Any]:
         with loop_thread() as loop, closing(loop.iterate(batches)) as iterator:
             for batch in iterator:
                 yield to_block([batch], collector.schema)
-                found.tell(at_least=_TELL_AFTER)
-    except Exception:
-        found.tell()
-        raise
-    except GeneratorExit:  # Ray needs no more rows
+    except (Exception, GeneratorExit):  # the latter if Ray needs no more rows
         found.tell()
         raise
     found.tell(all_of=[source.given.name for source in sources])
@@ -121,16 +119,17 @@ def _rows_alone(to_table: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Found(ScanProblems):
-    """The problems of a task. They are added in the loop, and told outside.
+    """The problems of a task: what is added is told to an actor, some of it now and then.
 
     Args:
-        problems: where to tell them; `None` if nowhere.
+        problems: where to tell it; `None` if nowhere.
     """
 
     def __init__(self, problems: Problems | None) -> None:
         super().__init__(listing=False)
         self._to = problems
-        self._untold: SimpleQueue[ScanProblem] = SimpleQueue()
+        self._untold: list[ScanProblem] = []
+        self._of_source: Counter[str] = Counter()
         self._told_of: set[str] = set()
 
     def add(
@@ -142,26 +141,27 @@ class _Found(ScanProblems):
         key: str | None = None,
         cid: Cid | None = None,
     ) -> None:
-        """Note a problem."""
+        """Note a problem. Those of records are noted for the first 1,000 in each source."""
         super().add(source, error, did=did, key=key, cid=cid)
-        if self._to is not None:
-            text = None if cid is None else str(cid)
-            self._untold.put(ScanProblem(source, did, key, text, type(error).__name__, str(error)))
+        if self._to is None or (key is not None and self._of_source[source] >= _OF_A_SOURCE):
+            return
+        self._of_source[source] += 1
+        text = None if cid is None else str(cid)
+        self._untold.append(ScanProblem(source, did, key, text, type(error).__name__, str(error)))
+        if len(self._untold) >= _TELL_AFTER:
+            self.tell()
 
-    def tell(self, *, at_least: int = 1, all_of: Sequence[str] = ()) -> None:
-        """Tell what has been found.
+    def tell(self, *, all_of: Sequence[str] = ()) -> None:
+        """Tell what has been added.
 
         Args:
-            at_least: do nothing if it is less than that.
             all_of: the sources of the task, if all of them have been read. Then what was told of
                 them in another try, or in another reading, no longer counts.
         """
-        count = self._untold.qsize()
-        if self._to is None or (count < at_least and not all_of):
-            return
-        found = [self._untold.get() for _ in range(count)]
-        self._to.tell(found, instead_of=[name for name in all_of if name not in self._told_of])
-        self._told_of.update(problem.source for problem in found)
+        found, self._untold = self._untold, []
+        if self._to is not None and (found or all_of):
+            self._to.tell(found, instead_of=[name for name in all_of if name not in self._told_of])
+            self._told_of.update(problem.source for problem in found)
 
 
 # --- In the event loop ----------------------------------------------------------------------------
