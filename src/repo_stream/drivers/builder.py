@@ -49,7 +49,8 @@ class DriverBuilder(Options[T]):
 
     Args:
         block_processor: what to make of each record: a function of its bytes, or a `Processor`. The
-            default, `noop`, leaves it as it is. See `with_block_processor`.
+            default, `noop`, leaves it as it is; that of `open_car` is `record`. See
+            `with_block_processor`.
         on_error: what to do about a record that cannot be read; see `with_on_error`.
         gaps: go past missing blocks and damage; see `with_gaps`. `"all"` is the same with
             `bad_nodes`.
