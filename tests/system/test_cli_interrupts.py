@@ -246,6 +246,8 @@ def long_car(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(PARQUET, 0.0, id="parquet, at once"),
         pytest.param(PARQUET, 0.3, id="parquet"),
         pytest.param([*PARQUET, "-o", "/dev/stdout"], 0.3, id="parquet to a path"),
+        pytest.param(["export", LONG, "--format", "arrow"], 0.3, id="Arrow"),
+        pytest.param(["sql", "--json", "from records", LONG], 0.3, id="sql"),
         pytest.param(["order", LONG, "-"], 0.3, id="order"),
         pytest.param(["order", LONG, "/dev/stdout"], 0.3, id="order to a path"),
         pytest.param(["join", LONG, LONG], 0.3, id="join"),
@@ -263,19 +265,57 @@ def test_ctrl_c_while_nobody_reads(arguments: list[str], delay: float, long_car:
         assert (process.returncode, process.stderr.read()) == (130, b"")
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        pytest.param("select count(*) from records a, records b, records c, records d", id="joins"),
+        pytest.param("select count(*) from range(100000000000000)", id="no record"),
+    ],
+)
+@pytest.mark.parametrize("delay", [0.0, 0.3, 1.0])
+def test_ctrl_c_ends_a_query(query: str, delay: float, long_car: Path, tmp_path: Path) -> None:
+    pytest.importorskip("duckdb")
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(
+        command("sql", query, long_car),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    try:
+        for _ in range(100 * SECONDS):
+            if any(tmp_path.iterdir()):
+                break  # DuckDB has been opened
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+    assert (process.returncode, out, err) == (130, b"", b"")
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- While it writes files ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("flags", "begun"),
+    [
+        pytest.param(["--to-folder"], POST, id="json"),
+        pytest.param(["--typed", "--to-folder"], f"{POST}.parquet", id="typed"),
+    ],
+)
 @pytest.mark.parametrize("is_there", [False, True], ids=["new", "there"])
 def test_ctrl_c_leaves_a_folder_as_it_was(
-    tmp_path: Path, long_car: Path, *, is_there: bool
+    *, tmp_path: Path, long_car: Path, is_there: bool, flags: list[str], begun: str
 ) -> None:
     target, empty = tmp_path / "records", tmp_path / "empty.car"
     if is_there:
         empty.write_bytes(build_car({}))
-        assert main(["export", "-q", str(empty), "--to-folder", str(target)]) == 0
-    with running(command("export", long_car, "--to-folder", target)) as process:
-        part = target / f"_part-{process.pid}" / POST
+        assert main(["export", "-q", str(empty), *flags, str(target)]) == 0
+    with running(command("export", long_car, *flags, target)) as process:
+        part = target / f"_part-{process.pid}" / begun
         for _ in range(1000 * SECONDS):
             if part.exists() or process.poll() is not None:
                 break

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import pytest
 
@@ -138,6 +140,12 @@ def test_pipe_without_a_reader_ends_it_quietly(arguments: tuple[str | Path, ...]
         pytest.param(("ls", SAMPLE), id="ls"),
         pytest.param(("export", SAMPLE), id="export"),
         pytest.param(("export", "--format", "parquet", SAMPLE), id="parquet"),
+        pytest.param(("export", "--format", "arrow", SAMPLE), id="Arrow"),
+        pytest.param(
+            ("export", "--typed", "--collection", POST, "--format", "arrow", SAMPLE), id="typed"
+        ),
+        pytest.param(("sql", "from records", SAMPLE), id="sql"),
+        pytest.param(("sql", "--json", "from records", SAMPLE), id="sql, JSON"),
         pytest.param(("export", "--format", "csv", SAMPLE), id="CSV"),
         pytest.param(("export", "--format", "jsonl.gz", SAMPLE), id="gzip"),
         pytest.param(("order", SAMPLE, "-"), id="order"),
@@ -173,7 +181,7 @@ def test_full_disk_behind_the_output_gives_one_line(arguments: tuple[str | Path,
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("kind", ["jsonl", "csv.gz", "parquet"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv.gz", "parquet", "arrow"])
 def test_bad_record_and_full_disk_give_one_line(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.car"
     records = {f"{POST}/{n:013}": {"text": "x"} for n in range(300)}
@@ -194,6 +202,7 @@ def test_bad_record_and_full_disk_give_one_line(kind: str, tmp_path: Path) -> No
         pytest.param("parquet", 0, id="parquet, no room"),
         pytest.param("parquet", 100, id="parquet, 100 bytes"),
         pytest.param("parquet", 10_000, id="parquet, 10 kB"),
+        pytest.param("arrow", 10_000, id="Arrow, 10 kB"),
     ],
 )
 def test_file_that_cannot_grow_is_named_and_removed(kind: str, room: int, tmp_path: Path) -> None:
@@ -216,6 +225,27 @@ sys.exit(main(sys.argv[1:]))
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("room", [0, 1_000])
+def test_folder_that_cannot_grow_is_named_and_removed(room: int, tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    program = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
+from repo_stream.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "export", SAMPLE, "--typed", "--to-folder", target],
+        capture_output=True,
+        check=False,
+        timeout=120,
+        text=True,
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == f"repo-stream: {target}: File too large\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- Output that can ------------------------------------------------------------------------------
 
 
@@ -224,6 +254,57 @@ def test_export_to_a_pipe_that_has_a_path() -> None:
     named, plain = (done("export", "-q", SAMPLE, *flags) for flags in (("-o", STDOUT), ()))
     assert (named.returncode, named.stderr) == (0, b"")
     assert named.stdout == plain.stdout
+
+
+def test_first_batch_comes_before_the_whole_car_was_read() -> None:
+    ipc = pytest.importorskip("pyarrow.ipc")
+    records = {f"{POST}/{n:013}": {"text": "x" * 500} for n in range(20_000)}
+    car, came = build_car(records, order="stream"), threading.Event()
+    with subprocess.Popen(
+        command("export", "-", "--format", "arrow", "-q"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+
+        def feed(pipe: IO[bytes]) -> None:
+            with pipe:
+                pipe.write(car[: len(car) // 2])
+                pipe.flush()
+                assert came.wait(60)
+                pipe.write(car[len(car) // 2 :])
+
+        with ThreadPoolExecutor(1) as thread:
+            try:
+                fed = thread.submit(feed, cast("IO[bytes]", process.stdin))
+                rows = ipc.open_stream(process.stdout)
+                first = rows.read_next_batch().num_rows
+                came.set()
+                assert first + sum([batch.num_rows for batch in rows]) == len(records)
+                fed.result()
+                assert process.wait(timeout=120) == 0
+            finally:
+                process.kill()
+
+
+def test_stream_goes_into_a_query_of_another_program() -> None:
+    pytest.importorskip("duckdb")
+    query = (
+        "import sys, duckdb, pyarrow; records = pyarrow.ipc.open_stream(sys.stdin.buffer); "
+        "print(duckdb.sql('select count(*) from records').fetchall())"
+    )
+    with subprocess.Popen(
+        command("export", SAMPLE, "--format", "arrow", "-q"), stdout=subprocess.PIPE
+    ) as process:
+        asked = subprocess.run(
+            [sys.executable, "-c", query],
+            stdin=process.stdout,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert (asked.stdout, asked.stderr, process.returncode) == ("[(500,)]\n", "", 0)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol, TypeVar
 import anyio
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal
+from anyio.lowlevel import checkpoint
 
 from repo_stream import MissingExtra, RepoStreamError
 from repo_stream.arrow import COLUMNS
@@ -265,6 +266,7 @@ async def _asked(ask: Callable[[T], Any], what: T) -> Any:  # noqa: ANN401 - abo
     except _QueryError:
         raise
     except Exception as error:
+        await checkpoint()  # if this was cancelled, that is why it failed
         raise _QueryError(_in_one_line(error)) from error
 
 
