@@ -7,7 +7,7 @@ The first function is the README's example of `load_car`. If types were lost on 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, assert_type
@@ -68,6 +68,8 @@ from repo_stream import (
     open_repo,
     order_car,
     record,
+    records,
+    sync,
     tid_time,
 )
 
@@ -314,6 +316,52 @@ def refused(error: NetworkError) -> None:
             assert_type((did, server), tuple[str, str])
         case _:
             assert_type(error, NetworkError)
+
+
+# --- Without `async` ------------------------------------------------------------------------------
+
+
+def sync_results(source: Path, pieces: Iterable[bytes]) -> None:
+    with sync.open_car(source) as repo:
+        assert_type(repo, sync.Repo[dict[str, Any]])
+        assert_type(repo.commit, Commit)
+        assert_type(repo.problems, Sequence[Problem])
+        for key, value in repo:
+            assert_type((key, value), tuple[str, dict[str, Any]])
+        for output in repo.outputs():
+            assert_type(output, Output[dict[str, Any]])
+        assert_type(repo.get("app.bsky.feed.post/1"), Output[dict[str, Any]] | None)
+        assert_type(repo.prove("app.bsky.feed.post/1"), Present | Absent)
+    with sync.open_car(pieces, block_processor=len, on_error="yield", gaps=True) as sizes:
+        assert_type(sizes, sync.Repo[int | ProcessError | MissingBlock | Gap])
+        assert_type(
+            sizes.next_chunk(), list[tuple[str, int | ProcessError | MissingBlock | Gap]] | None
+        )
+    for size in sync.records(source.open("rb"), block_processor=len, collections=["a.b.c"]):
+        assert_type(size, Output[int])
+    for decoded in sync.records(source):
+        assert_type(decoded, Output[dict[str, Any]])
+    assert_type(sync.load_commit(source), Commit)
+
+
+async def records_of(source: Path) -> None:
+    async for output in records(source, block_processor=len, gaps=True):
+        assert_type(output, Output[int | Gap])
+
+
+def sync_files_and_accounts(source: Path, who: str) -> None:
+    with sync.order_car(source) as car, sync.open_car(car, block_processor=noop) as repo:
+        assert_type(car, sync.OrderedCar)
+        assert_type(next(car), bytes)
+        assert_type(repo, sync.Repo[bytes])
+    with sync.join_cars(source, b"", mem_limit_mb=4) as joined:
+        assert_type(joined, sync.OrderedCar)
+    with sync.Network() as network, sync.open_repo(who, network=network) as of_account:
+        assert_type(network.resolve(who), Account)
+        assert_type(of_account, sync.AccountRepo[dict[str, Any]])
+        assert_type(of_account.account, Account)
+        assert_type(next(of_account), tuple[str, dict[str, Any]])
+    assert_type(sync.get_record(who, block_processor=len), Output[int] | None)
 
 
 def version() -> None:
