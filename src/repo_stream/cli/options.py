@@ -216,6 +216,12 @@ def _parser() -> argparse.ArgumentParser:
         "others; records of it that came before the error stay in the output, and the exit code "
         "is 1."
     )
+    command.epilog = (
+        "Arrow through a pipe: polars.read_ipc_stream(sys.stdin.buffer), or "
+        "pyarrow.ipc.open_stream(sys.stdin.buffer), which duckdb.sql() takes for a table. DuckDB's "
+        "shell needs its extension: install nanoarrow from community; load nanoarrow; from "
+        "read_arrow('/dev/stdin')."
+    )
     target = command.add_mutually_exclusive_group()
     target.add_argument(
         "-o",
@@ -262,14 +268,16 @@ def _parser() -> argparse.ArgumentParser:
     add_partial(command)
     command.set_defaults(command=export)
 
-    command = add("sql", "ask DuckDB about records", several=True, query=True)
+    command = add("sql", "query records by SQL, in DuckDB", several=True, query=True)
     command.description = (
-        "Ask DuckDB about records. The table records has the columns uri, did, collection, rkey, "
-        "cid, rev, created_at and record, which is JSON: record->>'text' is its text. A "
-        'collection is a table, too, with typed columns: "app.bsky.feed.post", in quotes. Only '
-        "what the query needs is read, and not checked otherwise: no records to count by "
-        "collection, and no others where collection = '...'. An account, a URL and standard input "
-        "are kept in a temporary file meanwhile. If a CAR cannot be read, the query fails."
+        "Query records by SQL, in DuckDB. The table records has the columns uri, did, collection, "
+        "rkey, cid, rev, created_at and record, which is JSON: record->>'text' is its text. The "
+        'quoted name of a collection is a table with typed columns: "app.bsky.feed.post". Only '
+        "what the query needs is read and checked: to count by collection no records, and with "
+        "collection = '...' no others. An account, a URL and standard input are kept in a "
+        "temporary file meanwhile. If a CAR cannot be read, the query fails. DuckDB takes up to "
+        "1 GiB of memory, then a temporary folder; \"set memory_limit = '4GB'; select ...\" "
+        "changes that."
     )
     command.epilog = (
         'Example: repo-stream sql "select collection, count(*) from records group by all" '
