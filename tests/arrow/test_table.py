@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from repo_stream import Cid, InvalidDagCbor, ProcessError
-from repo_stream.arrow import records, table
+from repo_stream import Cid, InvalidDagCbor, ProcessError, open_car
+from repo_stream.arrow import Inferred, records, table, typed_batches, typed_processor
 from repo_stream.testing import DID, REV, Link, RawRecord, build_car, cid_of
 from support.typed_rows import read_json, record_of
 
@@ -54,6 +55,7 @@ RECORDS: dict[str, object] = {
     "app.bsky.actor.profile/self": {"$type": "app.bsky.actor.profile", "avatar": BLOB},
 }  # fmt: skip - a record a line
 CAR = build_car(RECORDS)
+BAD_CAR = build_car({**RECORDS, f"{POSTS}/3k2f": RawRecord(b"\xa1\x61a\xf9\x00\x00")})
 POSTS_CAR = build_car({key: value for key, value in RECORDS.items() if key < f"{POSTS}/3k2d"})
 
 
@@ -250,9 +252,46 @@ def test_it_is_one_collection(collection: Any) -> None:
         table(CAR, collection=collection)
 
 
-# --- Errors ---------------------------------------------------------------------------------------
+def test_readers_at_once_share_one_first_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[object] = []
+    schema = Inferred.schema
 
-BAD_CAR = build_car({**RECORDS, f"{POSTS}/3k2f": RawRecord(b"\xa1\x61a\xf9\x00\x00")})
+    def counted(self: Inferred) -> object:
+        passes.append(self)
+        return schema(self)
+
+    monkeypatch.setattr(Inferred, "schema", counted)
+    posts = table(CAR, collection=POSTS)
+    assert repr(posts) == f"<Table of {POSTS} in sources[0]>"
+    assert posts.collection == POSTS
+    assert not passes
+    with ThreadPoolExecutor(4) as threads:
+        tables = list(threads.map(pyarrow.table, [posts] * 4))
+    assert [made.num_rows for made in tables] == [4] * 4
+    assert len(passes) == 1
+
+
+async def test_programs_with_a_loop_have_the_same_batches() -> None:
+    inferred = Inferred()
+    async with open_car(
+        BAD_CAR, block_processor=typed_processor(), collections=[POSTS], on_error="skip"
+    ) as repo:
+        async for _, (found, *_) in repo:
+            inferred.add(found)
+    bad: list[str] = []
+    async with open_car(
+        BAD_CAR, block_processor=typed_processor(), collections=[POSTS], on_error="yield"
+    ) as repo:
+        found_batches = typed_batches(
+            repo, inferred.schema(), batch_rows=3, on_problem=lambda key, _, __: bad.append(key)
+        )
+        batches = [batch async for batch in found_batches]
+    assert [batch.num_rows for batch in batches] == [3, 1]
+    assert bad == [f"{POSTS}/3k2f"]
+    assert pyarrow.Table.from_batches(batches).equals(pyarrow.table(table(CAR, collection=POSTS)))
+
+
+# --- Errors ---------------------------------------------------------------------------------------
 
 
 def test_a_bad_record_is_an_error_of_the_schema_or_left_out() -> None:
