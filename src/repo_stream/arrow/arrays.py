@@ -12,12 +12,15 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from importlib import import_module
-from itertools import accumulate
+from itertools import accumulate, chain, repeat
 from typing import Any, Final, cast
 
 from repo_stream.arrow.columns import pyarrow
 
 __all__ = [
+    "RepeatedTexts",
+    "Texts",
+    "Times",
     "boolean_array",
     "integer_array",
     "list_array",
@@ -39,16 +42,16 @@ def text_array(texts: Sequence[str]) -> Any:  # noqa: ANN401 - pyarrow has no ty
     Raises:
         OverflowError: if they are longer than 2 GiB.
     """
-    encoded = [text.encode() for text in texts]
-    offsets = array(_INT32, accumulate(map(len, encoded), initial=0))
-    return _made(pyarrow().string(), len(texts), [None, offsets, b"".join(encoded)])
+    column = Texts()
+    column.extend(texts)
+    return column.array()
 
 
 def time_array(micros: Sequence[int | None]) -> Any:  # noqa: ANN401 - pyarrow has no types
     """Return microseconds since 1970 as an array of timestamps in UTC; `None` is null."""
-    values = array(_INT64, [value or 0 for value in micros])
-    kind = pyarrow().timestamp("us", tz="UTC")
-    return _made(kind, len(micros), [_presence(micros), values])
+    times = Times()
+    times.extend(micros)
+    return times.array()
 
 
 def repeated(text: str, count: int) -> Any:  # noqa: ANN401 - pyarrow has no types
@@ -57,6 +60,91 @@ def repeated(text: str, count: int) -> Any:  # noqa: ANN401 - pyarrow has no typ
     size = len(encoded)
     offsets = range(0, size * count + 1, size) if size else [0] * (count + 1)
     return _made(pyarrow().string(), count, [None, array(_INT32, offsets), encoded * count])
+
+
+# --- Columns that grow ----------------------------------------------------------------------------
+
+
+class Texts:
+    """Texts that are added some at a time, when they have just been made.
+
+    To keep them until there are enough for an array takes more memory, and twice the time: by then,
+    none of them is in a cache of the processor.
+    """
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._lengths = array(_INT32)
+
+    @property
+    def size(self) -> int:
+        """How many bytes they take."""
+        return len(self._data)
+
+    def extend(self, texts: Sequence[str]) -> None:
+        """Add texts."""
+        joined = "".join(texts)
+        if joined.isascii():
+            self._data += joined.encode()
+            self._lengths.extend(map(len, texts))
+        else:
+            encoded = [text.encode() for text in texts]
+            self._data += b"".join(encoded)
+            self._lengths.extend(map(len, encoded))
+
+    def array(self) -> Any:  # noqa: ANN401 - pyarrow has no types
+        """Return them as an array of type `string`."""
+        ends = array(_INT32, accumulate(self._lengths, initial=0))
+        return _made(pyarrow().string(), len(self._lengths), [None, ends, self._data])
+
+
+class RepeatedTexts:
+    """Texts of which each is added many times in a row."""
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[str, int]] = []
+
+    def add(self, text: str, count: int) -> None:
+        """Add a text so many times."""
+        if self._runs and self._runs[-1][0] == text:
+            count += self._runs.pop()[1]
+        self._runs.append((text, count))
+
+    def array(self) -> Any:  # noqa: ANN401 - pyarrow has no types
+        """Return them as an array of type `string`."""
+        if len(self._runs) == 1:
+            return repeated(*self._runs[0])
+        encoded = [(text.encode(), count) for text, count in self._runs]
+        lengths = chain.from_iterable([repeat(len(text), count) for text, count in encoded])
+        ends = array(_INT32, accumulate(lengths, initial=0))
+        data = b"".join([text * count for text, count in encoded])
+        return _made(pyarrow().string(), len(ends) - 1, [None, ends, data])
+
+
+class Times:
+    """Microseconds since 1970 that are added some at a time."""
+
+    def __init__(self) -> None:
+        self._values = array(_INT64)
+        self._missing: list[int] = []
+
+    def extend(self, micros: Sequence[int | None]) -> None:
+        """Add times, of which those that are `None` will be null."""
+        if None in micros:
+            start = len(self._values)
+            self._missing += [start + at for at, value in enumerate(micros) if value is None]
+        self._values.extend([value or 0 for value in micros])
+
+    def array(self) -> Any:  # noqa: ANN401 - pyarrow has no types
+        """Return them as an array of timestamps in UTC."""
+        count = len(self._values)
+        present: bytearray | None = None
+        if self._missing:
+            present = bytearray(b"\xff" * -(-count // 8))
+            for at in self._missing:
+                present[at >> 3] &= ~(1 << (at & 7))
+        kind = pyarrow().timestamp("us", tz="UTC")
+        return _made(kind, count, [present, self._values])
 
 
 # --- Values of which some are null ----------------------------------------------------------------
@@ -133,7 +221,7 @@ def _bits(values: Sequence[object]) -> bytes:
 def _made(
     kind: Any,  # noqa: ANN401 - pyarrow has no types
     length: int,
-    parts: Sequence[array[int] | bytes | None],
+    parts: Sequence[array[int] | bytes | bytearray | None],
     children: Sequence[Any] | None = None,
 ) -> Any:  # noqa: ANN401 - pyarrow has no types
     arrow = pyarrow()
@@ -141,7 +229,7 @@ def _made(
     return arrow.Array.from_buffers(kind, length, buffers, children=children)
 
 
-def _copied(part: array[int] | bytes, arrow: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
+def _copied(part: array[int] | bytes | bytearray, arrow: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
     """Return a buffer of Arrow's own with the bytes of an array, or with these bytes."""
     data = memoryview(part)
     buffer = arrow.allocate_buffer(data.nbytes, memory_pool=arrow.system_memory_pool())

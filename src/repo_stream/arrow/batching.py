@@ -1,7 +1,7 @@
 """From the records of an open repo to Arrow batches.
 
-Records are collected in Python's lists, which are made into Arrow arrays once there are enough:
-each array costs some microseconds, whatever its length.
+Records are added to columns that grow as they come, some at a time. A column is made into an Arrow
+array once there are enough: each array costs some microseconds, whatever its length.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import compress
 from typing import Any, Final, Literal, TypeAlias
 
 from repo_stream.arguments import check_whole
-from repo_stream.arrow.arrays import repeated, text_array, time_array
+from repo_stream.arrow.arrays import RepeatedTexts, Texts, Times
 from repo_stream.arrow.columns import chosen, pyarrow, reads_records, schema_of
 from repo_stream.drivers.base import RepoDriver
 from repo_stream.errors import MissingBlock, ProcessError
@@ -40,13 +40,15 @@ JsonForm: TypeAlias = Literal["atproto", "dag-json"]
 #: Called with the key and the CID of a record that could not be read, and the error.
 OnProblem: TypeAlias = Callable[[str, Cid, Exception], None]
 
-#: How many records a batch has at most, and at how many characters of JSON it ends.
+#: How many records a batch has at most, and at how many bytes of JSON it ends.
 BATCH_ROWS: Final = 4096
 BATCH_BYTES: Final = 1024 * 1024
 
+# The columns that have the same value for many records in a row.
+_REPEATED: Final = frozenset({"did", "collection", "rev"})
 # How many keys to take at a time.
 _KEYS: Final = 1024
-# How many records: the first time, and at most; fewer if they have more characters than that.
+# How many records: the first time, and at most; fewer if they have more bytes of JSON than that.
 _FIRST_RECORDS: Final = 4
 _RECORDS: Final = 64
 _CHUNK_BYTES: Final = 512 * 1024
@@ -186,7 +188,7 @@ class Collector:
     Args:
         columns: the columns of the batches.
         batch_rows: how many records a batch has at most.
-        batch_bytes: at how many characters of JSON it ends.
+        batch_bytes: at how many bytes of JSON it ends.
     """
 
     def __init__(self, columns: Sequence[str], *, batch_rows: int, batch_bytes: int) -> None:
@@ -197,26 +199,27 @@ class Collector:
         self._arrow = pyarrow()
         self._batch_rows = batch_rows
         self._batch_bytes = batch_bytes
-        self._did = self._rev = ""
+        self._did = self._rev = self._authority = ""
         self._empty()
 
     def _empty(self) -> None:
-        self._keys: list[str] = []
-        self._cids: list[bytes] = []
-        self._rows: list[Any] = []  # Any: `Row`, or what a subclass collects
+        self._rows: list[Any] = []  # Any: what a subclass keeps
         self._bytes = 0
-        # The repos, each with the index of its first record.
-        self._repos = [(self._did, self._rev, 0)]
-        self._parted: tuple[list[str], list[str]] | None = None
+        self._count = 0
+        self._grown: dict[str, Any] = {  # Any: each has an `array` method
+            name: RepeatedTexts() if name in _REPEATED else Texts() for name in self.columns
+        }
+        if "created_at" in self._grown:
+            self._grown["created_at"] = Times()
 
     @property
     def rows(self) -> int:
         """How many records have been collected."""
-        return len(self._keys)
+        return self._count
 
     @property
     def size(self) -> int:
-        """How many characters of JSON have been collected."""
+        """How many bytes of JSON have been collected."""
         return self._bytes
 
     @property
@@ -226,7 +229,7 @@ class Collector:
 
     @property
     def free_bytes(self) -> int:
-        """How many characters more there are to be in the batch."""
+        """How many bytes more there are to be in the batch."""
         return self._batch_bytes - self._bytes
 
     @property
@@ -237,7 +240,7 @@ class Collector:
     def begin(self, did: str, rev: str) -> None:
         """Begin with the records of a repo."""
         self._did, self._rev = did, rev
-        self._repos.append((did, rev, self.rows))
+        self._authority = f"at://{did}/"
 
     def add(self, keys: Sequence[str], cids: Sequence[bytes], rows: Sequence[Any] = ()) -> None:
         """Add records of the repo, in key order.
@@ -247,11 +250,28 @@ class Collector:
             cids: their CIDs.
             rows: what `row_processor` made of each; nothing if no column needs that.
         """
-        self._keys += keys
-        self._cids += cids
-        if rows:
-            self._rows += rows
-            self._bytes += sum([len(row[0]) for row in rows])
+        parted = False
+        for name, column in self._grown.items():
+            match name:
+                case "uri":
+                    authority = self._authority
+                    column.extend([authority + key for key in keys])
+                case "did":
+                    column.add(self._did, len(keys))
+                case "rev":
+                    column.add(self._rev, len(keys))
+                case "collection" | "rkey":
+                    if not parted:
+                        _part(keys, self._grown.get("collection"), self._grown.get("rkey"))
+                        parted = True
+                case "cid":
+                    column.extend(cid_texts(cids))
+                case "created_at":
+                    column.extend([row[1] for row in rows])
+                case _:
+                    column.extend([row[0] for row in rows])
+                    self._bytes = column.size
+        self._count += len(keys)
 
     def take(self) -> Any:  # noqa: ANN401 - pyarrow has no types
         """Return what has been collected as a `pyarrow.RecordBatch`."""
@@ -260,56 +280,10 @@ class Collector:
         return self._arrow.RecordBatch.from_arrays(arrays, schema=self.schema)
 
     def _array(self, name: str) -> Any:  # noqa: ANN401 - pyarrow has no types
-        match name:
-            case "uri":
-                return text_array(self._of_repos(lambda did, _, keys: _uris(did, keys)))
-            case "did":
-                return _runs(self._of_repos(lambda did, _, keys: [did] * len(keys)))
-            case "collection":
-                return _runs(self._parts()[0])
-            case "rkey":
-                return text_array(self._parts()[1])
-            case "cid":
-                return text_array(cid_texts(self._cids))
-            case "rev":
-                return _runs(self._of_repos(lambda _, rev, keys: [rev] * len(keys)))
-            case "created_at":
-                return time_array([row[1] for row in self._rows])
-            case _:
-                return text_array([row[0] for row in self._rows])
-
-    def _of_repos(self, values_of: Callable[[str, str, list[str]], list[str]]) -> list[str]:
-        """Return what a function of a DID, a rev and keys returns for each of the repos."""
-        values: list[str] = []
-        starts = [start for _, _, start in self._repos]
-        for (did, rev, start), stop in zip(self._repos, [*starts[1:], self.rows], strict=True):
-            if start < stop:
-                values += values_of(did, rev, self._keys[start:stop])
-        return values
-
-    def _parts(self) -> tuple[list[str], list[str]]:
-        """Return the collections and the rkeys."""
-        if self._parted is None:
-            names: list[str] = []
-            rkeys: list[str] = []
-            self._of_repos(lambda _, __, keys: _part(keys, names, rkeys))
-            self._parted = names, rkeys
-        return self._parted
+        return self._grown[name].array()
 
 
-def _runs(values: list[str]) -> Any:  # noqa: ANN401 - pyarrow has no types
-    """Return an array of texts that most often are all the same."""
-    count = len(values)
-    same = count > 0 and values.count(values[0]) == count
-    return repeated(values[0], count) if same else text_array(values)
-
-
-def _uris(did: str, keys: Sequence[str]) -> list[str]:
-    authority = f"at://{did}/"
-    return [authority + key for key in keys]
-
-
-def _part(keys: Sequence[str], names: list[str], rkeys: list[str]) -> list[str]:
+def _part(keys: Sequence[str], names: RepeatedTexts | None, rkeys: Texts | None) -> None:
     """Part the keys of a repo, which are in order, into collections and rkeys.
 
     Args:
@@ -320,15 +294,14 @@ def _part(keys: Sequence[str], names: list[str], rkeys: list[str]) -> list[str]:
     at = 0
     while at < len(keys):
         name, slash, _ = keys[at].partition("/")
-        if not slash:
-            names.append("")
-            rkeys.append(keys[at])
-            at += 1
-            continue
-        # All that begin with the name and a slash; "0" comes after the slash.
-        end = bisect_left(keys, f"{name}0", at)
-        skip = len(name) + 1
-        names += [name] * (end - at)
-        rkeys += [key[skip:] for key in keys[at:end]]
+        if slash:
+            # All that begin with the name and a slash; "0" comes after the slash.
+            end = bisect_left(keys, f"{name}0", at)
+            skip = len(name) + 1
+        else:
+            name, end, skip = "", at + 1, 0
+        if names is not None:
+            names.add(name, end - at)
+        if rkeys is not None:
+            rkeys.extend([key[skip:] for key in keys[at:end]])
         at = end
-    return rkeys

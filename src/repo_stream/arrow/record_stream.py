@@ -147,7 +147,7 @@ def records(
             `Network` itself.
         earlier_keys: see `open_repo`.
         batch_rows: how many records a batch has at most.
-        batch_bytes: at how many characters of JSON a batch ends, more or less.
+        batch_bytes: at how many bytes of JSON a batch ends, more or less.
         **keywords: those of `open_car`, with their defaults
 
             - `mem_limit_mb=16`: how much memory a scan may take for a repo, in MiB, beside two

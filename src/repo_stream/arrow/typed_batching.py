@@ -59,7 +59,7 @@ def _memory_of(record: dict[str, Any], block: bytes) -> int:
 
 
 async def typed_batches(
-    repo: RepoDriver[TypedRow],
+    repo: RepoDriver[Any],  # Any: `TypedRow`, or an error
     schema: Any,  # noqa: ANN401 - pyarrow has no types
     *,
     batch_rows: int = BATCH_ROWS,
@@ -126,7 +126,7 @@ class TypedCollector(Collector):
 
     def add(self, keys: Sequence[str], cids: Sequence[bytes], rows: Sequence[Any] = ()) -> None:
         """Add records of the repo, each a `TypedRow`."""
-        super().add(keys, cids)
+        super().add(keys, cids, rows)
         self._rows += rows
         self._bytes += sum([size for _, _, size in rows])
 
