@@ -151,12 +151,18 @@ def test_filter_by_columns_that_are_not_shown(ask: Ask) -> None:
 
 
 def test_bad_records_can_be_left_out(run: Run, damaged: Path) -> None:
-    query = "select record from records a join records b using (cid)"
-    for flag in ("--skip-bad", "--partial"):
-        code, out, err = run("sql", "--json", query.replace("record ", "a.record "), damaged, flag)
+    query = "select a.record from records a join records b using (cid)"
+    report = damaged.with_name("report")
+    for flags, left_out in (
+        (["--skip-bad"], "2 records were left out"),
+        (["--partial", "--report", report], "1 record was left out"),
+    ):
+        code, out, err = run("sql", "--json", query, damaged, *flags)
         assert (code, lines(out)) == (1, [{"record": {"n": 1}}])
-        assert "1 record was left out" in err or "2 records were left out" in err
+        assert left_out in err
         assert err.count("left out") == 1
+    reported = json.loads(report.read_text())
+    assert (reported["records"], reported["lost"]["records"]) == (1, 1)
 
 
 # --- What goes wrong ------------------------------------------------------------------------------
@@ -195,10 +201,13 @@ def test_bad_car_fails_the_query_and_is_named(run: Run, car: Path, tmp_path: Pat
 def test_without_duckdb_the_extra_is_named(
     run: Run, car: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "duckdb", None)
-    code, out, err = run("sql", "select 1", car)
-    assert (code, out) == (2, "")
-    assert "atproto-repo-stream[sql]" in err
+    for package in ("duckdb", "pyarrow"):
+        with monkeypatch.context() as context:
+            context.setitem(sys.modules, package, None)
+            code, out, err = run("sql", "select 1", car)
+        assert (code, out) == (2, "")
+        assert f"needs the package '{package}'" in err
+        assert "atproto-repo-stream[sql]" in err
 
 
 # --- Forms ----------------------------------------------------------------------------------------

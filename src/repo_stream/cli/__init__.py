@@ -3,7 +3,8 @@
     repo-stream inspect CAR      whose repo it is, its collections, when records were made
     repo-stream ls CAR           keys and CIDs
     repo-stream get CAR KEY      one record
-    repo-stream export CAR       records, as JSON lines, CSV or Parquet, or a file each
+    repo-stream export CAR       records, as JSON lines, CSV, Parquet or Arrow, or a file each
+    repo-stream sql QUERY CAR    what DuckDB answers about records
     repo-stream blobs CAR        the blobs that records refer to
     repo-stream fetch WHO        the repo of an account as a CAR file, kept up to date
     repo-stream resolve WHO      the account that a name leads to
@@ -13,7 +14,8 @@
 
 `CAR` is a file, `-` for standard input, the name of an account, `WHO`, or a URL; see `accounts`.
 `inspect`, `ls`, `export`, `blobs` and `verify` take several, and an error of one does not stop the
-others. `--completion` teaches all this to a shell.
+others. `sql` takes several as well, and fails if one cannot be read. `--completion` teaches all
+this to a shell.
 
 The command uses the public names of the package, and `keys`, `syntax`, `background` and
 `_compiled`, which know nothing of the rest. Strangers write what is in a repo, so only printable

@@ -103,10 +103,11 @@ class Scans:
                 with self._portal.wrap_async_context_manager(
                     self._opened(options, collection, processor)
                 ) as repo:
-                    walked = walk(repo)
+                    walked, found = walk(repo), 0
                     while (batch := self._portal.call(_next, walked)) is not None:
+                        found += len(batch)
                         yield batch
-                    self._portal.call(self._report, options, repo)
+                    self._portal.call(self._report, options, repo, found)
             except Exception as error:
                 self.failure = self.failure or (options, error)
                 raise
@@ -127,14 +128,13 @@ class Scans:
             finally:
                 self._meters.remove(repo.meter)
 
-    async def _report(self, options: argparse.Namespace, repo: Opened[Any]) -> None:
+    async def _report(self, options: argparse.Namespace, repo: Opened[Any], found: int) -> None:
         """Report what was left out of a CAR, once, however often the query reads it."""
         lost = repo.losses is not None and repo.losses.count
         if options.car in self._reported or not (repo.repo.problem_count or lost):
             return
         self._reported.add(options.car)
         repo.meter.close()
-        found = 0  # only `--report` has it
         codes = report_left_out(options, repo.repo), report_lost(options, repo, found)
         self.code = max(self.code, *codes)
 

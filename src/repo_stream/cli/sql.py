@@ -28,14 +28,14 @@ from repo_stream import MissingExtra, RepoStreamError
 from repo_stream.arrow import COLUMNS
 from repo_stream.arrow.columns import schema_of
 from repo_stream.background import in_background
-from repo_stream.cli.arrow_files import columnar_file, require_pyarrow
+from repo_stream.cli.arrow_files import columnar_file
 from repo_stream.cli.failures import report_failure
 from repo_stream.cli.file_forms import Form, choose_form
 from repo_stream.cli.input import is_input
 from repo_stream.cli.messages import WRONG_USAGE, complain
 from repo_stream.cli.opened import as_file
 from repo_stream.cli.output import destination, is_terminal, put
-from repo_stream.cli.partial import reporting
+from repo_stream.cli.partial import report_unread, reporting
 from repo_stream.cli.results import CsvRows, JsonRows, Shown
 from repo_stream.cli.scanning import Read, Scans, data_set
 from repo_stream.cli.screen import one_line
@@ -69,17 +69,17 @@ async def sql(options: argparse.Namespace) -> int:
     """Run a query; return 1 if a CAR could not be read, and 2 if the query is wrong."""
     form = _form(options)
     duckdb = _duckdb()
-    require_pyarrow("arrow")
     async with AsyncExitStack() as stack:
+        stack.enter_context(reporting(options))
         cars: list[argparse.Namespace] = []
         for car in options.cars:
             of_car = argparse.Namespace(**{**vars(options), "car": car})
             try:
                 options.kept[car] = await stack.enter_async_context(as_file(of_car))
             except (RepoStreamError, OSError) as error:
+                report_unread(of_car, error)
                 return report_failure(of_car, error)
             cars.append(of_car)
-        stack.enter_context(reporting(options))
         portal = await stack.enter_async_context(_portal())
         scans = Scans(portal, cars)
         database = await stack.enter_async_context(_database(duckdb, scans))
@@ -90,6 +90,7 @@ async def sql(options: argparse.Namespace) -> int:
                 return complain(str(error), WRONG_USAGE)
             of_car, failure = scans.failure
             if isinstance(failure, (RepoStreamError, OSError)):
+                report_unread(of_car, failure)
                 return report_failure(of_car, failure)
             raise failure from error
         return scans.code
@@ -114,15 +115,17 @@ def _form(options: argparse.Namespace) -> Form | None:
 
 
 def _duckdb() -> Any:  # noqa: ANN401 - it is an extra
-    """Import DuckDB.
+    """Import DuckDB, and `pyarrow`, by which it reads.
 
     Raises:
-        MissingExtra: if it is not installed.
+        MissingExtra: if one is not installed.
     """
-    try:
-        return import_module("duckdb")
-    except ImportError as error:
-        raise MissingExtra(extra="sql", package="duckdb", feature="repo-stream sql") from error
+    for package in ("pyarrow", "duckdb"):
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise MissingExtra(extra="sql", package=package, feature="repo-stream sql") from error
+    return import_module("duckdb")
 
 
 class _QueryError(Exception):
