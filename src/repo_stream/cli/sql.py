@@ -53,7 +53,6 @@ _SETTINGS: Final = {
     "autoinstall_known_extensions": False,
     "memory_limit": "1GiB",
     "python_enable_replacements": False,
-    "TimeZone": "UTC",
 }
 
 
@@ -187,6 +186,7 @@ class _Database:
         self._scans.close()
 
     def _add_records(self) -> None:
+        self._connection.execute("set TimeZone = 'UTC'")
         self._connection.register("_records", data_set(schema_of(COLUMNS), self._scans.records))
         self._connection.execute(
             "create temp view records as select * replace (record::json as record) from _records"
