@@ -67,9 +67,9 @@ class Problems:
         """Return all problems so far, by source and key; see `ScanProblem`.
 
         Raises:
-            ray.exceptions.RayActorError: if they were lost; see `Problems`.
+            RuntimeError: if they were lost, as the actor has ended.
         """
-        rows: list[ScanProblem] = import_ray().get(self._actor.rows.remote())
+        rows: list[ScanProblem] = self._ask("rows")
         return rows
 
     def dataset(self) -> Dataset:
@@ -79,7 +79,7 @@ class Problems:
         `error` and `message`.
 
         Raises:
-            ray.exceptions.RayActorError: if they were lost; see `Problems`.
+            RuntimeError: if they were lost, as the actor has ended.
         """
         rows = [[text and _utf8(text) for text in row] for row in self.rows()]
         schema = ScanProblems().schema
@@ -99,9 +99,19 @@ class Problems:
             instead_of: of these sources, forget what was told before.
 
         Raises:
-            ray.exceptions.RayActorError: if they were lost; see `Problems`.
+            RuntimeError: if they were lost, as the actor has ended.
         """
-        import_ray().get(self._actor.tell.remote(found, instead_of))
+        self._ask("tell", found, instead_of)
+
+    def _ask(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - as it is declared there
+        ray = import_ray()
+        try:
+            return ray.get(getattr(self._actor, method).remote(*arguments))
+        except ray.exceptions.RayActorError as error:
+            raise RuntimeError(
+                "what is wrong with repos can no longer be kept, and what was told before is lost: "
+                f"the actor of Problems() has ended, perhaps with its node. Read again; {error}"
+            ) from error
 
 
 class Kept:
