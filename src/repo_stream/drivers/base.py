@@ -562,22 +562,26 @@ class RepoDriver(Generic[T]):
 
     def _take_at_hand(self) -> bool:
         """Take records whose blocks are there, for a loop in another thread; see `Loop.take`."""
-        ready, walker = self._ready, self._walker
+        ready = self._ready
         with self._guard:
-            if self._error is not None or walker.done:
-                return False
             ready.keep_records_only()
-            if not ready:
-                ready.clear()
-            try:
-                took = ready.add(self._take(min(self._slice, DEFAULT_CHUNK)))
-            except RepoStreamError as error:
-                instead = self._go_past(error)
-                if instead is None:
-                    return False
-                took = ready.add(instead) or True
+            took = bool(ready) or self._take_slice()
             ready.offer()
             return took
+
+    def _take_slice(self) -> bool:
+        """Take a slice of records; return whether there may be more."""
+        if self._error is not None or self._walker.done:
+            return False
+        ready = self._ready
+        ready.clear()  # drop what was returned
+        try:
+            return ready.add(self._take(min(self._slice, DEFAULT_CHUNK)))
+        except RepoStreamError as error:
+            instead = self._go_past(error)
+            if instead is not None:
+                ready.add(instead)
+            return instead is not None
 
     async def _next_shaped(self, n: int, shape: Callable[[Taken[T]], list[R]]) -> list[R] | None:
         """Return the next records in the shape that `shape` makes of them.
