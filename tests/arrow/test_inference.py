@@ -173,6 +173,14 @@ def test_room_that_a_map_gives_up_is_used_by_others() -> None:
     assert {field.shape.kind for field in fields[:64]} == {Kind.JSON}
 
 
+def test_a_list_for_whose_items_there_is_no_room_is_text() -> None:
+    empty: dict[str, list[int]] = {str(key): [] for key in range(124)}
+    full = {f"m{number}": empty for number in range(8)}
+    fields = inferred(full, {"m0": {"0": [1]}}, {"m0": {"0": [2]}})
+    assert sum(map(size, fields)) == 1000
+    assert {each.shape.kind for field in fields for each in field.shape.fields} == {Kind.JSON}
+
+
 # --- Schemas that a caller gives ------------------------------------------------------------------
 
 

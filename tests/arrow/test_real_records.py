@@ -9,6 +9,7 @@ import pytest
 from repo_stream import Output, open_car
 from repo_stream.arrow.inference import Inferred
 from repo_stream.arrow.typed_batching import TypedCollector, TypedRow, typed_processor
+from repo_stream.ipld.datamodel import to_atproto_json
 from support import shared
 from support.typed_rows import record_of
 
@@ -33,6 +34,8 @@ async def test_every_record_of_every_collection_comes_back(name: str) -> None:
         rows: list[dict[str, Any]] = collector.take().to_pylist()
         for row, output in zip(rows, outputs, strict=True):
             assert row["rkey"] == output.rkey
-            assert record_of(row, collector.schema) == output.value[0]
+            # Their JSON tells 1 from true, and a link from its bytes.
+            rebuilt = record_of(row, collector.schema)
+            assert to_atproto_json(rebuilt) == to_atproto_json(output.value[0])
             # Only explicit nulls do not fit.
             assert row["other"] is None or ":null" in row["other"]

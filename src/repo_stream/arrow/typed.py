@@ -1,10 +1,10 @@
 """`table`: the typed columns of one collection, as an Arrow stream.
 
 Measured in one run, 300,000 records, compiled, with the extra `[fast]`: by a schema that is given,
-it takes 0.92 (posts) to 0.97 (likes) of the time of `records` of the same collection with all
-columns, as no JSON is written. Of that, half is walking and checking the repo, a quarter decoding
-records, and a sixth making arrays of them. A first pass takes 0.7 more: it walks and decodes, too;
-looking at the values is a tenth of it.
+it takes as long as `records` of the same collection with all columns (0.97 for posts, 1.03 for
+likes). Half of that is walking and checking the repo, a quarter decoding records, and a sixth
+making arrays of them. A first pass takes 0.7 more: it walks and decodes, too; looking at the values
+is a tenth of it.
 """
 
 from __future__ import annotations
