@@ -68,4 +68,5 @@ def test_a_table_of_hostile_records(tmp_path: Path, name: str) -> None:
     car.write_bytes(build_car({f"com.example.a/{n:03}": hostile(name, n) for n in range(400)}))
     said = measured(TABLE, car, "com.example.a")
     assert said["rows"] == 400
-    assert said["grown"] < MOST
+    # All of them decoded take 30 to 90 MiB.
+    assert said["grown"] < 12 * MIB
