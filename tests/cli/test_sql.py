@@ -187,6 +187,12 @@ def test_wrong_query_is_one_line(run: Run, car: Path, query: str, said: str) -> 
     assert "LINE 1" not in err
 
 
+def test_query_comes_before_the_cars(run: Run, car: Path) -> None:
+    code, out, err = run("sql", car, "from records")
+    assert (code, out) == (2, "")
+    assert f"QUERY comes before CAR, and {car} is a file" in err
+
+
 def test_bad_car_fails_the_query_and_is_named(run: Run, car: Path, tmp_path: Path) -> None:
     bad, nowhere = tmp_path / "bad.car", tmp_path / "nowhere.car"
     bad.write_bytes(car.read_bytes()[:-1])

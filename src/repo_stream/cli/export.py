@@ -132,9 +132,8 @@ def _chunks(options: argparse.Namespace, form: Form, car: Opened[Any]) -> AsyncG
 def _form(options: argparse.Namespace) -> Form:
     """Return the form to write; exit if what the command line asks for does not go together."""
     path: str | None = options.output
-    if options.typed and path is not None and path.endswith(_SLASHES):
-        options.to_folder, path = path, None
-        options.output = None
+    if options.typed and path is not None and (path.endswith(_SLASHES) or Path(path).is_dir()):
+        options.to_folder, options.output = path, None
     if options.to_folder is not None:
         form = _form_in_folder(options)
         _settle_columns(options, form)
