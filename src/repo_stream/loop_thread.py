@@ -25,10 +25,13 @@ them.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import atexit
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
@@ -49,6 +52,9 @@ T = TypeVar("T")
 _LINGER: Final = 1.0
 # How long the end of the interpreter waits for what was not closed, in seconds.
 _PATIENCE: Final = 5.0
+
+# How much later an interrupt comes if there was a result to return first, in seconds.
+_SOON: Final = 0.01
 
 # A lock on Windows is not interrupted by Ctrl-C, which is noticed between two waits.
 _WAIT_SECONDS: Final = 0.1 if sys.platform == "win32" else -1
@@ -114,6 +120,8 @@ class LoopThread:
     def __init__(self) -> None:
         self._context: Context
         self._ending: anyio.Event
+        # An interrupt that came when there was a result to return first.
+        self._owed: list[KeyboardInterrupt] = []
         # asyncio itself keeps no references to them.
         self._tasks: set[asyncio.Task[None]] = set()
         #: How many users there are, and whether there were any since the last look.
@@ -212,14 +220,23 @@ class LoopThread:
         return self._thread.ident == get_ident()
 
     def answer(
-        self, request: _Request[R], begin: Callable[[], object], stop: Callable[[], object]
+        self,
+        request: _Request[R],
+        begin: Callable[[], object],
+        stop: Callable[[], object],
+        *,
+        keeps: bool = True,
     ) -> R:
         """Wait for the result of a request.
+
+        If Ctrl-C comes when it is too late to cancel it, the result is returned, as nobody could
+        get it again; `KeyboardInterrupt` follows by itself at once.
 
         Args:
             request: what is to be done.
             begin: makes a task of the loop do it; it is called in the loop.
             stop: cancels it; it is called in the loop.
+            keeps: whether the result matters.
 
         Raises:
             RuntimeError: see `call`.
@@ -241,18 +258,38 @@ class LoopThread:
             else:  # it was not even told
                 request.fail(RuntimeError(_OVER))
 
+        self._raise_owed()
         try:
             self.tell(do)
             request.wait()
-        except BaseException:
+        except BaseException as interrupt:
             # Ctrl-C, or whatever the handler of a signal raises.
             with suppress(RuntimeError):
                 self.tell(undo)
                 request.wait()
-            raise
+            if not keeps or not request.succeeded or not isinstance(interrupt, KeyboardInterrupt):
+                raise
+            self._owe(interrupt)
         finally:
             self._requests.discard(request)
         return request.outcome()
+
+    def _owe(self, interrupt: KeyboardInterrupt) -> None:
+        """Raise an interrupt a moment later: by the next call here, or wherever the program is."""
+        self._owed.append(interrupt)
+
+        def press_again() -> None:
+            with suppress(IndexError):
+                self._owed.pop()
+                _press()
+
+        with suppress(RuntimeError):
+            self.tell(lambda: self._loop.call_later(_SOON, press_again))
+
+    def _raise_owed(self) -> None:
+        if self._owed and threading.current_thread() is threading.main_thread():
+            with suppress(IndexError):
+                raise self._owed.pop()
 
     def tell(self, function: Callable[[], object]) -> None:
         """Have a function called in the loop, soon.
@@ -351,6 +388,14 @@ class LoopThread:
         self._why_over = _FORKED
         for request in list(self._requests):
             request.fail(RuntimeError(self._why_over))
+
+
+def _press() -> None:
+    """Interrupt the main thread as Ctrl-C does."""
+    if hasattr(signal, "pthread_kill"):  # which also ends a sleep
+        signal.pthread_kill(cast("int", threading.main_thread().ident), signal.SIGINT)
+    else:
+        _thread.interrupt_main()
 
 
 _OVER: Final = "the event loop of repo_stream has ended, as the interpreter is shutting down"
@@ -655,7 +700,7 @@ class Block(Generic[T]):
         self._loop.hold()
         self._stay = stay
         try:
-            self._value = self._loop.answer(request, stay.begin, stay.stop_entering)
+            self._value = self._loop.answer(request, stay.begin, stay.stop_entering, keeps=False)
         except BaseException:
             self._stay = None
             if not request.begun:
@@ -677,7 +722,9 @@ class Block(Generic[T]):
             return False
         request = _Request(self._manager.__aexit__, (kind, error, trace))
         try:
-            return bool(self._loop.answer(request, lambda: stay.leave(request), request.stop))
+            return bool(
+                self._loop.answer(request, lambda: stay.leave(request), request.stop, keeps=False)
+            )
         except BaseException as raised:
             if raised is error:
                 return False

@@ -12,6 +12,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import anyio
@@ -30,6 +31,7 @@ from repo_stream import (
     noop,
     sync,
 )
+from repo_stream.loop_thread import loop_thread
 from repo_stream.testing import DID, REV, build_repo
 
 RECORDS = {f"app.test.{c}/{n:04}": {"n": n, "text": c * 200} for c in "ab" for n in range(200)}
@@ -399,6 +401,57 @@ def test_ctrl_c_interrupts_and_loses_nothing(way: str) -> None:
         signal.signal(signal.SIGINT, before)
     assert interrupted == 1
     assert keys == sorted(RECORDS)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal cannot be sent to a thread")
+@pytest.mark.parametrize("call", ["next_chunk", "next_outputs", "next_items", "next_columns"])
+def test_ctrl_c_in_the_middle_of_a_chunk_does_not_lose_it(call: str) -> None:
+    pressed = False
+
+    def process(block: bytes) -> bytes:
+        nonlocal pressed
+        if not pressed and threading.current_thread() is not threading.main_thread():
+            pressed = True
+            os.kill(os.getpid(), signal.SIGINT)
+        return block
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    found: list[Any] = []
+    interrupted = 0
+    try:
+        processor = Processor(process, lazy=True)
+        with sync.open_car(STREAM, block_processor=processor) as repo:
+            while True:
+                try:
+                    chunk = getattr(repo, call)(10)
+                    if chunk is None:
+                        break
+                    found += chunk.keys if call == "next_columns" else chunk
+                except KeyboardInterrupt:
+                    interrupted += 1
+    finally:
+        signal.signal(signal.SIGINT, before)
+    records = [each for each in found if not isinstance(each, repo_stream.TreeNode)]
+    assert len(records) == len(RECORDS)
+    assert interrupted == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal cannot be sent to a thread")
+def test_ctrl_c_that_comes_too_late_for_a_call_interrupts_what_follows() -> None:
+    async def too_late() -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        sleep(0.05)  # noqa: ASYNC251 - the loop is busy, and so is not cancelled
+        return 7
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    found = 0
+    try:
+        with loop_thread() as loop, pytest.raises(KeyboardInterrupt):  # noqa: PT012 - both at once
+            found = loop.call(too_late)
+            sleep(30)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert found == 7
 
 
 class Interrupted:
