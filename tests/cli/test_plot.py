@@ -69,6 +69,7 @@ def test_texts_of_strangers_are_no_formulas_and_no_markup(drawn: Drawn) -> None:
 def test_many_collections_are_folded(drawn: Drawn) -> None:
     texts = drawn(*(f"a.b.c{number}/3jzfcijpj2z2a" for number in range(260)))
     assert "254 others" in texts
+    assert "Records by hour, by the time in the rkey" in texts  # as they are of one day
     assert len([text for text in texts if text.startswith("a.b.c")]) == 2 * 6
 
 

@@ -90,9 +90,19 @@ def test_month_alone_is_shown_by_days(bars: Bars) -> None:
     ]
 
 
-def test_day_alone_is_a_line(bars: Bars) -> None:
+def test_day_alone_is_shown_by_hours(bars: Bars) -> None:
+    hour = 3600 * 10**6
+    hours = [micros(2023, 2, 3) + n for n in (hour, 4 * hour - 1, 4 * hour, 5 * hour - 1)]
+    assert bars(keys(*hours)) == [
+        "Records by hour     2023-02-03 01:00 to 04:00  Most",
+        "---------------------------------------------------",
+        f"{POST}  ▄ ▄█                          2",
+    ]
+
+
+def test_hour_alone_is_a_line(bars: Bars) -> None:
     both = keys(*range(5)) + keys(*range(5), collection="a.b.c")
-    assert bars(both)[2:] == ["All records     █             10"]
+    assert bars(both)[2:] == ["All records      █                   10"]
 
 
 def test_nothing_is_shown_without_tids(bars: Bars) -> None:
@@ -138,9 +148,17 @@ def test_records_of_impossible_times_squeeze_no_others(bars: Bars, strays: list[
 
 
 def test_all_times_that_there_are_fit(bars: Bars) -> None:
-    head, _, line = bars(keys(*(micros(year) for year in range(1970, 2256)), LAST))
+    usual = keys(*(micros(year) for year in range(1970, 2256)), LAST)
+    head, _, line = bars(usual)
     assert head.startswith("Records by 10 years")
     assert line.split()[1] == "█" * 28 + "▆"
+    # Their first bit is 1, which the syntax allows.
+    late = [
+        f"{POST}/{a}{b}{'2' * 11}" for a in "cdefghij" for b in "234567abcdefghijklmnopqrstuvwxyz"
+    ]
+    head, _, line = bars([*usual, *late])
+    assert head.split()[:4] == ["Records", "by", "20", "years"]
+    assert len(line.split()[1]) == 29
 
 
 def test_long_and_odd_names_are_cut(bars: Bars) -> None:
@@ -185,7 +203,7 @@ MOMENTS = st.lists(
 
 @given(MOMENTS, MOMENTS)
 @EXAMPLES
-def test_months_and_days_are_those_of_the_tids(first: list[int], second: list[int]) -> None:
+def test_months_days_and_hours_are_those_of_the_tids(first: list[int], second: list[int]) -> None:
     timelines: list[Timeline] = []
     for moments in (first, second):
         timelines.append(Timeline())
@@ -195,11 +213,13 @@ def test_months_and_days_are_those_of_the_tids(first: list[int], second: list[in
     times = [time for moment in first + second if (time := tid_time(tid(moment << 10)))]
     assert months_by_name(both) == Counter(f"{time:%Y-%m}" for time in times)
     days = Counter((time - EPOCH).days for time in times)
-    assert both.days == (days if len(days) <= 128 else None)
+    assert both.counts("day") == (days if len(days) <= 128 else None)
+    hours = Counter((time - EPOCH) // timedelta(hours=1) for time in times)
+    assert both.counts("hour") == (hours if len(hours) <= 128 else None)
 
 
 @given(
-    st.dictionaries(st.integers(1970 * 12, 2256 * 12), st.integers(1, 10**6)), st.integers(30, 120)
+    st.dictionaries(st.integers(1970 * 12, 2541 * 12), st.integers(1, 10**6)), st.integers(30, 120)
 )
 @EXAMPLES
 def test_axis_has_room_and_loses_no_record(months: dict[int, int], room: int) -> None:

@@ -21,7 +21,15 @@ from typing import Any, Final, NamedTuple
 from repo_stream import Commit, MissingExtra
 from repo_stream.cli.screen import name_of, one_line
 from repo_stream.cli.tallies import Named, Tally
-from repo_stream.cli.timeline import Axis, Timeline, Timelines, axis_of, counts_on, in_days
+from repo_stream.cli.timeline import (
+    Axis,
+    Timeline,
+    Timelines,
+    axis_of,
+    counts_on,
+    in_finer,
+    unit_name,
+)
 
 __all__ = ["PICTURES", "Picture", "draw", "picture_form", "require_matplotlib"]
 
@@ -39,6 +47,7 @@ _TITLE: Final = 10.5  # points
 _LEFT: Final = 0.012  # where titles begin, as a share of the width
 _MOST_COLUMNS: Final = 120
 _MOST_MONTHS_IN_DAYS: Final = 3
+_MOST_DAYS_IN_HOURS: Final = 3
 # There is room for so many, so that a few are not monstrous.
 _FEWEST_COLUMNS: Final = 7
 _FEWEST_BARS: Final = 4
@@ -219,8 +228,10 @@ def _draw_time(figure: Any, parts: Sequence[_Part]) -> None:  # noqa: ANN401 - a
         _title(figure, "Records over time")
         _say_instead(axes, "No record has a time in its rkey" if undated else "No records")
         return
-    if axis.columns * axis.step <= _MOST_MONTHS_IN_DAYS and everything.days is not None:
-        axis = in_days(axis, everything.days)
+    if axis.columns * axis.step <= _MOST_MONTHS_IN_DAYS:
+        axis = in_finer(axis, everything, "day")
+    if axis.unit == "day" and axis.columns <= _MOST_DAYS_IN_HOURS:
+        axis = in_finer(axis, everything, "hour")
     _draw_bars(axes, axis, parts)
     dated = [part for part in parts if part.timeline.months]
     _draw_legend(figure, dated, f"Records by {axis.step_name}, by the time in the rkey")
@@ -285,9 +296,9 @@ def _left_out(axis: Axis, undated: int) -> str:
     if undated:
         parts.append(f"{undated:,} without a time in {'its rkey' if undated == 1 else 'the rkeys'}")
     if axis.before:
-        parts.append(f"{axis.before:,} before {axis.beginning(0):%Y-%m-%d}")
+        parts.append(f"{axis.before:,} before {unit_name(axis.first, axis.unit)}")
     if axis.after:
-        parts.append(f"{axis.after:,} since {axis.beginning(axis.columns):%Y-%m-%d}")
+        parts.append(f"{axis.after:,} since {unit_name(axis.last + 1, axis.unit)}")
     return ", ".join(parts)
 
 

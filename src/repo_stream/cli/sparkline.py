@@ -15,10 +15,12 @@ from repo_stream.cli.timeline import (
     Axis,
     Timeline,
     Timelines,
+    Unit,
     axis_of,
     counts_on,
-    in_days,
+    in_finer,
     month_name,
+    unit_name,
 )
 
 __all__ = ["BLOCKS", "PLAIN", "sparklines"]
@@ -31,6 +33,8 @@ _MOST_SHOWN: Final = 4
 _MOST_NAME: Final = 30
 _ALL: Final = "All records"
 _MOST: Final = "Most"
+# What a month alone is shown in, and a day alone.
+_FINER: Final[tuple[Unit, ...]] = ("day", "hour")
 
 
 def sparklines(collections: Sequence[Named], bars: str) -> Iterable[str]:
@@ -52,8 +56,9 @@ def sparklines(collections: Sequence[Named], bars: str) -> Iterable[str]:
     name_room = max(len("Records by 10 years"), *(len(name) for name, _ in rows))
     count_room = max(len(_MOST), len(f"{dated:,}"))
     axis = axis_of(everything.months, WIDTH - name_room - count_room - 4)
-    if axis.columns == 1 and everything.days is not None:
-        axis = in_days(axis, everything.days)
+    for unit in _FINER:
+        if axis.columns == 1:
+            axis = in_finer(axis, everything, unit)
     if axis.columns == 1:
         del rows[1:]  # the others are in the table of collections
     lines = [(f"Records by {axis.step_name}", _span_name(axis), _MOST)]
@@ -86,22 +91,14 @@ def _table(lines: Sequence[tuple[str, str, str]]) -> Iterable[str]:
 
 
 def _span_name(axis: Axis) -> str:
-    first, last = _name_of_first(axis), _name_of_last(axis)
+    first, last = unit_name(axis.first, axis.unit), unit_name(axis.last, axis.unit)
     if first == last:
         return first
+    if axis.unit == "hour":  # of the same day
+        last = last.rpartition(" ")[2]
     if axis.columns < len(first) + len(last) + 2:
         return f"{first} to {last}"
     return f"{first}{last:>{axis.columns - len(first)}}"
-
-
-def _name_of_first(axis: Axis) -> str:
-    begin = axis.beginning(0)
-    return f"{begin:%Y-%m-%d}" if axis.unit == "day" else month_name(axis.first)
-
-
-def _name_of_last(axis: Axis) -> str:
-    begin = axis.beginning(axis.columns - 1)
-    return f"{begin:%Y-%m-%d}" if axis.unit == "day" else month_name(axis.last)
 
 
 def _left_out(axis: Axis, everything: Timelines, undated: int) -> Iterable[str]:
@@ -110,10 +107,12 @@ def _left_out(axis: Axis, everything: Timelines, undated: int) -> Iterable[str]:
         parts.append(f"{undated:,} without a time in {'its rkey' if undated == 1 else 'the rkeys'}")
     if axis.before:
         first = month_name(min(everything.months))
-        parts.append(f"{axis.before:,} before {_name_of_first(axis)} (the first in {first})")
+        parts.append(
+            f"{axis.before:,} before {unit_name(axis.first, axis.unit)} (the first in {first})"
+        )
     if axis.after:
         last = month_name(max(everything.months))
-        parts.append(f"{axis.after:,} after {_name_of_last(axis)} (the last in {last})")
+        parts.append(f"{axis.after:,} after {unit_name(axis.last, axis.unit)} (the last in {last})")
     if parts:
         yield from wrap(f"Not shown: {', '.join(parts)}", WIDTH)
 

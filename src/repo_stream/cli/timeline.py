@@ -1,6 +1,6 @@
-"""When records were made, by the TIDs that they are named by: counts for days and months.
+"""When records were made, by the TIDs that they are named by: counts for hours, days and months.
 
-Hostile and broken clients name records by any time from 1970 to 2255. To show all these years would
+Hostile and broken clients name records by any time from 1970 to 2540. To show all these years would
 leave no room for the few that matter, so what is far from nearly all others is left out, and only
 counted: a larger share of the records as long as there are more years than anybody can have been
 writing for, then only a few strays.
@@ -24,19 +24,21 @@ __all__ = [
     "Unit",
     "axis_of",
     "counts_on",
-    "in_days",
+    "in_finer",
     "month_name",
     "months_by_name",
+    "unit_name",
 ]
 
-#: What time is counted in. Numbers of days begin at 1970-01-01, those of months at the year 0.
-Unit: TypeAlias = Literal["day", "month"]
+#: What time is counted in. Numbers of hours and days begin at 1970, those of months at the year 0.
+Unit: TypeAlias = Literal["hour", "day", "month"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_DAY: Final = timedelta(days=1)
+_LENGTHS: Final[dict[Unit, timedelta]] = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
+_UNITS: Final[tuple[Unit, ...]] = ("hour", "day", "month")
 _TID_ALPHABET: Final = "234567abcdefghijklmnopqrstuvwxyz"
-# The most days to keep of a collection: more of them than this are shown as months.
-_MOST_DAYS: Final = 128
+# The most hours or days to keep: more of them than this are counted as days or months.
+_MOST_KEPT: Final = 128
 # Twenty years, in months: accounts have brought along what they wrote elsewhere since 2006.
 _LONG: Final = 240
 # How many of the records are nearly all, of more years than that, and of less.
@@ -45,26 +47,26 @@ _NEARLY_ALL: Final = 0.995
 # The records of months that follow each other, but for these few, belong together.
 _FEW: Final = 3
 # How many months a column can have.
-_STEPS: Final = (1, 2, 3, 6, 12, 24, 60, 120)
+_STEPS: Final = (1, 2, 3, 6, 12, 24, 60, 120, 240)
 
 
 # --- What is counted ------------------------------------------------------------------------------
 
 
 class Timeline:
-    """How many records of a collection were made on each day, or if these are many, in each month.
+    """How many records of a collection were made in each hour, or if these are many, day or month.
 
     Records have to come in the order of their rkeys, as they do in a walk: TIDs sort by their time.
-    So there is nothing to look up: a record belongs to the last day or month, or begins one.
+    So there is nothing to look up: a record belongs to the last hour, or begins one.
     """
 
     __slots__ = ("_counts", "_numbers", "_unit", "_until")
 
     def __init__(self) -> None:
-        self._unit: Unit = "day"
+        self._unit: Unit = "hour"
         self._numbers = array("l")
         self._counts = array("q")
-        self._until = ""  # the first TID after the last day or month
+        self._until = ""  # the first TID after the last hour, day or month
 
     def add(self, rkey: str) -> None:
         """Count a record, if its rkey is a TID."""
@@ -75,30 +77,38 @@ class Timeline:
         self._counts[-1] += 1
 
     @property
-    def days(self) -> dict[int, int] | None:
-        """How many records were made on each day; `None` if only the months are known."""
-        return self._found() if self._unit == "day" else None
-
-    @property
-    def months(self) -> dict[int, int]:
+    def months(self) -> Counter[int]:
         """How many records were made in each month."""
-        found = self._found()
-        return found if self._unit == "month" else _by_month(found)
+        return self._in("month")
 
-    def _found(self) -> dict[int, int]:
-        return dict(zip(self._numbers, self._counts, strict=True))
+    def counts(self, unit: Unit) -> Counter[int] | None:
+        """Return how many records were made in each hour, day or month; `None` if not known."""
+        is_known = _UNITS.index(unit) >= _UNITS.index(self._unit)
+        return self._in(unit) if is_known else None
+
+    def _in(self, unit: Unit) -> Counter[int]:
+        found: Counter[int] = Counter()
+        for number, count in zip(self._numbers, self._counts, strict=True):
+            found[_number_of(_beginning(number, self._unit), unit)] += count
+        return found
 
     def _begin(self, rkey: str) -> None:
         moment = tid_time(rkey) or _EPOCH
-        if self._unit == "day" and len(self._numbers) == _MOST_DAYS:
-            months = self.months
-            self._unit, self._numbers = "month", array("l", months)
-            self._counts = array("q", months.values())
-        number = (moment - _EPOCH).days if self._unit == "day" else _month_of(moment)
-        if not self._numbers or number != self._numbers[-1]:  # the day may have become its month
-            self._numbers.append(number)
-            self._counts.append(0)
+        number = _number_of(moment, self._unit)
+        while number not in self._numbers[-1:]:  # the last may have become its day, or its month
+            if self._unit == "month" or len(self._numbers) < _MOST_KEPT:
+                self._numbers.append(number)
+                self._counts.append(0)
+            else:
+                self._coarsen()
+                number = _number_of(moment, self._unit)
         self._until = _first_tid(_beginning(number + 1, self._unit))
+
+    def _coarsen(self) -> None:
+        unit = _UNITS[_UNITS.index(self._unit) + 1]
+        counts = self._in(unit)
+        self._unit, self._numbers = unit, array("l", counts)
+        self._counts = array("q", counts.values())
 
 
 class Timelines:
@@ -106,23 +116,26 @@ class Timelines:
 
     Attributes:
         months: how many records were made in each month.
-        days: how many on each day; `None` if they are many.
     """
 
     def __init__(self, several: Iterable[Timeline | Timelines] = ()) -> None:
         self.months: Counter[int] = Counter()
-        self.days: Counter[int] | None = Counter()
+        self._finer: dict[Unit, Counter[int]] = {unit: Counter() for unit in _LENGTHS}
         for one in several:
             self.include(one)
+
+    def counts(self, unit: Unit) -> Counter[int] | None:
+        """Return how many records were made in each hour, day or month; `None` if not known."""
+        return self.months if unit == "month" else self._finer.get(unit)
 
     def include(self, other: Timeline | Timelines) -> None:
         """Add another timeline to these."""
         self.months.update(other.months)
-        if self.days is not None and other.days is not None:
-            self.days.update(other.days)
-            if len(self.days) <= _MOST_DAYS:
-                return
-        self.days = None
+        for unit, counts in [*self._finer.items()]:
+            others = other.counts(unit)
+            counts.update(others or {})
+            if others is None or len(counts) > _MOST_KEPT:
+                del self._finer[unit]
 
 
 def months_by_name(timeline: Timeline | Timelines) -> dict[str, int]:
@@ -135,6 +148,13 @@ def month_name(month: int) -> str:
     return f"{month // 12:04}-{month % 12 + 1:02}"
 
 
+def unit_name(number: int, unit: Unit) -> str:
+    """Return the name of an hour, a day or a month by its number."""
+    if unit == "month":
+        return month_name(number)
+    return f"{_beginning(number, unit):{'%Y-%m-%d' if unit == 'day' else '%Y-%m-%d %H:00'}}"
+
+
 # --- What is shown --------------------------------------------------------------------------------
 
 
@@ -143,7 +163,7 @@ class Axis(NamedTuple):
 
     Attributes:
         unit: what the numbers count.
-        first: the number of the first day or month.
+        first: the number of the first hour, day or month.
         step: how many of them a column has.
         columns: how many columns there are; none if there is no record with a time.
         before: how many records are before the first.
@@ -159,14 +179,14 @@ class Axis(NamedTuple):
 
     @property
     def last(self) -> int:
-        """The number of the last day or month."""
+        """The number of the last hour, day or month."""
         return self.first + self.columns * self.step - 1
 
     @property
     def step_name(self) -> str:
         """What a column stands for."""
         years, months = divmod(self.step, 12)
-        if self.unit == "day" or self.step == 1:
+        if self.step == 1:
             return self.unit
         if months:
             return f"{self.step} months"
@@ -220,15 +240,22 @@ def axis_of(months: Mapping[int, int], room: int) -> Axis:
 
 def counts_on(timeline: Timeline | Timelines, axis: Axis) -> Mapping[int, int]:
     """Return how many records there are in each unit of an axis."""
-    return (timeline.days or {}) if axis.unit == "day" else timeline.months
+    return timeline.counts(axis.unit) or {}
 
 
-def in_days(axis: Axis, days: Mapping[int, int]) -> Axis:
-    """Return the same part of the time in days, from the first that has a record to the last."""
+def in_finer(axis: Axis, timeline: Timeline | Timelines, unit: Unit) -> Axis:
+    """Return the same part of the time in hours or days, from the first with a record to the last.
+
+    It is the same axis if these are not known.
+    """
     begin, end = axis.beginning(0), axis.beginning(axis.columns)
-    inside = [day for day in days if begin <= _beginning(day, "day") < end]
+    inside = [
+        number for number in timeline.counts(unit) or () if begin <= _beginning(number, unit) < end
+    ]
+    if not inside:
+        return axis
     first = min(inside)
-    return axis._replace(unit="day", first=first, step=1, columns=max(inside) - first + 1)
+    return axis._replace(unit=unit, first=first, step=1, columns=max(inside) - first + 1)
 
 
 _Counts: TypeAlias = Sequence[tuple[int, int]]
@@ -286,24 +313,19 @@ def _with_neighbours(counts: _Counts, start: int, stop: int, most: int) -> _Coun
     return counts[start:stop]
 
 
-# --- Days and months ------------------------------------------------------------------------------
+# --- Hours, days and months -----------------------------------------------------------------------
 
 
-def _by_month(days: Mapping[int, int]) -> dict[int, int]:
-    months: Counter[int] = Counter()
-    for day, count in days.items():
-        months[_month_of(_beginning(day, "day"))] += count
-    return months
-
-
-def _month_of(moment: datetime) -> int:
-    return moment.year * 12 + moment.month - 1
+def _number_of(moment: datetime, unit: Unit) -> int:
+    if unit == "month":
+        return moment.year * 12 + moment.month - 1
+    return (moment - _EPOCH) // _LENGTHS[unit]
 
 
 def _beginning(number: int, unit: Unit) -> datetime:
-    if unit == "day":
-        return _EPOCH + number * _DAY
-    return datetime(number // 12, number % 12 + 1, 1, tzinfo=UTC)
+    if unit == "month":
+        return datetime(number // 12, number % 12 + 1, 1, tzinfo=UTC)
+    return _EPOCH + number * _LENGTHS[unit]
 
 
 def _first_tid(moment: datetime) -> str:
