@@ -62,9 +62,9 @@ class Records(ArrowStream):
     def select(self, *columns: str) -> Records:
         """Return the same records with fewer columns, or in another order.
 
-        A database asks an Arrow stream for all of its columns, whatever its query needs. So leave
-        out `record` and `created_at` if you can: then no record is read at all, which takes a third
-        of the time.
+        The interface has no way for a reader to say which columns it needs: DuckDB asks for all of
+        them, whatever the query. So leave out `record` and `created_at` if you can: then no record
+        is read at all, which takes a quarter of the time.
 
         Args:
             *columns: their names; see `records`.
@@ -121,9 +121,17 @@ def records(
     | `created_at` | timestamp, UTC | the time in `createdAt`; null if it is not one: `created_at` |
     | `record` | text | the record as JSON |
 
-    Text is of Arrow's plainest type, `string`. Dictionaries would take less memory, but a database
-    makes an ENUM of them, and data frames a category, and neither is compared with others as
-    freely.
+    Text is of Arrow's plainest type, `string`. With dictionaries for the columns that repeat, DuckDB
+    would count by collection in 1.5 instead of 4.7 ms per 300,000 records, which take 600 ms to
+    read; but Polars would make a `Categorical` of them, which has no `.str`, and some functions of
+    pyarrow take no dictionaries.
+
+    Readers:
+
+    - DuckDB: `duckdb.sql("from r where ...")` with the stream in a variable `r`, or `register`.
+    - Polars: `polars.DataFrame(r)`.
+    - pandas: `pandas.DataFrame.from_arrow(r)`.
+    - pyarrow: `pyarrow.table(r)`, or `r.batches()` for one batch after the other.
 
     Args:
         sources: one source or a list: paths of CARs, globs, folders, names of accounts, and bytes;
