@@ -10,7 +10,7 @@ to its end, and every call on it is done in that task. So it is as if the caller
 
     thread of the caller                         thread of the loop
 
-    block.call(f) --- _Request --- wakes --->    the task of the block: await f()
+    block.call(f) --- Request --- wakes --->    the task of the block: await f()
     (waits for a lock)   <--- releases the lock ---'
 
 A hop there and back takes 20 to 40 us, one of anyio's `BlockingPortal` two to three times as much,
@@ -128,7 +128,7 @@ class LoopThread:
         self.users: int = 0
         self.used: bool = True
         # Requests that somebody may be waiting for, and what to say to them once the loop is over.
-        self._requests: set[_Request[Any]] = set()
+        self._requests: set[Request[Any]] = set()
         self._why_over = ""
         started: Future[asyncio.AbstractEventLoop] = Future()
         self._thread = Thread(
@@ -157,7 +157,7 @@ class LoopThread:
             RuntimeError: if this is the thread of the loop, which would wait for itself, or if the
                 loop is over.
         """
-        request = _Request(function, arguments)
+        request = Request(function, arguments)
 
         context = self.context_here()
         return self.answer(request, lambda: self.start(request.run_alone(), context), request.stop)
@@ -221,7 +221,7 @@ class LoopThread:
 
     def answer(
         self,
-        request: _Request[R],
+        request: Request[R],
         begin: Callable[[], object],
         stop: Callable[[], object],
         *,
@@ -417,7 +417,7 @@ async def _closing(iterator: object) -> AsyncGenerator[None]:
 # --- What a thread asks for ---------------------------------------------------------------------
 
 
-class _Request(Generic[R]):
+class Request(Generic[R]):
     """A call that a thread waits for.
 
     Args:
@@ -565,7 +565,7 @@ def _answer(waits: asyncio.Future[_Answer[R]], found: _Answer[R]) -> None:
 
 
 # The request that a task is doing. Any: of whatever result.
-_doing: ContextVar[_Request[Any]] = ContextVar("repo_stream_request")
+_doing: ContextVar[Request[Any]] = ContextVar("repo_stream_request")
 
 
 # --- Context managers ---------------------------------------------------------------------------
@@ -584,14 +584,14 @@ class _Stay(Generic[T]):
     """
 
     def __init__(
-        self, loop: LoopThread, manager: AbstractAsyncContextManager[T], first: _Request[T]
+        self, loop: LoopThread, manager: AbstractAsyncContextManager[T], first: Request[T]
     ) -> None:
         self.failure: BaseException | None = None
         self.over = False
         self._loop = loop
         self._manager = manager
-        self._request: _Request[Any] = first
-        self._leaving: _Request[Any] | None = None
+        self._request: Request[Any] = first
+        self._leaving: Request[Any] | None = None
         self._wake = asyncio.Event()
         self._context = loop.context_here()
 
@@ -599,7 +599,7 @@ class _Stay(Generic[T]):
         """Start the task; call this in the loop, as all others here."""
         self._loop.start(self.run(), self._context)
 
-    def ask(self, request: _Request[Any]) -> None:
+    def ask(self, request: Request[Any]) -> None:
         """Do a request."""
         if self.over:
             request.fail(self.failure or RuntimeError(_LEFT))
@@ -607,7 +607,7 @@ class _Stay(Generic[T]):
         self._request = request
         self._wake.set()
 
-    def leave(self, request: _Request[Any]) -> None:
+    def leave(self, request: Request[Any]) -> None:
         """Leave the context manager by a request."""
         if self.over:
             request.fail(self.failure or RuntimeError(_LEFT))
@@ -617,7 +617,7 @@ class _Stay(Generic[T]):
 
     def leave_alone(self) -> None:
         """Leave the context manager; nobody waits for that."""
-        self.leave(_Request(self._manager.__aexit__, (None, None, None)))
+        self.leave(Request(self._manager.__aexit__, (None, None, None)))
 
     def stop_entering(self) -> None:
         """Cancel the entering, or leave again at once."""
@@ -656,7 +656,7 @@ class _Stay(Generic[T]):
             return
         await leaving.run()
 
-    async def _serve(self) -> _Request[Any]:
+    async def _serve(self) -> Request[Any]:
         """Do requests until one of them is to leave; return that."""
         while True:
             await self._wake.wait()
@@ -695,7 +695,7 @@ class Block(Generic[T]):
         return self._value
 
     def __enter__(self) -> Block[T]:
-        request: _Request[T] = _Request(self._manager.__aenter__, ())
+        request: Request[T] = Request(self._manager.__aenter__, ())
         stay = _Stay(self._loop, self._manager, request)
         self._loop.hold()
         self._stay = stay
@@ -720,7 +720,7 @@ class Block(Generic[T]):
         if self._loop.is_here:  # the collector of garbage has found it here
             stay.leave_alone()
             return False
-        request = _Request(self._manager.__aexit__, (kind, error, trace))
+        request = Request(self._manager.__aexit__, (kind, error, trace))
         try:
             return bool(
                 self._loop.answer(request, lambda: stay.leave(request), request.stop, keeps=False)
@@ -747,7 +747,7 @@ class Block(Generic[T]):
         if not self._busy.acquire(blocking=False):
             raise anyio.BusyResourceError("waiting for")
         try:
-            request = _Request(function, arguments)
+            request = Request(function, arguments)
             return self._loop.answer(request, lambda: stay.ask(request), request.stop)
         finally:
             self._busy.release()
