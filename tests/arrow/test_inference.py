@@ -215,3 +215,13 @@ def test_a_type_that_no_value_has_is_refused_with_its_place(type_: str) -> None:
         fields_of(pyarrow.schema([("a", column)]))
     with pytest.raises(ValueError, match="the column a has the type struct"):
         fields_of(pyarrow.schema([("a", pyarrow.struct([]))]))
+
+
+def test_a_field_that_a_schema_has_twice_is_refused() -> None:
+    text = pyarrow.string()
+    again = pyarrow.field("b", text, metadata={"repo_stream.key": "a"})
+    for columns in ([("a", text), ("a", text)], [("a", text), again]):
+        with pytest.raises(ValueError, match="two columns are for the field a"):
+            fields_of(pyarrow.schema(columns))
+        with pytest.raises(ValueError, match=r"two columns are for the field x\.a"):
+            fields_of(pyarrow.schema([("x", pyarrow.struct(columns))]))

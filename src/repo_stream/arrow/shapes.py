@@ -158,16 +158,21 @@ def fields_of(schema: Any) -> tuple[Field, ...]:  # noqa: ANN401 - pyarrow has n
     """Return the fields of records that a schema has: all but `FIXED` and `OTHER`.
 
     Raises:
-        ValueError: if a column has a type that no value of a record has.
+        ValueError: if a column has a type that no value of a record has, or if two columns are for
+            the same field.
     """
     columns = [field for field in schema if field.name not in {*FIXED, OTHER}]
     return tuple(_fields(columns, ""))
 
 
 def _fields(columns: Iterable[Any], where: str) -> Iterator[Field]:
+    keys: set[str] = set()
     for field in columns:
         name: str = field.name
         key = _metadata(field).get(_KEY, name.encode()).decode()
+        if key in keys:
+            raise ValueError(f"two columns are for the field {where}{key}")
+        keys.add(key)
         yield Field(key, name, _shape_of(field, f"{where}{name}"))
 
 
