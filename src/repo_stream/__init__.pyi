@@ -195,6 +195,7 @@ from repo_stream.process import (
     atproto_json as atproto_json,
     blob_faults as blob_faults,
     blobs as blobs,
+    created_at as created_at,
     dag_json as dag_json,
     json_value as json_value,
     length as length,
@@ -207,7 +208,6 @@ from repo_stream.store.disk import (
     DiskStore as DiskStore,
 )
 from repo_stream.times import (
-    created_at as created_at,
     tid_time as tid_time,
 )
 

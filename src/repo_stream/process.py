@@ -21,10 +21,9 @@ use it are lazy.
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from repo_stream import sizes
 from repo_stream.arguments import check_flag, check_kind, check_number
@@ -38,6 +37,9 @@ from repo_stream.ipld.datamodel import (
 )
 from repo_stream.ipld.links import Links, links_in
 
+if TYPE_CHECKING:
+    from datetime import datetime
+
 __all__ = [
     "BlockProcessor",
     "Processor",
@@ -46,6 +48,7 @@ __all__ = [
     "atproto_json",
     "blob_faults",
     "blobs",
+    "created_at",
     "dag_json",
     "json_value",
     "length",
@@ -206,6 +209,48 @@ def links(record: Mapping[str, Any] | bytes) -> Links:
     return links_in(_decoded(record))
 
 
+def created_at(record: Mapping[str, Any] | bytes) -> datetime | str | None:
+    r"""Return when a record was made, as it says itself: its field `createdAt`.
+
+    What real servers and clients wrote is read, beyond what the specification allows
+    (https://atproto.com/specs/lexicon#datetime). A text is a time if it is
+
+    - a date, `2023-06-30`: midnight,
+    - then, or not, `T`, `t` or a space, and a time of day: `15:03`, `15:03:01`, or `15:03:01.887`
+      with any number of digits after a period or a comma. Those beyond the sixth are cut off, not
+      rounded. `24:00` is the end of the day,
+    - then, or not, a space, and a zone: `Z`, `z`, `UTC`, or an offset such as `+02:00`, `+0200` or
+      `+02`; `-00:00` is UTC. Without a zone it is UTC, as atproto's own servers take it,
+
+    and Python has such a `datetime`. The year 0 and years beyond 9999 are not times then, nor are
+    leap seconds, the 30th of February, and a text of more than 64 characters.
+
+    It is lazy, as `record` is.
+
+    Args:
+        record: a decoded record, or the bytes of its block.
+
+    Returns:
+        The time in UTC. If the text is not a time, the text as it is. `None` if there is no such
+        field, or if it is not a text: a number does not say whether it counts seconds or
+        milliseconds.
+
+    Raises:
+        InvalidDagCbor, NestedTooDeep: as `record` does.
+        TypeError: if `record` is neither.
+
+    Example:
+        >>> str(created_at({"createdAt": "2023-06-30T15:03:01.887Z"}))
+        '2023-06-30 15:03:01.887000+00:00'
+        >>> created_at({"createdAt": "yesterday"}), created_at({"text": "hi"})
+        ('yesterday', None)
+    """
+    from repo_stream.times import created_time  # noqa: PLC0415 - `datetime` takes long to import
+
+    text = _decoded(record).get("createdAt")
+    return (created_time(text) or text) if isinstance(text, str) else None
+
+
 def blobs(record: Mapping[str, Any] | bytes) -> list[Blob]:
     r"""Find the blobs that the record refers to: images and other files, which are not in the CAR.
 
@@ -360,7 +405,7 @@ def as_processor(process: BlockProcessor[T]) -> Processor[T]:
     for ready in _READY:
         if process is ready.process:
             return cast("Processor[T]", ready)
-    return Processor(process, lazy=_is_created_at(process))
+    return Processor(process)
 
 
 def as_bytes(data: object) -> bytes:
@@ -383,15 +428,6 @@ def _decoded(record: Mapping[str, Any] | bytes) -> dict[str, Any]:
     return record if isinstance(record, dict) else dict(record)
 
 
-def _is_created_at(process: object) -> bool:
-    """Return whether it is that of `times`, which takes long to import, and is only if it is used.
-
-    It is lazy because its results, as they are no values of CBOR, could not go to disk.
-    """
-    times = sys.modules.get("repo_stream.times")
-    return times is not None and process is times.created_at
-
-
 def _is_async(process: object) -> bool:
     return any(
         inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
@@ -408,6 +444,7 @@ _READY: Final[tuple[Processor[Any], ...]] = (
     Processor(atproto_json, lazy=True),
     Processor(json_value, lazy=True),
     Processor(links, lazy=True),
+    Processor(created_at, lazy=True),
     Processor(blobs, lazy=True),
     Processor(blob_faults, lazy=True),
 )

@@ -8,15 +8,13 @@ leniently. Neither proves anything: whoever writes a record chooses both.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from repo_stream.arguments import check_kind
-from repo_stream.ipld.datamodel import decode_record
 from repo_stream.syntax import is_tid
 
-__all__ = ["created_at", "created_micros", "tid_time", "time_in"]
+__all__ = ["created_micros", "created_time", "tid_time", "time_in"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -35,8 +33,9 @@ _CLOCK_BITS: Final = 10
 def tid_time(rkey: str) -> datetime | None:
     """Return the time in a TID, which is what most records are named by.
 
-    A TID has 53 bits of microseconds since 1970, so its time is in the years 1970 to 2255. It is
-    what the client that wrote the record had for the time; hostile and broken clients choose any.
+    A TID has 53 bits of microseconds since 1970, up to the year 2255; its syntax has room for one
+    bit more, up to 2540. It is what the client that wrote the record had for the time; hostile and
+    broken clients choose any.
 
     Args:
         rkey: the rkey of a record, or the rev of a commit. A key and an `at://` URI, which end with
@@ -66,7 +65,6 @@ def time_in(tid: str) -> datetime:
 
 # --- createdAt ------------------------------------------------------------------------------------
 
-_CREATED_AT: Final = "createdAt"
 _USUAL_LENGTH: Final = 24  # of 2023-06-30T15:03:01.887Z
 # The most that the specification allows.
 _MOST_CHARACTERS: Final = 64
@@ -83,57 +81,17 @@ _LENIENT: Final = re.compile(
 )
 
 
-def created_at(record: Mapping[str, Any] | bytes) -> datetime | str | None:
-    r"""Return when a record was made, as it says itself: its field `createdAt`.
-
-    What real servers and clients wrote is read, beyond what the specification allows
-    (https://atproto.com/specs/lexicon#datetime). A text is a time if it is
-
-    - a date, `2023-06-30`: midnight,
-    - then, or not, `T`, `t` or a space, and a time of day: `15:03`, `15:03:01`, or `15:03:01.887`
-      with any number of digits after a period or a comma. Those beyond the sixth are cut off, not
-      rounded. `24:00` is the end of the day,
-    - then, or not, a space, and a zone: `Z`, `z`, `UTC`, or an offset such as `+02:00`, `+0200` or
-      `+02`; `-00:00` is UTC. Without a zone it is UTC, as atproto's own servers take it,
-
-    and Python has such a `datetime`. The year 0 and years beyond 9999 are not times then, nor are
-    leap seconds, the 30th of February, and a text of more than 64 characters.
-
-    As a block processor it is lazy, as `record` is.
-
-    Args:
-        record: a decoded record, or the bytes of its block.
-
-    Returns:
-        The time in UTC. If the text is not a time, the text as it is. `None` if there is no such
-        field, or if it is not a text: a number does not say whether it counts seconds or
-        milliseconds.
-
-    Raises:
-        InvalidDagCbor, NestedTooDeep: if `record` is a block, and not valid.
-        TypeError: if `record` is neither.
-
-    Example:
-        >>> str(created_at({"createdAt": "2023-06-30T15:03:01.887Z"}))
-        '2023-06-30 15:03:01.887000+00:00'
-        >>> created_at({"createdAt": "yesterday"}), created_at({"text": "hi"})
-        ('yesterday', None)
-    """
-    if isinstance(record, bytes):
-        record = decode_record(record)
-    check_kind("record", record, Mapping, such_as="a decoded record, or its block as bytes")
-    text = record.get(_CREATED_AT)
-    if not isinstance(text, str):
-        return None
+def created_time(text: str) -> datetime | None:
+    """Return the time in a `createdAt`; `None` if it is not a time. See `process.created_at`."""
     micros = created_micros(text)
-    return text if micros is None else _EPOCH + timedelta(microseconds=micros)
+    return None if micros is None else _EPOCH + timedelta(microseconds=micros)
 
 
 def created_micros(text: object) -> int | None:
     """Return the time in a `createdAt` as microseconds since 1970 in UTC.
 
-    It reads what `created_at` reads, at 0.5 us for the usual form, which has milliseconds and `Z`,
-    and at 1 us for the others that the specification allows.
+    It reads what `process.created_at` reads, at 0.5 us for the usual form, which has milliseconds
+    and `Z`, and at 1 us for the others that the specification allows.
 
     Args:
         text: the value of the field.

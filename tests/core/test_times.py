@@ -57,6 +57,11 @@ def test_what_is_no_tid_has_no_time() -> None:
     assert tid_time("") is tid_time("self") is tid_time("3jzfcijpj2z2a\n") is None
 
 
+def test_times_sort_as_their_tids_also_beyond_the_53_bits_of_the_specification() -> None:
+    tids = ["2222222222222", "bzzzzzzzzzzzz", "c222222222222", "jzzzzzzzzzzzz"]
+    assert [moment.year for text in tids if (moment := tid_time(text))] == [1970, 2255, 2255, 2540]
+
+
 def test_rkey_has_to_be_text() -> None:
     with pytest.raises(TypeError, match="rkey must be a str, such as"):
         tid_time(b"3jzfcijpj2z2a")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
