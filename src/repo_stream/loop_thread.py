@@ -10,7 +10,7 @@ to its end, and every call on it is done in that task. So it is as if the caller
 
     thread of the caller                         thread of the loop
 
-    block.call(f) --- Request --- wakes --->    the task of the block: await f()
+    block.call(f) --- Request --- wakes --->     the task of the block: await f()
     (waits for a lock)   <--- releases the lock ---'
 
 A hop there and back takes 20 to 40 us, one of anyio's `BlockingPortal` two to three times as much,
@@ -236,7 +236,8 @@ class LoopThread:
             request: what is to be done.
             begin: makes a task of the loop do it; it is called in the loop.
             stop: cancels it; it is called in the loop.
-            keeps: whether the result matters.
+            keeps: whether the result matters. If not, it is to enter or to leave something, which
+                no earlier interrupt may prevent.
 
         Raises:
             RuntimeError: see `call`.
@@ -246,7 +247,8 @@ class LoopThread:
                 "this would wait for itself: a block processor, or other code that is called in "
                 "the loop of repo_stream, cannot use a function that waits for that loop"
             )
-        self._requests.add(request)
+        if keeps:
+            self._raise_owed()
 
         def do() -> None:
             request.begun = True
@@ -258,7 +260,7 @@ class LoopThread:
             else:  # it was not even told
                 request.fail(RuntimeError(_OVER))
 
-        self._raise_owed()
+        self._requests.add(request)
         try:
             self.tell(do)
             request.wait()
@@ -374,7 +376,7 @@ class LoopThread:
             idle = not self.users and not self.used
             self.used = False
             if idle:
-                self._why_over = _OVER
+                self._why_over = "the event loop has ended; use it within `with loop_thread()`"
             return idle
 
     def shut_down(self) -> None:
@@ -446,7 +448,7 @@ class Request(Generic[R]):
         self._arguments = arguments
         self._done = Lock()
         self._done.acquire()
-        self.begun = False
+        self.begun: bool = False
         self._finished = False
         self._stopped = False
         # What the loop asks the thread that waits to do.
@@ -587,7 +589,7 @@ class _Stay(Generic[T]):
         self, loop: LoopThread, manager: AbstractAsyncContextManager[T], first: Request[T]
     ) -> None:
         self.failure: BaseException | None = None
-        self.over = False
+        self.over: bool = False
         self._loop = loop
         self._manager = manager
         self._request: Request[Any] = first
