@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import repo_stream
-from repo_stream import errors, keys, process, syntax, testing
+from repo_stream import arrow, errors, keys, process, syntax, testing
 
 NAMES = {
     f"{module.__name__}.{name}": getattr(module, name)
-    for module in (repo_stream, keys, process, syntax, testing)
+    for module in (repo_stream, arrow, keys, process, syntax, testing)
     for name in module.__all__
 }
 # Where a program starts: here an example says more than a description.

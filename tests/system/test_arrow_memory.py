@@ -53,6 +53,20 @@ async def main(*paths):
 measure(main)
 """
 
+IMPORTS = """
+import pyarrow
+from repo_stream.arrow import records
+
+async def main(path):
+    stream = records([path, "nope.car"], on_error="report")
+    assert sum(batch.num_rows for batch in stream.batches()) == 500
+    assert pyarrow.RecordBatchReader.from_stream(stream.problems).read_all().num_rows == 1
+    costly = {"pandas", "httpx", "dns", "cryptography", "duckdb", "polars"}
+    return {"imported": [*costly & {*sys.modules}]}
+
+measure(main)
+"""
+
 PROBLEMS = """
 import pyarrow
 from repo_stream.arrow import records
@@ -71,6 +85,11 @@ def cars(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cars]:
     cars = Cars(tmp_path_factory.mktemp("cars"))
     yield cars
     cars.remove()
+
+
+def test_a_scan_imports_neither_pandas_nor_the_network() -> None:
+    said = measured(IMPORTS, "tests/cars/sample.car")
+    assert said["imported"] == []
 
 
 def grown(program: str, *arguments: object) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+from repo_stream.arrow.arrays import nullable_text
 from repo_stream.arrow.columns import pyarrow
 from repo_stream.ipld.cid import Cid
 
@@ -97,8 +98,6 @@ class Problems:
             [text and text.encode(errors="backslashreplace").decode() for text in problem]
             for problem in self._listed
         ]
-        columns = [
-            arrow.array([row[at] for row in rows], field.type) for at, field in enumerate(schema)
-        ]
+        columns = [nullable_text([row[at] for row in rows]) for at in range(len(schema))]
         table = arrow.Table.from_arrays(columns, schema=schema)
         return table.__arrow_c_stream__(requested_schema)

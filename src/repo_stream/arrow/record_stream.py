@@ -121,10 +121,10 @@ def records(
     | `created_at` | timestamp, UTC | the time in `createdAt`; null if it is not one: `created_at` |
     | `record` | text | the record as JSON |
 
-    Text is of Arrow's plainest type, `string`. With dictionaries for the columns that repeat, DuckDB
-    would count by collection in 1.5 instead of 4.7 ms per 300,000 records, which take 600 ms to
-    read; but Polars would make a `Categorical` of them, which has no `.str`, and some functions of
-    pyarrow take no dictionaries.
+    Text is of Arrow's plainest type, `string`. With dictionaries for the columns that repeat,
+    DuckDB would count by collection in 1.5 instead of 4.7 ms per 300,000 records, which take 600 ms
+    to read; but Polars would make a `Categorical` of them, which has no `.str`, and some functions
+    of pyarrow take no dictionaries.
 
     Readers:
 

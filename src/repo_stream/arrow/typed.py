@@ -205,7 +205,8 @@ def table(
         batch_rows: how many records a batch has at most.
         batch_bytes: how much memory the decoded records of a batch take at most, in bytes, by a
             rule of thumb, but for the last one.
-        **keywords: those of `records`, but for `collections`.
+        **keywords: those of `records`, but for `collections`, with the same defaults, such as
+            `mem_limit_mb=16`, in MiB.
 
     Returns:
         The stream.
