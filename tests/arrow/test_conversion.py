@@ -111,6 +111,19 @@ def test_rows_and_what_they_mean_come_back_from_parquet(records: list[Record]) -
     assert exact(rebuilt(read)) == exact(records)
 
 
+def test_whatever_strangers_call_their_fields_arrives() -> None:
+    duckdb: Any = pytest.importorskip("duckdb")
+    polars: Any = pytest.importorskip("polars")
+    names = ["a", "A", "a.b", "a_2", "", "\0", "x\0y", 'a"b', "/", "uri", "é", "É", "\N{SNOWMAN}"]
+    flat = dict(zip(names, range(len(names)), strict=True))
+    records: list[Record] = [{**flat, "nested": [flat, {}]}, {"nested": []}]
+    made = table(inferred(records), records)
+    rows = made.to_pylist()
+    assert duckdb.from_arrow(made).to_arrow_table().to_pylist() == rows
+    assert polars.DataFrame(made).to_dicts() == rows
+    assert exact(rebuilt(made)) == exact(records)
+
+
 FITS: Record = {"text": "hi", "size": 1, "tags": [{"tag": "a"}], "embed": {"link": CID, "alt": "b"}}
 
 
