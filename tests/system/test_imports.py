@@ -86,6 +86,13 @@ def test_a_cluster_is_not_brought_before_it_is_asked_for() -> None:
     assert not {"ray", "fsspec", "pyarrow", "numpy", "pandas"} & brought_by(program)
 
 
+def test_the_sync_face_brings_nothing_of_the_extras() -> None:
+    program = "from repo_stream import sync; sync.open_car; sync.records"
+    assert not {*NETWORK, "pyarrow", "cryptography", "libipld"} & brought_by(program)
+    program = "from repo_stream import sync; sync.open_repo; sync.Network"
+    assert not {*NETWORK, "pyarrow"} & brought_by(program)
+
+
 async def whole(count: int) -> bytes:
     return b"".join([piece async for piece in made_car(count)])
 
