@@ -1000,8 +1000,9 @@ class MissingExtra(RepoStreamError, ImportError):
     """
 
     def __init__(self, *, extra: str, package: str, feature: str) -> None:
+        name = f'"{package}"' if "[" in package else package  # shells look for files by brackets
         super().__init__(
             f"{feature} needs the package {package!r} of the extra atproto-repo-stream[{extra}]; "
-            f"install it with: pip install {package}"
+            f"install it with: pip install {name}"
         )
         self.extra = extra

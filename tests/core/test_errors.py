@@ -290,6 +290,10 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
         MissingExtra(extra="crypto", package="cryptography", feature="verify_signature"),
         ["pip install cryptography", "atproto-repo-stream[crypto]", "verify_signature"],
     ),
+    (
+        MissingExtra(extra="ray", package="ray[data]", feature="repo_stream.ray"),
+        ['pip install "ray[data]"'],
+    ),
 ]
 ERRORS = [error for error, _ in EXAMPLES]
 
