@@ -88,7 +88,7 @@ def cars(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cars]:
 
 
 def test_a_scan_imports_neither_pandas_nor_the_network() -> None:
-    said = measured(IMPORTS, "tests/cars/sample.car")
+    said = measured(IMPORTS, Path(__file__).parents[1] / "cars/sample.car")
     assert said["imported"] == []
 
 
