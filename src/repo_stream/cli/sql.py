@@ -10,12 +10,12 @@ variable of this program for a table, and keeps what does not fit in memory in a
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from importlib import import_module
-from pathlib import Path
 from shutil import get_terminal_size
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Protocol, TypeVar
@@ -99,7 +99,7 @@ async def sql(options: argparse.Namespace) -> int:
 def _form(options: argparse.Namespace) -> Form | None:
     """Return the form of the output; `None` for a table. Exit if it is not clear."""
     path: str | None = options.output
-    if Path(options.query).is_file():
+    if os.path.lexists(options.query):  # unlike others, it takes a long text
         options.usage(one_line(f"QUERY comes before CAR, and {options.query} is a file"))
     option = "json" if options.json else "csv" if options.csv else None
     asked = "jsonl" if option == "json" else option
