@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from repo_stream.testing import RawRecord, build_repo
+from repo_stream.testing import RawRecord, build_car, build_repo
 from support import replaced
 from support.cli import BOTH_WAYS, LIKE, RECORDS, Run, keys, lines, wrote
 
@@ -72,6 +72,14 @@ def test_file_behind_a_link_is_written(run: Run, car: Path, tmp_path: Path) -> N
         assert run("export", car, "-o", link) == (0, "", wrote("4 records", car, link))
         assert link.is_symlink()
         assert target.read_text() == run("export", car)[1]
+
+
+def test_long_did_is_cut_in_the_report(run: Run, tmp_path: Path) -> None:
+    car, target = tmp_path / "repo.car", tmp_path / "records.jsonl"
+    did = f"did:web:{'a' * 2000}.example.com"
+    car.write_bytes(build_car({"a.b.c/1": {"n": 1}}, did=did))
+    code, _, err = run("export", car, "-o", target)
+    assert (code, f" of {did[:27]}...{did[-30:]}, rev " in err) == (0, True)
 
 
 def test_files_of_others_are_left_alone(run: Run, car: Path, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ def drawn(run: Run, tmp_path: Path) -> Drawn:
         path, picture = tmp_path / "repo.car", tmp_path / "repo.svg"
         path.write_bytes(build_car({key: {"n": 1} for key in keys}, did=did, rev=REV))
         code, _, err = run("inspect", path, "--plot", picture)
-        assert (code, err) == (0, f"drew {did}, rev {REV}, in {picture}\n")
+        shown = did if len(did) <= 60 else f"{did[:27]}...{did[-30:]}"
+        assert (code, err) == (0, f"drew {shown}, rev {REV}, in {picture}\n")
         comments: list[str] = []
         parser = ParserCreate()
         # matplotlib draws texts as lines, and writes each as a comment.

@@ -35,7 +35,7 @@ from repo_stream.cli.opened import Opened, opened
 from repo_stream.cli.output import destination, is_terminal, put_json
 from repo_stream.cli.partial import report_lost
 from repo_stream.cli.rows import line_of, uri_of
-from repo_stream.cli.screen import harmless_json, one_line
+from repo_stream.cli.screen import harmless_json, one_line, short_did
 from repo_stream.cli.several_cars import each_car
 from repo_stream.cli.text_files import CsvTable, JsonLines, gzipped
 from repo_stream.cli.typed import Schemas, TypedFiles, look_at, typed_file, typed_files
@@ -258,7 +258,7 @@ class _Outlet:
         else:
             target = f"{options.output or 'standard output'} ({self.form.name})"
         self.reports.append(
-            f"wrote {_count(found)} of {commit.did}, rev {commit.rev}, "
+            f"wrote {_count(found)} of {short_did(commit.did)}, rev {commit.rev}, "
             f"from {named(options.car)} to {target}"
         )
 

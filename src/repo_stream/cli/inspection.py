@@ -17,7 +17,7 @@ from repo_stream.cli.output import can_show, destination, writing_to
 from repo_stream.cli.partial import lost_as_json, lost_facts, report_lost
 from repo_stream.cli.plot import Picture, draw, picture_form, require_matplotlib
 from repo_stream.cli.reports import put_report
-from repo_stream.cli.screen import facts, name_of, one_line, table
+from repo_stream.cli.screen import facts, name_of, one_line, short_did, table
 from repo_stream.cli.several_cars import each_car
 from repo_stream.cli.sparkline import BLOCKS, PLAIN, sparklines
 from repo_stream.cli.tallies import Collections, Tally
@@ -67,11 +67,12 @@ def _plot(options: argparse.Namespace, findings: Findings) -> None:
     commit, path = findings.commit, options.plot
     picture = Picture(commit, findings.collections.everything(), whole=not findings.lost)
     with at_once():
-        drawn = draw(picture, picture_form(path))
+        image = draw(picture, picture_form(path))
     with destination(path) as file, writing_to(path):
-        file.write(drawn)
+        file.write(image)
     if not options.quiet:
-        print(one_line(f"drew {commit.did}, rev {commit.rev}, in {path}"), file=sys.stderr)
+        drawn = f"drew {short_did(commit.did)}, rev {commit.rev}, in {path}"
+        print(one_line(drawn), file=sys.stderr)
 
 
 def _size(block: bytes) -> int | Gap:

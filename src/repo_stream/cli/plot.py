@@ -19,7 +19,7 @@ from pathlib import PurePath
 from typing import Any, Final, NamedTuple
 
 from repo_stream import Commit, MissingExtra
-from repo_stream.cli.screen import name_of, one_line
+from repo_stream.cli.screen import name_of, one_line, short_did, shortened
 from repo_stream.cli.tallies import Named, Tally
 from repo_stream.cli.timeline import (
     Axis,
@@ -53,7 +53,6 @@ _FEWEST_COLUMNS: Final = 7
 _FEWEST_BARS: Final = 4
 # In characters.
 _MOST_NAME: Final = 42
-_MOST_DID: Final = 60
 _LEGEND_WIDTH: Final = 120
 _STYLE: Final = {
     "text.parse_math": False,
@@ -182,7 +181,7 @@ def _parts(collections: Sequence[Named]) -> list[_Part]:
     shown, others = ranked[:most], ranked[most:]
     shown.sort(key=lambda named: named.tally.size, reverse=True)
     parts = [
-        _Part(_short(name_of(name)), tally, timeline, colour)
+        _Part(shortened(name_of(name), _MOST_NAME), tally, timeline, colour)
         for (name, tally, timeline, _), colour in zip(shown, _COLOURS, strict=False)
     ]
     if others:
@@ -190,7 +189,9 @@ def _parts(collections: Sequence[Named]) -> list[_Part]:
         tally = Tally()
         for each in others:
             tally.include(each.tally)
-        name = f"{how_many:,} others" if how_many > 1 else _short(name_of(others[0].name))
+        name = shortened(name_of(others[0].name), _MOST_NAME)
+        if how_many > 1:
+            name = f"{how_many:,} others"
         timelines = Timelines(each.timeline for each in others)
         parts.append(_Part(name, tally, timelines, _OTHERS_COLOUR))
     return parts
@@ -207,8 +208,7 @@ def _draw_heading(figure: Any, picture: Picture) -> None:  # noqa: ANN401 - matp
     ]
     if not picture.whole:
         facts.append("parts of the repo are missing")
-    did = _short(one_line(commit.did), _MOST_DID)
-    figure.text(_LEFT, 0.86, did, size=14, weight="bold", va="top")
+    figure.text(_LEFT, 0.86, short_did(commit.did), size=14, weight="bold", va="top")
     figure.text(_LEFT, 0.3, "  |  ".join(facts), color=_GREY, size=10, va="top")
 
 
@@ -344,13 +344,6 @@ def _draw_sizes(figure: Any, parts: Sequence[_Part]) -> None:  # noqa: ANN401 - 
 def _say_instead(axes: Any, text: str) -> None:  # noqa: ANN401 - as above
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=_GREY, size=11)
-
-
-def _short(name: str, most: int = _MOST_NAME) -> str:
-    """Return a name that is not too long, without its middle: both ends of it tell most."""
-    if len(name) <= most:
-        return name
-    return f"{name[: most // 2 - 3]}...{name[-(most // 2) :]}"
 
 
 def _bytes(size: float) -> str:

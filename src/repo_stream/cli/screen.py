@@ -22,11 +22,15 @@ __all__ = [
     "harmless_json",
     "name_of",
     "one_line",
+    "short_did",
+    "shortened",
     "shown_key",
     "table",
 ]
 
 WIDTH: Final = 80
+# Nearly all DIDs have 32 characters. Hostile ones have up to 2,048.
+_MOST_DID: Final = 60
 
 
 def one_line(text: str) -> str:
@@ -34,6 +38,19 @@ def one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most so many characters, without its middle: both ends tell most."""
+    if len(text) <= most:
+        return text
+    end = most // 2
+    return f"{text[: most - end - 3]}...{text[-end:]}"
+
+
+def short_did(did: str) -> str:
+    """Return a DID for a report of one line."""
+    return shortened(one_line(did), _MOST_DID)
 
 
 def shown_key(key: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from typing import Final
 
-from repo_stream.cli.screen import WIDTH, name_of
+from repo_stream.cli.screen import WIDTH, name_of, shortened
 from repo_stream.cli.tallies import Named
 from repo_stream.cli.timeline import (
     Axis,
@@ -49,7 +49,7 @@ def sparklines(collections: Sequence[Named], bars: str) -> Iterable[str]:
     if not dated:
         return
     rows: list[tuple[str, Timeline | Timelines]] = [
-        (_short(name_of(each.name)), each.timeline) for each in _largest(collections)
+        (shortened(name_of(each.name), _MOST_NAME), each.timeline) for each in _largest(collections)
     ]
     if len(rows) > 1:
         rows.insert(0, (_ALL, everything))
@@ -115,7 +115,3 @@ def _left_out(axis: Axis, everything: Timelines, undated: int) -> Iterable[str]:
         parts.append(f"{axis.after:,} after {unit_name(axis.last, axis.unit)} (the last in {last})")
     if parts:
         yield from wrap(f"Not shown: {', '.join(parts)}", WIDTH)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _MOST_NAME else f"...{name[3 - _MOST_NAME :]}"
