@@ -85,7 +85,7 @@ def local_ray(workers: int) -> Generator[Any]:
             num_cpus=workers,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
             _temp_dir=folder,
         ):

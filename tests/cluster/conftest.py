@@ -10,9 +10,11 @@ import secrets
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Generator
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +42,7 @@ def local_ray() -> Generator[None]:
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
         ray = imported("ray")
         folder = tempfile.mkdtemp(prefix="ray-")
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(remove, folder)
         stack.enter_context(
             ray.init(
                 num_cpus=CPUS,
@@ -54,6 +56,14 @@ def local_ray() -> Generator[None]:
         )
         assert ray.util.get_node_ip_address() == "127.0.0.1"
         yield
+
+
+def remove(folder: str) -> None:
+    """Remove the folder of a Ray, whose last processes may still write into it."""
+    until = time.monotonic() + 10
+    while Path(folder).exists() and time.monotonic() < until:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)
 
 
 @pytest.fixture
