@@ -110,6 +110,27 @@ async def test_outputs_are_the_records_with_their_cids(mem_limit_mb: float) -> N
 
 
 @BOTH_WAYS
+async def test_columns_are_the_outputs_and_the_keys(mem_limit_mb: float) -> None:
+    wanted = expected(REPO)
+    async with driving(REPO.to_car(), DriverBuilder(mem_limit_mb=mem_limit_mb)) as driver:
+        found: list[tuple[str, bytes, bytes | None]] = []
+        while (columns := await driver.next_columns(100)) is not None:
+            found += zip(columns.keys, columns.cids, columns.values, strict=True)
+            # The next ones, without their records.
+            columns = await driver.next_columns(7, records=False)
+            if columns is not None:
+                assert columns.values == []
+                found += [(*pair, None) for pair in zip(columns.keys, columns.cids, strict=True)]
+        assert await driver.next_columns(1, records=False) is None
+    assert [(key, cid) for key, cid, _ in found] == [(key, cid) for key, cid, _ in wanted]
+    assert {type(cid) for _, cid, _ in found} == {bytes}
+    assert all(
+        data in {None, output.value} for (_, _, data), output in zip(found, wanted, strict=True)
+    )
+    assert sum(data is None for _, _, data in found) == 7 * (len(wanted) // 107)
+
+
+@BOTH_WAYS
 async def test_ways_of_asking_can_be_mixed(mem_limit_mb: float) -> None:
     for script in ("icoI", "cicIc", "iiio", "oIoi", "IIII", "coic"):
         async with driving(REPO.to_car(), DriverBuilder(mem_limit_mb=mem_limit_mb)) as driver:
