@@ -80,6 +80,11 @@ def test_outputs_are_compared_without_their_account() -> None:
     assert OUTPUT._replace(key="a.b.c/2") != OUTPUT
 
 
+def test_output_has_no_public_names_but_what_it_tells() -> None:
+    names = {name for name in dir(Output) if not name.startswith("_")} - {*dir(tuple)}
+    assert names == {*Output._fields, "did", "uri", "strong_ref", "collection", "rkey"}
+
+
 def test_output_cannot_be_changed() -> None:
     """What it has beside the tuple belongs to all outputs of its repo."""
     one, other = Taken(["a/1", "a/2"], [CID, CID], [1, 2]).outputs({"did": "did:web:example.com"})

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar, cast
 
-from repo_stream.mst.results import Common, Gap, Output, Taken, TreeNode, new_output
+from repo_stream.mst.results import Common, Gap, Output, Taken, TreeNode, add_common, new_output
 
 __all__ = ["Backlog", "columns_of", "items_of"]
 
@@ -152,7 +152,7 @@ class Backlog(Generic[T]):
         taken, self.items = self.items[:n], self.items[n:]
         for item in taken:
             if isinstance(item, Output):
-                item.add_common(self._common)
+                add_common(item, self._common)
         return taken
 
 

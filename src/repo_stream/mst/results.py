@@ -26,6 +26,7 @@ __all__ = [
     "RangeProof",
     "Taken",
     "TreeNode",
+    "add_common",
     "new_output",
 ]
 
@@ -131,12 +132,8 @@ class Output(_Columns[T]):
 
     def __new__(cls, key: str, cid: Cid, value: T, did: str = "") -> Self:  # noqa: D102 - see above
         made: Self = _new(cls, (key, cid, value))
-        made.add_common({"did": did})
+        add_common(made, {"did": did})
         return made
-
-    def add_common(self, common: Common) -> None:
-        """Note what is `common` to all records of its repo."""
-        _set(self, "__dict__", common)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{name!r} cannot be set: an Output does not change")
@@ -181,6 +178,11 @@ class Output(_Columns[T]):
     def rkey(self) -> str:
         """Its record key, the part of the key after the slash; all of the key without one."""
         return self.key.partition("/")[2] if "/" in self.key else self.key
+
+
+def add_common(output: Output[T], common: Common) -> None:
+    """Let an output know what is `common` to all of its repo."""
+    _set(output, "__dict__", common)
 
 
 def new_output(key: str, cid: bytes, value: T, common: Common) -> Output[T]:
