@@ -214,9 +214,9 @@ def _lines(findings: Findings) -> Iterable[str]:
         ("Total", *_figures(total)),
     )
     bars = BLOCKS if can_show(BLOCKS) else PLAIN
-    if by_month := [*sparklines(findings.collections.everything(), bars)]:
+    if when_made := [*sparklines(findings.collections.everything(), bars)]:
         yield ""
-        yield from by_month
+        yield from when_made
     if findings.shape.layers:
         yield ""
         yield from table(
