@@ -158,7 +158,8 @@ async def walk(
                 yield collector.take()
         return
     n = _FIRST_RECORDS
-    while (taken := await repo.next_columns(min(n, collector.free_rows))) is not None:
+    ask = min(n, collector.free_rows)
+    while (taken := await repo.next_columns(ask)) is not None:
         if on_problem is not None:
             taken = _without_problems(taken, on_problem)
         before = collector.size
@@ -167,7 +168,8 @@ async def walk(
         mean = max(collector.size - before, 1) / max(len(taken.keys), 1)
         if collector.full:
             yield collector.take()
-        n = max(1, min(2 * n, _RECORDS, int(min(_CHUNK_BYTES, collector.free_bytes) / mean)))
+        n = max(1, min(2 * n, _RECORDS, int(_CHUNK_BYTES / mean)))
+        ask = min(n, collector.free_rows, int(collector.free_bytes / mean) + 1)
 
 
 def _without_problems(taken: Taken[Any], on_problem: OnProblem) -> Taken[Any]:
