@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -173,6 +174,16 @@ def test_nesting_does_not_recurse() -> None:
 def test_record_that_is_not_valid_is_an_error_as_for_record(process: Any) -> None:
     with pytest.raises(InvalidDagCbor):
         process(b"\xa1\x65$type\x64blob\xff")
+
+
+def test_paths_are_made_for_what_has_parts_alone() -> None:
+    wide: dict[str, Any] = {"a": [1] * 20_000}
+    tracemalloc.start()
+    try:
+        assert blob_faults(wide) == []
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 # --- As processors --------------------------------------------------------------------------------

@@ -90,16 +90,24 @@ def faults_in(record: _Map) -> list[str]:
         path, part = waiting.pop()
         inner: list[tuple[str, Any]]
         if part.__class__ is list:
-            inner = [(f"{path}[{at}]", value) for at, value in enumerate(part)]
+            inner = [(f"{path}[{at}]", value) for at, value in enumerate(part) if _has_parts(value)]
         else:
             if _is_typed(part):
                 faults = ", ".join(_faults(part))
                 if faults:
                     found.append(f"{path or 'the record'}: {faults}")
                 continue
-            inner = [(_end(f"{path}.{name}" if path else name), part[name]) for name in part]
-        waiting += [each for each in reversed(inner) if each[1].__class__ in (dict, list)]
+            inner = [
+                (_end(f"{path}.{name}" if path else name), value)
+                for name, value in part.items()
+                if _has_parts(value)
+            ]
+        waiting += reversed(inner)
     return found
+
+
+def _has_parts(value: object) -> bool:
+    return value.__class__ is dict or value.__class__ is list
 
 
 def _end(path: str) -> str:
