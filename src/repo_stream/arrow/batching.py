@@ -197,7 +197,7 @@ class Collector:
         check_whole("batch_rows", batch_rows, least=1)
         check_whole("batch_bytes", batch_bytes, least=1)
         self.columns = columns
-        self.schema = schema_of(columns)
+        self.schema: Any = schema_of(columns)  # Any: pyarrow has no types
         self._arrow = pyarrow()
         self._batch_rows = batch_rows
         self._batch_bytes = batch_bytes

@@ -122,7 +122,7 @@ class TypedCollector(Collector):
     ) -> None:
         super().__init__(FIXED, batch_rows=batch_rows, batch_bytes=batch_bytes)
         self._fields = fields_of(schema)
-        self.schema = schema_of_fields(self._fields)
+        self.schema: Any = schema_of_fields(self._fields)  # Any: pyarrow has no types
 
     def add(self, keys: Sequence[str], cids: Sequence[bytes], rows: Sequence[Any] = ()) -> None:
         """Add records of the repo, each a `TypedRow`."""

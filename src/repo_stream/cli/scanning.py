@@ -49,9 +49,9 @@ class Scans:
     """
 
     def __init__(self, portal: BlockingPortal, cars: Sequence[argparse.Namespace]) -> None:
-        self.shows_progress = True
+        self.shows_progress: bool = True
         self.failure: tuple[argparse.Namespace, Exception] | None = None
-        self.code = 0
+        self.code: int = 0
         self._portal = portal
         self._cars = cars
         self._reported: set[str] = set()
