@@ -122,7 +122,7 @@ def test_folder_of_cars_becomes_one_data_set(
     assert rows == sorted([*alice, (POSTS, f"at://{BOB}/{POSTS}/3k2")])
     assert polars.read_parquet("records")["collection"].n_unique() == 2
     count, problem = capsys.readouterr().out.splitlines()
-    assert count == "<1 problems>"
+    assert count == "<1 problem>"
     assert "cut.car" in problem
     assert "TruncatedCar" in problem
 

@@ -59,7 +59,7 @@ class Problems:
         return len(self._listed)
 
     def __repr__(self) -> str:
-        return f"<{self.count:,} problems>"
+        return f"<{self.count:,} {'problem' if self.count == 1 else 'problems'}>"
 
     def add(
         self,
