@@ -71,6 +71,16 @@ def test_tables_can_be_read_repeatedly_and_together(ask: Ask) -> None:
 def test_statements_before_the_query_are_run(ask: Ask) -> None:
     query = "create table n as select count(*) as n from records; set threads = 1; from n"
     assert ask(query) == [{"n": 4}]
+    assert ask("select 1 as n; from records; select 2 as n") == [{"n": 2}]
+
+
+def test_statement_without_rows_shows_none(run: Run, car: Path, tmp_path: Path) -> None:
+    assert run("sql", "set threads = 1", car) == (0, "", "")
+    target = tmp_path / "x.csv"
+    code, out, err = run("sql", "set threads = 1", car, "-o", target)
+    assert (code, out) == (2, "")
+    assert f"the last statement returns no rows, so {target} is not written" in err
+    assert not target.exists()
 
 
 def test_several_cars_are_one_table(ask: Ask, car: Path, tmp_path: Path) -> None:
@@ -177,8 +187,23 @@ def test_bad_records_can_be_left_out(run: Run, damaged: Path) -> None:
         ("select * from run", "Table with name run does not exist"),  # no variable is a table
         ('from "a.b.none"', "there is no record in the collection a.b.none"),
         ("load httpfs; select 1", "httpfs"),
+        ("from a.b.none", "'from \"a.b.none\"'"),
+        (" ; -- ", "QUERY has no statement"),
+        ("select date 'infinity' as day", "'day' has a time that is not of the years 1 to 9999"),
+        ("select [date 'infinity'] as day", "cast it to text, day::varchar"),
     ],
-    ids=["syntax", "column", "value", "table", "collection", "extension"],
+    ids=[
+        "syntax",
+        "column",
+        "value",
+        "table",
+        "collection",
+        "extension",
+        "no quotes",
+        "empty",
+        "no time",
+        "no times",
+    ],
 )
 def test_wrong_query_is_one_line(run: Run, car: Path, query: str, said: str) -> None:
     code, _, err = run("sql", query, car)
@@ -242,6 +267,20 @@ VALUES = {
 
 def test_json_has_every_kind_of_value(ask: Ask) -> None:
     assert ask(KINDS) == [VALUES]
+
+
+def test_durations_can_be_read(run: Run, car: Path) -> None:
+    query = """
+        select interval '14 months -3 days 1 hour 0.5 seconds' as a, interval '-90 minutes' as b,
+            [interval '0 days'] as c, timestamp '2024-01-03' - timestamp '2024-01-01' as d
+    """
+    (row,) = csv.DictReader(io.StringIO(run("sql", "--csv", query, car)[1]))
+    assert row == {
+        "a": "14 months -3 days 01:00:00.500000",
+        "b": "-01:30:00",
+        "c": '["00:00:00"]',
+        "d": "2 days",
+    }
 
 
 @pytest.mark.parametrize("target", ["standard output", "x.csv", "x.csv.gz"])

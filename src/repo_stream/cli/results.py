@@ -19,7 +19,7 @@ from repo_stream.cli.output import writing_to
 from repo_stream.cli.screen import harmless_json, one_line
 from repo_stream.cli.text_files import File
 
-__all__ = ["CsvRows", "JsonRows", "Shown", "rows_of", "text_of"]
+__all__ = ["CellError", "CsvRows", "JsonRows", "Shown", "rows_of", "text_of"]
 
 # Any, in this module: a cell is whatever pyarrow makes of a value.
 Row = Sequence[Any]
@@ -38,11 +38,30 @@ _CUT: Final = "..."
 _NO_WIDTH: Final = frozenset({"Mn", "Me", "Cf"})
 
 
+class CellError(Exception):
+    """Python has no such value."""
+
+
 def rows_of(batch: Any) -> Iterator[list[Row]]:  # noqa: ANN401 - pyarrow has no types
-    """Return the rows of a batch of Arrow, some at a time, as a record may have 2 MiB."""
+    """Return the rows of a batch of Arrow, some at a time, as a record may have 2 MiB.
+
+    Raises:
+        CellError: if a value has a time that Python has not.
+    """
     for start in range(0, batch.num_rows, _CONVERTED):
-        columns = [column.to_pylist() for column in batch.slice(start, _CONVERTED).columns]
-        yield list(zip(*columns, strict=True))
+        part = batch.slice(start, _CONVERTED)
+        yield list(zip(*map(_values, part.schema.names, part.columns), strict=True))
+
+
+def _values(name: str, column: Any) -> list[Any]:  # noqa: ANN401 - above
+    try:
+        values: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError) as error:
+        raise CellError(
+            f"the column {name!r} has a time that is not of the years 1 to 9999, or not of whole "
+            f"microseconds; cast it to text, {name}::varchar"
+        ) from error
+    return values
 
 
 # --- Cells ----------------------------------------------------------------------------------------
@@ -62,6 +81,8 @@ def _as_json(value: Any) -> Any:  # noqa: ANN401 - above
         case Mapping():
             items = cast("Mapping[str, Any]", value).items()
             return {str(key): _as_json(item) for key, item in items}
+        case object(months=_, days=_, nanoseconds=_):
+            return text_of(value)
         case list() | tuple():
             return [_as_json(item) for item in cast("Sequence[Any]", value)]
         case _:
@@ -81,10 +102,23 @@ def text_of(value: Any) -> str:  # noqa: ANN401 - above
             return value.isoformat(timespec=spec).replace("+00:00", "Z")
         case date():
             return value.isoformat()
+        case object(months=int(months), days=int(days), nanoseconds=int(nanoseconds)):
+            return _duration(months, days, nanoseconds)
         case bytes() | Mapping() | list() | tuple():
             return json.dumps(_as_json(value), ensure_ascii=False)
         case _:
             return str(value)
+
+
+def _duration(months: int, days: int, nanoseconds: int) -> str:
+    """Return a duration as text that SQL takes for an `interval`."""
+    parts = [f"{n} {unit}" for n, unit in ((months, "months"), (days, "days")) if n]
+    minutes, seconds = divmod(abs(nanoseconds), 60_000_000_000)
+    if nanoseconds or not parts:
+        sign = "-" if nanoseconds < 0 else ""
+        text = f"{sign}{minutes // 60:02}:{minutes % 60:02}:{seconds / 1e9:09.6f}"
+        parts.append(text.removesuffix(".000000"))
+    return " ".join(parts)
 
 
 # --- JSON lines and CSV ---------------------------------------------------------------------------

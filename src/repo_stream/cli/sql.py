@@ -37,7 +37,7 @@ from repo_stream.cli.messages import WRONG_USAGE, complain
 from repo_stream.cli.opened import as_file
 from repo_stream.cli.output import destination, is_terminal, put
 from repo_stream.cli.partial import report_unread, reporting
-from repo_stream.cli.results import CsvRows, JsonRows, Shown
+from repo_stream.cli.results import CellError, CsvRows, JsonRows, Shown
 from repo_stream.cli.scanning import Read, Scans, data_set
 from repo_stream.cli.screen import one_line
 from repo_stream.cli.text_files import gzipped
@@ -50,6 +50,7 @@ T = TypeVar("T")
 # Rows to take from DuckDB at a time.
 _ROWS: Final = 2048
 _NO_TABLE: Final = re.compile("Table with name (.+) does not exist!")
+_NO_QUOTES: Final = re.compile('Table with name "(.+)" does not exist because schema')
 _SETTINGS: Final = {
     "autoinstall_known_extensions": False,
     "memory_limit": "1GiB",
@@ -137,7 +138,11 @@ class _QueryError(Exception):
 def _in_one_line(error: Exception) -> str:
     """Return what DuckDB says, without its picture of the query."""
     text, _, _ = str(error).partition("\n\nLINE ")
-    return " ".join(text.split())
+    said = " ".join(text.split())
+    unquoted = _NO_QUOTES.search(said)
+    if unquoted is None:
+        return said
+    return f"{said} The name of a collection has quotes, in a shell: 'from \"{unquoted[1]}\"'"
 
 
 @asynccontextmanager
@@ -168,20 +173,31 @@ class _Database:
 
     def __init__(self, connection: Any, scans: Scans) -> None:  # noqa: ANN401 - above
         self.interrupt: Callable[[], None] = connection.interrupt
-        self._errors = import_module("duckdb")
+        duckdb: Any = import_module("duckdb")
+        self._missing: type[Exception] = duckdb.CatalogException
+        self._nothing = duckdb.ExpectedResultType.NOTHING
         self._connection = connection
         self._scans = scans
         self._added: set[str] = set()
 
     def result(self, query: str) -> Any:  # noqa: ANN401 - above
-        """Run all statements but the last, and return its result, which is read as it is run."""
+        """Run all statements but the last, and return its result, which is read as it is run.
+
+        Returns:
+            The result; `None` if the last statement has been run, too, because it returns no rows.
+        """
         self._add_records()
         statements = self._connection.extract_statements(query)
-        for statement in statements[:-1]:
-            self._with_tables(self._connection.execute, statement)
         if not statements:
-            return None
-        return self._with_tables(self._connection.sql, statements[-1].query)
+            raise _QueryError("QUERY has no statement")
+        last = statements.pop()
+        if last.expected_result_type == [self._nothing]:
+            statements.append(last)
+            last = None
+        for statement in statements:
+            self._with_tables(self._connection.execute, statement)
+            self._connection.complete()
+        return None if last is None else self._with_tables(self._connection.sql, last.query)
 
     def close(self) -> None:
         """End everything."""
@@ -200,7 +216,7 @@ class _Database:
         while True:
             try:
                 return call(statement)
-            except self._errors.CatalogException as error:
+            except self._missing as error:
                 missing = _NO_TABLE.search(str(error))
                 if missing is None or missing[1] in self._added or not is_nsid(missing[1]):
                     raise
@@ -247,6 +263,9 @@ async def _run(
     """Run the query, and write its result."""
     result = await _asked(database.result, options.query)
     if result is None:
+        if options.output is not None:
+            reason = f"the last statement returns no rows, so {options.output} is not written"
+            raise _QueryError(reason)
         return
     rows = await _asked(_reader, result)
     count = 0
@@ -254,7 +273,10 @@ async def _run(
         while (batch := await _asked(_next, rows)) is not None:
             if options.output is None and is_terminal():
                 scans.close_meters()
-            sink.write(batch)
+            try:
+                sink.write(batch)
+            except CellError as error:
+                raise _QueryError(str(error)) from error
             count += batch.num_rows
     if options.output is not None and not options.quiet:
         many = f"{count:,} {'row' if count == 1 else 'rows'}"
@@ -278,9 +300,7 @@ async def _asked(ask: Callable[[T], Any], what: T) -> Any:  # noqa: ANN401 - abo
 
 def _reader(result: Any) -> Any:  # noqa: ANN401 - above
     """Return what reads the batches of a result."""
-    # DuckDB before 1.5 has another name for it.
-    read = getattr(result, "to_arrow_reader", None) or result.fetch_arrow_reader
-    rows = read(_ROWS)
+    rows = result.to_arrow_reader(_ROWS)
     names = _distinct(rows.schema.names)
     if names == rows.schema.names:
         return rows
