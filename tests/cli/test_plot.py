@@ -67,10 +67,20 @@ def test_texts_of_strangers_are_no_formulas_and_no_markup(drawn: Drawn) -> None:
     assert max(map(len, texts)) <= 80
 
 
+def test_hours_are_shown_with_their_day(drawn: Drawn) -> None:
+    texts = drawn(f"{POST}/3ke3zibmys222")  # two hours before midnight
+    assert "Records by hour, by the time in the rkey" in texts
+    hours = [text for text in texts if re.fullmatch(r"\d\d:\d\d", text)]
+    days = [text for text in texts if re.fullmatch(r"\d{4}-\d\d-\d\d", text)]
+    midnight = hours.index("00:00")
+    assert 0 < midnight < len(hours) - 1
+    assert days[:midnight] == ["2023-11-13"] * midnight
+    assert days[midnight:] == ["2023-11-14"] * (len(hours) - midnight)
+
+
 def test_many_collections_are_folded(drawn: Drawn) -> None:
     texts = drawn(*(f"a.b.c{number}/3jzfcijpj2z2a" for number in range(260)))
     assert "254 others" in texts
-    assert "Records by hour, by the time in the rkey" in texts  # as they are of one day
     assert len([text for text in texts if text.startswith("a.b.c")]) == 2 * 6
 
 

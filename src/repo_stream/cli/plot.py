@@ -264,8 +264,11 @@ def _draw_bars(axes: Any, axis: Axis, parts: Sequence[_Part]) -> None:  # noqa: 
     axes.set_xlim(edges[0] - margin, edges[-1] + margin)
     axes.set_ylim(0, max(below) * 1.05)
     locator = dates.AutoDateLocator(tz=UTC, minticks=3, maxticks=9)
+    formatter = dates.ConciseDateFormatter(locator, tz=UTC)
+    if axis.unit == "hour":  # of which that names one day alone, the last
+        formatter = dates.DateFormatter("%Y-%m-%d\n%H:%M", tz=UTC)
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator, tz=UTC))
+    axes.xaxis.set_major_formatter(formatter)
 
 
 def _draw_legend(figure: Any, parts: Sequence[_Part], title: str) -> None:  # noqa: ANN401 - as above
