@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
+import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from repo_stream.arrow import records
+from repo_stream.arrow import Records, Table, records, table
 from repo_stream.store.disk import DiskBuilder
 from repo_stream.testing import build_repo
 
@@ -147,6 +150,26 @@ def test_after_a_fork_it_can_be_scanned_anew(path: Path) -> None:
         os._exit(0 if keys_in(stream.batches()) == KEYS else 1)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.parametrize(
+    "passed_on",
+    [lambda made: pickle.loads(pickle.dumps(made)), copy.deepcopy],  # noqa: S301 - just made
+    ids=["pickle", "copy"],
+)
+@pytest.mark.parametrize("make", [records, partial(table, collection=POSTS)], ids=["all", "typed"])
+def test_a_stream_that_is_pickled_or_copied_reads_the_same(
+    path: Path, passed_on: Callable[[Any], Any], make: Callable[..., Records | Table]
+) -> None:
+    stream = make([path, "nope.car"], on_error="report", batch_rows=1000, mem_limit_mb=1)
+    rows = pyarrow.table(stream)
+    passed = passed_on(stream)
+    assert repr(passed) == repr(stream)
+    assert passed.problems.count == 0
+    found = [*passed.batches()]
+    assert [batch.num_rows for batch in found] == [1000, 1000, 1000]
+    assert pyarrow.Table.from_batches(found).equals(rows)
+    assert [*passed.problems] == [*stream.problems]
 
 
 @pytest.mark.anyio

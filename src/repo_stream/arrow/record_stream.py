@@ -30,7 +30,8 @@ class Records(ArrowStream):
     DuckDB, Polars, pandas and pyarrow read it as they read a table. Nothing is read before they ask
     for it, and no more is held than the memory limit and a batch. It can be read again and again,
     also by several readers at once: each time is a scan of its own, which reads the sources anew. A
-    reader that stops half-way frees all that its scan has opened.
+    reader that stops half-way frees all that its scan has opened. It can be pickled, and then be
+    read in another process, if `network` can.
     """
 
     def __init__(
@@ -53,6 +54,9 @@ class Records(ArrowStream):
         count = len(self._how.sources)
         what = self._how.sources[0].name if count == 1 else f"{count:,} sources"
         return f"<Records of {what}: {', '.join(self._columns)}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self._how, self._columns, self._json_form, *self._limits)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -67,6 +67,10 @@ class Table(ArrowStream):
         what = self._how.sources[0].name if count == 1 else f"{count:,} sources"
         return f"<Table of {self._collection} in {what}>"
 
+    def __reduce__(self) -> tuple[object, ...]:
+        how = (self._how, self._collection, self._schema, self._sample, self._limits)
+        return type(self), how
+
     @property
     def collection(self) -> str:
         """The NSID of the collection."""
