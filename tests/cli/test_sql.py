@@ -175,6 +175,23 @@ def test_bad_records_can_be_left_out(run: Run, damaged: Path) -> None:
     assert (reported["records"], reported["lost"]["records"]) == (1, 1)
 
 
+def test_report_has_each_car_also_if_nothing_is_lost(run: Run, car: Path, tmp_path: Path) -> None:
+    twice, report = tmp_path / "twice.car", tmp_path / "report"
+    repo = build_repo({f"{POST}/1": {"text": "a"}})
+    cid, block = repo.records[f"{POST}/1"], repo.blocks[repo.records[f"{POST}/1"]]
+    section = bytes([len(cid) + len(block)]) + bytes(cid)
+    twice.write_bytes(repo.to_car() + section + b"?" * len(block))
+    query = "select count(a.record) as n from records a join records b using (uri)"
+    code, out, err = run("sql", "--json", query, car, twice, "--partial", "--report", report)
+    assert (code, lines(out)) == (0, [{"n": 5}])
+    assert " ".join(err.split()).count("1 place is damaged; no record that was asked for") == 1
+    reported = lines(report.read_text())
+    assert [(each["car"], each["records"], each["damage"]["places"]) for each in reported] == [
+        (str(car), 4, 0),
+        (str(twice), 1, 1),
+    ]
+
+
 # --- What goes wrong ------------------------------------------------------------------------------
 
 

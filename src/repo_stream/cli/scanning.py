@@ -14,7 +14,7 @@ import argparse
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from importlib import import_module
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from anyio.from_thread import BlockingPortal
 
@@ -35,6 +35,26 @@ Read: TypeAlias = Callable[[Sequence[str], str | None], Iterator[Any]]
 _Walk: TypeAlias = Callable[[Opened[Any]], AsyncGenerator[Any]]
 
 
+class _Reading(NamedTuple):
+    """A CAR that was read to its end.
+
+    Attributes:
+        options: the command line with that CAR.
+        repo: its repo.
+        found: how many records came out.
+    """
+
+    options: argparse.Namespace
+    repo: Opened[Any]
+    found: int
+
+    @property
+    def faults(self) -> int:
+        """How much of it is bad, lost, or damaged."""
+        lost = 0 if self.repo.losses is None else self.repo.losses.count
+        return self.repo.repo.problem_count + lost + self.repo.repo.damage_count
+
+
 class Scans:
     """Reads CARs for threads, in an event loop.
 
@@ -45,7 +65,6 @@ class Scans:
     Attributes:
         shows_progress: whether to show the progress of reading.
         failure: why a CAR could not be read, and which.
-        code: the exit code; 1 if something was left out.
     """
 
     def __init__(self, portal: BlockingPortal, cars: Sequence[argparse.Namespace]) -> None:
@@ -54,7 +73,7 @@ class Scans:
         self.code: int = 0
         self._portal = portal
         self._cars = cars
-        self._reported: set[str] = set()
+        self._worst: dict[str, _Reading] = {}
         self._meters: list[Meter] = []
         self._running: list[Generator[Any]] = []
 
@@ -75,6 +94,15 @@ class Scans:
     def typed(self, collection: str, schema: Any) -> Iterator[Any]:  # noqa: ANN401 - above
         """Read the records of a collection with typed columns."""
         return self._scan(collection, typed_processor(), lambda repo: repo.typed_batches(schema))
+
+    def report(self) -> int:
+        """Report what was left out of CARs, and what is damaged; return the exit code."""
+        self.close_meters()
+        code = 0
+        for options, repo, found in self._worst.values():
+            codes = report_left_out(options, repo.repo), report_lost(options, repo, found)
+            code = max(code, *codes)
+        return code
 
     def close(self) -> None:
         """End what is still read, as by a query that needed no more of it."""
@@ -107,7 +135,7 @@ class Scans:
                     while (batch := self._portal.call(_next, walked)) is not None:
                         found += len(batch)
                         yield batch
-                    self._portal.call(self._report, options, repo, found)
+                    self._portal.call(self._note, _Reading(options, repo, found))
             except Exception as error:
                 self.failure = self.failure or (options, error)
                 raise
@@ -128,15 +156,14 @@ class Scans:
             finally:
                 self._meters.remove(repo.meter)
 
-    async def _report(self, options: argparse.Namespace, repo: Opened[Any], found: int) -> None:
-        """Report what was left out of a CAR, once, however often the query reads it."""
-        lost = repo.losses is not None and repo.losses.count
-        if options.car in self._reported or not (repo.repo.problem_count or lost):
-            return
-        self._reported.add(options.car)
-        repo.meter.close()
-        codes = report_left_out(options, repo.repo), report_lost(options, repo, found)
-        self.code = max(self.code, *codes)
+    def _note(self, reading: _Reading) -> None:
+        """Note what there is to report of a CAR, however often the query reads it."""
+        options = reading.options
+        if not (options.partial or options.skip_bad):
+            return  # an error was raised, if anything is wrong
+        worst = self._worst.get(options.car)
+        if worst is None or reading.faults > worst.faults:
+            self._worst[options.car] = reading
 
 
 async def _next(walked: AsyncGenerator[Any]) -> Any:  # noqa: ANN401 - above

@@ -84,17 +84,24 @@ async def sql(options: argparse.Namespace) -> int:
         portal = await stack.enter_async_context(_portal())
         scans = Scans(portal, cars)
         database = await stack.enter_async_context(_database(duckdb, scans))
+        failed: _QueryError | None = None
         try:
             await _run(options, form, database, scans)
         except _QueryError as error:
-            if scans.failure is None:
-                return complain(str(error), WRONG_USAGE)
-            of_car, failure = scans.failure
-            if isinstance(failure, (RepoStreamError, OSError)):
-                report_unread(of_car, failure)
-                return report_failure(of_car, failure)
-            raise failure from error
-        return scans.code
+            failed = error
+        code = scans.report()
+        return code if failed is None else _report_failed(failed, scans)
+
+
+def _report_failed(error: _QueryError, scans: Scans) -> int:
+    """Report why there is no result; return the exit code."""
+    if scans.failure is None:
+        return complain(str(error), WRONG_USAGE)
+    of_car, failure = scans.failure
+    if isinstance(failure, (RepoStreamError, OSError)):
+        report_unread(of_car, failure)
+        return report_failure(of_car, failure)
+    raise failure from error
 
 
 def _form(options: argparse.Namespace) -> Form | None:
