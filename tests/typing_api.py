@@ -53,6 +53,7 @@ from repo_stream import (
     StreamDriver,
     TreeNode,
     atproto_json,
+    blob_faults,
     blobs,
     created_at,
     dag_json,
@@ -139,6 +140,9 @@ async def ready_processors() -> None:
     assert_type(builder.with_block_processor(dag_json), DriverBuilder[str])
     assert_type(builder.with_block_processor(atproto_json), DriverBuilder[str])
     assert_type(builder.with_block_processor(record), DriverBuilder[dict[str, Any]])
+    assert_type(builder.with_block_processor(json_value), DriverBuilder[dict[str, Any]])
+    assert_type(builder.with_block_processor(blob_faults), DriverBuilder[list[str]])
+    assert_type(builder.with_block_processor(created_at), DriverBuilder[datetime | str | None])
     assert_type(Processor(record, lazy=True), Processor[dict[str, Any]])
 
 
