@@ -152,7 +152,8 @@ def unit_name(number: int, unit: Unit) -> str:
     """Return the name of an hour, a day or a month by its number."""
     if unit == "month":
         return month_name(number)
-    return f"{_beginning(number, unit):{'%Y-%m-%d' if unit == 'day' else '%Y-%m-%d %H:00'}}"
+    form = "%Y-%m-%d" if unit == "day" else "%Y-%m-%d %H:00"
+    return f"{_beginning(number, unit):{form}}"
 
 
 # --- What is shown --------------------------------------------------------------------------------
