@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from repo_stream import Network
+from repo_stream import Network, sync
 from repo_stream.arrow import expand, records
+from repo_stream.loop_thread import loop_thread
 from repo_stream.testing import AtprotoNetwork, build_car
 
 pytest.importorskip("pyarrow")
@@ -177,6 +178,25 @@ def test_accounts_are_downloaded_by_each_scan(network: Callable[[], Network]) ->
         )
 
 
-def test_a_network_of_another_loop_is_refused(network: Callable[[], Network]) -> None:
-    with pytest.raises(TypeError, match="network must be a function that returns a new Network"):
-        records("alice.example.com", network=network())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] # wrong
+def test_a_network_without_async_serves_all_scans_and_stays_open(
+    atproto_network: AtprotoNetwork,
+) -> None:
+    atproto_network.add_account("alice.example.com", {KEY: {"who": "alice"}})
+    client = atproto_network.client()
+    world: dict[str, Any] = {
+        "resolver": atproto_network.resolver,
+        "directory": atproto_network.directory,
+    }
+    with loop_thread() as loop, loop.enter(client), sync.Network(client, **world) as network:
+        stream = records("alice.example.com", network=network, columns=["rkey"])
+        for _ in range(2):
+            assert [batch.num_rows for batch in stream.batches()] == [1]
+        assert network.resolve("alice.example.com").handle == "alice.example.com"
+    assert len([request for request in atproto_network.requests if "plc" in request.host]) == 1
+
+
+@pytest.mark.parametrize("wrong", [Network, "a text"], ids=["async", "text"])
+def test_other_networks_are_refused(wrong: Any) -> None:
+    network: Any = wrong if isinstance(wrong, str) else wrong()
+    with pytest.raises(TypeError, match=r"network must be a repo_stream\.sync\.Network, or a fun"):
+        records("alice.example.com", network=network)

@@ -16,7 +16,7 @@ from repo_stream.arrow.batching import (
 )
 from repo_stream.arrow.columns import chosen, schema_of
 from repo_stream.arrow.problems import Problems
-from repo_stream.arrow.scanning import NetworkMaker, OnBadSource, Scan
+from repo_stream.arrow.scanning import OnBadSource, Scan, ScanNetwork
 from repo_stream.arrow.sources import ArrowSources
 from repo_stream.arrow.streams import ArrowStream
 from repo_stream.drivers.keywords import OpenKeywords, takes
@@ -103,7 +103,7 @@ def records(
     columns: Iterable[str] | None = None,
     on_error: OnBadSource = "raise",
     json_form: JsonForm = "atproto",
-    network: NetworkMaker | None = None,
+    network: ScanNetwork | None = None,
     earlier_keys: bool = False,
     batch_rows: int = BATCH_ROWS,
     batch_bytes: int = BATCH_BYTES,
@@ -154,9 +154,9 @@ def records(
             JSON is asked for: see `process.atproto_json`. With `json_form="dag-json"` such records
             can be written, but for one with a map that DAG-JSON takes for a link.
         json_form: what `record` is: `"atproto"`, JSON as the API has it, or `"dag-json"`.
-        network: a function that returns a new `Network`, which finds the accounts. It is called in
-            each scan that downloads, and the network is closed at the end of that. `None` is
-            `Network` itself.
+        network: finds the accounts: a `repo_stream.sync.Network`, which you close; or a function
+            that returns a new `Network`. It is called in each scan that downloads, and the network
+            is closed at the end of that. `None` is `Network` itself.
         earlier_keys: see `open_repo`.
         batch_rows: how many records a batch has at most.
         batch_bytes: at how many bytes of JSON a batch ends, more or less.

@@ -6,8 +6,9 @@ import errno
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
+from repo_stream import sync
 from repo_stream.arguments import check_flag
 from repo_stream.arrow.batching import Collector, OnProblem, walk
 from repo_stream.arrow.problems import Problems
@@ -21,10 +22,10 @@ from repo_stream.opening import Repo, open_car, told_builder
 from repo_stream.process import Processor
 from repo_stream.store.disk import DiskStore
 
-__all__ = ["NetworkMaker", "OnBadSource", "Scan", "Walk"]
+__all__ = ["OnBadSource", "Scan", "ScanNetwork", "Walk"]
 
-#: Returns a new `Network`.
-NetworkMaker: TypeAlias = Callable[[], Network]
+#: Finds the accounts of all scans; or returns a new `Network` for each scan.
+ScanNetwork: TypeAlias = "sync.Network | Callable[[], Network]"
 #: What to do about sources and records that cannot be read.
 OnBadSource: TypeAlias = Literal["raise", "skip", "report"]
 #: Walks an open repo, and yields batches.
@@ -50,7 +51,7 @@ class Scan:
 
     sources: list[Given]
     on_error: OnBadSource
-    network: NetworkMaker | Network | None
+    network: Callable[[], Network] | Network | None
     earlier_keys: bool
     keywords: OpenKeywords
 
@@ -59,7 +60,7 @@ class Scan:
         cls,
         sources: ArrowSources,
         on_error: OnBadSource,
-        network: NetworkMaker | None,
+        network: ScanNetwork | None,
         earlier_keys: bool,
         keywords: OpenKeywords,
     ) -> Scan:
@@ -71,11 +72,7 @@ class Scan:
         if on_error not in _HOW:
             choices = ", ".join(map(repr, _HOW))
             raise ValueError(f"on_error must be one of {choices}, not {on_error!r}")
-        if not (network is None or callable(network)):
-            raise TypeError(
-                "network must be a function that returns a new Network, as each scan has an event "
-                f"loop of its own: `network=lambda: Network(...)`; not {network!r}"
-            )
+        checked = _checked_network(network)
         check_flag("earlier_keys", earlier_keys)
         if isinstance(keywords.get("spill"), DiskStore):
             raise TypeError(
@@ -86,7 +83,7 @@ class Scan:
         if collections is not None and not isinstance(collections, str):
             keywords["collections"] = [*collections]  # to be read for each source
         told_builder(len, "raise", gaps=False, keywords=keywords)  # what is wrong is told now
-        return cls(expand(sources), on_error, network, earlier_keys, keywords)
+        return cls(expand(sources), on_error, checked, earlier_keys, keywords)
 
     async def batches(
         self, processor: Processor[Any], walk: Walk, problems: Problems
@@ -183,6 +180,19 @@ class Scan:
         return open_repo(
             str(given.source), network=network, earlier_keys=self.earlier_keys, **keywords
         )
+
+
+def _checked_network(network: ScanNetwork | None) -> Callable[[], Network] | Network | None:
+    if isinstance(network, sync.Network):
+        # It lives in the loop of the scans; its stub does not show that.
+        real: Network = cast("Any", network).real
+        return real
+    if network is None or callable(network):
+        return network
+    raise TypeError(
+        "network must be a repo_stream.sync.Network, or a function that returns a new Network: "
+        f"`network=lambda: Network(...)`; not {network!r}"
+    )
 
 
 def _is_of_source(error: Exception) -> bool:

@@ -22,7 +22,7 @@ from repo_stream.arrow.batching import BATCH_ROWS, Collector, walk
 from repo_stream.arrow.columns import pyarrow
 from repo_stream.arrow.inference import Inferred
 from repo_stream.arrow.problems import Problems
-from repo_stream.arrow.scanning import NetworkMaker, OnBadSource, Scan
+from repo_stream.arrow.scanning import OnBadSource, Scan, ScanNetwork
 from repo_stream.arrow.shapes import FIXED, fields_of, schema_of_fields
 from repo_stream.arrow.sources import ArrowSources
 from repo_stream.arrow.streams import ArrowStream
@@ -152,7 +152,7 @@ def table(
     schema: Any = None,  # noqa: ANN401 - pyarrow has no types
     sample: int | None = None,
     on_error: OnBadSource = "raise",
-    network: NetworkMaker | None = None,
+    network: ScanNetwork | None = None,
     earlier_keys: bool = False,
     batch_rows: int = BATCH_ROWS,
     batch_bytes: int = TYPED_BATCH_BYTES,
