@@ -25,7 +25,7 @@ from repo_stream.cli.input import named
 from repo_stream.cli.messages import BAD_REPO, WRONG_USAGE, complain
 from repo_stream.cli.screen import explained
 
-__all__ = ["report_failure", "report_left_out"]
+__all__ = ["left_out", "report_failure", "report_left_out"]
 
 
 def report_failure(options: argparse.Namespace, error: RepoStreamError | OSError) -> int:
@@ -60,13 +60,22 @@ def report_left_out(options: argparse.Namespace, repo: Repo[Any]) -> int:
         options: the command line.
         repo: the repo, walked to its end. Any: what became of its records does not matter here.
     """
+    message = left_out(options, repo)
+    return 0 if message is None else complain(message)
+
+
+def left_out(options: argparse.Namespace, repo: Repo[Any]) -> str | None:
+    """Return how many records were left out, and why the first was; `None` if none were.
+
+    Args:
+        options: see `report_left_out`.
+        repo: see there.
+    """
     bad = repo.problem_count
     if not bad:
-        return 0
-    left_out = f"{bad:,} {'record was' if bad == 1 else 'records were'} left out"
-    return complain(
-        f"{named(options.car)}: {left_out}; the first: {explained(repo.problems[0].error)}"
-    )
+        return None
+    how_many = f"{bad:,} {'record was' if bad == 1 else 'records were'} left out"
+    return f"{named(options.car)}: {how_many}; the first: {explained(repo.problems[0].error)}"
 
 
 def _may_be_file(options: argparse.Namespace, error: RepoStreamError) -> bool:

@@ -33,7 +33,7 @@ import textwrap
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 from repo_stream import Damage, Repo, RepoStreamError
 from repo_stream.cli.input import is_input, named
@@ -41,11 +41,14 @@ from repo_stream.cli.losses import Loss, Losses
 from repo_stream.cli.messages import BAD_REPO, PROGRAM
 from repo_stream.cli.opened import Opened
 from repo_stream.cli.output import destination, writing_to
+from repo_stream.cli.progress import Meter
 from repo_stream.cli.screen import WIDTH, explained, one_line, shown_key
 
 __all__ = [
+    "Lost",
     "add_partial",
     "check_report",
+    "lost_of",
     "lost_as_json",
     "lost_facts",
     "report_lost",
@@ -117,17 +120,48 @@ def report_lost(
         damage_counts: whether a damaged place is a loss by itself: if no records were read, or the
             file as a whole was asked about.
     """
+    report = lost_of(options, car, found, damage_counts=damage_counts)
+    return 0 if report is None else report.put()
+
+
+class Lost(NamedTuple):
+    """What to report of a repo, which need not be kept for that.
+
+    Attributes:
+        options: the command line.
+        meter: its progress.
+        lines: for standard error.
+        about: for the report.
+        complete: whether nothing is lost.
+    """
+
+    options: argparse.Namespace
+    meter: Meter
+    lines: Sequence[str]
+    about: dict[str, object]
+    complete: bool
+
+    def put(self) -> int:
+        """Report it; return the exit code."""
+        if self.lines:
+            self.meter.close()
+            print("\n".join(self.lines), file=sys.stderr)
+        if self.options.report is not None:
+            _append(self.options, self.about)
+        return 0 if self.complete else BAD_REPO
+
+
+def lost_of(
+    options: argparse.Namespace, car: Opened[Any], found: int, *, damage_counts: bool = False
+) -> Lost | None:
+    """Return what `report_lost` reports, with the same arguments; `None` if that is nothing."""
     losses = car.losses
     if losses is None:
-        return 0
+        return None
     complete = _is_complete(losses, car.repo, damage_counts=damage_counts)
     lines = [*_lines(named(options.car), losses, car.repo, complete=complete)]
-    if lines:
-        car.meter.close()
-        print("\n".join(lines), file=sys.stderr)
-    if options.report is not None:
-        _append(options, _report(losses, car.repo, found, complete=complete))
-    return 0 if complete else BAD_REPO
+    about = _report(losses, car.repo, found, complete=complete)
+    return Lost(options, car.meter, lines, about, complete)
 
 
 def report_unread(options: argparse.Namespace, error: RepoStreamError | OSError) -> None:

@@ -20,9 +20,10 @@ from anyio.from_thread import BlockingPortal
 
 from repo_stream import Processor
 from repo_stream.arrow import Inferred, row_processor, typed_processor
-from repo_stream.cli.failures import report_left_out
+from repo_stream.cli.failures import left_out
+from repo_stream.cli.messages import complain
 from repo_stream.cli.opened import Opened, opened
-from repo_stream.cli.partial import report_lost
+from repo_stream.cli.partial import Lost, lost_of
 from repo_stream.cli.progress import Meter
 from repo_stream.syntax import is_nsid
 
@@ -36,23 +37,17 @@ _Walk: TypeAlias = Callable[[Opened[Any]], AsyncGenerator[Any]]
 
 
 class _Reading(NamedTuple):
-    """A CAR that was read to its end.
+    """What there is to report of a CAR that was read to its end.
 
     Attributes:
-        options: the command line with that CAR.
-        repo: its repo.
-        found: how many records came out.
+        faults: how much of it is bad, lost, or damaged.
+        left_out: which records were left out; `None` if none were.
+        lost: what was lost; `None` if nothing can be.
     """
 
-    options: argparse.Namespace
-    repo: Opened[Any]
-    found: int
-
-    @property
-    def faults(self) -> int:
-        """How much of it is bad, lost, or damaged."""
-        lost = 0 if self.repo.losses is None else self.repo.losses.count
-        return self.repo.repo.problem_count + lost + self.repo.repo.damage_count
+    faults: int
+    left_out: str | None
+    lost: Lost | None
 
 
 class Scans:
@@ -99,9 +94,11 @@ class Scans:
         """Report what was left out of CARs, and what is damaged; return the exit code."""
         self.close_meters()
         code = 0
-        for options, repo, found in self._worst.values():
-            codes = report_left_out(options, repo.repo), report_lost(options, repo, found)
-            code = max(code, *codes)
+        for _, message, losses in self._worst.values():
+            if message is not None:
+                code = max(code, complain(message))
+            if losses is not None:
+                code = max(code, losses.put())
         return code
 
     def close(self) -> None:
@@ -135,7 +132,7 @@ class Scans:
                     while (batch := self._portal.call(_next, walked)) is not None:
                         found += len(batch)
                         yield batch
-                    self._portal.call(self._note, _Reading(options, repo, found))
+                    self._portal.call(self._note, options, repo, found)
             except Exception as error:
                 self.failure = self.failure or (options, error)
                 raise
@@ -156,14 +153,14 @@ class Scans:
             finally:
                 self._meters.remove(repo.meter)
 
-    def _note(self, reading: _Reading) -> None:
-        """Note what there is to report of a CAR, however often the query reads it."""
-        options = reading.options
-        if not (options.partial or options.skip_bad):
-            return  # an error was raised, if anything is wrong
-        worst = self._worst.get(options.car)
-        if worst is None or reading.faults > worst.faults:
-            self._worst[options.car] = reading
+    def _note(self, options: argparse.Namespace, repo: Opened[Any], found: int) -> None:
+        """Note what there is to report of a CAR: the most, however often the query reads it."""
+        losses = 0 if repo.losses is None else repo.losses.count
+        faults = repo.repo.problem_count + repo.repo.damage_count + losses
+        if options.car not in self._worst or faults > self._worst[options.car].faults:
+            self._worst[options.car] = _Reading(
+                faults, left_out(options, repo.repo), lost_of(options, repo, found)
+            )
 
 
 async def _next(walked: AsyncGenerator[Any]) -> Any:  # noqa: ANN401 - above
