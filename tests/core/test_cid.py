@@ -211,7 +211,9 @@ def test_usual_text_is_read_as_multiformats_reads_it(cid: Cid, at: int, letter: 
         patch.setattr(cid_module, "_usual_raw", nothing)
         expected = outcome(text)
     assert outcome(text) == expected
-    assert parsed_cid(text) == (expected if len(text) in range(46, 129) else None)
+    # Base32 may have capitals, too, but in records it has none.
+    in_records = len(text) in range(46, 129) and (text[0] != "b" or text == text.lower())
+    assert parsed_cid(text) == (expected if in_records else None)
 
 
 # --- Bytes that are no CID --------------------------------------------------------------------
