@@ -5,6 +5,7 @@ from repo_stream.arrow.batching import (
 )
 from repo_stream.arrow.columns import (
     COLUMNS as COLUMNS,
+    schema_of as schema_of,
 )
 from repo_stream.arrow.inference import (
     Inferred as Inferred,

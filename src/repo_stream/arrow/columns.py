@@ -59,11 +59,23 @@ def reads_records(columns: Sequence[str]) -> bool:
     return not _OF_RECORDS.isdisjoint(columns)
 
 
-def schema_of(columns: Sequence[str]) -> Any:  # noqa: ANN401 - pyarrow has no types
-    """Return the `pyarrow.Schema` of some of the columns.
+def schema_of(columns: Iterable[str] | None = None) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """Return the `pyarrow.Schema` of some of the columns, such as `batches` yields.
 
     Text is of Arrow's plainest type for it, `string`. `created_at` alone can be null.
+
+    Args:
+        columns: see `records`.
+
+    Raises:
+        MissingExtra: if `pyarrow` is not installed; the extra is `[arrow]`.
+        TypeError, ValueError: if `columns` is not valid.
+
+    Example:
+        >>> str(schema_of().field("created_at").type)
+        'timestamp[us, tz=UTC]'
     """
+    names = chosen(columns)
     arrow = pyarrow()
     time = arrow.timestamp("us", tz="UTC")
     return arrow.schema(
@@ -71,7 +83,7 @@ def schema_of(columns: Sequence[str]) -> Any:  # noqa: ANN401 - pyarrow has no t
             arrow.field(name, time)
             if name == "created_at"
             else arrow.field(name, arrow.string(), nullable=False)
-            for name in columns
+            for name in names
         ]
     )  # fmt: skip - one field a line
 

@@ -20,8 +20,7 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn, Protocol
 
 import repo_stream
 from repo_stream import Commit, Output, Processor, RepoStreamError
-from repo_stream.arrow import row_processor, typed_processor
-from repo_stream.arrow.columns import chosen, schema_of
+from repo_stream.arrow import row_processor, schema_of, typed_processor
 from repo_stream.cli.accounts import is_account, network_of
 from repo_stream.cli.arrow_files import ColumnarFile, columnar_file, require_pyarrow
 from repo_stream.cli.downloads import who_in
@@ -299,7 +298,7 @@ def _sink(options: argparse.Namespace, form: Form) -> Generator[_Sink]:
             case "csv":
                 yield CsvTable(written, path)
             case kind:
-                schema = schema_of(chosen(options.columns))
+                schema = schema_of(options.columns)
                 with columnar_file(kind, schema, file, path) as table:
                     yield _Table(table, several=options.several)
 

@@ -26,8 +26,7 @@ from anyio.from_thread import BlockingPortal
 from anyio.lowlevel import checkpoint
 
 from repo_stream import MissingExtra, RepoStreamError
-from repo_stream.arrow import COLUMNS
-from repo_stream.arrow.columns import schema_of
+from repo_stream.arrow import schema_of
 from repo_stream.background import in_background
 from repo_stream.cli.arrow_files import columnar_file
 from repo_stream.cli.failures import report_failure
@@ -213,7 +212,7 @@ class _Database:
 
     def _add_records(self) -> None:
         self._connection.execute("set TimeZone = 'UTC'")
-        self._connection.register("_records", data_set(schema_of(COLUMNS), self._scans.records))
+        self._connection.register("_records", data_set(schema_of(), self._scans.records))
         self._connection.execute(
             "create temp view records as select * replace (record::json as record) from _records"
         )

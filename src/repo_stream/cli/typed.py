@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from repo_stream import Commit, Output, RepoStreamError
-from repo_stream.arrow import Inferred, TypedRow, typed_processor
-from repo_stream.arrow.typed_batching import TypedCollector
+from repo_stream.arrow import Inferred, TypedCollector, TypedRow, typed_processor
 from repo_stream.cli.arrow_files import ColumnarFile, columnar_file
 from repo_stream.cli.folder import collection_of
 from repo_stream.cli.opened import as_file, opened
