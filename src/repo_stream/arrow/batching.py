@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from itertools import compress
 from typing import Any, Final, Literal, TypeAlias
 
@@ -32,7 +33,7 @@ __all__ = [
     "batches",
     "row_processor",
     "walk",
-    "walk_to_end",
+    "with_last",
 ]
 
 #: The form of JSON in the column `record`.
@@ -125,17 +126,17 @@ async def batches(
         ...         return sum([batch.num_rows async for batch in batches(repo)])
     """
     collector = Collector(chosen(columns), batch_rows=batch_rows, batch_bytes=batch_bytes)
-    async for batch in walk_to_end(repo, collector, on_problem):
-        yield batch
-
-
-async def walk_to_end(
-    repo: RepoDriver[Any], collector: Collector, on_problem: OnProblem | None = None
-) -> AsyncGenerator[Any]:
-    """Collect the records of a repo, and yield them in batches: all that came, before an error."""
-    try:
-        async for batch in walk(repo, collector, on_problem):
+    async with aclosing(with_last(walk(repo, collector, on_problem), collector)) as found:
+        async for batch in found:
             yield batch
+
+
+async def with_last(found: AsyncGenerator[Any], collector: Collector) -> AsyncGenerator[Any]:
+    """Yield batches, and at last what the collector has left, also before an error is raised."""
+    try:
+        async with aclosing(found):
+            async for batch in found:
+                yield batch
     except Exception:
         if collector.rows:
             yield collector.take()

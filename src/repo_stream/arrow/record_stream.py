@@ -51,9 +51,7 @@ class Records(ArrowStream):
         self._new_collector()  # what is wrong with the limits is told now
 
     def __repr__(self) -> str:
-        count = len(self._how.sources)
-        what = self._how.sources[0].name if count == 1 else f"{count:,} sources"
-        return f"<Records of {what}: {', '.join(self._columns)}>"
+        return f"<Records of {self._how.title}: {', '.join(self._columns)}>"
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self._how, self._columns, self._json_form, *self._limits)

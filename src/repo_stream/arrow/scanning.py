@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias, cast
 
 from repo_stream import sync
 from repo_stream.arguments import check_flag
-from repo_stream.arrow.batching import Collector, OnProblem, walk
+from repo_stream.arrow.batching import Collector, OnProblem, walk, with_last
 from repo_stream.arrow.problems import Problems
 from repo_stream.arrow.sources import ArrowSources, Given, expand
 from repo_stream.drivers.keywords import OpenKeywords
@@ -85,6 +85,11 @@ class Scan:
         told_builder(len, "raise", gaps=False, keywords=keywords)  # what is wrong is told now
         return cls(expand(sources), on_error, checked, earlier_keys, keywords)
 
+    @property
+    def title(self) -> str:
+        """The name of the source, or how many there are."""
+        return self.sources[0].name if len(self.sources) == 1 else f"{len(self.sources):,} sources"
+
     async def batches(
         self, processor: Processor[Any], walk: Walk, problems: Problems
     ) -> AsyncGenerator[Any]:
@@ -113,7 +118,7 @@ class Scan:
                     async for batch in one:
                         yield batch
 
-    async def collected(
+    def collected(
         self, processor: Processor[Any], collector: Collector, problems: Problems
     ) -> AsyncGenerator[Any]:
         """Collect the records of all sources, and yield them in batches.
@@ -131,16 +136,7 @@ class Scan:
         found = self.batches(
             processor, lambda repo, on_problem: walk(repo, collector, on_problem), problems
         )
-        try:
-            async with aclosing(found):
-                async for batch in found:
-                    yield batch
-        except Exception:
-            if collector.rows:
-                yield collector.take()
-            raise
-        if collector.rows:
-            yield collector.take()
+        return with_last(found, collector)
 
     async def _batches_of(
         self,

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 from repo_stream.arrow.columns import COLUMNS, pyarrow, schema_of
 
 __all__ = [
-    "COLUMNS",
+    "FIXED",
     "OTHER",
     "Field",
     "Kind",

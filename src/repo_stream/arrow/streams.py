@@ -16,7 +16,7 @@ from typing import Any
 
 from repo_stream.arrow.columns import pyarrow
 from repo_stream.arrow.problems import Problems
-from repo_stream.loop_thread import loop_thread
+from repo_stream.loop_thread import iterate, loop_thread
 
 __all__ = ["ArrowStream"]
 
@@ -58,7 +58,7 @@ class ArrowStream:
         """
         problems = self._problems = Problems(listing=self._listing)
         with loop_thread() as loop:
-            yield from loop.iterate(self._scan(problems))
+            yield from iterate(loop, self._scan(problems))
 
     def to_reader(self) -> Any:  # noqa: ANN401 - pyarrow has no types
         """Return a `pyarrow.RecordBatchReader` of a new scan, which raises errors as they are."""

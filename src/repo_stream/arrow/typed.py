@@ -63,9 +63,7 @@ class Table(ArrowStream):
         self._inferring = Lock()
 
     def __repr__(self) -> str:
-        count = len(self._how.sources)
-        what = self._how.sources[0].name if count == 1 else f"{count:,} sources"
-        return f"<Table of {self._collection} in {what}>"
+        return f"<Table of {self._collection} in {self._how.title}>"
 
     def __reduce__(self) -> tuple[object, ...]:
         how = (self._how, self._collection, self._schema, self._sample, self._limits)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any, Final, TypeAlias
 
 from repo_stream.arrow.arrays import nullable_text
-from repo_stream.arrow.batching import BATCH_ROWS, Collector, OnProblem, walk_to_end
+from repo_stream.arrow.batching import BATCH_ROWS, Collector, OnProblem, walk, with_last
 from repo_stream.arrow.conversion import arrays_of
 from repo_stream.arrow.shapes import FIXED, fields_of, schema_of_fields
 from repo_stream.drivers.base import RepoDriver
@@ -97,8 +98,9 @@ async def typed_batches(
         ...         return [batch async for batch in typed_batches(repo, inferred.schema())]
     """
     collector = TypedCollector(schema, batch_rows=batch_rows, batch_bytes=batch_bytes)
-    async for batch in walk_to_end(repo, collector, on_problem):
-        yield batch
+    async with aclosing(with_last(walk(repo, collector, on_problem), collector)) as found:
+        async for batch in found:
+            yield batch
 
 
 class TypedCollector(Collector):
