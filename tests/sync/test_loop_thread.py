@@ -19,8 +19,7 @@ import pytest
 import trio
 from anyio.lowlevel import checkpoint
 
-from repo_stream import loop_thread as module
-from repo_stream.loop_thread import loop_thread
+from repo_stream.loop_thread import Block, iterate, loop_thread, shared, thread as module
 
 
 async def ident() -> int:
@@ -83,7 +82,7 @@ def test_the_thread_ends_when_nobody_has_used_it_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_LINGER", 0.01)
-    monkeypatch.setattr(module, "_shared", None)
+    monkeypatch.setattr(shared, "_shared", None)
     with loop_thread() as loop:
         loop.call(add, 1, 1)
     deadline = monotonic() + 10
@@ -115,14 +114,14 @@ def test_errors_that_would_end_a_loop_do_not_end_this_one(kind: type[BaseExcepti
         if kind is not StopIteration:  # which no coroutine can raise
             with pytest.raises(kind):
                 loop.call(fail)
-        with pytest.raises(kind), loop.enter(Watched()):
+        with pytest.raises(kind), Block(loop, Watched()):
             raise kind
         assert loop.call(add, 1, 1) == 2
 
 
 def test_a_context_manager_is_entered_called_and_left_in_one_task() -> None:
     watched = Watched()
-    with loop_thread() as loop, loop.block(watched) as block:
+    with loop_thread() as loop, Block(loop, watched) as block:
         block.call(watched.work)
         block.call(watched.work)
     assert len(watched.tasks) == 4
@@ -132,7 +131,7 @@ def test_a_context_manager_is_entered_called_and_left_in_one_task() -> None:
 def test_a_context_manager_sees_the_error_of_the_block() -> None:
     watched = Watched()
     mine = LookupError("mine")
-    with pytest.raises(LookupError) as caught, loop_thread() as loop, loop.enter(watched):
+    with pytest.raises(LookupError) as caught, loop_thread() as loop, Block(loop, watched):
         raise mine
     assert caught.value is mine
     assert watched.seen is mine
@@ -144,14 +143,14 @@ def test_a_context_manager_can_suppress_an_error() -> None:
         with suppress(LookupError):
             yield
 
-    with loop_thread() as loop, loop.enter(suppressing()):
+    with loop_thread() as loop, Block(loop, suppressing()):
         raise LookupError
 
 
 def test_what_was_entered_can_be_used_after_the_block_of_the_thread() -> None:
     watched = Watched()
     with loop_thread() as loop:
-        block = loop.block(watched)
+        block = Block(loop, watched)
         block.__enter__()
     block.call(watched.work)
     block.__exit__(None, None, None)
@@ -173,7 +172,7 @@ def test_a_task_of_the_context_manager_that_fails_ends_the_calls() -> None:
     with (
         loop_thread() as loop,
         pytest.raises(ExceptionGroup) as caught,
-        loop.block(failing()) as it,
+        Block(loop, failing()) as it,
     ):
         it.call(anyio.sleep, 60)
     assert isinstance(caught.value.exceptions[0], LookupError)
@@ -182,7 +181,7 @@ def test_a_task_of_the_context_manager_that_fails_ends_the_calls() -> None:
 def test_an_iterator_is_asked_only_for_what_is_taken_and_closed_when_it_is_dropped() -> None:
     log: list[str] = []
     with loop_thread() as loop:
-        iterated = loop.iterate(numbers(log))
+        iterated = iterate(loop, numbers(log))
         assert log == []
         assert next(iterated) == 0
         assert log == ["makes 0"]
@@ -193,7 +192,7 @@ def test_an_iterator_is_asked_only_for_what_is_taken_and_closed_when_it_is_dropp
 def test_an_iterator_is_closed_at_its_end() -> None:
     log: list[str] = []
     with loop_thread() as loop:
-        assert list(loop.iterate(numbers(log))) == [0, 1, 2, 3, 4]
+        assert list(iterate(loop, numbers(log))) == [0, 1, 2, 3, 4]
     assert log[-1] == "closed"
 
 
@@ -214,7 +213,7 @@ def test_several_threads_use_the_loop_at_once() -> None:
 
 def test_one_thread_at_a_time_calls_a_block() -> None:
     entered, go_on = threading.Event(), anyio.Event
-    with loop_thread() as loop, loop.block(Watched()) as block:
+    with loop_thread() as loop, Block(loop, Watched()) as block:
         waits = loop.call(make, go_on)
 
         async def wait() -> None:
@@ -270,7 +269,7 @@ def test_calls_see_the_context_variables_of_their_thread() -> None:
 def test_a_block_that_is_dropped_warns_and_is_left() -> None:
     watched = Watched()
     with loop_thread() as loop:
-        block = loop.block(watched)
+        block = Block(loop, watched)
         block.__enter__()
         with pytest.warns(ResourceWarning, match="Watched.* was not closed; use `with`"):
             del block
@@ -306,7 +305,7 @@ def test_an_interrupted_call_is_cancelled_and_awaited_before_the_interrupt_comes
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_process_has_a_thread_of_its_own() -> None:
-    with loop_thread() as loop, loop.block(Watched()) as block:
+    with loop_thread() as loop, Block(loop, Watched()) as block:
         child = os.fork()
         if child == 0:
             code = 1

@@ -11,7 +11,7 @@ import pytest
 
 import repo_stream
 from repo_stream import BadSignature, HandleNotFound, sync
-from repo_stream.loop_thread import loop_thread
+from repo_stream.loop_thread import Block, loop_thread
 from repo_stream.testing import AtprotoNetwork
 
 NOTES = {f"com.example.note/{n:03}": {"n": n} for n in range(50)}
@@ -24,7 +24,7 @@ def network(atproto_network: AtprotoNetwork) -> Iterator[sync.Network]:
     client = atproto_network.client()
     with (
         loop_thread() as loop,
-        loop.enter(client),
+        Block(loop, client),
         sync.Network(
             client,
             resolver=atproto_network.resolver,

@@ -20,7 +20,7 @@ from repo_stream.arrow.problems import Problems as ScanProblems, ScanProblem
 from repo_stream.arrow.scanning import Scan
 from repo_stream.arrow.sources import Given
 from repo_stream.ipld.cid import Cid
-from repo_stream.loop_thread import loop_thread
+from repo_stream.loop_thread import iterate, loop_thread
 from repo_stream.opening import Repo
 from repo_stream.process import Processor
 from repo_stream.ray.files import FileSystem, opened_file
@@ -99,7 +99,7 @@ def read_sources(plan: Plan, sources: Sequence[Source]) -> Iterator[Any]:
     batches = _batches(plan, sources, row_processor(read, plan.json_form), collector, found)
     yield to_block([], collector.schema)
     try:
-        with loop_thread() as loop, closing(loop.iterate(batches)) as iterator:
+        with loop_thread() as loop, closing(iterate(loop, batches)) as iterator:
             for batch in iterator:
                 yield to_block([batch], collector.schema)
     except (Exception, GeneratorExit):  # the latter if Ray needs no more rows

@@ -27,7 +27,7 @@ class Network(Face):
         real = resolving.Network(*args, **keywords)
         with loop_thread() as loop:
             self._loop: LoopThread = loop
-            block: Block[Any] = loop.block(real)
+            block: Block[Any] = Block(loop, real)
             block.__enter__()
         super().__init__(real, block)
 

@@ -241,7 +241,7 @@ class Opening(AbstractContextManager[F], Generic[F]):
 
     def __enter__(self) -> F:
         with loop_thread() as loop:
-            self._block = block = loop.block(self._manager)
+            self._block = block = Block(loop, self._manager)
             block.__enter__()
         return self._face(block.value, block)
 
