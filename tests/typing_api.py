@@ -52,6 +52,7 @@ from repo_stream import (
     ServerFailed,
     StreamDriver,
     TreeNode,
+    arrow,
     atproto_json,
     blob_faults,
     blobs,
@@ -366,6 +367,46 @@ def sync_files_and_accounts(source: Path, who: str) -> None:
         assert_type(of_account.account, Account)
         assert_type(next(of_account), tuple[str, dict[str, Any]])
     assert_type(sync.get_record(who, block_processor=len), Output[int] | None)
+
+
+# --- Arrow ----------------------------------------------------------------------------------------
+
+
+def arrow_streams(source: Path, network: sync.Network) -> None:
+    found = arrow.records(
+        [source, "cars/*.car", b""],
+        columns=["uri", "record"],
+        collections=["app.bsky.feed.post"],
+        on_error="report",
+        network=network,
+        mem_limit_mb=4,
+    )
+    assert_type(found, arrow.Records)
+    assert_type(found.select("uri"), arrow.Records)
+    assert_type(found.columns, tuple[str, ...])
+    for problem in found.problems:
+        assert_type(problem, arrow.ScanProblem)
+        assert_type((problem.source, problem.key), tuple[str, str | None])
+    posts = arrow.table(source, collection="app.bsky.feed.post", sample=100, network=Network)
+    assert_type(posts, arrow.Table)
+    assert_type(posts.collection, str)
+    assert_type(posts.problems, arrow.Problems)
+    streams: list[arrow.ArrowStream] = [found, posts]
+    # pyarrow has no types
+    assert_type([batch for stream in streams for batch in stream.batches()], list[Any])
+    assert_type(arrow.expand(source), list[arrow.Given])
+
+
+async def arrow_batches(source: Path) -> None:
+    async with open_car(source, block_processor=arrow.row_processor(["uri"])) as repo:
+        assert_type([batch async for batch in arrow.batches(repo, ["uri"])], list[Any])
+    async with open_car(source, block_processor=arrow.typed_processor()) as typed:
+        inferred = arrow.Inferred()
+        async for _, row in typed:
+            assert_type(row, arrow.TypedRow)
+            inferred.add(row[0])
+        schema = inferred.schema()
+        assert_type([batch async for batch in arrow.typed_batches(typed, schema)], list[Any])
 
 
 def version() -> None:

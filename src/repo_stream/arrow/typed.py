@@ -196,9 +196,10 @@ def table(
         collection: the NSID of the collection.
         schema: the columns of the records, to be taken as they are: the `schema` of another
             `Table`, so that many files have one; or any that has fields of the types above, and
-            their other widths. Links and JSON fit columns whose metadata says so, as above. `uri`
-            and the other columns of each `Table` need not be in it. It is a `pyarrow.Schema`, or
-            what `pyarrow.schema` takes.
+            their other widths. Links and JSON fit columns whose metadata says so, as above; a
+            schema that has been through DuckDB or Polars has lost it, so that they are in `other`.
+            `uri` and the other columns of each `Table` need not be in it. It is a `pyarrow.Schema`,
+            or what `pyarrow.schema` takes.
         sample: from how many records to infer the schema, the first ones; `None` is all. What only
             later records have is in `other`.
         on_error: see `records`. Problems are those of the scan, not of the first pass.
