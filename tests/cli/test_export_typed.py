@@ -189,18 +189,26 @@ def test_folder_is_brought_up_to_date_or_left_alone(
     assert [row["n"] for row in rows(folder / f"{LIKE}.parquet")] == [9]
 
 
-def test_too_many_collections_are_named_not_written(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ("_MOST_COLLECTIONS", "there are more than 2 collections"),
+        ("_MOST_FIELDS", "the records have more than 2 different fields"),
+    ],
+    ids=["collections", "fields"],
+)
+def test_too_many_collections_or_fields_are_not_written(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, said: str
 ) -> None:
-    monkeypatch.setattr(typed, "_MOST_COLLECTIONS", 2)
+    monkeypatch.setattr(typed, limit, 2)
     path, folder = tmp_path / "many.car", tmp_path / "folder"
-    path.write_bytes(build_car({f"a.b.c{n}/1": {} for n in range(3)}))
+    path.write_bytes(build_car({f"a.b.c{n}/1": {"n": n} for n in range(3)}))
     code, out, err = run("export", path, "--typed", "--to-folder", folder)
     assert (code, out) == (1, "")
-    assert err == (
-        f"repo-stream: {folder}: there are more than 2 collections; name some: --collection\n"
-    )
+    assert err == f"repo-stream: {folder}: {said}; name some collections: --collection\n"
     assert not folder.exists()
+    flags = ["--collection", "a.b.c0", "--collection", "a.b.c1", "-q"]
+    assert run("export", path, "--typed", "--to-folder", folder, *flags) == (0, "", "")
 
 
 def test_a_large_collection_has_several_row_groups(

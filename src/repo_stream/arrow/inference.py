@@ -101,6 +101,11 @@ class Inferred:
         self._top = _Seen()
         self._room = _MOST_FIELDS
 
+    @property
+    def size(self) -> int:
+        """How many fields there are, and items of lists, with all that is nested."""
+        return _MOST_FIELDS - self._room
+
     def add(self, record: dict[str, Any]) -> None:
         """Add a decoded record."""
         self._add_map(self._top, record, 0)

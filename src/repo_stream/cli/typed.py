@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NoReturn
 
 from repo_stream import Commit, Output, RepoStreamError
 from repo_stream.arrow import Inferred, TypedCollector, TypedRow, typed_processor
@@ -29,6 +29,9 @@ __all__ = ["Schemas", "TypedFile", "TypedFiles", "look_at", "typed_files"]
 _ENDING: Final = ".parquet"
 # Each is an open file, if there are several CARs. Real repos have some tens of collections.
 _MOST_COLLECTIONS: Final = 200
+# In all collections together, with what is nested. Each is a column of an open file, which takes
+# some 10 kB. Real repos have some hundreds.
+_MOST_FIELDS: Final = 5000
 # How many bytes wait to be written, in all files together.
 _MOST_COLLECTED: Final = 32 * 1024 * 1024
 
@@ -48,20 +51,28 @@ class Schemas:
         self.failures: dict[str, RepoStreamError | OSError] = {}
         self.path: str = "standard output" if path is None else path
         self._inferred: dict[str, Inferred] = {}
+        self._fields = 0
 
     def add(self, chunk: Iterable[Output[TypedRow]]) -> None:
         """Add records.
 
         Raises:
-            OutputError: if they are of too many collections.
+            OutputError: if they are of too many collections, or have too many fields.
         """
         for name, outputs in groupby(chunk, _name_of):
             inferred = self._inferred.setdefault(name, Inferred())
+            before = inferred.size
             for output in outputs:
                 inferred.add(output.value[0])
-        if len(self._inferred) > _MOST_COLLECTIONS:
-            reason = f"there are more than {_MOST_COLLECTIONS} collections; name some: --collection"
-            raise OutputError(self.path, OSError(0, reason))
+            self._fields += inferred.size - before
+            if len(self._inferred) > _MOST_COLLECTIONS:
+                self._refuse(f"there are more than {_MOST_COLLECTIONS:,} collections")
+            if self._fields > _MOST_FIELDS:
+                self._refuse(f"the records have more than {_MOST_FIELDS:,} different fields")
+
+    def _refuse(self, reason: str) -> NoReturn:
+        reason = f"{reason}; name some collections: --collection"
+        raise OutputError(self.path, OSError(0, reason))
 
     def of(self, name: str) -> Any:  # noqa: ANN401 - pyarrow has no types
         """Return the schema of the file with a name."""
