@@ -7,6 +7,7 @@ from collections.abc import Generator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import anyio
 import pytest
@@ -20,7 +21,7 @@ fsspec: Any = import_module("fsspec")
 arrow_fs: Any = import_module("pyarrow.fs")
 
 CAR = build_car({"com.example.note/1": {"n": 1}})
-NAMES = ["a.car", "b.car.gz", "inside/c.car", "notes.txt"]
+NAMES = ["a.car", "b.car.gz", "inside/c.car", "notes.txt", "d[1].car", ".x.car", ".x/x.car"]
 
 
 @pytest.fixture
@@ -34,8 +35,8 @@ def memory() -> Generator[Any]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "inside").mkdir()
     for name in NAMES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(CAR)
     return tmp_path
 
@@ -47,8 +48,10 @@ def names_of(path: str, system: Any = None) -> list[str]:
 @pytest.mark.parametrize(
     ("asked", "found"),
     [
-        pytest.param("", ["a.car", "b.car.gz", "inside/c.car"], id="folder"),
-        pytest.param("/*", ["a.car", "b.car.gz", "notes.txt"], id="pattern"),
+        pytest.param("", ["a.car", "b.car.gz", "d[1].car", "inside/c.car"], id="folder"),
+        pytest.param("/*", ["a.car", "b.car.gz", "d[1].car", "notes.txt"], id="pattern"),
+        pytest.param("/.x/*", [".x/x.car"], id="hidden"),
+        pytest.param("/d[1].car", ["d[1].car"], id="name-like-a-pattern"),
         pytest.param("/**/c.car", ["inside/c.car"], id="deep-pattern"),
         pytest.param("/notes.txt", ["notes.txt"], id="file"),
         pytest.param("/no.car", ["no.car"], id="missing"),
@@ -70,7 +73,7 @@ def test_a_path_stands_for_the_same_on_all_file_systems(
 @pytest.mark.usefixtures("memory")
 def test_sizes_are_looked_up() -> None:
     found = [*listed(["memory://cars/*.car", "memory://cars/no.car", "did:web:a.example"], None)]
-    assert [[file.size for file in files] for files in found] == [[len(CAR)], [None], [None]]
+    assert [[file.size for file in files] for files in found] == [[len(CAR)] * 2, [None], [None]]
 
 
 @pytest.mark.parametrize("path", ["memory://cars/x*", "memory://cars/inside/*.gz", "no/*.car"])
@@ -78,6 +81,27 @@ def test_sizes_are_looked_up() -> None:
 def test_a_pattern_without_files_is_an_error(path: str) -> None:
     with pytest.raises(FileNotFoundError, match=r"file|CAR"):
         names_of(path)
+
+
+def test_a_file_system_can_be_a_file_of_another(tmp_path: Path) -> None:
+    with ZipFile(tmp_path / "cars.zip", "w") as cars:
+        for name in NAMES:
+            cars.writestr(name, CAR)
+    there = f"zip://{{}}::{tmp_path}/cars.zip".format
+    assert names_of(there("inside/c.car")) == [there("inside/c.car")]
+    assert names_of(there("*.car")) == [there("a.car"), there("d[1].car")]
+
+    async def did() -> str:
+        [[file]] = listed([there("a.car")], None)
+        async with opened_file(file.given.name, file.remote or "", None) as source:
+            return (await load_commit(source)).did
+
+    assert anyio.run(did) == DID
+
+
+def test_a_path_is_no_name() -> None:
+    [[file], [name]] = listed([Path("alice.example.com"), "alice.example.com"], None)
+    assert (file.given.kind, name.given.kind) == ("file", "account")
 
 
 def test_the_package_of_a_file_system_is_named() -> None:

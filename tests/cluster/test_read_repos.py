@@ -144,9 +144,14 @@ def die_once(marker: str, after: str) -> None:
 
 
 def test_rows_are_those_of_records(folder: Path) -> None:
+    data = (folder / "010.car").read_bytes()
+    every_other = memoryview(bytes(byte for byte in data for _ in "ab"))[::2]
     sources: list[ArrowSource] = [
         str(folder / "00*.car"),
-        (folder / "010.car").read_bytes(),
+        data,
+        folder / "050.car",
+        bytearray(data),
+        every_other,
         folder / "050.car",
     ]
     assert table_of(read(sources)) == records(sources).to_reader().read_all()
@@ -311,6 +316,14 @@ def test_accounts_are_downloaded_by_workers() -> None:
 
 
 # --- Arguments ------------------------------------------------------------------------------------
+
+
+def test_what_can_only_be_read_once_is_refused(folder: Path) -> None:
+    with (folder / "000.car").open("rb") as file:
+        given: Any = file
+        for sources in (given, [given]):
+            with pytest.raises(TypeError, match="can only be read once"):
+                read(sources)
 
 
 def test_a_report_needs_a_place() -> None:

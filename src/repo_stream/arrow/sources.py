@@ -11,11 +11,11 @@ import os
 from collections.abc import AsyncIterable, Iterable
 from errno import ENOENT
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeGuard, cast
 
 from repo_stream.syntax import AT_SCHEME, is_handle
 
-__all__ = ["ArrowSource", "ArrowSources", "Given", "expand"]
+__all__ = ["ArrowSource", "ArrowSources", "Given", "each_source", "expand"]
 
 #: The path of a file or a folder, a glob, the name of an account, or the bytes of a CAR.
 ArrowSource: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview"
@@ -72,16 +72,39 @@ def expand(sources: ArrowSources) -> list[Given]:
         >>> expand(["alice.example.com", "alice.car", b""])[0].kind
         'account'
     """
-    if isinstance(sources, (str, os.PathLike, bytes, bytearray, memoryview)):
-        return _expanded(sources, 0)
-    if _is_read_once(sources):
-        raise TypeError(f"{_shown(sources)} {_READ_ONCE}")
-    found = [
-        given for at, source in enumerate(_several(sources)) for given in _expanded(source, at)
+    return [
+        given for at, source in enumerate(each_source(sources)) for given in _expanded(source, at)
     ]
+
+
+def each_source(sources: ArrowSources) -> list[ArrowSource]:
+    """Return the sources one by one.
+
+    Raises:
+        TypeError: if a source is of another type, or can only be read once.
+        ValueError: if there are no sources.
+    """
+    if _is_source(sources):
+        return [sources]
+    _refuse_read_once(sources)
+    found: list[ArrowSource] = []
+    for source in _several(sources):
+        _refuse_read_once(source)
+        if not _is_source(source):
+            raise TypeError(_no_source(source))
+        found.append(source)
     if not found:
         raise ValueError("there are no sources")
     return found
+
+
+def _is_source(source: object) -> TypeGuard[ArrowSource]:
+    return isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview))
+
+
+def _refuse_read_once(source: object) -> None:
+    if _is_read_once(source):
+        raise TypeError(f"{_shown(source)} {_READ_ONCE}")
 
 
 def _several(sources: object) -> Iterable[object]:
@@ -90,17 +113,11 @@ def _several(sources: object) -> Iterable[object]:
     return cast("Iterable[object]", sources)
 
 
-def _expanded(source: object, at: int) -> list[Given]:
+def _expanded(source: ArrowSource, at: int) -> list[Given]:
     if isinstance(source, (bytes, bytearray, memoryview)):
-        copied = bytes(cast("bytes", source))  # nobody can change it between two scans
+        copied = bytes(source)  # nobody can change it between two scans
         return [Given(f"sources[{at}]", copied, "bytes")]
-    if _is_read_once(source):
-        raise TypeError(f"{_shown(source)} {_READ_ONCE}")
-    if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(_no_source(source))
-    text: str | bytes = os.fspath(source)
-    if not isinstance(text, str):
-        text = os.fsdecode(text)
+    text = os.fsdecode(source)
     if os.path.isdir(text):  # noqa: PTH112 - of a text that may be no path
         return _in_folder(text)
     if os.path.lexists(text):

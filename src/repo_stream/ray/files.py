@@ -17,6 +17,7 @@ from functools import partial
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
+from re import IGNORECASE, compile as compile_regex
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import anyio
@@ -36,6 +37,9 @@ T = TypeVar("T")
 
 # What is a CAR in a folder.
 _CARS: Final = (".car", ".car.gz", ".car.zst")
+# How a path begins that names its file system; also that of a file which is one, as in
+# zip://repo.car::s3://bucket/cars.zip.
+_SCHEME: Final = compile_regex(r"[a-z0-9+:-]+://", IGNORECASE)
 # How many files are looked up at once, and how many one after the other in each thread.
 _LOOKUPS: Final = 32
 _IN_A_ROW: Final = 64
@@ -57,8 +61,7 @@ class File(NamedTuple):
 
 def _has_scheme(path: str) -> bool:
     """Return whether a path names its file system, as `s3://bucket/repo.car` does."""
-    scheme, found, _ = path.partition("://")
-    return bool(found) and scheme.replace("+", "").replace("-", "").isalnum() and scheme != "at"
+    return _SCHEME.match(path) is not None and not path.startswith(AT_SCHEME)
 
 
 def as_file_system(given: object) -> FileSystem:
@@ -82,12 +85,15 @@ def as_file_system(given: object) -> FileSystem:
     )
 
 
-def listed(paths: Sequence[str], system: FileSystem | None) -> Iterator[list[File]]:
+def listed(
+    paths: Sequence[str | os.PathLike[str]], system: FileSystem | None
+) -> Iterator[list[File]]:
     """Look up what texts stand for: for each, its files in order, or the name of an account.
 
     Args:
-        paths: files, folders with CARs, or patterns, also on other file systems; or names. If it is
-            not known whether a file is there, or how large it is, whoever opens it learns why.
+        paths: files, folders with CARs, or patterns, also on other file systems; or names. Hidden
+            files are left out. If it is not known whether a file is there, or how large it is,
+            whoever opens it learns why.
         system: the file system of all the paths; `None` if each names its own.
 
     Raises:
@@ -110,12 +116,14 @@ def _in_parts(items: Iterable[T], length: int) -> Iterator[list[T]]:
         yield part
 
 
-def _look_up(path: str, *, system: FileSystem | None) -> list[File]:
-    if path.startswith(("did:", AT_SCHEME)) or (system is None and not _has_scheme(path)):
+def _look_up(path: str | os.PathLike[str], *, system: FileSystem | None) -> list[File]:
+    text = os.fsdecode(path)
+    is_name = isinstance(path, str) and path.startswith(("did:", AT_SCHEME))
+    if is_name or (system is None and not _has_scheme(text)):
         return [_file_here(given) for given in expand(path)]
-    own = system_of(path) if system is None else system
-    inside: str = own._strip_protocol(path)  # noqa: SLF001 - it is what file systems override
-    return _look_up_there(own, path, inside)
+    if system is None:
+        return _look_up_there(*_in_system(text), text)
+    return _look_up_there(system, system._strip_protocol(text), text)  # noqa: SLF001 - a hook of it
 
 
 def _file_here(given: Given) -> File:
@@ -133,43 +141,53 @@ def _file_here(given: Given) -> File:
 # --- On other file systems ------------------------------------------------------------------------
 
 
-def _look_up_there(system: FileSystem, label: str, path: str) -> list[File]:
-    if glob.has_magic(path):
-        found = system.glob(path, detail=True)
-        return _some(_files_in(system, found, label), label)
+def _look_up_there(system: FileSystem, path: str, label: str) -> list[File]:
     try:
         info: dict[str, Any] = system.info(path)  # Any: fsspec has no types
     except OSError:
+        if glob.has_magic(path):
+            found = system.glob(path, detail=True)
+            return _some(_files_in(system, found, path, label), label)
         return [_file_there(label, path, None)]
     if info["type"] == "directory":
         found = system.find(path, detail=True)
         cars = {each: about for each, about in found.items() if _is_car(each)}
-        return _some(_files_in(system, cars, label), label)
+        return _some(_files_in(system, cars, path, label), label)
     return [_file_there(label, path, info.get("size"))]
 
 
-def _files_in(system: FileSystem, found: dict[str, Any], given: str) -> list[File]:
-    name: Callable[[str], str] = system.unstrip_protocol if _has_scheme(given) else str
+def _files_in(system: FileSystem, found: dict[str, Any], asked: str, label: str) -> list[File]:
+    def name(path: str) -> str:
+        if not _has_scheme(label):
+            return path
+        _, chained, outer = label.partition("::")
+        return f"{system.unstrip_protocol(path)}{chained}{outer}"
+
     return [
         _file_there(name(path), path, about.get("size"))
         for path, about in sorted(found.items())
-        if about["type"] != "directory"
+        if about["type"] != "directory" and (_is_hidden(asked) or not _is_hidden(path))
     ]
+
+
+def _is_hidden(path: str) -> bool:
+    return "/." in f"/{path}"
 
 
 def _file_there(name: str, path: str, size: int | None) -> File:
     return File(Given(name, name, "file"), size, path)
 
 
-def system_of(url: str) -> FileSystem:
-    """Return the file system that a URL names.
+def _in_system(url: str) -> tuple[FileSystem, str]:
+    """Return the file system that a URL names, and its path there.
 
     Raises:
         ImportError: if its package is not installed; the message names it.
         ValueError: if there is no such file system.
     """
     core: Any = _fsspec().core  # Any: fsspec has no types
-    return core.url_to_fs(url)[0]
+    found: tuple[FileSystem, str] = core.url_to_fs(url)
+    return found
 
 
 def _is_car(path: str) -> bool:
@@ -233,7 +251,7 @@ async def opened_file(name: str, path: str, system: FileSystem | None) -> AsyncG
     Raises:
         OSError: if it cannot be opened, or in the block, if it cannot be read.
     """
-    of_file = system_of(name) if system is None else system
+    of_file = _in_system(name)[0] if system is None else system
     opened = await _in_thread(partial(of_file.open, path, "rb", compression="infer"))
     try:
         yield _Stream(opened)

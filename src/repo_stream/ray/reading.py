@@ -8,15 +8,15 @@ from __future__ import annotations
 # `takes` fills in every keyword.
 # pyright: reportTypedDictNotRequiredAccess=false
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack
 
 from repo_stream.arguments import check_kind, check_whole
 from repo_stream.arrow.batching import BATCH_BYTES, BATCH_ROWS, JsonForm, row_processor
 from repo_stream.arrow.columns import chosen
 from repo_stream.arrow.scanning import OnBadSource, Scan
-from repo_stream.arrow.sources import ArrowSources, Given
+from repo_stream.arrow.sources import ArrowSources, Given, each_source
 from repo_stream.drivers.keywords import OpenKeywords, takes
 from repo_stream.ray.files import FileSystem, as_file_system, listed
 from repo_stream.ray.problems import Problems, import_ray
@@ -137,7 +137,7 @@ def read_repos(
         network=network,
         problems=problems,
     )
-    found = _found(_several(sources), plan.filesystem)
+    found = _found(sources, plan.filesystem)
     options = {"concurrency": concurrency, "num_cpus": num_cpus, "memory": memory}
     from repo_stream.ray.datasource import RepoDatasource  # noqa: PLC0415 - imports Ray
 
@@ -180,18 +180,8 @@ def _check_for_workers(network: object, keywords: OpenKeywords) -> None:
 
 # --- Sources --------------------------------------------------------------------------------------
 
-_BYTES = (bytes, bytearray, memoryview)
 
-
-def _several(sources: object) -> list[object]:
-    if isinstance(sources, (str, os.PathLike, *_BYTES)):
-        return [cast("object", sources)]
-    if not isinstance(sources, Iterable):
-        raise TypeError(f"sources must be a list of paths, names or bytes, not {sources!r}")
-    return [*cast("Iterable[object]", sources)]
-
-
-def _found(sources: Sequence[object], system: FileSystem | None) -> list[Source]:
+def _found(sources: ArrowSources, system: FileSystem | None) -> list[Source]:
     """Return all repos of sources, in order.
 
     Raises:
@@ -199,23 +189,16 @@ def _found(sources: Sequence[object], system: FileSystem | None) -> list[Source]
         TypeError: if something is not a source.
         ValueError: if there are no sources.
     """
-    if not sources:
-        raise ValueError("there are no sources")
-    found: list[list[Source]] = [[] for _ in sources]
-    paths: dict[int, str] = {}
-    for at, source in enumerate(sources):
-        if isinstance(source, _BYTES):
-            found[at] = [_stored(cast("bytes", source), at)]
-        elif isinstance(source, (str, os.PathLike)):
-            paths[at] = os.fspath(cast("str", source))
+    each = each_source(sources)
+    paths = [source for source in each if isinstance(source, (str, os.PathLike))]
+    files = listed(paths, system)
+    found: list[Source] = []
+    for at, source in enumerate(each):
+        if isinstance(source, (str, os.PathLike)):
+            found += [Source(*file) for file in next(files)]
         else:
-            raise TypeError(
-                f"sources[{at}] must be a path, a URL, the name of an account or bytes, "
-                f"not {source!r}"
-            )
-    for at, files in zip(paths, listed([*paths.values()], system), strict=True):
-        found[at] = [Source(*file) for file in files]
-    return [source for of_one in found for source in of_one]
+            found.append(_stored(bytes(source), at))
+    return found
 
 
 def _stored(data: bytes, at: int) -> Source:
