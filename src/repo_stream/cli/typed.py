@@ -3,8 +3,8 @@
 Records are read twice: what the columns are is known when all of them were seen. What cannot be
 read twice is kept in a temporary file meanwhile.
 
-The records of a collection come one after the other in a repo. So of one repo, one file after the
-other is written; of several, all files are open to the end.
+The records of a collection come one after the other in a repo, but not those of several repos. So
+all files are open to the end.
 """
 
 from __future__ import annotations
