@@ -12,7 +12,7 @@ import pytest
 
 from repo_stream import Network, sync
 from repo_stream.arrow import expand, records
-from repo_stream.loop_thread import loop_thread
+from repo_stream.loop_thread import Block, loop_thread
 from repo_stream.testing import AtprotoNetwork, build_car
 
 pytest.importorskip("pyarrow")
@@ -187,7 +187,7 @@ def test_a_network_without_async_serves_all_scans_and_stays_open(
         "resolver": atproto_network.resolver,
         "directory": atproto_network.directory,
     }
-    with loop_thread() as loop, loop.enter(client), sync.Network(client, **world) as network:
+    with loop_thread() as loop, Block(loop, client), sync.Network(client, **world) as network:
         stream = records("alice.example.com", network=network, columns=["rkey"])
         for _ in range(2):
             assert [batch.num_rows for batch in stream.batches()] == [1]
