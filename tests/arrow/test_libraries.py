@@ -54,6 +54,11 @@ def in_polars_from_arrow(found: Any) -> Any:
     return polars.from_arrow(found).struct.unnest().rows()
 
 
+def in_polars_lazily(found: Any) -> Any:
+    """Batch by batch, without holding all of it; for one `collect`."""
+    return polars.scan_arrow_c_stream(found).collect().rows()
+
+
 def in_pandas(found: Any) -> Any:
     return [*pandas.DataFrame.from_arrow(found).itertuples(index=False)]
 
@@ -71,6 +76,7 @@ READERS: list[Callable[[Any], Any]] = [
     in_duckdb_registered,
     in_polars,
     in_polars_from_arrow,
+    in_polars_lazily,
     in_pandas,
     in_pyarrow,
     in_pyarrow_reader,

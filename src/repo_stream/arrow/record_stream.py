@@ -131,7 +131,8 @@ def records(
     Readers:
 
     - DuckDB: `duckdb.sql("from r where ...")` with the stream in a variable `r`, or `register`.
-    - Polars: `polars.DataFrame(r)`.
+    - Polars: `polars.DataFrame(r)`; `polars.scan_arrow_c_stream(r)` does not hold all of it, and
+      can be collected once.
     - pandas: `pandas.DataFrame.from_arrow(r)`.
     - pyarrow: `pyarrow.table(r)`, or `r.batches()` for one batch after the other.
 
