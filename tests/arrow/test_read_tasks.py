@@ -11,10 +11,10 @@ import pytest
 
 from repo_stream import TruncatedCar
 from repo_stream.arrow import Given, ScanProblem, records
-from repo_stream.arrow.scanning import OnBadSource, Scan
+from repo_stream.arrow.scanning import OnBadSource
 from repo_stream.ray.grouping import groups_of
 from repo_stream.ray.problems import Kept
-from repo_stream.ray.tasks import Plan, Source, read_sources
+from repo_stream.ray.tasks import Plan, Source, WorkerScan, read_sources
 from repo_stream.testing import RawRecord, build_car
 
 pa: Any = import_module("pyarrow")  # Any: it has no types
@@ -71,15 +71,13 @@ class Told:
 
 
 def plan_of(on_error: OnBadSource = "raise", told: Told | None = None, **changes: Any) -> Plan:
-    scan = Scan(sources=[], on_error=on_error, network=None, earlier_keys=False, keywords={})
+    scan = WorkerScan(sources=[], on_error=on_error, network=None, earlier_keys=False, keywords={})
     problems: Any = told  # in the place of an actor
     plain: dict[str, Any] = {
         "columns": ("uri", "record"),
         "json_form": "atproto",
         "batch_rows": 2,
         "batch_bytes": MB,
-        "filesystem": None,
-        "network": None,
     }
     plain |= {"scan": scan, "problems": problems}
     return Plan(**plain | changes)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from repo_stream.arrow.arrays import nullable_text
 from repo_stream.arrow.columns import pyarrow
 from repo_stream.ipld.cid import Cid
 
-__all__ = ["Problems", "ScanProblem"]
+__all__ = ["Problems", "ScanProblem", "table_of"]
 
 # Problems to list, of some 500 bytes each. A folder of a million CARs can have as many.
 _LISTED: Final = 10_000
@@ -72,32 +72,45 @@ class Problems:
     ) -> None:
         """Note a problem."""
         self.count += 1
-        if self._listing and len(self._listed) < _LISTED:
+        if self._listing:
             text = None if cid is None else str(cid)
-            name = type(error).__name__
-            self._listed.append(ScanProblem(source, did, key, text, name, str(error)))
+            self._list(ScanProblem(source, did, key, text, type(error).__name__, str(error)))
+
+    def _list(self, problem: ScanProblem) -> None:
+        """List a problem; a subclass may keep it elsewhere."""
+        if len(self._listed) < _LISTED:
+            self._listed.append(problem)
 
     @property
     def schema(self) -> Any:  # noqa: ANN401 - pyarrow has no types
         """The `pyarrow.Schema` of the stream."""
-        arrow = pyarrow()
-        always = {"source", "error", "message"}
-        return arrow.schema(
-            [
-                arrow.field(name, arrow.string(), nullable=name not in always)
-                for name in ScanProblem._fields
-            ]
-        )
+        return _schema()
 
     def __arrow_c_schema__(self) -> object:
         return self.schema.__arrow_c_schema__()
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        arrow, schema = pyarrow(), self.schema
-        rows = [
-            [text and text.encode(errors="backslashreplace").decode() for text in problem]
-            for problem in self._listed
+        return table_of(self._listed).__arrow_c_stream__(requested_schema)
+
+
+def table_of(problems: Iterable[ScanProblem]) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """Return problems as a `pyarrow.Table`."""
+    rows = [
+        # The name of a file may be any bytes.
+        [text and text.encode(errors="backslashreplace").decode() for text in problem]
+        for problem in problems
+    ]
+    schema = _schema()
+    columns = [nullable_text([row[at] for row in rows]) for at in range(len(schema))]
+    return pyarrow().Table.from_arrays(columns, schema=schema)
+
+
+def _schema() -> Any:  # noqa: ANN401 - pyarrow has no types
+    arrow = pyarrow()
+    always = {"source", "error", "message"}
+    return arrow.schema(
+        [
+            arrow.field(name, arrow.string(), nullable=name not in always)
+            for name in ScanProblem._fields
         ]
-        columns = [nullable_text([row[at] for row in rows]) for at in range(len(schema))]
-        table = arrow.Table.from_arrays(columns, schema=schema)
-        return table.__arrow_c_stream__(requested_schema)
+    )

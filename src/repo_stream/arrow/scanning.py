@@ -6,7 +6,7 @@ import errno
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, Self, TypeAlias, cast
 
 from repo_stream import sync
 from repo_stream.arguments import check_flag
@@ -63,7 +63,7 @@ class Scan:
         network: ScanNetwork | None,
         earlier_keys: bool,
         keywords: OpenKeywords,
-    ) -> Scan:
+    ) -> Self:
         """Check the arguments, and find the files.
 
         Raises:
@@ -152,7 +152,7 @@ class Scan:
             problems.add(given.name, error, did=did, key=key, cid=cid)
 
         try:
-            async with self._opened(given, network, processor) as repo:
+            async with self.opened(given, network, processor) as repo:
                 did = repo.commit.did
                 async with aclosing(
                     walk(repo, None if self.on_error == "raise" else note)
@@ -165,9 +165,16 @@ class Scan:
                 raise
             problems.add(given.name, error, did=did)
 
-    def _opened(
+    def opened(
         self, given: Given, network: Network | None, processor: Processor[Any]
     ) -> AbstractAsyncContextManager[Repo[Any]]:
+        """Open a source; a subclass may have others.
+
+        Args:
+            given: the source.
+            network: finds accounts.
+            processor: the block processor.
+        """
         keywords: Any = {**self.keywords, "block_processor": processor}
         if self.on_error != "raise":
             keywords["on_error"] = "yield"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from repo_stream.arrow.columns import schema_of
+from repo_stream.arrow.columns import pyarrow, schema_of
 from repo_stream.ray.grouping import ASSUMED_BYTES, groups_of
 from repo_stream.ray.tasks import Plan, Source, read_sources
 
@@ -81,7 +81,9 @@ class RepoDatasource(Datasource):
             exec_stats=None,
             input_files=tuple(source.given.name for source in sources),
         )
-        return ReadTask(read_repos, metadata, schema_of(plan.columns), limit)
+        # Ray asks for no columns at all if it only counts rows.
+        schema = schema_of(plan.columns) if plan.columns else pyarrow().schema([])
+        return ReadTask(read_repos, metadata, schema, limit)
 
     def _bytes_of(self, source: Source) -> int:
         size = ASSUMED_BYTES if source.size is None else source.size

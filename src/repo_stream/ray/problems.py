@@ -14,8 +14,7 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from repo_stream.arrow.columns import pyarrow
-from repo_stream.arrow.problems import Problems as ScanProblems, ScanProblem
+from repo_stream.arrow.problems import ScanProblem, table_of
 from repo_stream.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -81,14 +80,7 @@ class Problems:
         Raises:
             RuntimeError: if they were lost, as the actor has ended.
         """
-        rows = [[text and _utf8(text) for text in row] for row in self.rows()]
-        schema = ScanProblems().schema
-        columns = [
-            pyarrow().array([row[at] for row in rows], field.type)
-            for at, field in enumerate(schema)
-        ]
-        table = pyarrow().Table.from_arrays(columns, schema=schema)
-        dataset: Dataset = import_ray().data.from_arrow(table)
+        dataset: Dataset = import_ray().data.from_arrow(table_of(self.rows()))
         return dataset
 
     def tell(self, found: Sequence[ScanProblem], *, instead_of: Sequence[str] = ()) -> None:
@@ -132,11 +124,6 @@ class Kept:
         """Return all problems, by source and key."""
         rows = [row for rows in self._by_source.values() for row in rows.values()]
         return sorted(rows, key=lambda row: (row.source, row.key or "", row.error))
-
-
-def _utf8(text: str) -> str:
-    """Return a text that can be written as UTF-8: the name of a file may be any bytes."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def import_ray() -> Any:  # noqa: ANN401 - an extra, half of which has no types

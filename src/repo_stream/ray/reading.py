@@ -8,22 +8,25 @@ from __future__ import annotations
 # `takes` fills in every keyword.
 # pyright: reportTypedDictNotRequiredAccess=false
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Unpack
 
 from repo_stream.arguments import check_kind, check_whole
 from repo_stream.arrow.batching import BATCH_BYTES, BATCH_ROWS, JsonForm, row_processor
 from repo_stream.arrow.columns import chosen
-from repo_stream.arrow.scanning import OnBadSource, Scan
+from repo_stream.arrow.scanning import OnBadSource
 from repo_stream.arrow.sources import ArrowSources, Given, each_source
 from repo_stream.drivers.keywords import OpenKeywords, takes
 from repo_stream.ray.files import FileSystem, as_file_system, listed
 from repo_stream.ray.problems import Problems, import_ray
-from repo_stream.ray.tasks import NetworkMaker, Plan, Source
+from repo_stream.ray.tasks import Plan, Source, WorkerScan
 
 if TYPE_CHECKING:
     from ray.data import Dataset
+
+    from repo_stream.network.resolving import Network
 
 __all__ = ["read_repos"]
 
@@ -37,7 +40,7 @@ def read_repos(
     problems: Problems | None = None,
     json_form: JsonForm = "atproto",
     filesystem: FileSystem | None = None,
-    network: NetworkMaker | None = None,
+    network: Callable[[], Network] | None = None,
     earlier_keys: bool = False,
     batch_rows: int = BATCH_ROWS,
     batch_bytes: int = BATCH_BYTES,
@@ -132,12 +135,13 @@ def read_repos(
         json_form=json_form,
         batch_rows=batch_rows,
         batch_bytes=batch_bytes,
-        scan=Scan.of(b"", on_error, None, earlier_keys, keywords),
-        filesystem=None if filesystem is None else as_file_system(filesystem),
-        network=network,
+        scan=replace(
+            WorkerScan.of(b"", on_error, network, earlier_keys, keywords),
+            filesystem=None if filesystem is None else as_file_system(filesystem),
+        ),
         problems=problems,
     )
-    found = _found(sources, plan.filesystem)
+    found = _found(sources, plan.scan.filesystem)
     options = {"concurrency": concurrency, "num_cpus": num_cpus, "memory": memory}
     from repo_stream.ray.datasource import RepoDatasource  # noqa: PLC0415 - imports Ray
 

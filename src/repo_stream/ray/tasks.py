@@ -9,30 +9,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 from repo_stream.arrow.batching import Collector, JsonForm, row_processor
 from repo_stream.arrow.columns import pyarrow
 from repo_stream.arrow.problems import Problems as ScanProblems, ScanProblem
 from repo_stream.arrow.scanning import Scan
 from repo_stream.arrow.sources import Given
-from repo_stream.ipld.cid import Cid
 from repo_stream.loop_thread import iterate, loop_thread
+from repo_stream.network.resolving import Network
 from repo_stream.opening import Repo
 from repo_stream.process import Processor
 from repo_stream.ray.files import FileSystem, opened_file
 from repo_stream.ray.problems import Problems, import_ray
 
-if TYPE_CHECKING:
-    from repo_stream.network.resolving import Network
-
-__all__ = ["NetworkMaker", "Plan", "Source", "read_sources"]
-
-#: Makes the network of a read task, which is closed at its end.
-NetworkMaker: TypeAlias = "Callable[[], Network]"
+__all__ = ["Plan", "Source", "WorkerScan", "read_sources"]
 
 # How many problems are told at once, so that a million bad records of a repo take no memory.
 _TELL_AFTER: Final = 1000
@@ -59,6 +53,40 @@ class Source(NamedTuple):
 
 
 @dataclass(frozen=True)
+class WorkerScan(Scan):
+    """A scan that also reads what only a cluster has: remote files and stored bytes.
+
+    Attributes:
+        by_name: the sources by their names.
+        filesystem: the file system of all remote ones; `None` if each names its own.
+    """
+
+    by_name: dict[str, Source] = field(default_factory=dict[str, Source])
+    filesystem: FileSystem | None = None
+
+    def of_sources(self, sources: Sequence[Source]) -> WorkerScan:
+        """Return the same scan of some sources."""
+        by_name = {source.given.name: source for source in sources}
+        return replace(self, sources=[source.given for source in sources], by_name=by_name)
+
+    @asynccontextmanager
+    async def opened(
+        self, given: Given, network: Network | None, processor: Processor[Any]
+    ) -> AsyncGenerator[Repo[Any]]:
+        """Open a source; see `Scan.opened`."""
+        source = self.by_name[given.name]
+        async with AsyncExitStack() as stack:
+            if source.remote is not None:
+                file = opened_file(given.name, source.remote, self.filesystem)
+                opened: Any = await stack.enter_async_context(file)  # Any: `Given` has paths alone
+                given = given._replace(source=opened)
+            elif source.stored is not None:
+                stored: Any = memoryview(import_ray().get(source.stored))  # Any: see above
+                given = given._replace(source=stored)
+            yield await stack.enter_async_context(super().opened(given, network, processor))
+
+
+@dataclass(frozen=True)
 class Plan:
     """How sources are read.
 
@@ -67,9 +95,7 @@ class Plan:
         json_form: see `repo_stream.arrow.records`, as for the following.
         batch_rows: see there.
         batch_bytes: see there.
-        scan: how each source is read; it has no sources, and no network.
-        filesystem: the file system of all remote sources; `None` if each names its own.
-        network: see `read_repos`.
+        scan: how each source is read; it has no sources yet.
         problems: where to tell what is wrong; `None` if nowhere.
     """
 
@@ -77,9 +103,7 @@ class Plan:
     json_form: JsonForm
     batch_rows: int
     batch_bytes: int
-    scan: Scan
-    filesystem: FileSystem | None
-    network: NetworkMaker | None
+    scan: WorkerScan
     problems: Problems | None
 
 
@@ -96,7 +120,8 @@ def read_sources(plan: Plan, sources: Sequence[Source]) -> Iterator[Any]:
     to_table: Any = pyarrow().Table.from_batches  # Any: pyarrow has no types
     to_block = to_table if plan.columns else _rows_alone(to_table)
     found = _Found(plan.problems)
-    batches = _batches(plan, sources, row_processor(read, plan.json_form), collector, found)
+    scan = plan.scan.of_sources(sources)
+    batches = scan.collected(row_processor(read, plan.json_form), collector, found)
     yield to_block([], collector.schema)
     try:
         with loop_thread() as loop, closing(iterate(loop, batches)) as iterator:
@@ -126,28 +151,18 @@ class _Found(ScanProblems):
     """
 
     def __init__(self, problems: Problems | None) -> None:
-        super().__init__(listing=False)
+        super().__init__(listing=problems is not None)
         self._to = problems
         self._untold: list[ScanProblem] = []
         self._of_source: Counter[str] = Counter()
         self._told_of: set[str] = set()
 
-    def add(
-        self,
-        source: str,
-        error: Exception,
-        *,
-        did: str | None = None,
-        key: str | None = None,
-        cid: Cid | None = None,
-    ) -> None:
-        """Note a problem. Those of records are noted for the first 1,000 in each source."""
-        super().add(source, error, did=did, key=key, cid=cid)
-        if self._to is None or (key is not None and self._of_source[source] >= _OF_A_SOURCE):
+    def _list(self, problem: ScanProblem) -> None:
+        """Keep a problem until it is told; of records, the first 1,000 in each source."""
+        if problem.key is not None and self._of_source[problem.source] >= _OF_A_SOURCE:
             return
-        self._of_source[source] += 1
-        text = None if cid is None else str(cid)
-        self._untold.append(ScanProblem(source, did, key, text, type(error).__name__, str(error)))
+        self._of_source[problem.source] += 1
+        self._untold.append(problem)
         if len(self._untold) >= _TELL_AFTER:
             self.tell()
 
@@ -162,58 +177,3 @@ class _Found(ScanProblems):
         if self._to is not None and (found or all_of):
             self._to.tell(found, instead_of=[name for name in all_of if name not in self._told_of])
             self._told_of.update(problem.source for problem in found)
-
-
-# --- In the event loop ----------------------------------------------------------------------------
-
-
-async def _batches(
-    plan: Plan,
-    sources: Sequence[Source],
-    processor: Processor[Any],
-    collector: Collector,
-    found: ScanProblems,
-) -> AsyncGenerator[Any]:
-    async with AsyncExitStack() as stack:
-        network: Network | None = None
-        if plan.network is not None and any(each.given.kind == "account" for each in sources):
-            network = await stack.enter_async_context(plan.network())
-        scan = _WorkerScan(
-            sources=[source.given for source in sources],
-            on_error=plan.scan.on_error,
-            network=network,
-            earlier_keys=plan.scan.earlier_keys,
-            keywords=plan.scan.keywords,
-            by_name={source.given.name: source for source in sources},
-            filesystem=plan.filesystem,
-        )
-        async for batch in scan.collected(processor, collector, found):
-            yield batch
-
-
-@dataclass(frozen=True)
-class _WorkerScan(Scan):
-    """A scan that also reads what only a cluster has: remote files and stored bytes."""
-
-    by_name: dict[str, Source]
-    filesystem: FileSystem | None
-
-    def _opened(
-        self, given: Given, network: Network | None, processor: Processor[Any]
-    ) -> AbstractAsyncContextManager[Repo[Any]]:
-        return self._opened_there(self.by_name[given.name], network, processor)
-
-    @asynccontextmanager
-    async def _opened_there(
-        self, source: Source, network: Network | None, processor: Processor[Any]
-    ) -> AsyncGenerator[Repo[Any]]:
-        given: Given = source.given
-        async with AsyncExitStack() as stack:
-            if source.remote is not None:
-                file = opened_file(given.name, source.remote, self.filesystem)
-                opened: Any = await stack.enter_async_context(file)  # Any: `Given` has paths alone
-                given = given._replace(source=opened)
-            elif source.stored is not None:
-                stored: Any = memoryview(import_ray().get(source.stored))  # Any: see above
-                given = given._replace(source=stored)
-            yield await stack.enter_async_context(super()._opened(given, network, processor))
