@@ -402,6 +402,15 @@ def test_long_table_keeps_its_widths() -> None:
     assert lines[-1] == "(2,001 rows)"
 
 
+def test_large_rows_do_not_wait_for_others() -> None:
+    written: list[str] = []
+    table = Shown(written.append, ["a"], 80)
+    for _ in range(2):
+        table.write(pyarrow.RecordBatch.from_pylist([{"a": "x" * 700_000}]))
+    assert written[0].startswith("a\n---")
+    assert written[1].count("xxx...xxx") == 2
+
+
 def test_terminal_gets_no_control_characters(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,8 +26,9 @@ Row = Sequence[Any]
 
 # How many rows are made into Python's values at a time.
 _CONVERTED: Final = 64
-# How many rows of a table are looked at before its columns get their widths.
+# How many rows of a table are looked at before its columns get their widths, and how many bytes.
 _LOOKED_AT: Final = 1000
+_LOOKED_AT_BYTES: Final = 1024 * 1024
 # A column that has to be narrower than this is not worth a table: then a row has a line a column.
 _NARROWEST: Final = 12
 _GAP: Final = "  "
@@ -214,7 +215,7 @@ class CsvRows:
 class Shown:
     """Writes rows as a table, or if there is no room for one, each column on a line of its own.
 
-    The first 1,000 rows decide how wide columns are.
+    The first 1,000 rows decide how wide columns are, or fewer if these are large.
 
     Args:
         put: writes text.
@@ -227,6 +228,7 @@ class Shown:
         self._columns = [one_line(name) for name in columns]
         self._width = width
         self._first: list[Row] | None = []
+        self._bytes = 0
         self._widths: list[int] | None = []
         self._right: list[bool] = []
         self._count = 0
@@ -242,7 +244,8 @@ class Shown:
             self._show(rows)
             return
         self._first += rows
-        if len(self._first) >= _LOOKED_AT:
+        self._bytes += batch.nbytes
+        if len(self._first) >= _LOOKED_AT or self._bytes >= _LOOKED_AT_BYTES:
             self._begin()
 
     def finish(self) -> None:
