@@ -243,6 +243,7 @@ def test_what_is_wrong_is_kept_once(folder: Path) -> None:
     dataset.materialize()
     dataset.take(1)  # which does not read to the end
     dataset.materialize()
+    assert dataset.count() > 0  # which reads no records
     assert [(problem.source, problem.error) for problem in problems.rows()] == [
         (bad[2], "MissingBlock"),
         (bad[0], "TruncatedCar"),

@@ -42,14 +42,12 @@ class RepoDatasource(Datasource):
     Args:
         plan: how they are read.
         sources: the repos.
-        projected: whether columns were left out after it was made.
     """
 
-    def __init__(self, plan: Plan, sources: Sequence[Source], *, projected: bool = False) -> None:
+    def __init__(self, plan: Plan, sources: Sequence[Source]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Ray's is not typed
         self._plan = plan
         self._sources = sources
-        self._projected = projected
 
     def get_name(self) -> str:
         """Return what the read tasks are called after `Read`."""
@@ -97,11 +95,12 @@ class RepoDatasource(Datasource):
 
     def get_projection_map(self) -> dict[str, str] | None:
         """Return the columns that are read, or `None` if nothing was left out."""
-        return {name: name for name in self._plan.columns} if self._projected else None
+        return {name: name for name in self._plan.columns} if self._plan.projected else None
 
     def apply_projection(self, projection_map: Mapping[str, str] | None) -> RepoDatasource:
         """Return the same source with those of its columns that are named."""
         if projection_map is None:
             return self
         columns = tuple(name for name in projection_map if name in self._plan.columns)
-        return RepoDatasource(replace(self._plan, columns=columns), self._sources, projected=True)
+        plan = replace(self._plan, columns=columns, projected=True)
+        return RepoDatasource(plan, self._sources)

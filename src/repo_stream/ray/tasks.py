@@ -97,6 +97,7 @@ class Plan:
         batch_bytes: see there.
         scan: how each source is read; it has no sources yet.
         problems: where to tell what is wrong; `None` if nowhere.
+        projected: whether columns were left out by Ray, as by `select_columns` or `count`.
     """
 
     columns: tuple[str, ...]
@@ -105,6 +106,7 @@ class Plan:
     batch_bytes: int
     scan: WorkerScan
     problems: Problems | None
+    projected: bool = False
 
 
 def read_sources(plan: Plan, sources: Sequence[Source]) -> Iterator[Any]:
@@ -130,7 +132,8 @@ def read_sources(plan: Plan, sources: Sequence[Source]) -> Iterator[Any]:
     except (Exception, GeneratorExit):  # the latter if Ray needs no more rows
         found.tell()
         raise
-    found.tell(all_of=[source.given.name for source in sources])
+    # With fewer columns, not all that is wrong is found, so nothing is taken back.
+    found.tell(all_of=[] if plan.projected else [source.given.name for source in sources])
 
 
 def _rows_alone(to_table: Callable[..., Any]) -> Callable[..., Any]:
