@@ -19,7 +19,8 @@ import pytest
 import trio
 from anyio.lowlevel import checkpoint
 
-from repo_stream.loop_thread import Block, iterate, loop_thread, shared, thread as module
+from repo_stream.loop_thread import Block, in_caller, iterate, loop_thread, shared, thread as module
+from repo_stream.loop_thread.request import Request
 
 
 async def ident() -> int:
@@ -300,6 +301,22 @@ def test_an_interrupted_call_is_cancelled_and_awaited_before_the_interrupt_comes
             assert loop.call(add, 1, 1) == 2
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_call_that_ends_before_its_thread_has_seen_what_it_asked_for_ends_well() -> None:
+    async def ask_and_give_up() -> int:
+        with anyio.move_on_after(0):
+            await in_caller(sleep, 0)
+        return 7
+
+    async def work() -> int:
+        request = Request(ask_and_give_up, ())
+        await request.run()  # nobody waits yet, as if Ctrl-C came in between
+        request.wait()
+        return request.outcome()
+
+    with loop_thread() as loop:
+        assert loop.call(work) == 7
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

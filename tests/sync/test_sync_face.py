@@ -11,7 +11,9 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from threading import Timer
 from time import sleep
 from typing import Any
 
@@ -465,4 +467,41 @@ class Interrupted:
         if not self._pressed and self._file.tell() > 20_000:
             self._pressed = True
             os.kill(os.getpid(), signal.SIGINT)
+        return self._file.read(1000)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal cannot be sent to a thread")
+@pytest.mark.parametrize("kind", ["file", "pieces"])
+def test_ctrl_c_between_a_read_and_its_use_does_not_lose_what_was_read(kind: str) -> None:
+    car = PressedAfterRead(STREAM)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    keys: list[str] = []
+    interrupted = 0
+    try:
+        with sync.open_car(car if kind == "file" else iter(partial(car.read, 0), b"")) as repo:
+            while True:
+                try:
+                    for key, _ in repo:
+                        keys.append(key)
+                    break
+                except KeyboardInterrupt:
+                    interrupted += 1
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (interrupted, keys) == (1, sorted(RECORDS))
+
+
+class PressedAfterRead:
+    """A file. Ctrl-C comes when one of its reads has ended, and the loop does not know of that."""
+
+    def __init__(self, car: bytes) -> None:
+        self._file = io.BytesIO(car)
+        self._pressed = False
+
+    def read(self, _n: int, /) -> bytes:
+        if not self._pressed and self._file.tell() > 20_000:
+            self._pressed = True
+            with loop_thread() as loop:
+                loop.tell(lambda: sleep(0.1))
+            Timer(0.05, os.kill, [os.getpid(), signal.SIGINT]).start()
         return self._file.read(1000)

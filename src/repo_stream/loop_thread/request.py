@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from threading import Lock
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
@@ -162,7 +163,7 @@ class Request(Generic[R]):
             loop.call_soon_threadsafe(_answer, answer, found)
 
         self._errand = errand
-        self._done.release()
+        self._wake()
         result, error = await answer
         if error is not None:
             try:
@@ -185,7 +186,11 @@ class Request(Generic[R]):
 
     def _finish(self) -> None:
         self._finished = True
-        self._done.release()
+        self._wake()
+
+    def _wake(self) -> None:
+        with suppress(RuntimeError):  # it was woken before, and has not yet seen that
+            self._done.release()
 
 
 # What a function that was called back returned, or raised.

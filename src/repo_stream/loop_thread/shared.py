@@ -48,7 +48,6 @@ def _taken() -> LoopThread:
     with _lock:
         if _shared is None or not _shared.hold():
             _shared = LoopThread()
-            _shared.hold()
         return _shared
 
 

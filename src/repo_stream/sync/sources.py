@@ -9,13 +9,15 @@ from __future__ import annotations
 import inspect
 import io
 import os
-from collections.abc import AsyncIterable, Iterable, Iterator
-from typing import Any, Protocol, TypeAlias, cast
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 from repo_stream.car.source import Source as AsyncSource
 from repo_stream.loop_thread import in_caller
 
 __all__ = ["Readable", "Source", "as_source"]
+
+R = TypeVar("R")
 
 
 class Readable(Protocol):
@@ -60,14 +62,34 @@ def as_source(source: object) -> AsyncSource:
     )
 
 
+class _Kept:
+    """Reads in the thread that waits, and keeps what was read until it is returned.
+
+    Ctrl-C may come in between, and a file cannot be asked for the same again.
+    """
+
+    def __init__(self) -> None:
+        self._found: list[Any] = []
+
+    async def read(self, function: Callable[..., R], *arguments: object) -> R:
+        def read() -> None:
+            self._found.append(function(*arguments))
+
+        if not self._found:
+            await in_caller(read)
+        found: R = self._found.pop()
+        return found
+
+
 class _File:
     """A plain file, for the loop."""
 
     def __init__(self, file: Readable) -> None:
         self._read = file.read
+        self._kept = _Kept()
 
     async def read(self, n: int, /) -> bytes:
-        return await in_caller(self._read, n)
+        return await self._kept.read(self._read, n)
 
 
 class _Pieces:
@@ -76,12 +98,13 @@ class _Pieces:
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = pieces
         self._iterator: Iterator[bytes] | None = None
+        self._kept = _Kept()
 
     def __aiter__(self) -> _Pieces:
         return self
 
     async def __anext__(self) -> bytes:
-        piece = await in_caller(self._next)
+        piece = await self._kept.read(self._next)
         if piece is None:
             raise StopAsyncIteration
         return piece
