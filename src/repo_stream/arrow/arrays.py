@@ -28,30 +28,10 @@ __all__ = [
     "nullable_text",
     "repeated",
     "spread",
-    "text_array",
-    "time_array",
 ]
 
 _INT32: Final = "i"
 _INT64: Final = "q"
-
-
-def text_array(texts: Sequence[str]) -> Any:  # noqa: ANN401 - pyarrow has no types
-    """Return texts as an array of type `string`.
-
-    Raises:
-        OverflowError: if they are longer than 2 GiB.
-    """
-    column = Texts()
-    column.extend(texts)
-    return column.array()
-
-
-def time_array(micros: Sequence[int | None]) -> Any:  # noqa: ANN401 - pyarrow has no types
-    """Return microseconds since 1970 as an array of timestamps in UTC; `None` is null."""
-    times = Times()
-    times.extend(micros)
-    return times.array()
 
 
 def repeated(text: str, count: int) -> Any:  # noqa: ANN401 - pyarrow has no types
@@ -92,10 +72,17 @@ class Texts:
             self._data += b"".join(encoded)
             self._lengths.extend(map(len, encoded))
 
-    def array(self) -> Any:  # noqa: ANN401 - pyarrow has no types
-        """Return them as an array of type `string`."""
+    def array(self, present: bytes | None = None) -> Any:  # noqa: ANN401 - pyarrow has no types
+        """Return them as an array of type `string`.
+
+        Args:
+            present: a bit for each text, which is not set if it is null; `None` if none is.
+
+        Raises:
+            OverflowError: if they are longer than 2 GiB.
+        """
         ends = array(_INT32, accumulate(self._lengths, initial=0))
-        return _made(pyarrow().string(), len(self._lengths), [None, ends, self._data])
+        return _made(pyarrow().string(), len(self._lengths), [present, ends, self._data])
 
 
 class RepeatedTexts:
@@ -152,14 +139,12 @@ class Times:
 
 def nullable_text(texts: Sequence[str | None]) -> Any:  # noqa: ANN401 - pyarrow has no types
     """Return texts as an array of type `string`; `None` is null."""
-    whole = [text or "" for text in texts] if None in texts else cast("Sequence[str]", texts)
-    joined = "".join(whole)
-    if joined.isascii():
-        ends, data = accumulate(map(len, whole), initial=0), joined.encode()
-    else:
-        encoded = [text.encode() for text in whole]
-        ends, data = accumulate(map(len, encoded), initial=0), b"".join(encoded)
-    return _made(pyarrow().string(), len(texts), [_presence(texts), array(_INT32, ends), data])
+    present = _presence(texts)
+    column = Texts()
+    column.extend(
+        cast("Sequence[str]", texts) if present is None else [text or "" for text in texts]
+    )
+    return column.array(present)
 
 
 def nullable_bytes(values: Sequence[bytes | None]) -> Any:  # noqa: ANN401 - pyarrow has no types
