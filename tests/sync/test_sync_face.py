@@ -203,9 +203,10 @@ def test_an_error_of_a_source_comes_out_as_it_is() -> None:
         (7, "pass a path, bytes, a file"),
         (io.StringIO(""), "open the file in binary mode"),
         (["text"], "returned str, not bytes"),
+        ([None, STREAM], "returned NoneType, not bytes"),
         (len, "call it first"),
     ],
-    ids=["number", "text file", "texts", "function"],
+    ids=["number", "text file", "texts", "nothing", "function"],
 )
 def test_what_is_no_source_is_told(source: Any, says: str) -> None:
     with pytest.raises(TypeError, match=says):

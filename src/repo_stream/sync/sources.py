@@ -10,7 +10,7 @@ import inspect
 import io
 import os
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 from repo_stream.car.source import Source as AsyncSource
 from repo_stream.loop_thread import in_caller
@@ -18,6 +18,8 @@ from repo_stream.loop_thread import in_caller
 __all__ = ["Readable", "Source", "as_source"]
 
 R = TypeVar("R")
+
+_END: Final = object()
 
 
 class Readable(Protocol):
@@ -105,11 +107,11 @@ class _Pieces:
 
     async def __anext__(self) -> bytes:
         piece = await self._kept.read(self._next)
-        if piece is None:
+        if piece is _END:
             raise StopAsyncIteration
-        return piece
+        return cast("bytes", piece)
 
-    def _next(self) -> bytes | None:
+    def _next(self) -> object:
         if self._iterator is None:
             self._iterator = iter(self._pieces)
-        return next(self._iterator, None)
+        return next(self._iterator, _END)
