@@ -9,11 +9,14 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module as import_
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from repo_stream.cli import scanning
 from repo_stream.cli.results import Shown
 from repo_stream.testing import RawRecord, build_car, build_repo
 from support import SAMPLE, replaced
@@ -158,6 +161,22 @@ def test_other_conditions_read_all_collections(run: Run, damaged: Path, conditio
 def test_filter_by_columns_that_are_not_shown(ask: Ask) -> None:
     query = "select rkey from records where created_at is null and record like '%n%' and cid > ''"
     assert [row["rkey"] for row in ask(query)] == ["1"]
+
+
+def test_duckdb_need_not_know_data_sets(
+    ask: Ask, run: Run, damaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = f"""
+        select rkey, text, created_at from "{POST}" join records using (rkey, created_at)
+        where collection = '{POST}' and text > 'a' order by rkey
+    """
+    expected = ask(query)
+    others = {"pyarrow.dataset": SimpleNamespace(Dataset=object)}
+    monkeypatch.setattr(scanning, "import_module", lambda name: others.get(name) or import_(name))
+    assert ask(query) == expected
+    code, _, err = run("sql", "select count(*) from records", damaged)
+    assert code == 1
+    assert "record 'a.b.gone/1'" in err  # all is read, whatever the query needs
 
 
 def test_bad_records_can_be_left_out(run: Run, damaged: Path) -> None:

@@ -173,6 +173,9 @@ async def _next(walked: AsyncGenerator[Any]) -> Any:  # noqa: ANN401 - above
 def data_set(schema: Any, read: Read) -> Any:  # noqa: ANN401 - above
     """Return the data set of `pyarrow` that is read by a function.
 
+    DuckDB registers no other object that it tells what a query needs. It uses `schema` and
+    `scanner`; the methods of the base have nothing below them, and must not be called.
+
     Args:
         schema: all columns.
         read: returns batches with the columns that it is asked for, in that order.
@@ -194,6 +197,10 @@ def data_set(schema: Any, read: Read) -> Any:  # noqa: ANN401 - above
             **_: object,
         ) -> _Scanner:
             return _Scanner(schema, read, columns or schema.names, filter)
+
+        def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:  # noqa: ANN401 - above
+            """Return everything, for what does not know data sets of `pyarrow`."""
+            return self.scanner().to_reader().__arrow_c_stream__(requested_schema)
 
     return Scanned()
 
