@@ -12,7 +12,7 @@ from zipfile import ZipFile
 import anyio
 import pytest
 
-from repo_stream import load_commit
+from repo_stream import MissingExtra, load_commit
 from repo_stream.ray.files import as_file_system, listed, opened_file
 from repo_stream.testing import DID, build_car
 
@@ -121,6 +121,20 @@ def test_a_file_is_read_as_a_stream(memory: Any, name: str) -> None:
             return (await load_commit(source)).did
 
     assert anyio.run(did) == DID
+
+
+def test_the_package_for_zstd_is_named(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, all such files would be left out with `on_error="skip"`."""
+    monkeypatch.delitem(fsspec.compression.compr, "zstd", raising=False)
+    monkeypatch.delitem(fsspec.utils.compressions, "zst", raising=False)
+
+    async def read() -> None:
+        async with opened_file("memory://cars/d.car.zst", "/cars/d.car.zst", memory):
+            pass
+
+    memory.pipe("/cars/d.car.zst", CAR)
+    with pytest.raises(MissingExtra, match=r"atproto-repo-stream\[zstd\]"):
+        anyio.run(read)
 
 
 @pytest.mark.parametrize("cut", [slice(0, -20), slice(0, 5)], ids=["cut", "stub"])

@@ -202,7 +202,8 @@ def _some(files: list[File], path: str) -> list[File]:
 
 def _fsspec() -> Any:  # noqa: ANN401 - fsspec has no types
     try:
-        import_module("fsspec.core")
+        for module in ("fsspec.compression", "fsspec.core"):
+            import_module(module)
         return import_module("fsspec")
     except ImportError as error:
         raise MissingExtra(extra="ray", package="fsspec", feature="a file system") from error
@@ -249,8 +250,13 @@ async def opened_file(name: str, path: str, system: FileSystem | None) -> AsyncG
         system: its file system; `None` if its name tells that.
 
     Raises:
+        MissingExtra: if it is compressed with zstd, which fsspec cannot read here.
         OSError: if it cannot be opened, or in the block, if it cannot be read.
     """
+    if name.lower().endswith(".zst") and "zstd" not in _fsspec().compression.compr:
+        raise MissingExtra(
+            extra="zstd", package="backports.zstd", feature="reading a CAR compressed with zstd"
+        )
     of_file = _in_system(name)[0] if system is None else system
     opened = await _in_thread(partial(of_file.open, path, "rb", compression="infer"))
     try:

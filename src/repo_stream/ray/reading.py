@@ -72,8 +72,8 @@ def read_repos(
               `s3://bucket/cars/*.car`, or folders, of which all `.car`, `.car.gz` and `.car.zst`
               files are read. A path without a scheme is one of this machine, and has to be readable
               by the same name on all nodes. A file of another file system is streamed, through the
-              buffer that fsspec has for it, often 5 MiB; it is never kept as a whole in memory. To
-              read `.zst` there, `zstandard` has to be installed.
+              buffer that fsspec has for it, often 5 MiB; it is never kept as a whole in memory. It
+              is decompressed if its name ends in `.gz` or, with the extra `[zstd]`, in `.zst`.
             - names of accounts: handles, DIDs, `at://` URIs; see `repo_stream.arrow.expand`.
               Workers download them; that needs the extra `[network]` there.
             - bytes of CARs. They are kept in Ray's object store.
