@@ -71,6 +71,14 @@ def test_a_path_stands_for_the_same_on_all_file_systems(
 
 
 @pytest.mark.usefixtures("memory")
+def test_a_compressed_file_counts_twice(folder: Path) -> None:
+    """Repos are about twice as large as their compressed files."""
+    for path, size in (("memory://cars/b.car.gz", len(gzip.compress(CAR))), (folder, len(CAR))):
+        [files] = listed([path], None)
+        assert [file.size for file in files if file.given.name.endswith(".gz")] == [2 * size]
+
+
+@pytest.mark.usefixtures("memory")
 def test_sizes_are_looked_up() -> None:
     found = [*listed(["memory://cars/*.car", "memory://cars/no.car", "did:web:a.example"], None)]
     assert [[file.size for file in files] for files in found] == [[len(CAR)] * 2, [None], [None]]

@@ -12,7 +12,7 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from repo_stream.arrow.columns import pyarrow, schema_of
-from repo_stream.ray.grouping import ASSUMED_BYTES, groups_of
+from repo_stream.ray.grouping import bytes_of, groups_of
 from repo_stream.ray.tasks import Plan, Source, read_sources
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ class RepoDatasource(Datasource):
         return ReadTask(read_repos, metadata, schema, limit)
 
     def _bytes_of(self, source: Source) -> int:
-        size = ASSUMED_BYTES if source.size is None else source.size
-        return int(size * sum(_WEIGHTS[name] for name in self._plan.columns))
+        return int(bytes_of(source) * sum(_WEIGHTS[name] for name in self._plan.columns))
 
     # --- Columns that are left out later, as by `select_columns`, are not read --------------------
 

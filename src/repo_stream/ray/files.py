@@ -40,6 +40,8 @@ _CARS: Final = (".car", ".car.gz", ".car.zst")
 # How a path begins that names its file system; also that of a file which is one, as in
 # zip://repo.car::s3://bucket/cars.zip.
 _SCHEME: Final = compile_regex(r"[a-z0-9+:-]+://", IGNORECASE)
+# How many times as large a repo is as its compressed file, about.
+_COMPRESSION: Final = 2
 # How many files are looked up at once, and how many one after the other in each thread.
 _LOOKUPS: Final = 32
 _IN_A_ROW: Final = 64
@@ -50,7 +52,7 @@ class File(NamedTuple):
 
     Attributes:
         given: what it is called, and how this machine reads it.
-        size: its size in bytes, `None` if that is not known.
+        size: about how many bytes its CAR has, `None` if that is not known.
         remote: its path on its file system; `None` if it is on this machine, or is no file.
     """
 
@@ -133,7 +135,7 @@ def _file_here(given: Given) -> File:
     # A worker has another current folder.
     given = given._replace(source=str(path.absolute()))
     try:
-        return File(given, path.stat().st_size)
+        return File(given, _car_bytes(given.name, path.stat().st_size))
     except OSError:
         return File(given, None)
 
@@ -175,7 +177,12 @@ def _is_hidden(path: str) -> bool:
 
 
 def _file_there(name: str, path: str, size: int | None) -> File:
-    return File(Given(name, name, "file"), size, path)
+    return File(Given(name, name, "file"), _car_bytes(name, size), path)
+
+
+def _car_bytes(name: str, size: int | None) -> int | None:
+    compressed = name.lower().endswith((".gz", ".zst"))
+    return size * _COMPRESSION if size and compressed else size
 
 
 def _in_system(url: str) -> tuple[FileSystem, str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
-__all__ = ["ASSUMED_BYTES", "groups_of"]
+__all__ = ["bytes_of", "groups_of"]
 
-#: What a source takes whose size is not known, such as the repo of an account: half of all repos
+# What a source takes whose size is not known, such as the repo of an account: half of all repos
 #: have less than a tenth of it, and a few have a hundred times as much.
-ASSUMED_BYTES: Final = 1024 * 1024
+_ASSUMED_BYTES: Final = 1024 * 1024
 
 # What the opening of a source costs, as if it had so many bytes more.
 _OPENING_BYTES: Final = 32 * 1024
@@ -33,7 +33,7 @@ def groups_of(sources: Sequence[S], number: int) -> list[list[S]]:
         sources: each has a `size` in bytes, or `None` if that is not known.
         number: how many groups to aim at.
     """
-    costs = [_cost(source) for source in sources]
+    costs = [bytes_of(source) + _OPENING_BYTES for source in sources]
     share = sum(costs) / max(number, 1)
     groups: list[list[S]] = []
     room = 0.0
@@ -46,5 +46,6 @@ def groups_of(sources: Sequence[S], number: int) -> list[list[S]]:
     return groups
 
 
-def _cost(source: _Sized) -> int:
-    return (ASSUMED_BYTES if source.size is None else source.size) + _OPENING_BYTES
+def bytes_of(source: _Sized) -> int:
+    """Return about how large a source is."""
+    return _ASSUMED_BYTES if source.size is None else source.size

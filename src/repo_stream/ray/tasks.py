@@ -41,7 +41,7 @@ class Source(NamedTuple):
 
     Attributes:
         given: its name, and how it is read on a machine alone.
-        size: its size in bytes, or `None` if that is not known.
+        size: about how many bytes its CAR has, or `None` if that is not known.
         remote: its path on a file system that is not that of the machine; `None` if there is none.
         stored: Ray's reference to its bytes, which are an array; `None` if there are none.
     """
