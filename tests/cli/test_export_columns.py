@@ -114,7 +114,7 @@ def test_columns_without_records_read_none(run: Run, tmp_path: Path) -> None:
     path, target = tmp_path / "gappy.car", tmp_path / "x.parquet"
     path.write_bytes(repo.to_car(omit=repo.records.values()))
     assert run("export", path, "-q", "-o", target)[0] == 1
-    code, out, err = run("export", path, "-q", "-o", target, "--columns", "rkey,collection")
+    code, out, err = run("export", path, "-q", "-o", target, "--columns", "rkey, collection")
     assert (code, out, err) == (0, "", "")
     keys = [f"{row['collection']}/{row['rkey']}" for row in read(target).to_pylist()]
     assert (read(target).column_names, keys) == (["rkey", "collection"], sorted(RECORDS))

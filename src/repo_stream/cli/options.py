@@ -602,7 +602,7 @@ def _output(text: str) -> str | None:
 
 
 def _names(text: str) -> list[str]:
-    return text.split(",")
+    return [name.strip() for name in text.split(",")]
 
 
 def _bound(text: str) -> str | None:
