@@ -63,6 +63,7 @@ def test_signatures_are_those_of_the_async_siblings() -> None:
     shown = inspect.signature(sync.open_car)
     assert str(shown).endswith("-> 'AbstractContextManager[Repo[Any]]'")
     assert list(inspect.signature(sync.Repo.next_chunk).parameters) == ["self", "n"]
+    assert inspect.signature(sync.Network) == inspect.signature(repo_stream.Network)
 
 
 def test_nothing_async_is_left_in_what_is_said() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +24,8 @@ class AccountRepo(Repo):
 
 @with_members(resolving.Network, hidden=frozenset({"aclose"}))
 class Network(Face):
+    __signature__ = inspect.signature(resolving.Network)
+
     def __init__(self, *args: Any, **keywords: Any) -> None:
         real = resolving.Network(*args, **keywords)
         with loop_thread() as loop:
