@@ -10,7 +10,7 @@ need the interpreter for that.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from itertools import accumulate, chain, repeat
 from typing import Any, Final, cast
@@ -63,26 +63,18 @@ class Texts:
 
     def extend(self, texts: Sequence[str]) -> None:
         """Add texts."""
-        joined = "".join(texts)
-        if joined.isascii():
-            self._data += joined.encode()
-            self._lengths.extend(map(len, texts))
-        else:
-            encoded = [text.encode() for text in texts]
-            self._data += b"".join(encoded)
-            self._lengths.extend(map(len, encoded))
+        lengths, data = _encoded(texts)
+        self._data += data
+        self._lengths.extend(lengths)
 
-    def array(self, present: bytes | None = None) -> Any:  # noqa: ANN401 - pyarrow has no types
+    def array(self) -> Any:  # noqa: ANN401 - pyarrow has no types
         """Return them as an array of type `string`.
-
-        Args:
-            present: a bit for each text, which is not set if it is null; `None` if none is.
 
         Raises:
             OverflowError: if they are longer than 2 GiB.
         """
         ends = array(_INT32, accumulate(self._lengths, initial=0))
-        return _made(pyarrow().string(), len(self._lengths), [present, ends, self._data])
+        return _made(pyarrow().string(), len(self._lengths), [None, ends, self._data])
 
 
 class RepeatedTexts:
@@ -139,12 +131,10 @@ class Times:
 
 def nullable_text(texts: Sequence[str | None]) -> Any:  # noqa: ANN401 - pyarrow has no types
     """Return texts as an array of type `string`; `None` is null."""
-    present = _presence(texts)
-    column = Texts()
-    column.extend(
-        cast("Sequence[str]", texts) if present is None else [text or "" for text in texts]
-    )
-    return column.array(present)
+    whole = [text or "" for text in texts] if None in texts else cast("Sequence[str]", texts)
+    lengths, data = _encoded(whole)
+    ends = array(_INT32, accumulate(lengths, initial=0))
+    return _made(pyarrow().string(), len(texts), [_presence(texts), ends, data])
 
 
 def nullable_bytes(values: Sequence[bytes | None]) -> Any:  # noqa: ANN401 - pyarrow has no types
@@ -190,6 +180,15 @@ def spread(values: Any, places: Sequence[int | None]) -> Any:  # noqa: ANN401 - 
 
 
 # --- Buffers --------------------------------------------------------------------------------------
+
+
+def _encoded(texts: Sequence[str]) -> tuple[Iterable[int], bytes]:
+    """Return how many bytes each text has, and the bytes of all."""
+    joined = "".join(texts)
+    if joined.isascii():
+        return map(len, texts), joined.encode()
+    encoded = [text.encode() for text in texts]
+    return map(len, encoded), b"".join(encoded)
 
 
 def _presence(values: Sequence[object]) -> bytes | None:
