@@ -262,6 +262,30 @@ def test_a_job_ends_if_what_is_wrong_can_no_longer_be_kept(folder: Path) -> None
         problems.rows()
 
 
+def test_problems_of_an_earlier_ray_are_refused(folder: Path) -> None:
+    """Ray would end the whole program, also a notebook's."""
+    problems = Problems()
+    dataset = read(folder / "150.car", on_error="report", problems=problems)
+    vars(problems)["_node"] = "that of a Ray that was shut down"
+    for use in (problems.rows, problems.dataset, dataset.materialize):
+        with pytest.raises(RuntimeError, match="Ray was shut down"):
+            use()
+
+
+def test_problems_can_be_used_in_a_task(folder: Path) -> None:
+    ray: Any = import_module("ray")
+
+    @ray.remote  # type: ignore[untyped-decorator]  # it is `Any`
+    def rows(problems: Problems) -> list[str]:
+        bad = folder / "150.car"
+        read(bad, on_error="report", problems=problems).materialize()
+        return [problem.error for problem in problems.rows()]
+
+    problems = Problems()
+    assert ray.get(rows.remote(problems)) == ["TruncatedCar"]
+    assert [problem.error for problem in problems.rows()] == ["TruncatedCar"]
+
+
 # --- Memory, and the network ----------------------------------------------------------------------
 
 

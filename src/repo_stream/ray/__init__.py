@@ -14,7 +14,8 @@ What runs where:
   out among read tasks (`grouping`). A large one is a task of its own. It reads none of them.
 - A read task (`tasks`) runs in a worker of Ray. It reads its repos one after the other, each within
   the memory limit, as batches of Arrow. Beside the limit, a worker takes what Ray collects of them
-  before it stores a block: `ray.data.DataContext.target_max_block_size`, 128 MiB by default.
+  before it stores a block: `ray.data.DataContext.target_max_block_size`, 128 MiB by default. So
+  `Dataset.take(1)` may read so much, too.
 - What is wrong with repos is kept by an actor (`problems`).
 
 If a worker dies, Ray runs its task again from the beginning, in another one, and drops as many

@@ -54,9 +54,9 @@ class Problems:
         ray = import_ray()
         if not ray.is_initialized():
             ray.init()
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        )
+        # Unique in all clusters; `None` in other processes, which this is sent to.
+        self._node: str | None = ray.get_runtime_context().get_node_id()
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(self._node, soft=False)
         actor: Any = ray.remote(Kept).options(  # Any: Ray makes the methods of an actor as it runs
             num_cpus=0, scheduling_strategy=here, max_restarts=0, max_task_retries=_TRIES
         )
@@ -66,7 +66,7 @@ class Problems:
         """Return all problems so far, by source and key; see `ScanProblem`.
 
         Raises:
-            RuntimeError: if they were lost, as the actor has ended.
+            RuntimeError: if they were lost, as the actor has ended, or Ray was shut down.
         """
         rows: list[ScanProblem] = self._ask("rows")
         return rows
@@ -78,7 +78,7 @@ class Problems:
         `error` and `message`.
 
         Raises:
-            RuntimeError: if they were lost, as the actor has ended.
+            RuntimeError: if they were lost, as the actor has ended, or Ray was shut down.
         """
         dataset: Dataset = import_ray().data.from_arrow(table_of(self.rows()))
         return dataset
@@ -91,11 +91,27 @@ class Problems:
             instead_of: of these sources, forget what was told before.
 
         Raises:
-            RuntimeError: if they were lost, as the actor has ended.
+            RuntimeError: if they were lost, as the actor has ended, or Ray was shut down.
         """
         self._ask("tell", found, instead_of)
 
+    def __getstate__(self) -> dict[str, object]:
+        self._check()
+        return {"_actor": self._actor, "_node": None}
+
+    def _check(self) -> None:
+        """Check that Ray is still the same: it aborts the program that sends an earlier actor."""
+        ray = import_ray()
+        if self._node is None:
+            return
+        if not ray.is_initialized() or ray.get_runtime_context().get_node_id() != self._node:
+            raise RuntimeError(
+                "what was wrong with repos is lost: Ray was shut down after Problems() was made. "
+                "Make a new one, pass it to read_repos, and read again"
+            )
+
     def _ask(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - as it is declared there
+        self._check()
         ray = import_ray()
         try:
             return ray.get(getattr(self._actor, method).remote(*arguments))

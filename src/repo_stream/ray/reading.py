@@ -57,7 +57,9 @@ def read_repos(
     a task of its own. The records of a repo come in key order. Repos come in the order of the
     sources if `preserve_order` of `ray.data.DataContext.execution_options` is set.
 
-    Columns that are left out later, as by `Dataset.select_columns`, are not read either.
+    Columns that are left out later, as by `Dataset.select_columns`, are not read either. Ray drops
+    the time zone of `created_at`, which is UTC, in `map` and in NumPy batches, the default of
+    `map_batches`; it keeps it with `batch_format="pyarrow"` or `"pandas"`.
 
     If a worker dies, what it was reading is read again, and each row still comes exactly once.
     There is one exception: if an account is downloaded again, and wrote meanwhile, then rows of its
