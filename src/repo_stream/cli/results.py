@@ -113,7 +113,8 @@ def text_of(value: Any) -> str:  # noqa: ANN401 - above
 
 def _duration(months: int, days: int, nanoseconds: int) -> str:
     """Return a duration as text that SQL takes for an `interval`."""
-    parts = [f"{n} {unit}" for n, unit in ((months, "months"), (days, "days")) if n]
+    counts = ((months, "month"), (days, "day"))
+    parts = [f"{n} {unit}{'' if n == 1 else 's'}" for n, unit in counts if n]
     minutes, seconds = divmod(abs(nanoseconds), 60_000_000_000)
     if nanoseconds or not parts:
         sign = "-" if nanoseconds < 0 else ""
