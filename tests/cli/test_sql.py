@@ -308,7 +308,8 @@ def test_json_has_every_kind_of_value(ask: Ask) -> None:
 def test_durations_can_be_read(run: Run, car: Path) -> None:
     query = """
         select interval '14 months -3 days 1 hour 0.5 seconds' as a, interval '-90 minutes' as b,
-            [interval '0 days', interval '1 month 1 day'] as c, timestamp '2024-01-03' - timestamp '2024-01-01' as d
+            [interval '0 days', interval '1 month 1 day'] as c,
+            timestamp '2024-01-03' - timestamp '2024-01-01' as d
     """
     (row,) = csv.DictReader(io.StringIO(run("sql", "--csv", query, car)[1]))
     assert row == {
