@@ -163,6 +163,15 @@ def test_filter_by_columns_that_are_not_shown(ask: Ask) -> None:
     assert [row["rkey"] for row in ask(query)] == ["1"]
 
 
+def test_filter_by_what_is_nested(ask: Ask, tmp_path: Path) -> None:
+    path = tmp_path / "replies.car"
+    replies = {f"{POST}/{n}": {"reply": {"root": {"n": n, "uri": f"at://{n}"}}} for n in range(9)}
+    path.write_bytes(build_car({**replies, f"{POST}/9": {"text": "a"}}))
+    query = f"select rkey from \"{POST}\" where reply.root.uri = 'at://3' and reply.root.n = 3"
+    assert ask(query, path) == [{"rkey": "3"}]
+    assert ask(f'select rkey from "{POST}" where reply is null', path) == [{"rkey": "9"}]
+
+
 def test_duckdb_need_not_know_data_sets(
     ask: Ask, run: Run, damaged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

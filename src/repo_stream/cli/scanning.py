@@ -30,8 +30,8 @@ from repo_stream.syntax import is_nsid
 __all__ = ["Read", "Scans", "data_set"]
 
 # Any, in this module: pyarrow has no types.
-#: Reads some columns of all collections or one.
-Read: TypeAlias = Callable[[Sequence[str], str | None], Iterator[Any]]
+#: Reads some columns, and at least the rows that pass a filter: an expression, or `None` for all.
+Read: TypeAlias = Callable[[Sequence[str], Any], Iterator[Any]]
 #: Walks an open repo.
 _Walk: TypeAlias = Callable[[Opened[Any]], AsyncGenerator[Any]]
 
@@ -72,10 +72,10 @@ class Scans:
         self._meters: list[Meter] = []
         self._running: list[Generator[Any]] = []
 
-    def records(self, columns: Sequence[str], collection: str | None) -> Iterator[Any]:
+    def records(self, columns: Sequence[str], wanted: Any) -> Iterator[Any]:  # noqa: ANN401 - above
         """Read columns of records; in any thread but that of the event loop, as all of these."""
         processor = row_processor(columns)
-        return self._scan(collection, processor, lambda repo: repo.batches(columns))
+        return self._scan(_only_collection(wanted), processor, lambda repo: repo.batches(columns))
 
     def schema_of(self, collection: str) -> Any:  # noqa: ANN401 - above
         """Return the schema of the records of a collection; `None` if there are none."""
@@ -230,7 +230,7 @@ class _Scanner:
 
     def _batches(self) -> Iterator[Any]:
         table: Any = import_module("pyarrow").Table
-        for batch in self._read(self._needed(), self._collection()):
+        for batch in self._read(self._needed(), self._wanted):
             rows = table.from_batches([batch])
             if self._wanted is not None:
                 rows = rows.filter(self._wanted)
@@ -253,13 +253,14 @@ class _Scanner:
             return True
         return False
 
-    def _collection(self) -> str | None:
-        """Return the only collection that can pass the filter; `None` if that is not known."""
-        if self._wanted is None:
-            return None
-        keys = import_module("pyarrow.dataset").get_partition_keys(self._wanted)
-        collection: object = keys.get("collection")
-        return collection if isinstance(collection, str) and is_nsid(collection) else None
+
+def _only_collection(wanted: Any) -> str | None:  # noqa: ANN401 - above
+    """Return the only collection whose records can pass a filter; `None` if that is not known."""
+    if wanted is None:
+        return None
+    keys = import_module("pyarrow.dataset").get_partition_keys(wanted)
+    collection: object = keys.get("collection")
+    return collection if isinstance(collection, str) and is_nsid(collection) else None
 
 
 def _invalid() -> Any:  # noqa: ANN401 - above

@@ -236,7 +236,7 @@ class _Database:
         self._added.add(name)
 
     def _reader_of(self, collection: str, schema: Any) -> Read:  # noqa: ANN401 - pyarrow has no types
-        def read(_columns: Sequence[str], _collection: str | None) -> Iterator[Any]:
+        def read(_columns: Sequence[str], _wanted: object) -> Iterator[Any]:
             return self._scans.typed(collection, schema)
 
         return read
