@@ -131,6 +131,44 @@ def test_a_file_is_read_as_a_stream(memory: Any, name: str) -> None:
     assert anyio.run(did) == DID
 
 
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (RuntimeError("the bucket is away"), OSError),
+        (ImportError("install it"), ImportError),
+        (MemoryError("full"), MemoryError),
+    ],
+    ids=["its-own", "import", "memory"],
+)
+@pytest.mark.parametrize("at", ["open", "close"])
+def test_only_errors_of_its_own_are_those_of_the_source(
+    memory: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    at: str,
+    raised: Exception,
+    expected: type[Exception],
+) -> None:
+    """What is wrong with the machine is not, or all files would be left out in silence."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise raised
+
+    file = memory.open("/cars/a.car")
+
+    def opens(*_: object, **__: object) -> Any:
+        return file
+
+    monkeypatch.setattr(memory, "open", opens)
+    monkeypatch.setattr(memory if at == "open" else file, at, fails)
+
+    async def read() -> None:
+        async with opened_file("a.car", "/cars/a.car", memory):
+            pass
+
+    with pytest.raises(expected, match=str(raised)):
+        anyio.run(read)
+
+
 def test_the_package_for_zstd_is_named(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it, all such files would be left out with `on_error="skip"`."""
     monkeypatch.delitem(fsspec.compression.compr, "zstd", raising=False)

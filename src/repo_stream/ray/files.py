@@ -236,10 +236,11 @@ async def _in_thread(work: Callable[..., Any], *arguments: object) -> Any:  # no
 
     Raises:
         OSError: whatever it raises: file systems and compression have errors of their own.
+        ImportError, MemoryError: as they are, for which no file is to blame.
     """
     try:
         return await anyio.to_thread.run_sync(work, *arguments)
-    except OSError:
+    except (OSError, ImportError, MemoryError):
         raise
     except Exception as error:
         raise OSError(f"{type(error).__name__}: {error}") from error
@@ -270,4 +271,4 @@ async def opened_file(name: str, path: str, system: FileSystem | None) -> AsyncG
         yield _Stream(opened)
     finally:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(opened.close)
+            await _in_thread(opened.close)
