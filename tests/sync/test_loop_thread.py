@@ -106,7 +106,9 @@ def test_an_error_comes_out_with_its_own_traceback_and_cause() -> None:
     assert caught.value.__context__ is None
 
 
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, StopIteration])
+@pytest.mark.parametrize(
+    "kind", [KeyboardInterrupt, SystemExit, StopIteration, asyncio.CancelledError]
+)
 def test_errors_that_would_end_a_loop_do_not_end_this_one(kind: type[BaseException]) -> None:
     async def fail() -> None:
         raise kind

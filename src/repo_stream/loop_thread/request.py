@@ -132,9 +132,10 @@ class Request(Generic[R]):
         try:
             if not self._stopped:
                 self._result = await self._function(*self._arguments)
-        except asyncio.CancelledError:
-            if not self._stopped:
+        except asyncio.CancelledError as error:
+            if task.cancelling() and not self._stopped:
                 raise
+            self._error = error
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
             self._error = error
         if self._stopped:

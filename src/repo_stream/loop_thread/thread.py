@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
@@ -46,6 +47,7 @@ class LoopThread:
         # Requests that somebody may be waiting for, and what to say to them once the loop is over.
         self._requests: set[Request[Any]] = set()
         self._why_over = ""
+        self._interpreter_ends = False
         self._context: Context
         self._ending: anyio.Event
         started: Future[asyncio.AbstractEventLoop] = Future()
@@ -102,23 +104,30 @@ class LoopThread:
         Raises:
             RuntimeError: see `call`.
         """
-        if self.is_here:
-            raise RuntimeError(
-                "this would wait for itself: a block processor, or other code that is called in "
-                "the loop of repo_stream, cannot use a function that waits for that loop"
-            )
+        self._refuse_here()
         if keeps:
             self._owed.raise_here()
+        try:
+            return self._answered(request, begin, stop or request.stop, keeps=keeps)
+        except RuntimeError:
+            if self._interpreter_ends and threading.current_thread().daemon:
+                threading.Event().wait()  # an error would be printed while that ends
+            raise
 
+    def _answered(
+        self,
+        request: Request[R],
+        begin: Callable[[], object],
+        stop: Callable[[], object],
+        *,
+        keeps: bool,
+    ) -> R:
         def do() -> None:
+            if self._why_over:  # a task that began now would not be cancelled with the others
+                request.fail(RuntimeError(self._why_over))
+                return
             request.begun = True
             begin()
-
-        def undo() -> None:
-            if request.begun:
-                (stop or request.stop)()
-            else:  # it was not even told
-                request.fail(RuntimeError(OVER))
 
         self._requests.add(request)
         try:
@@ -126,17 +135,38 @@ class LoopThread:
             request.wait()
         except BaseException as interrupt:
             # Ctrl-C, or whatever the handler of a signal raises.
-            with suppress(RuntimeError):
-                self.tell(undo)
-                request.wait()
+            self._cancel(request, stop)
             if not keeps or not request.succeeded or not isinstance(interrupt, KeyboardInterrupt):
                 raise
-            self._owed.add(interrupt)
-            with suppress(RuntimeError):
-                self.tell(lambda: self._loop.call_later(SOON, self._owed.press))
+            self._owe(interrupt)
         finally:
             self._requests.discard(request)
         return request.outcome()
+
+    def _refuse_here(self) -> None:
+        if self.is_here:
+            raise RuntimeError(
+                "this would wait for itself: a block processor, or other code that is called in "
+                "the loop of repo_stream, cannot use a function that waits for that loop"
+            )
+
+    def _cancel(self, request: Request[Any], stop: Callable[[], object]) -> None:
+        """Cancel a request, and wait until it has ended."""
+
+        def undo() -> None:
+            if request.begun:
+                stop()
+            else:  # it was not even told
+                request.fail(RuntimeError(OVER))
+
+        with suppress(RuntimeError):
+            self.tell(undo)
+            request.wait()
+
+    def _owe(self, interrupt: KeyboardInterrupt) -> None:
+        self._owed.add(interrupt)
+        with suppress(RuntimeError):
+            self.tell(lambda: self._loop.call_later(SOON, self._owed.press))
 
     # --- For what waits --------------------------------------------------------------------------
 
@@ -200,7 +230,11 @@ class LoopThread:
         return self._why_over == _FORKED
 
     def shut_down(self) -> None:
-        """End it, with all that is still open."""
+        """End it, with all that is still open, at the end of the interpreter.
+
+        Daemon threads that wait for it wait on, until they end with the interpreter.
+        """
+        self._interpreter_ends = True
         with suppress(RuntimeError):
             self.tell(lambda: self._ending.set())  # noqa: PLW0108 - it is there by then
         self._thread.join(_PATIENCE)
@@ -230,6 +264,7 @@ class LoopThread:
         while not self._is_left():
             with anyio.move_on_after(_LINGER):
                 await self._ending.wait()
+                self._why_over = OVER
                 return  # and `anyio.run` cancels the tasks that are left
 
     def _is_left(self) -> bool:
