@@ -359,6 +359,15 @@ def test_parquet_keeps_types(run: Run, car: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_type_that_parquet_lacks_is_named(run: Run, car: Path, tmp_path: Path) -> None:
+    target = tmp_path / "x.parquet"
+    code, out, err = run("sql", "select interval '1 day' as a", car, "-o", target)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"repo-stream: {target}: Parquet lacks the type of a column: " in err
+    assert "month_day_nano_interval; cast it to text, as in name::varchar" in err
+    assert list(tmp_path.iterdir()) == [car]
+
+
 def test_name_and_form_have_to_agree(run: Run, car: Path, tmp_path: Path) -> None:
     for flags, said in (
         (["--json", "-o", "x.csv"], "-o names a .csv file, but --json is given"),

@@ -352,7 +352,13 @@ def _sink(
                 yield CsvRows(written, path, names, escaped=shows)
             case kind:
                 with columnar_file(kind, schema, file, path) as columnar:
-                    columnar.begin(None)
+                    try:
+                        columnar.begin(None)
+                    except NotImplementedError as error:
+                        raise _QueryError(
+                            f"{path}: {form.title} lacks the type of a column: {error}; "
+                            "cast it to text, as in name::varchar"
+                        ) from error
                     yield columnar
 
 
