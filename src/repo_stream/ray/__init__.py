@@ -22,8 +22,8 @@ If a worker dies, Ray runs its task again from the beginning, in another one, an
 blocks as it has of the first try. So each row comes exactly once, because a task makes the same
 blocks in every try: batches end after a number of rows, and not when time is up or a piece of a
 file has come. That holds for files that nobody writes to meanwhile, and that can be read in each
-try, or in none. If an account writes between
-two tries, then its download is another one; see `read_repos`.
+try, or in none. If an account writes between two tries, then its download is another one; see
+`read_repos`.
 """
 
 from repo_stream import _face
