@@ -180,8 +180,11 @@ def test_duckdb_need_not_know_data_sets(
         where collection = '{POST}' and text > 'a' order by rkey
     """
     expected = ask(query)
-    others = {"pyarrow.dataset": SimpleNamespace(Dataset=object)}
-    monkeypatch.setattr(scanning, "import_module", lambda name: others.get(name) or import_(name))
+
+    def without_data_sets(name: str) -> Any:
+        return SimpleNamespace(Dataset=object) if name == "pyarrow.dataset" else import_(name)
+
+    monkeypatch.setattr(scanning, "import_module", without_data_sets)
     assert ask(query) == expected
     code, _, err = run("sql", "select count(*) from records", damaged)
     assert code == 1
