@@ -94,6 +94,27 @@ def test_the_thread_ends_when_nobody_has_used_it_for_a_while(
         assert other.call(add, 1, 1) == 2
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal cannot be sent to a thread")
+def test_a_thread_whose_start_is_interrupted_ends_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_LINGER", 0.01)
+    monkeypatch.setattr(shared, "_shared", None)
+    before = set(threading.enumerate())
+
+    def interrupted(_future: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("concurrent.futures.Future.result", interrupted)
+        with pytest.raises(KeyboardInterrupt), loop_thread():
+            pass
+    left = set(threading.enumerate()) - before
+    for each in left:
+        each.join(10)
+    assert [each for each in left if each.is_alive()] == []
+
+
 def test_an_error_comes_out_with_its_own_traceback_and_cause() -> None:
     async def inmost() -> None:
         await checkpoint()

@@ -46,7 +46,7 @@ def _taken() -> LoopThread:
     """Return the thread, with one user more."""
     global _shared  # noqa: PLW0603 - one thread serves all
     with _lock:
-        if _shared is None or not _shared.hold():
+        while _shared is None or not _shared.hold():
             _shared = LoopThread()
         return _shared
 

@@ -30,14 +30,11 @@ _FORKED: Final = "this was opened before the process was forked; open it again i
 
 
 class LoopThread:
-    """An event loop of asyncio in a thread of its own; `loop_thread` returns it.
-
-    Whoever makes it is its first user.
-    """
+    """An event loop of asyncio in a thread of its own; `loop_thread` returns it."""
 
     def __init__(self) -> None:
         # How many users there are, and whether there were any since the last look.
-        self._users = 1
+        self._users = 0
         self._used = True
         # It is taken again by the same thread, if that collects garbage or handles a signal here.
         self._lock = RLock()
