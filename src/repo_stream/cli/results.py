@@ -82,7 +82,7 @@ def _as_json(value: Any) -> Any:  # noqa: ANN401 - above
         case Mapping():
             items = cast("Mapping[str, Any]", value).items()
             return {str(key): _as_json(item) for key, item in items}
-        case object(months=_, days=_, nanoseconds=_):
+        case object(months=int(), days=int(), nanoseconds=int()):
             return text_of(value)
         case list() | tuple():
             return [_as_json(item) for item in cast("Sequence[Any]", value)]
