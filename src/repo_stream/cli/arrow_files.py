@@ -40,7 +40,7 @@ class ColumnarFile:
     def __init__(self, kind: Columnar, schema: Any, file: IO[bytes], path: str | None) -> None:  # noqa: ANN401 - above
         self._kind = kind
         self._schema = schema
-        self._file = _UntilItFails(file)
+        self._file = _UntilItIsOver(file)
         self._path = path
         self._writer: Any = None
         self._group: list[Any] = []
@@ -89,12 +89,12 @@ class ColumnarFile:
 
     def finish(self) -> None:
         """Write what is left, and the end of the file."""
-        if self._writer is None:
-            return
-        self.write_group()
-        with writing_to(self._path):
-            self._writer.close()
-            self._file.flush()
+        if self._writer is not None:
+            self.write_group()
+            with writing_to(self._path):
+                self._writer.close()
+                self._file.flush()
+        self._file.over = True
 
     def drop(self, *, torn: bool) -> None:
         """Give the file up after an error.
@@ -108,7 +108,7 @@ class ColumnarFile:
                 self._file.write(_CONTINUATION)
                 self._file.flush()
         # The writer writes the end of the file when it is closed or collected.
-        self._file.failed = True
+        self._file.over = True
         if self._path is None:
             drop_output()
         if self._writer is not None:
@@ -140,31 +140,32 @@ def _metadata(commit: Commit | None) -> dict[str, str]:
     return about
 
 
-class _UntilItFails(io.RawIOBase):
-    """A file until a write to it fails; from then on, writes are dropped.
+class _UntilItIsOver(io.RawIOBase):
+    """A file until it is complete, or a write to it fails; from then on, writes are dropped.
 
     After an error, pyarrow still writes the end of the file, and could block again on a full pipe.
+    When this is collected, it is flushed once more, and the file may have been closed by then.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__()
         self._file = file
-        self.failed = False
+        self.over = False
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Buffer, /) -> int:
-        if self.failed:
+        if self.over:
             return memoryview(data).nbytes
         try:
             return self._file.write(data)
         except BaseException:
-            self.failed = True
+            self.over = True
             raise
 
     def flush(self) -> None:
-        if not self.failed:
+        if not self.over:
             self._file.flush()
 
 
