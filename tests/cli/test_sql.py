@@ -107,6 +107,16 @@ def test_standard_input_can_be_read_by_any_query(run: Run, monkeypatch: pytest.M
     os.close(reading)
 
 
+def test_one_disk_serves_several_readings(run: Run, tmp_path: Path) -> None:
+    path, disk = tmp_path / "large.car.gz", tmp_path / "spill.db"
+    path.write_bytes(gzip.compress(build_car({f"a.b.c/{n:04}": {"n": n} for n in range(5000)})))
+    query = 'from (from records limit 3) a, (from records limit 3) b, "a.b.c" c'
+    flags = ["--disk", disk, "--mem-limit-mb", "0.1"]
+    code, out, err = run("sql", "--json", f"select count(*) as n {query}", path, *flags)
+    assert (code, out, err) == (0, '{"n":45000}\n', "")
+    assert disk.exists()
+
+
 def test_accounts_are_downloaded_and_checked(run: Run, world: Any) -> None:
     world.add_account("alice.example.com", {f"{LIKE}/1": {"n": 7}})
     code, out, err = run("sql", "--json", f'select n from "{LIKE}"', "alice.example.com")

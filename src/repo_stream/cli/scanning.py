@@ -70,6 +70,7 @@ class Scans:
         self._cars = cars
         self._worst: dict[str, _Reading] = {}
         self._meters: list[Meter] = []
+        self._on_disk = False
         self._running: list[Generator[Any]] = []
 
     def records(self, columns: Sequence[str], wanted: Any) -> Iterator[Any]:  # noqa: ANN401 - above
@@ -146,12 +147,20 @@ class Scans:
         if collection is not None:
             options.collections = [collection]
         on_error: Literal["raise", "skip"] = "skip" if options.skip_bad else "raise"
-        async with opened(options, processor, on_error=on_error, check_first=False) as repo:
-            self._meters.append(repo.meter)
-            try:
-                yield repo
-            finally:
-                self._meters.remove(repo.meter)
+        if self._on_disk:
+            options.disk = None  # one reading at a time can use that file
+        uses_disk = options.disk is not None
+        self._on_disk = self._on_disk or uses_disk
+        try:
+            async with opened(options, processor, on_error=on_error, check_first=False) as repo:
+                self._meters.append(repo.meter)
+                try:
+                    yield repo
+                finally:
+                    self._meters.remove(repo.meter)
+        finally:
+            if uses_disk:
+                self._on_disk = False
 
     def _note(self, options: argparse.Namespace, repo: Opened[Any], found: int) -> None:
         """Note what there is to report of a CAR: the most, however often the query reads it."""
