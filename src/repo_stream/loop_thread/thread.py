@@ -107,7 +107,7 @@ class LoopThread:
         try:
             return self._answered(request, begin, stop or request.stop, keeps=keeps)
         except RuntimeError:
-            if self._interpreter_ends and threading.current_thread().daemon:
+            if self._interpreter_ends and _is_daemon():
                 threading.Event().wait()  # an error would be printed while that ends
             raise
 
@@ -277,3 +277,13 @@ class LoopThread:
         self._why_over = why
         for request in list(self._requests):
             request.fail(RuntimeError(why))
+
+
+def _is_daemon() -> bool:
+    """Return whether this is a daemon thread that Python has started.
+
+    Those of other libraries, such as DuckDB, look like such; but they are waited for.
+    """
+    thread = threading.current_thread()
+    foreign = isinstance(thread, threading._DummyThread)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # nothing else tells
+    return thread.daemon and not foreign
