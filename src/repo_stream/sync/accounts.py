@@ -24,7 +24,7 @@ class AccountRepo(Repo):
 
 @with_members(resolving.Network, hidden=frozenset({"aclose"}))
 class Network(Face):
-    __signature__ = inspect.signature(resolving.Network)
+    __signature__: inspect.Signature = inspect.signature(resolving.Network)
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         real = resolving.Network(*args, **keywords)
