@@ -170,6 +170,27 @@ started.wait()
     assert (code, errors) == (0, "")
 
 
+def test_a_daemon_thread_that_is_waited_for_at_the_end_ends(path: Path) -> None:
+    program = """
+import atexit
+started = threading.Event()
+
+def read():
+    while True:
+        with sync.open_car(path, mem_limit_mb=0) as repo:
+            while repo.next_chunk(1):
+                started.set()
+
+thread = threading.Thread(target=read, daemon=True)
+atexit.register(thread.join)  # after the loop has ended, as this comes before its first use
+thread.start()
+started.wait()
+"""
+    code, _, errors = run(program, path)
+    assert code == 0
+    assert "the interpreter is shutting down" in errors
+
+
 def test_processes_that_are_forked_read_on_their_own(path: Path) -> None:
     program = """
 import warnings

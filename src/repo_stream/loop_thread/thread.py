@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import Context, copy_context
 from threading import RLock, Thread, get_ident
+from time import sleep
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -108,7 +109,7 @@ class LoopThread:
             return self._answered(request, begin, stop or request.stop, keeps=keeps)
         except RuntimeError:
             if self._interpreter_ends and _is_daemon():
-                threading.Event().wait()  # an error would be printed while that ends
+                sleep(_PATIENCE)  # an error would be printed while that ends
             raise
 
     def _answered(
@@ -229,7 +230,7 @@ class LoopThread:
     def shut_down(self) -> None:
         """End it, with all that is still open, at the end of the interpreter.
 
-        Daemon threads that wait for it wait on, until they end with the interpreter.
+        Daemon threads that wait for it wait on for a while, and end with the interpreter.
         """
         self._interpreter_ends = True
         with suppress(RuntimeError):
