@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from repo_stream import (
     open_car,
 )
 from repo_stream.store.log import LOG_START
+from repo_stream.store.memory import MemoryStore
 from repo_stream.testing import build_repo, cid_of, encode, section
 from support import pieces_of
 from support.driving import BOTH_WAYS, expected, pairs, until_error
@@ -490,3 +492,17 @@ async def test_cancelled_within_its_block_it_empties_the_store() -> None:
             REPO.to_car(), block_processor=noop, mem_limit_mb=0, spill=store
         ) as repo:
             assert await everything(repo) == EXPECTED
+
+
+@BOTH_WAYS
+async def test_closed_repo_is_freed_without_the_collector_of_garbage(mem_limit_mb: float) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        async with open_car(REPO.to_car(), mem_limit_mb=mem_limit_mb) as repo:
+            await repo.next_chunk()
+            assert any(isinstance(each, MemoryStore) for each in gc.get_objects())
+        del repo
+        assert not any(isinstance(each, MemoryStore) for each in gc.get_objects())
+    finally:
+        gc.enable()

@@ -489,6 +489,7 @@ class Kept(Generic[T]):
 
     async def aclose(self) -> None:
         """Close what was opened here, and empty a store that was given."""
+        self._log.close()
         try:
             await self._loading.aclose()
         finally:

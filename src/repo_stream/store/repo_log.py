@@ -33,7 +33,7 @@ from repo_stream.car.decoder import Block, CarDecoder, Columns
 from repo_stream.car.encoder import write_header, write_section
 from repo_stream.car.files import OpenFile
 from repo_stream.car.reader import BlockReader, checksum_of
-from repo_stream.errors import CarChanged, RepoStreamError
+from repo_stream.errors import CarChanged, RepoStreamError, StoreClosed
 from repo_stream.ipld.cid import Cid
 from repo_stream.limits import MIB, Limits
 from repo_stream.store.buckets import Buckets, candidates, has_room_for
@@ -151,6 +151,14 @@ class RepoLog:
     async def hold(self) -> None:
         """Lease the store now, even if nothing will have to go there."""
         await self._store()
+
+    def close(self) -> None:
+        """Refer to the caller no more, so that a closed repo is freed at once.
+
+        What refers to each other is only freed when garbage is collected, and that is rare: the
+        blocks of several closed repos would take the memory of the next one.
+        """
+        self._leased = _no_store
 
     async def _store(self) -> Lease:
         if self._lease is None:
@@ -475,6 +483,10 @@ class _Noting:
         if self._skipped:
             self._at = min(self._at, self._skipped[-1].before)
         return damaged, self._cids[at : self._at], self._blocks[at : self._at]
+
+
+async def _no_store() -> Lease:
+    raise StoreClosed.of_repo()
 
 
 def _read(start: int, size: int, file: OpenFile) -> bytes:
