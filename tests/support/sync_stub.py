@@ -90,7 +90,9 @@ def stub() -> str:
 
 
 def formatted(text: str) -> str:
-    command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(STUB), "-"]
+    # The settings are those of the checkout, wherever the package is installed.
+    name = Path(__file__).parents[2] / "src/repo_stream/sync/__init__.pyi"
+    command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(name), "-"]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
 
 

@@ -19,6 +19,7 @@ import os, signal, sys, threading
 import duckdb, polars, pyarrow
 from repo_stream.arrow import records
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 stream = records([sys.argv[1]] * 100_000)
 connection = duckdb.connect()
 connection.register("r", stream)

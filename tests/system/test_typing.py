@@ -33,6 +33,9 @@ def test_types_of_public_names_are_complete(tmp_path: Path) -> None:
     )
     found = json.loads(done.stdout)["typeCompleteness"]
     assert Path(found["pyTypedPath"]).parent.samefile(package)
-    incomplete = [s["name"] for s in found["symbols"] if not s["isTypeKnown"] and s["isExported"]]
+    # A class of Ray's is the base of one of ours, and the tests of Ray install it.
+    absent = () if importlib.util.find_spec("ray") else ("repo_stream.ray.",)
+    known = [s for s in found["symbols"] if not s["name"].startswith(absent)]
+    incomplete = [s["name"] for s in known if not s["isTypeKnown"] and s["isExported"]]
     assert incomplete == []
-    assert found["completenessScore"] == 1
+    assert absent or found["completenessScore"] == 1
