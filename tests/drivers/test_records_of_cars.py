@@ -33,12 +33,13 @@ async def test_they_are_the_outputs_of_the_repo() -> None:
 
 async def test_nothing_is_read_before_the_loop_and_no_more_after_it() -> None:
     read: list[int] = []
-    reading = records(pieces(read), block_processor=len)
-    assert read == []
-    async with aclosing(reading):
-        async for output in reading:
-            assert output.key == "app.test.a/000"
-            break
+    async with aclosing(pieces(read)) as source:  # which is not closed by those who read it
+        reading = records(source, block_processor=len)
+        assert read == []
+        async with aclosing(reading):
+            async for output in reading:
+                assert output.key == "app.test.a/000"
+                break
     assert 0 < len(read) < 9
 
 
