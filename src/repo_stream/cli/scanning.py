@@ -81,7 +81,8 @@ class Scans:
     def schema_of(self, collection: str) -> Any:  # noqa: ANN401 - above
         """Return the schema of the records of a collection; `None` if there are none."""
         inferred: Inferred | None = None
-        for rows in self._scan(collection, typed_processor(), lambda repo: repo.chunks()):
+        processor = typed_processor(times=False)
+        for rows in self._scan(collection, processor, lambda repo: repo.chunks()):
             inferred = inferred or Inferred()
             for row in rows:
                 inferred.add(row.value[0])

@@ -96,7 +96,8 @@ async def look_at(options: argparse.Namespace, schemas: Schemas, stack: AsyncExi
         of_car = narrowed(options, name)
         try:
             options.kept[name] = await stack.enter_async_context(as_file(of_car))
-            async with opened(of_car, typed_processor(), on_error=on_error) as car:
+            processor = typed_processor(times=False)
+            async with opened(of_car, processor, on_error=on_error) as car:
                 async for chunk in car.chunks():
                     schemas.add(chunk)
         except (RepoStreamError, OSError) as error:
