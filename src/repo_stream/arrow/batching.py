@@ -206,7 +206,6 @@ class Collector:
         self._empty()
 
     def _empty(self) -> None:
-        self._rows: list[Any] = []  # Any: what a subclass keeps
         self._bytes = 0
         self._count = 0
         self._grown: dict[str, Any] = {  # Any: each has an `array` method

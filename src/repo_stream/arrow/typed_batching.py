@@ -126,15 +126,19 @@ class TypedCollector(Collector):
         self._fields = fields_of(schema)
         self.schema: Any = schema_of_fields(self._fields)  # Any: pyarrow has no types
 
+    def _empty(self) -> None:
+        super()._empty()
+        self._records: list[dict[str, Any]] = []
+
     def add(self, keys: Sequence[str], cids: Sequence[bytes], rows: Sequence[Any] = ()) -> None:
         """Add records of the repo, each a `TypedRow`."""
         super().add(keys, cids, rows)
-        self._rows += rows
+        self._records += [record for record, _, _ in rows]
         self._bytes += sum([size for _, _, size in rows])
 
     def take(self) -> Any:  # noqa: ANN401 - pyarrow has no types
         """Return what has been collected as a `pyarrow.RecordBatch`."""
-        records: list[dict[str, Any]] = [record for record, _, _ in self._rows]
+        records = self._records
         arrays = [self._array(name) for name in self.columns]
         self._empty()
         typed, others = arrays_of(self._fields, records)
