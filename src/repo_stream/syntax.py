@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 __all__ = [
     "AT_SCHEME",
     "RESERVED_TOPS",
+    "TID_DIGITS",
     "URI_FORM",
     "AtUri",
     "has_reserved_top",
@@ -88,6 +89,8 @@ _NSID_LENGTH: Final = 317
 _NSID: Final = re.compile(rf"{_TOP}(?:\.{_SEGMENT})+\.[a-zA-Z][a-zA-Z0-9]{{0,62}}")
 _NSID_WILDCARD: Final = re.compile(rf"(?:{_TOP}(?:\.{_SEGMENT})*\.)?\*")
 _RKEY: Final = re.compile(r"[a-zA-Z0-9._:~-]{1,512}")
+#: The digits of a TID, in their order.
+TID_DIGITS: Final = "234567abcdefghijklmnopqrstuvwxyz"
 _TID: Final = re.compile(r"[2-7a-j][2-7a-z]{12}")
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from repo_stream.arguments import check_kind
-from repo_stream.syntax import is_tid
+from repo_stream.syntax import TID_DIGITS, is_tid
 
 __all__ = ["created_micros", "created_time", "tid_time", "time_in"]
 
@@ -23,10 +23,8 @@ _LAST: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
 # --- TIDs -----------------------------------------------------------------------------------------
 
-# The digits of a TID, and those that `int` has for base 32.
-_TO_BASE_32: Final = bytes.maketrans(
-    b"234567abcdefghijklmnopqrstuvwxyz", b"0123456789abcdefghijklmnopqrstuv"
-)
+# From the digits of a TID to those that `int` has for base 32.
+_TO_BASE_32: Final = bytes.maketrans(TID_DIGITS.encode(), b"0123456789abcdefghijklmnopqrstuv")
 _CLOCK_BITS: Final = 10
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from repo_stream import tid_time
-from repo_stream.syntax import is_tid
+from repo_stream.syntax import TID_DIGITS, is_tid
 
 __all__ = [
     "Axis",
@@ -36,7 +36,6 @@ Unit: TypeAlias = Literal["hour", "day", "month"]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LENGTHS: Final[dict[Unit, timedelta]] = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
 _UNITS: Final[tuple[Unit, ...]] = ("hour", "day", "month")
-_TID_ALPHABET: Final = "234567abcdefghijklmnopqrstuvwxyz"
 # The most hours or days to keep: more of them than this are counted as days or months.
 _MOST_KEPT: Final = 128
 # Twenty years, in months: accounts have brought along what they wrote elsewhere since 2006.
@@ -335,5 +334,5 @@ def _first_tid(moment: datetime) -> str:
     digits = ""
     for _ in range(13):
         number, digit = divmod(number, 32)
-        digits = _TID_ALPHABET[digit] + digits
+        digits = TID_DIGITS[digit] + digits
     return digits
