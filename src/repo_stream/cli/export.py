@@ -28,7 +28,7 @@ from repo_stream.cli.failures import report_left_out
 from repo_stream.cli.file_forms import FORMS, Form, choose_form
 from repo_stream.cli.filters import report_unmatched, selection
 from repo_stream.cli.folder import folder, record_files
-from repo_stream.cli.input import is_input, named
+from repo_stream.cli.input import named, refuse_input
 from repo_stream.cli.messages import WRONG_USAGE, complain
 from repo_stream.cli.opened import Opened, opened
 from repo_stream.cli.output import destination, is_terminal, put_json
@@ -137,9 +137,8 @@ def _form(options: argparse.Namespace) -> Form:
         form = _form_in_folder(options)
         _settle_columns(options, form)
         return form
-    for car in options.cars:
-        if path is not None and is_input(car, path):
-            options.usage(f"-o names the CAR itself, which would be overwritten: {path}")
+    if path is not None:
+        refuse_input(options, "-o", path)
     try:
         form = choose_form(path, options.format)
     except ValueError as error:

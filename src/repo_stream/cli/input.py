@@ -25,6 +25,7 @@ __all__ = [
     "limits_of",
     "named",
     "open_input",
+    "refuse_input",
     "size_of_file",
 ]
 
@@ -124,6 +125,19 @@ def is_input(car: str, path: str) -> bool:
         return _is_input(car, Path(path).stat())
     except OSError:
         return False
+
+
+def refuse_input(options: argparse.Namespace, option: str, path: str) -> None:
+    """Exit if an option names one of the CARs as the file to write.
+
+    Args:
+        options: the command line.
+        option: the name of the option.
+        path: its value.
+    """
+    for car in options.cars:
+        if is_input(car, path):
+            options.usage(f"{option} names the CAR itself, which would be overwritten: {path}")
 
 
 def is_standard_output(car: str) -> bool:

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
 from repo_stream import Damage, Repo, RepoStreamError
-from repo_stream.cli.input import is_input, named
+from repo_stream.cli.input import named, refuse_input
 from repo_stream.cli.losses import Loss, Losses
 from repo_stream.cli.messages import BAD_REPO, PROGRAM
 from repo_stream.cli.opened import Opened
@@ -93,9 +93,7 @@ def check_report(options: argparse.Namespace) -> None:
     folder: str | None = getattr(options, "to_folder", None)
     if folder is not None and Path(folder).resolve() in Path(path).resolve().parents:
         options.usage(f"--report is in the folder of --to-folder, which is for records: {path}")
-    for car in options.cars:
-        if is_input(car, path):
-            options.usage(f"--report names the CAR itself, which would be overwritten: {path}")
+    refuse_input(options, "--report", path)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from repo_stream.background import in_background
 from repo_stream.cli.arrow_files import columnar_file
 from repo_stream.cli.failures import report_failure
 from repo_stream.cli.file_forms import Form, choose_form
-from repo_stream.cli.input import is_input
+from repo_stream.cli.input import refuse_input
 from repo_stream.cli.messages import WRONG_USAGE, complain
 from repo_stream.cli.opened import as_file
 from repo_stream.cli.output import destination, is_terminal, put
@@ -110,9 +110,8 @@ def _form(options: argparse.Namespace) -> Form | None:
         options.usage(one_line(f"QUERY comes before CAR, and {options.query} is a file"))
     option = "json" if options.json else "csv" if options.csv else None
     asked = "jsonl" if option == "json" else option
-    for car in options.cars:
-        if path is not None and is_input(car, path):
-            options.usage(f"-o names the CAR itself, which would be overwritten: {path}")
+    if path is not None:
+        refuse_input(options, "-o", path)
     if path is None and asked is None:
         return None
     try:
