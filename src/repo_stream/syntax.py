@@ -10,6 +10,7 @@ All of them are tested by regular expressions that take linear time, on texts of
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "is_rkey",
     "is_tid",
     "parse_at_uri",
+    "quoted",
+    "why_not_path",
 ]
 
 # --- Accounts -------------------------------------------------------------------------------------
@@ -146,6 +149,8 @@ _USUAL_URI: Final = re.compile(
     rf"at://did:plc:[a-z2-7]{{24}}/(?=[^/]{{1,{_NSID_LENGTH}}}/){_NSID.pattern}"
     r"/[a-zA-Z0-9._:~-]{3,512}"
 )
+# How much of a part that is not valid is in a message.
+_QUOTED: Final = 60
 URI_FORM: Final = "the URI of a record is at://DID/collection/rkey"
 
 
@@ -203,13 +208,41 @@ def _why_not_at_uri(text: str, authority: str, path: list[str]) -> str | None:
         return "it names no account"
     if not is_at_identifier(authority):
         return f"{authority!r} is neither a DID nor a handle"
+    return why_not_path(path)
+
+
+def why_not_path(path: Sequence[str]) -> str | None:
+    """Return why the parts of a path are not those of a collection or a record.
+
+    Args:
+        path: what comes after the account in an `at://` URI, split at each slash.
+
+    Returns:
+        The reason; `None` if they can be such parts, or if there are none.
+
+    Example:
+        >>> why_not_path(["app.bsky.feed.post", ""])
+        'it has a slash too many'
+    """
     if len(path) > 2 or "" in path:
         return "it has a slash too many"
     if path and not is_nsid(path[0]):
-        return f"{path[0]!r} is not an NSID"
+        return f"{quoted(path[0])} is not an NSID"
     if len(path) == 2 and not is_rkey(path[1]):
-        return f"{path[1]!r} is not an rkey"
+        return f"{quoted(path[1])} is not an rkey"
     return None
+
+
+def quoted(text: str) -> str:
+    r"""Return the beginning of a text for a message, in quotes and in ASCII.
+
+    Letters that look like those of ASCII can be told from them.
+
+    Example:
+        >>> print(quoted("\N{CYRILLIC SMALL LETTER A}pp"))
+        '\u0430pp'
+    """
+    return ascii(text[:_QUOTED]) + ("..." if len(text) > _QUOTED else "")
 
 
 # --- Times ----------------------------------------------------------------------------------------

@@ -27,8 +27,8 @@ from repo_stream.syntax import (
     has_reserved_top,
     is_did,
     is_handle,
-    is_nsid,
-    is_rkey,
+    quoted,
+    why_not_path,
 )
 
 __all__ = [
@@ -94,20 +94,10 @@ def parse_who(text: str, *, allow_private: bool = False) -> Who:
         return Who(_parse_name(said, text, allow_private=allow_private))
     authority, *path = said[len(AT_SCHEME) :].removesuffix("/").split("/")
     name = _parse_name(authority, text, allow_private=allow_private)
-    reason = _why_not_path(path)
+    reason = why_not_path(path)
     if reason is not None:
         raise BadName(name=text, reason=reason)
     return Who(name, *path)
-
-
-def _why_not_path(path: Sequence[str]) -> str | None:
-    if "" in path or len(path) > 2:
-        return "it has a slash too many"
-    if path and not is_nsid(path[0]):
-        return f"{_shown(path[0])} is not an NSID"
-    if len(path) == 2 and not is_rkey(path[1]):
-        return f"{_shown(path[1])} is not an rkey"
-    return None
 
 
 def _parse_name(name: str, text: str, *, allow_private: bool) -> str:
@@ -350,4 +340,4 @@ def _json(body: bytes) -> object:
 
 
 def _shown(text: str) -> str:
-    return "nothing" if not text else ascii(text[:60]) + ("..." if len(text) > 60 else "")
+    return quoted(text) if text else "nothing"
