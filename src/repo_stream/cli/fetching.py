@@ -23,16 +23,15 @@ from repo_stream import (
     OtherAccount,
     Output,
     RepoStreamError,
-    join_cars,
     load_commit,
 )
 from repo_stream.cli.accounts import network_of
 from repo_stream.cli.downloads import Named, account_repo, who_in
 from repo_stream.cli.input import limits_of
 from repo_stream.cli.messages import complain
-from repo_stream.cli.opened import Given, opened
+from repo_stream.cli.opened import Given, joined_sources, opened
 from repo_stream.cli.ordered_cars import write_car
-from repo_stream.cli.progress import Meter, Position
+from repo_stream.cli.progress import Meter
 from repo_stream.cli.screen import explained, one_line
 from repo_stream.cli.signatures import earlier_key
 
@@ -212,15 +211,7 @@ async def _check_signature(
 async def _joined(options: argparse.Namespace, sources: list[str], meter: Meter) -> Commit:
     """Write the newest repo of all sources in the place of the first; return its commit."""
     path = sources[0]
-    async with (
-        join_cars(
-            *sources,
-            mem_limit_mb=options.mem_limit_mb,
-            spill=options.disk,
-            limits=limits_of(options),
-        ) as car,
-        meter.following(lambda: Position(car.bytes_read, car.fully_read, car.bytes_written)),
-    ):
+    async with joined_sources(options, sources, meter) as car:
         await write_car(car, path)
     return car.commit
 

@@ -30,7 +30,17 @@ from repo_stream.cli.losses import Losses
 from repo_stream.cli.progress import Meter, Position
 from repo_stream.cli.screen import one_line
 
-__all__ = ["Given", "Opened", "as_file", "blocks_of", "joined", "kept", "opened", "ordered"]
+__all__ = [
+    "Given",
+    "Opened",
+    "as_file",
+    "blocks_of",
+    "joined",
+    "joined_sources",
+    "kept",
+    "opened",
+    "ordered",
+]
 
 T = TypeVar("T")
 #: The path of a regular file, an input, or pieces of a CAR.
@@ -314,16 +324,28 @@ async def joined(options: argparse.Namespace) -> AsyncGenerator[OrderedCar]:
         for name in (options.car, *options.slices):
             of_name = argparse.Namespace(**{**vars(options), "car": name})
             sources.append(await stack.enter_async_context(_verified_source(of_name, meter)))
-        async with (
-            join_cars(
-                *sources,
-                mem_limit_mb=options.mem_limit_mb,
-                spill=options.disk,
-                limits=limits_of(options),
-            ) as car,
-            meter.following(lambda: Position(car.bytes_read, car.fully_read, car.bytes_written)),
-        ):
-            yield car
+        yield await stack.enter_async_context(joined_sources(options, sources, meter))
+
+
+@asynccontextmanager
+async def joined_sources(
+    options: argparse.Namespace, sources: Sequence[Source], meter: Meter
+) -> AsyncGenerator[OrderedCar]:
+    """Join CARs, and show the progress.
+
+    Raises:
+        RepoStreamError: if one of them cannot be read, or if they cannot be joined.
+    """
+    async with (
+        join_cars(
+            *sources,
+            mem_limit_mb=options.mem_limit_mb,
+            spill=options.disk,
+            limits=limits_of(options),
+        ) as car,
+        meter.following(lambda: Position(car.bytes_read, car.fully_read, car.bytes_written)),
+    ):
+        yield car
 
 
 # --- Sources --------------------------------------------------------------------------------------
