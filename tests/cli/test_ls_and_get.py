@@ -252,6 +252,14 @@ def test_key_without_its_form_is_refused_with_the_way_to_ask_for_it(run: Run, ca
     assert "--exact" not in err.splitlines()[-1]
 
 
+def test_options_can_come_between_car_and_key(run: Run, car: Path) -> None:
+    assert run("get", car, "--json", f"{LIKE}/1") == run("get", "--json", car, f"{LIKE}/1")
+    for more in ([f"{LIKE}/1", POST], ["--jsn"], ["k\udcff"]):
+        code, out, err = run("get", car, "--json", *more)
+        assert (code, out) == (2, "")
+        assert "usage: repo-stream get" in err
+
+
 @BOTH_WAYS
 @pytest.mark.parametrize("key", [f"{LIKE}/1", f"at://{DID}/{LIKE}/1"], ids=["key", "URI"])
 def test_get_gives_one_record(run: Run, car: Path, key: str, limit: str) -> None:

@@ -158,15 +158,48 @@ def test_several_accounts_and_files_are_read_together(
 
 
 @pytest.mark.parametrize("command", ["ls", "export"])
+@pytest.mark.parametrize("slash", ["", "/"])
 def test_uri_of_a_collection_narrows_what_is_read(
-    run: Run, alice: AtprotoAccount, command: str
+    run: Run, alice: AtprotoAccount, command: str, slash: str
 ) -> None:
-    code, out, _ = run(command, f"at://{HANDLE}/{LIKE}", *(["--json"] if command == "ls" else []))
+    json = ["--json"] if command == "ls" else []
+    code, out, _ = run(command, f"at://{HANDLE}/{LIKE}{slash}", *json)
     assert code == 0
     assert keys(out) == [f"{LIKE}/1"]
     code, out, err = run("ls", f"at://{alice.did}/a.b.c")
     assert (code, out) == (0, "")
     assert "no record matches --collection a.b.c; collections in the repo:" in err
+
+
+def test_folder_of_an_account_does_not_lose_what_a_uri_leaves_out(
+    run: Run, alice: AtprotoAccount, tmp_path: Path
+) -> None:
+    target = tmp_path / "records"
+    to_folder = ["-q", "--to-folder", target]
+    assert run("export", HANDLE, *to_folder) == (0, "", "")
+    for part in (LIKE, f"{LIKE}/", f"{LIKE}/1"):
+        code, _, err = run("export", f"at://{HANDLE}/{part}", *to_folder)
+        assert code == 1
+        assert "records that are not selected now would be removed from it" in err
+    assert len([*target.glob("*/*.json")]) == len(alice.records)
+
+
+def test_folder_of_several_accounts_does_not_lose_what_a_uri_leaves_out(
+    run: Run, world: AtprotoNetwork, alice: AtprotoAccount, tmp_path: Path
+) -> None:
+    """The URIs of a folder before may be those of the other accounts."""
+    world.add_account("bob.example.com", {f"{LIKE}/1": {"n": 1}, f"{POST}/1": {"n": 2}})
+    target = tmp_path / "tables"
+    one, other = HANDLE, "bob.example.com"
+    to_folder = ["-q", "--typed", "--to-folder", target]
+    named = [f"at://{one}/{LIKE}", other]
+    assert run("export", *named, *to_folder) == (0, "", "")
+    assert run("export", *named, *to_folder) == (0, "", "")
+    for others in ([one, f"at://{other}/{LIKE}"], [one, other, "--collection", LIKE]):
+        code, _, err = run("export", *others, *to_folder)
+        assert code == 1
+        assert "records that are not selected now would be removed from it" in err
+    assert run("export", one, other, *to_folder) == (0, "", "")
 
 
 def test_uri_of_a_record_narrows_what_is_read_to_it(run: Run, alice: AtprotoAccount) -> None:
@@ -182,6 +215,9 @@ def test_uri_of_a_record_narrows_what_is_read_to_it(run: Run, alice: AtprotoAcco
         (["verify", f"at://{HANDLE}/{LIKE}/1"], f"name the account alone: at://{HANDLE}"),
         (["join", "a.car", f"at://{HANDLE}/{LIKE}"], f"name the account alone: at://{HANDLE}"),
         (["fetch", f"at://{HANDLE}/{LIKE}", "-o", "x"], f"name the account alone: at://{HANDLE}"),
+        (["fetch", f"at://{HANDLE}/{LIKE}/", "-o", "x"], f"name the account alone: at://{HANDLE}"),
+        (["fetch", f"at://@{HANDLE}/{LIKE}", "-o", "x"], f"'@{HANDLE}' is neither a DID nor"),
+        (["ls", f"at://{HANDLE}/{LIKE}//"], "it has a slash too many"),
         (["ls", f"at://{HANDLE}/{LIKE}", "--collection", POST], "leave out --collection"),
         (["get", f"at://{HANDLE}/{LIKE}"], "is not the URI of a record but of a collection"),
         (["get", f"at://{HANDLE}/{LIKE}/1", f"{LIKE}/1"], "leave out KEY"),

@@ -111,6 +111,7 @@ def test_wrong_keys_and_filters_are_explained_before_a_file_is_read(
     "arguments",
     [
         pytest.param(["ls", ""], id="CAR"),
+        pytest.param(["ls", "CAR", "--json", ""], id="CAR after an option"),
         pytest.param(["join", "CAR", ""], id="slice"),
         pytest.param(["export", "CAR", "-o", ""], id="output"),
         pytest.param(["export", "CAR", "--to-folder", ""], id="folder"),

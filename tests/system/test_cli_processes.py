@@ -225,6 +225,39 @@ sys.exit(main(sys.argv[1:]))
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("command", ["ls", "export", "order"])
+def test_standard_output_that_cannot_take_all_is_an_error(
+    command: str, unbuffered: str, tmp_path: Path
+) -> None:
+    arguments = [command, str(SAMPLE), *(["-"] if command == "order" else [])]
+    program = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({{}}, -1))
+from repo_stream.cli import main
+sys.exit(main({arguments!r}))
+"""
+
+    def run(room: int) -> tuple[int, str, int]:
+        target = tmp_path / "out"
+        with target.open("wb") as file:
+            ended = subprocess.run(
+                [sys.executable, "-c", program.format(room)],
+                stdout=file,
+                stderr=subprocess.PIPE,
+                check=False,
+                timeout=120,
+                text=True,
+                env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            )
+        return ended.returncode, ended.stderr, target.stat().st_size
+
+    code, _, size = run(2**30)
+    assert (code, size > 10_000) == (0, True)
+    code, err, _ = run(size - 10)
+    assert (code, err) == (1, "repo-stream: standard output: File too large\n")
+
+
 @pytest.mark.parametrize("room", [0, 1_000])
 def test_folder_that_cannot_grow_is_named_and_removed(room: int, tmp_path: Path) -> None:
     target = tmp_path / "folder"

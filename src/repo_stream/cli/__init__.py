@@ -17,7 +17,7 @@
 others. `sql` takes several as well, and fails if one cannot be read. `--completion` teaches all
 this to a shell.
 
-The command uses the public names of the package, and `keys`, `syntax`, `background` and
+The command uses the public names of the package, and `keys`, `syntax`, `process`, `background` and
 `_compiled`, which know nothing of the rest. Strangers write what is in a repo, so only printable
 characters of it are written to a terminal.
 
@@ -42,7 +42,7 @@ from repo_stream.cli.failures import report_failure
 from repo_stream.cli.interrupts import INTERRUPTED, interruptible
 from repo_stream.cli.messages import WRONG_USAGE, complain
 from repo_stream.cli.options import parse
-from repo_stream.cli.output import OutputError, drop_output
+from repo_stream.cli.output import OutputError, buffer_output, drop_output
 from repo_stream.cli.slowness import explain_slowness
 
 __all__ = ["main"]
@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    buffer_output()
     try:
         options = parse(arguments)
     except OutputError as error:

@@ -50,13 +50,16 @@ def is_account(car: str) -> bool:
 
 
 def uri_in(car: str) -> AtUri | None:
-    """Return the parts of a CAR that is a valid `at://` URI; `None` if it is anything else."""
-    if not (car.startswith(AT_SCHEME) and is_account(car)):
-        return None
-    try:
-        return parse_at_uri(car)
-    except ValueError:
-        return None  # `Network.resolve` says what is wrong with it
+    """Return the parts of a CAR that is an `at://` URI; `None` if it is anything else.
+
+    A slash at its end is left out.
+
+    Raises:
+        ValueError: if it is such a URI, but not a valid one. `open_repo` takes more than that.
+    """
+    if car.startswith(AT_SCHEME) and is_account(car):
+        return parse_at_uri(car.removesuffix("/"))
+    return None
 
 
 @asynccontextmanager

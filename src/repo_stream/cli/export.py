@@ -26,16 +26,16 @@ from repo_stream.cli.arrow_files import ColumnarFile, columnar_file, require_pya
 from repo_stream.cli.downloads import who_in
 from repo_stream.cli.failures import report_left_out
 from repo_stream.cli.file_forms import FORMS, Form, choose_form
-from repo_stream.cli.filters import report_unmatched, selection
+from repo_stream.cli.filters import report_unmatched
 from repo_stream.cli.folder import folder, record_files
 from repo_stream.cli.input import named, refuse_input
 from repo_stream.cli.messages import WRONG_USAGE, complain
 from repo_stream.cli.opened import Opened, opened
 from repo_stream.cli.output import destination, is_terminal, put_json
-from repo_stream.cli.partial import report_lost
+from repo_stream.cli.partial import check_report, report_lost
 from repo_stream.cli.rows import line_of, uri_of
 from repo_stream.cli.screen import harmless_json, one_line, short_did
-from repo_stream.cli.several_cars import each_car
+from repo_stream.cli.several_cars import each_car, selection_of_all
 from repo_stream.cli.text_files import CsvTable, JsonLines, gzipped
 from repo_stream.cli.typed import Schemas, TypedFiles, look_at, typed_file, typed_files
 from repo_stream.keys import parse_key
@@ -133,6 +133,7 @@ def _form(options: argparse.Namespace) -> Form:
     path: str | None = options.output
     if options.typed and path is not None and (path.endswith(_SLASHES) or Path(path).is_dir()):
         options.to_folder, options.output = path, None
+        check_report(options)
     if options.to_folder is not None:
         form = _form_in_folder(options)
         _settle_columns(options, form)
@@ -277,7 +278,7 @@ def _sink(options: argparse.Namespace, form: Form) -> Generator[_Sink]:
             _typed_files(options) if options.typed else partial(record_files, line=line),
             form="parquet" if options.typed else "json",
             partial=options.partial or options.skip_bad,
-            selection=selection(options),
+            selection=selection_of_all(options),
         ) as files:
             yield files
         return

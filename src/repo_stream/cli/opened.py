@@ -280,7 +280,7 @@ async def as_file(options: argparse.Namespace) -> AsyncGenerator[str]:
             return
         folder = stack.enter_context(TemporaryDirectory(prefix="repo-stream-"))
         path = str(Path(folder, "repo.car"))
-        with Path(path).open("xb", buffering=0) as file:  # noqa: ASYNC230 - a temporary file
+        with Path(path).open("xb") as file:  # noqa: ASYNC230 - a temporary file
             async with meter.following(lambda: Position(file.tell(), fully_read=False)):
                 while piece := await source.read(_PIECE):
                     file.write(piece)

@@ -73,11 +73,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _add_cars(options: argparse.Namespace, more: list[str]) -> None:
-    """Add the CARs that come after an option, which argparse takes for too much."""
-    are_cars = all(word == "-" or not word.startswith("-") for word in more)
-    if more and not (options.takes_several and are_cars):
-        options.usage(one_line(f"unrecognized arguments: {' '.join(more)}"))
-    options.cars += more
+    """Add the CARs, or the KEY, that come after an option: argparse takes them for too much."""
+    if not more:
+        return
+    are_words = all(word == "-" or not word.startswith("-") for word in more)
+    try:
+        if are_words and options.takes_several:
+            options.cars += map(_path, more)
+            return
+        if are_words and "exact" in options and options.key is None and len(more) == 1:
+            options.key = _utf8(more[0])
+            return
+    except argparse.ArgumentTypeError as error:
+        options.usage(one_line(str(error)))
+    options.usage(one_line(f"unrecognized arguments: {' '.join(more)}"))
 
 
 def _check_names(options: argparse.Namespace) -> None:
@@ -87,7 +96,11 @@ def _check_names(options: argparse.Namespace) -> None:
     if options.accounts_only and kind_of(options.car) == "url":
         options.usage(one_line(f"name the account, not a URL: {options.car}"))
     for car in (*options.cars, *options.slices):
-        uri = uri_in(car)
+        try:
+            uri = uri_in(car)
+        except ValueError as error:
+            options.usage(one_line(str(error)))
+            return  # not reached
         if uri is None or uri.collection is None or options.command in (get, resolve):
             continue
         if not options.takes_selection:
@@ -213,8 +226,8 @@ def _parser() -> argparse.ArgumentParser:
         "value, and a ' before a collection or rkey that spreadsheets would take for a formula. "
         "Parquet and Arrow have uri, did, collection, rkey, cid, rev, created_at (a time in UTC, "
         "null if createdAt is none) and record. An error of one of several CARs does not stop the "
-        "others; records of it that came before the error stay in the output, and the exit code "
-        "is 1."
+        "others, and the exit code is 1; records of it that came before the error stay in the "
+        "output, unless no CAR could be read to its end."
     )
     command.epilog = (
         "Arrow through a pipe: polars.read_ipc_stream(sys.stdin.buffer), or "
@@ -537,7 +550,7 @@ def _check_key(options: argparse.Namespace) -> None:
     if uri is not None and uri.collection is not None:
         if key is not None:
             options.usage(one_line(f"{options.car} names a record already; leave out KEY"))
-        key = options.key = options.car
+        key = options.key = options.car.removesuffix("/")
     if key is None:
         options.usage("the following arguments are required: KEY")
     elif not options.exact:

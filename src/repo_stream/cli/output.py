@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from repo_stream.cli.interrupts import at_once
 
 __all__ = [
     "OutputError",
+    "buffer_output",
     "can_show",
     "destination",
     "drop_output",
@@ -24,6 +26,9 @@ __all__ = [
     "put_json",
     "writing_to",
 ]
+
+# So much of its name a file has until it is complete, in characters, since a name has its limit.
+_NAME: Final = 50
 
 
 class OutputError(Exception):
@@ -36,6 +41,17 @@ class OutputError(Exception):
     def __init__(self, name: str, cause: OSError) -> None:
         super().__init__(f"{name}: {cause.strerror or cause}")
         self.cause = cause
+
+
+def buffer_output() -> None:
+    """Put a buffer before standard output if it has none (`python -u`, `PYTHONUNBUFFERED`).
+
+    A buffer writes all that it is given, or raises an error. Without one, a pipe or a full disk may
+    take less than that, and return how much.
+    """
+    if isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase):
+        file = open(sys.stdout.fileno(), "wb", closefd=False)  # noqa: SIM115 - for the whole process
+        sys.stdout = io.TextIOWrapper(file, sys.stdout.encoding, sys.stdout.errors)
 
 
 def is_terminal() -> bool:
@@ -97,7 +113,9 @@ def destination(path: str | None) -> Generator[IO[bytes]]:
             yield file
         return
     target = Path(os.path.realpath(path))  # keep a link, and replace what it leads to
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    # In a container, the number of the process is often the same: a file that was left there when
+    # one was killed would be in the way.
+    part = target.with_name(f"{target.name[:_NAME]}.{secrets.token_hex(4)}.part")
     with naming(path):  # without `at_once`: a Ctrl-C here would leave the file behind
         file = part.open("xb")  # fails if anything has that name
     try:

@@ -9,9 +9,10 @@ from typing import TypeAlias
 from repo_stream import RepoStreamError, UnsupportedKey
 from repo_stream.cli.accounts import uri_in
 from repo_stream.cli.failures import report_failure
+from repo_stream.cli.filters import selection
 from repo_stream.cli.partial import report_unread, reporting
 
-__all__ = ["Command", "each_car", "for_each", "narrowed"]
+__all__ = ["Command", "each_car", "for_each", "narrowed", "selection_of_all"]
 
 #: Runs a command; returns its exit code.
 Command: TypeAlias = Callable[[argparse.Namespace], Awaitable[int]]
@@ -65,6 +66,15 @@ def narrowed(options: argparse.Namespace, car: str) -> argparse.Namespace:
         key = f"{uri.collection}/{uri.rkey}"
         of_car.key_range = [key, f"{key}\0"]
     return of_car
+
+
+def selection_of_all(options: argparse.Namespace) -> list[str]:
+    """Return the filters of all CARs, those that URIs stand for included.
+
+    If not all have the same, that is what the command line names.
+    """
+    first, *others = (selection(narrowed(options, car)) for car in options.cars)
+    return first if all(other == first for other in others) else [*options.cars]
 
 
 def for_each(one: Command) -> Command:
