@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -216,6 +215,28 @@ def test_selection_does_not_remove_what_was_exported_before(
     assert (target / LIKE).is_dir()
 
 
+def test_what_a_killed_export_has_left_is_not_in_the_way(
+    run: Run, car: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container, the next process often has the same number."""
+    target, file = tmp_path / "records", tmp_path / f"{'n' * 240}.jsonl"
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    assert run("export", car, "-q", "--to-folder", target) == (0, "", "")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        patch.setattr(Path, "replace", killed)
+        patch.setattr(Path, "rename", killed)
+        patch.setattr("shutil.rmtree", killed)
+        for where in (["--to-folder", target], ["-o", file]):
+            assert run("export", car, *where)[0] == 130
+    assert len([*tmp_path.glob("*.part"), *target.glob("_part-*")]) == 2
+    assert run("export", car, "-q", "--to-folder", target) == (0, "", "")
+    assert run("export", car, "-q", "-o", file) == (0, "", "")
+
+
 def test_empty_folder_and_empty_repo_are_fine(run: Run, tmp_path: Path) -> None:
     path, target = tmp_path / "empty.car", tmp_path / "records"
     path.write_bytes(build_car({}, did=DID))
@@ -378,13 +399,20 @@ def test_update_that_fails_at_any_step_changes_nothing(
 # --- Nothing outside ------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def known_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a stranger guess the name of the folder in which records are written."""
+    monkeypatch.setattr("secrets.token_hex", lambda size: "5eed" * (size // 2))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 @pytest.mark.parametrize(
     "name",
-    [LIKE, POST, "_repo.json", f"{POST}/3jzfcijpj2z2a.json", f"_part-{os.getpid()}"],
+    [LIKE, POST, "_repo.json", f"{POST}/3jzfcijpj2z2a.json", "_part-5eed5eed"],
     ids=["collection", "another", "repo", "record", "part"],
 )
 @pytest.mark.parametrize("leads_to", ["folder", "file", "nothing"])
+@pytest.mark.usefixtures("known_part")
 def test_links_in_the_folder_lead_nowhere(
     run: Run, car: Path, tmp_path: Path, name: str, leads_to: str
 ) -> None:

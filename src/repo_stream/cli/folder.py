@@ -33,6 +33,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -281,7 +282,7 @@ def folder(
         is_new = not target.exists()
         if is_new:
             target.mkdir()
-        part = target / f"_part-{os.getpid()}"
+        part = target / f"_part-{secrets.token_hex(4)}"
         try:
             before = _contents(target, path)
             part.mkdir(mode=0o700)

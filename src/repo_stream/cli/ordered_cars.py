@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from typing import IO
+
 from repo_stream import OrderedCar
 from repo_stream.cli.output import destination, writing_to
 
@@ -23,6 +27,16 @@ async def write_car(car: OrderedCar, path: str | None) -> None:
         async for piece in car:
             with writing_to(path):
                 file.write(piece)
+        if path is not None:
+            with writing_to(path):
+                _to_disk(file)
+
+
+def _to_disk(file: IO[bytes]) -> None:
+    """Write a file to its disk: it may take the place of the only good copy of a repo."""
+    file.flush()
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a device or a pipe has no disk
+        os.fsync(file.fileno())
 
 
 def blocks_written(car: OrderedCar) -> str:
