@@ -445,6 +445,15 @@ def test_rows_that_do_not_fit_have_a_line_a_column() -> None:
     assert lines[-1] == "(2 rows)"
 
 
+def test_long_names_of_columns_leave_room_for_values() -> None:
+    row = {"n" * 300: "x" * 500, **{f"m{n}": "so many words " * 9 for n in range(8)}}
+    for width in (20, 80):
+        lines = shown([row], width)
+        assert [len(line) for line in lines[:2]] == [width] * 2
+        assert lines[0].endswith("xx")
+        assert lines[1].endswith("...")
+
+
 def test_long_table_keeps_its_widths() -> None:
     rows = [{"n": n, "text": "short"} for n in range(2000)] + [{"n": 2000, "text": "long" * 50}]
     lines = shown(rows, 40)

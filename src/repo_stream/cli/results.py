@@ -285,10 +285,12 @@ class Shown:
         if self._widths is not None:
             yield self._line(cells)
             return
-        room = max(map(len, self._columns))
+        room, left = max(map(_width, self._columns)), None
+        if self._width is not None:
+            room = min(room, self._width // 2)
+            left = self._width - room - len(_GAP)
         for name, cell in zip(self._columns, cells, strict=True):
-            left = None if self._width is None else self._width - room - len(_GAP)
-            yield f"{name:{room}}{_GAP}{_cut(cell, left)}".rstrip()
+            yield f"{self._padded(name, room, right=False)}{_GAP}{_cut(cell, left)}".rstrip()
         yield ""
 
     def _line(self, cells: Sequence[str]) -> str:
@@ -326,7 +328,7 @@ def _cut(text: str, room: int | None) -> str:
     """Return a text that fits, without its end, or its middle: keys differ at the end."""
     if room is None or _width(text) <= room:
         return text
-    room -= len(_CUT)
+    room = max(room - len(_CUT), 0)
     if " " in text:
         return _beginning(text, room) + _CUT
     end = _beginning(text[::-1], room // 2)[::-1]
