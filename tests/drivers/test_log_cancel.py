@@ -5,8 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from repo_stream import DiskBuilder, Processor
@@ -14,6 +17,7 @@ from repo_stream.store.budget import Budget
 from repo_stream.store.log import LOG_START
 from repo_stream.testing import RawRecord, build_repo
 from support.cancelling import Pieces, Stop, every_stop, in_every_way, in_two_ways, leaving_nothing
+from support.damage import DAMAGED, flipped, sections_of
 from support.stores import LOG_MARK, TO_DISK, log_of, names_in, section
 from support.streams import budgeted, car_in
 
@@ -110,6 +114,36 @@ async def test_walk_cancelled_in_each_call_writes_the_same_log(
     async with leaving_nothing():
         for at in (1, 2, 3, 5, 8, 13):
             assert await log_after(path, order, Stop(at, how), every_call=True) == expected
+
+
+class Interrupted:
+    """A source that cancels its scope once, between two of its pieces."""
+
+    def __init__(self, before: list[bytes], after: list[bytes]) -> None:
+        self._pieces = iter((*before, None, *after, b""))
+        self.scope = anyio.CancelScope()
+
+    async def read(self, _n: int, /) -> bytes:
+        piece = next(self._pieces)
+        if piece is None:
+            self.scope.cancel()
+            await anyio.lowlevel.checkpoint()
+        return piece or b""
+
+
+async def test_log_started_after_a_cancelled_read_has_none_of_the_damage_it_skipped() -> None:
+    keys = [*DAMAGED.records]
+    car = DAMAGED.to_car(order="stream")
+    cids = [car[body : body + 36] for _, body, _ in sections_of(car)]
+    bad, _, end = sections_of(car)[cids.index(DAMAGED.records[keys[9]])]
+    source = Interrupted([car[:bad], flipped(car[bad:end], 50)], [car[end:]])
+    async with replace(TO_DISK, on_error="skip").stream_car(source) as (_, driver):
+        with source.scope:
+            await driver.next_chunk()
+        assert source.scope.cancelled_caught
+        found = await driver.get(keys[-1])
+        assert found is not None
+        assert found.value == DAMAGED.blocks[DAMAGED.records[keys[-1]]]
 
 
 @in_two_ways

@@ -237,6 +237,23 @@ async def test_holes_in_a_file_that_goes_to_disk_are_gone_past(way: str, tmp_pat
         assert driver.damage_count >= len(gone) - 5  # some lie side by side
 
 
+async def test_a_log_may_be_started_in_the_middle_of_long_damage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was in memory before lies in front of it, and is not damaged."""
+    monkeypatch.setattr("repo_stream.store.repo_log._SCANNED", 10_000)
+    repo = build_repo({f"com.example.a/{n:03}": {"n": n, "x": "y" * 250} for n in range(400)})
+    car = repo.to_car(order="stream")
+    at = next(start for start, _, _ in sections_of(car) if start > 100_000)
+    car = car[:at] + b"\xff" * 150_000 + car[at:]
+    async with opened("stream to disk", car, Path(), piece=at + 100_000) as driver:
+        assert len(await rest_of(driver)) == 400
+        for key in (min(repo.records), max(repo.records)):
+            found = await driver.get(key)
+            assert found is not None
+            assert found.value == repo.blocks[repo.records[key]]
+
+
 # --- The header and the commit --------------------------------------------------------------------
 
 

@@ -192,6 +192,9 @@ class RepoLog:
 
     def follow(self) -> None:
         """Add the rest of the CAR, from its next section on, as it is read."""
+        if self._damages is not None:
+            # A read that was cancelled may have skipped some bytes. The log does not have them.
+            self._damages.take_skipped()
         self._ahead_from = self.end
         self._ahead = self._ahead_from - self._reader.offset
         self._reader.copy_to(self._parts, self._checksum)
@@ -314,6 +317,8 @@ class RepoLog:
         if self._damages is None:
             return
         # Those that were in memory before the log followed the CAR are not damaged.
+        if end <= self._ahead_from:
+            return
         at, end = max(start, self._ahead_from) - self._ahead, end - self._ahead
         skips = self._damages.skips
         number = bisect_right(skips, at) // 2 * 2
