@@ -43,7 +43,15 @@ from repo_stream import (
 )
 from repo_stream.network import opening
 from repo_stream.testing import AtprotoAccount, AtprotoNetwork, Fault, Order
-from repo_stream.testing.repos import section
+from repo_stream.testing.repos import (
+    car_header,
+    cid_of,
+    commit,
+    encode,
+    key_height,
+    node,
+    section,
+)
 
 NOTES: dict[str, object] = {
     f"com.example.note/{n:04}": {"n": n, "text": "x" * 50} for n in range(600)
@@ -267,6 +275,20 @@ async def test_first_record_is_not_skipped_by_a_second_seek(
     async with open_repo(NAME, network=network) as repo:
         for key in ("com.example.like/0005", FIRST, "com.example.note/0300", ""):
             await repo.seek(key)
+        assert [key async for key, _ in repo] == [*RECORDS]
+
+
+async def test_seek_back_after_records_begins_anew_however_many_wait(
+    alice: AtprotoAccount, network: Network
+) -> None:
+    async with open_repo(NAME, network=network) as repo:
+        waited = len(repo._ready.items)
+        async for _ in repo:
+            if len(repo._ready) == waited + 1:
+                break
+        await repo.next_items(1)
+        assert len(repo._ready.items) == waited
+        await repo.seek("")
         assert [key async for key, _ in repo] == [*RECORDS]
 
 
@@ -742,6 +764,30 @@ async def test_node_that_breaks_a_rule_is_left_to_the_walk(
         with pytest.raises(LimitExceeded, match="key_bytes"):
             await repo.next_chunk()
     assert asked(atproto_network, "sync.getRepo") == 1
+
+
+async def test_node_that_is_none_but_was_processed_is_left_to_the_walk(
+    atproto_network: AtprotoNetwork, network: Network
+) -> None:
+    """That its result cannot be stored is noticed before that it is no node."""
+    no_node, record = encode({"n": 1}), encode({"n": 2})
+    key = next(key.encode() for key in NOTES if key_height(key.encode()) == 1)
+    root = node(cid_of(no_node), [(0, key, cid_of(record), None)])
+    mallory = atproto_network.add_account("mallory.example.com")
+    head = commit(cid_of(root), did=mallory.did, rev=mallory.rev, sign=mallory.key.sign)
+    blocks = [section(cid_of(each), each) for each in (head, root, no_node, record)]
+    mallory.inject("getRepo", Fault(body=b"".join([car_header([cid_of(head)]), *blocks])))
+
+    def unstorable(_: bytes) -> object:
+        return lambda: None
+
+    async with open_repo(
+        mallory.did, network=network, check_first=True, mem_limit_mb=0, block_processor=unstorable
+    ) as repo:
+        with pytest.raises(ProcessError) as caught:
+            await repo.next_chunk()
+        assert caught.value.key is None
+        assert caught.value.cid == cid_of(no_node)
 
 
 async def test_damage_is_no_tear(alice: AtprotoAccount, network: Network) -> None:

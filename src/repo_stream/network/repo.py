@@ -93,8 +93,8 @@ class AccountRepo(Repo[T]):
         #: How many records the walk has taken, to return them before an error.
         self.taken: int = 0
         self._read_all = False
-        # How many items waited to be returned when the first record had come, and from which key.
-        self._first_items = 0
+        # The first of the items that wait when the first record has come, and where they begin.
+        self._first: TreeNode | Output[T] | Gap | None = None
         self._first_from = b""
 
     def __repr__(self) -> str:
@@ -159,7 +159,7 @@ class AccountRepo(Repo[T]):
                 if not await self._advance(_ITEMS, items=True):
                     break
                 await self._turn.pause_if_over()
-            self._first_items = len(self._ready.items)
+            self._first = next(iter(self._ready.items), None)
             self._walker.hands_out_nodes = False  # most calls want records alone, which is faster
             if not first and isinstance(self._error, (DownloadBroken, TornExport)):
                 self._raise_if_failed()
@@ -186,7 +186,7 @@ class AccountRepo(Repo[T]):
                 while not walker.done:
                     await self._check_some(walker, blocks)
                     await self._turn.pause_if_over()
-            except (NodeError, LimitExceeded):
+            except (NodeError, LimitExceeded, ProcessError):
                 return
 
     async def _check_some(self, walker: Walker[T], blocks: Blocks[T]) -> None:
@@ -194,7 +194,9 @@ class AccountRepo(Repo[T]):
             taken = walker.take(blocks, _RECORDS)
             if not taken.keys and not walker.done:
                 await self._supply_next(walker, blocks, FETCH)
-        except (ProcessError, UncheckableBlock):
+        except (ProcessError, UncheckableBlock) as error:
+            if error.key is None:  # the tree has it as a node
+                raise
             walker.skip_record()
 
     # --- What is counted ------------------------------------------------------------------------
@@ -275,13 +277,13 @@ class AccountRepo(Repo[T]):
         if all(isinstance(each, TreeNode) for each in left):
             await super()._go_to(key)
         self._ready.items = left
-        self._first_items, self._first_from = len(left), key
+        self._first, self._first_from = next(iter(left), None), key
 
     @property
     def _is_untouched(self) -> bool:
         """Whether what `fetch_first` took is still there, so that nothing has been returned yet."""
         items = self._ready.items
-        if self._error is not None or not items or len(items) != self._first_items:
+        if self._error is not None or not items or items[0] is not self._first:
             return False
         return not any(isinstance(each, Gap) for each in items)  # it may have no key to compare
 
