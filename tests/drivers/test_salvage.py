@@ -34,7 +34,7 @@ from repo_stream import (
     open_car,
 )
 from repo_stream.car import damage as repairs
-from repo_stream.car.encoder import write_header
+from repo_stream.car.encoder import write_header, write_section
 from repo_stream.ipld.cid import Cid
 from repo_stream.testing import BuiltRepo, build_repo
 from support import pieces_of
@@ -274,6 +274,21 @@ async def test_the_commit_is_found_without_its_root(
     assert found.records == RECORDS
     ((offset, _cid, raised, repaired),) = found.damage
     assert (offset, type(raised), repaired) == (0, error, True)
+
+
+@EVERY_WAY
+@pytest.mark.parametrize("prefix", ["01711e20", "01551220"], ids=["unknown-hash", "raw"])
+async def test_no_commit_is_found_under_a_cid_that_no_root_could_have(
+    way: str, prefix: str, tmp_path: Path
+) -> None:
+    """Nobody could check the hash of one of them."""
+    cid = bytes.fromhex(prefix) + Cid.of(DAMAGED.commit)[4:]
+    start = write_header([]) + b"".join(write_section(cid, DAMAGED.commit))
+    header = sections_of(CAR)[0][2]
+    with pytest.raises(MissingRoot):
+        await salvaged(way, start + DAMAGED.to_car(omit=[DAMAGED.commit_cid])[header:], tmp_path)
+    async with opened(way, start + CAR[header:], tmp_path / "repo.car") as driver:
+        assert driver.commit.cid == DAMAGED.commit_cid
 
 
 @EVERY_WAY

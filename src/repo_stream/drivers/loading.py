@@ -88,6 +88,11 @@ def no_commit(reader: BlockReader) -> CommitError:
     return MissingCommit(cid=root) if reader.blocks else NothingNew(cid=root)
 
 
+def _may_be_commit(cid: bytes, data: bytes) -> bool:
+    """Return whether a block may be a commit: it starts as one, and a root may have its CID."""
+    return data.startswith(_COMMIT_STARTS) and Cid(cid).is_ordinary
+
+
 class Loading(Generic[T]):
     """A CAR that is being read.
 
@@ -269,7 +274,7 @@ class Loading(Generic[T]):
     def _find_candidate(self, cids: list[bytes], blocks: list[bytes]) -> None:
         """Find the first block that is a valid commit, in case that the root is none."""
         for cid, data in zip(cids, blocks, strict=True):
-            if self._candidate is None and data.startswith(_COMMIT_STARTS):
+            if self._candidate is None and _may_be_commit(cid, data):
                 try:
                     self._candidate = Commit.decode(data, Cid(cid))
                 except BadCommit:
