@@ -34,6 +34,7 @@ from repo_stream import (
     RepoNotFound,
     RepoSuspended,
     RepoTakendown,
+    ServerFailed,
     ServerUnreachable,
     TornExport,
     TreeNode,
@@ -420,6 +421,19 @@ async def test_account_whose_server_is_gone_is_looked_up_again(
     assert await decoded(NAME, network, keep=None) == RECORDS
 
 
+@pytest.mark.parametrize("status", [404, 502])
+async def test_account_whose_server_was_dismantled_is_looked_up_again(
+    alice: AtprotoAccount, atproto_network: AtprotoNetwork, network: Network, status: int
+) -> None:
+    """What is there instead answers, but not as a server of repos."""
+    await network.resolve(NAME)
+    alice.inject("getRepo", Fault(times=2, status=status, body=b"<html>"))
+    with pytest.raises(ServerFailed):
+        await decoded(NAME, network)
+    alice.move_to(atproto_network.add_server("new.example.com"), rotate=False)
+    assert await decoded(NAME, network) == RECORDS
+
+
 async def test_server_that_an_account_has_left_is_left_if_it_signs_otherwise(
     alice: AtprotoAccount, atproto_network: AtprotoNetwork, network: Network
 ) -> None:
@@ -448,6 +462,21 @@ async def test_account_that_is_refused_says_why(
 ) -> None:
     alice.status = status
     with pytest.raises(error, match=alice.did):
+        await decoded(NAME, network)
+
+
+async def test_error_of_the_server_stays_if_the_account_cannot_be_looked_up_again(
+    alice: AtprotoAccount, atproto_network: AtprotoNetwork, network: Network
+) -> None:
+    """The server may be what answers for the handle, too."""
+    await network.resolve(NAME)
+    alice.status = "takendown"
+    for status in (429, 503):
+        alice.inject("document", Fault(status=status, times=1))
+        with pytest.raises(RepoTakendown):
+            await decoded(alice.did, network)
+    atproto_network.resolver.records.clear()
+    with pytest.raises(RepoTakendown):
         await decoded(NAME, network)
 
 

@@ -3,9 +3,9 @@
 **Everything that can be repaired is repaired before the first record comes out.** Until then nobody
 has seen anything of a download, so another one can take its place:
 
-- The account is looked up again, past what is kept, if its server has no repo for it, does not
-  answer, or sends a commit that its key did not sign. It may have moved, or have another key. This
-  happens once.
+- The account is looked up again, past what is kept, if its server has no repo for it, fails or does
+  not answer, or sends a commit that its key did not sign. It may have moved, or have another key.
+  This happens once.
 - A download that breaks off begins anew.
 - An export is torn if the account writes while its server sends it: the server leaves out blocks
   that it has deleted meanwhile. The slice since the rev of that export has what replaced them, so
@@ -44,9 +44,13 @@ from repo_stream.network.account import Account
 from repo_stream.network.document import earlier_keys
 from repo_stream.network.errors import (
     DownloadBroken,
+    HandleNotFound,
     OtherAccountServed,
+    RateLimited,
     RepoRefused,
+    ServerFailed,
     ServerUnreachable,
+    TooSlow,
     TornExport,
 )
 from repo_stream.network.keeping import Copy
@@ -61,6 +65,10 @@ __all__ = ["Plan", "opened"]
 T = TypeVar("T")
 
 _XRPC: Final = "/xrpc/com.atproto.sync."
+
+# If an account cannot be looked up again, it may still be as it was, also if its handle is not
+# found: its server may be what answers for that.
+_NOT_LOOKED_UP: Final = (HandleNotFound, RateLimited, ServerFailed, ServerUnreachable, TooSlow)
 
 
 @dataclass(frozen=True)
@@ -156,8 +164,12 @@ class _Opening(Generic[T]):
                 return await self._attempt(stack)
             except _UnknownKey as error:
                 await self._find_key(error.commit)
-            except (RepoRefused, ServerUnreachable):
-                if not await self._has_moved():
+            except (RepoRefused, ServerFailed, ServerUnreachable):
+                try:
+                    has_moved = await self._has_moved()
+                except _NOT_LOOKED_UP:
+                    has_moved = False  # so the error is what failed first
+                if not has_moved:
                     raise
             except (DownloadBroken, MissingCommit, TornExport) as error:
                 if not self._left:
