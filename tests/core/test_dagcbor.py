@@ -236,6 +236,29 @@ def test_deep_nesting_of_what_is_not_dag_cbor_is_refused(depth: int) -> None:
             decode(bytes.fromhex(level) * depth + b"\x80")
 
 
+REFUSED = [
+    pytest.param(b"\xa1\x61a\x78\x64" + b"\xff" * 100, id="text-not-utf-8"),
+    pytest.param(b"\xa1\x61a\xd8\x2a\x40", id="link-empty"),
+    pytest.param(b"\xa1\x61a\xff", id="break"),
+    pytest.param(b"\x81" * 200 + b"\0", id="too-deep"),
+]
+
+
+@pytest.mark.parametrize("block", REFUSED)
+def test_error_has_no_other_behind_it_that_would_keep_the_block(block: bytes) -> None:
+    with pytest.raises((InvalidDagCbor, NestedTooDeep)) as raised:
+        decode(block)
+    assert raised.value.__cause__ is raised.value.__context__ is None
+
+
+def test_key_that_comes_twice_is_shown_but_not_all_of_a_long_one() -> None:
+    for key, shown in [("nesting depth", "'nesting depth'"), ("k" * 100_000, "'kkkk")]:
+        twice = plain_encode(key) + b"\0"
+        with pytest.raises(InvalidDagCbor, match=f"Duplicate map key: {shown}") as raised:
+            decode(b"\xa2" + twice * 2)
+        assert len(str(raised.value)) < 300
+
+
 def test_only_a_map_is_decoded_as_one() -> None:
     assert decode_map(plain_encode({"a": 1})) == {"a": 1}
     others: list[object] = [[], "a", None, 0]

@@ -54,22 +54,11 @@ def decode(data: bytes, *, wide: bool = False) -> object:
         InvalidDagCbor: if the bytes are anything else, or anything follows after the block.
         NestedTooDeep: if values are nested deeper than `MAX_NESTING`.
     """
-    try:
-        value = cbor2.loads(
-            data,
-            max_depth=MAX_NESTING,
-            allow_indefinite=False,
-            allow_duplicate_keys=False,
-            semantic_decoders=_TAG_DECODERS,
-            tag_hook=_refuse_unknown_tag,
-        )
-    except cbor2.CBORError as error:
-        reason = str(_innermost(error))
-        if _DEPTH_EXCEEDED in reason:
-            raise NestedTooDeep(maximum=MAX_NESTING) from error
-        raise InvalidDagCbor(f"not DAG-CBOR: {reason}") from error
-    except (ValueError, OverflowError, MemoryError) as error:
-        raise InvalidDagCbor(f"not DAG-CBOR: {error}") from error
+    value, fault = _load(data)
+    # Raised here, and not where cbor2's errors are caught: their tracebacks would keep the block in
+    # memory, and so would the text of it that some of them have.
+    if fault is not None:
+        raise fault
     _require_data_model(value, wide=wide)
     if encode(value) != data:
         raise InvalidDagCbor("not in canonical form, or followed by other bytes")
@@ -87,6 +76,30 @@ def decode_map(data: bytes, *, wide: bool = False) -> dict[str, object]:
     if not isinstance(value, dict):
         raise InvalidDagCbor("not a map")
     return cast("dict[str, object]", value)
+
+
+def _load(data: bytes) -> tuple[object, InvalidDagCbor | NestedTooDeep | None]:
+    """Return what cbor2 reads, and what is wrong with it."""
+    try:
+        value = cbor2.loads(
+            data,
+            max_depth=MAX_NESTING,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            semantic_decoders=_TAG_DECODERS,
+            tag_hook=_refuse_unknown_tag,
+        )
+    except cbor2.CBORError as error:
+        reason = str(_innermost(error))
+        if reason.startswith(_DEPTH_EXCEEDED):
+            return None, NestedTooDeep(maximum=MAX_NESTING)
+    except (ValueError, OverflowError, MemoryError) as error:
+        reason = str(error)
+    else:
+        return value, None
+    if len(reason) > _LONGEST_REASON:  # it may contain a key
+        reason = f"{reason[:_LONGEST_REASON]}..."
+    return None, InvalidDagCbor(f"not DAG-CBOR: {reason}")
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -136,7 +149,9 @@ _TAG_DECODERS: Final[Mapping[int, Any]] = {
     CID_TAG: _decode_whole_link,
 }
 # What cbor2 says of too deep nesting. It has no type of its own for that.
-_DEPTH_EXCEEDED: Final = "nesting depth"
+_DEPTH_EXCEEDED: Final = "maximum container nesting depth"
+# How many characters of what cbor2 says are repeated.
+_LONGEST_REASON: Final = 200
 
 _SCALARS_OF_DATA_MODEL: Final = frozenset({type(None), bool, int, str, bytes, Cid})
 
