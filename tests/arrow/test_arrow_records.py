@@ -12,9 +12,9 @@ import anyio
 import pytest
 from hypothesis import given, strategies as st
 
-from repo_stream import Cid, MissingBlock, MissingExtra, ProcessError, arrow, open_car
+from repo_stream import Cid, Gap, MissingBlock, MissingExtra, ProcessError, arrow, open_car
 from repo_stream._face import public_names
-from repo_stream.arrow import COLUMNS, batches, records, row_processor
+from repo_stream.arrow import COLUMNS, batches, batching, records, row_processor
 from repo_stream.arrow.arrays import Texts, Times, repeated
 from repo_stream.ipld import datamodel
 from repo_stream.process import atproto_json, dag_json
@@ -185,6 +185,17 @@ def test_a_batch_ends_with_as_much_text_as_asked_for() -> None:
     assert max(sizes) < 260_000
 
 
+@pytest.mark.parametrize("column", ["uri", "did", "rkey", "record"])
+def test_a_batch_ends_before_a_column_has_more_text_than_arrow_can_have(
+    column: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "MOST_TEXT", 10_000)
+    car = build_car({f"{POSTS}/{n:0500}": {"text": "x" * 500} for n in range(3000)})
+    taken = records(car, columns=[column], batch_rows=10**9, batch_bytes=10**9)
+    assert sum(batch.num_rows for batch in taken.batches()) == 3000
+    assert max(batch[column].nbytes for batch in taken.batches()) < 1_000_000
+
+
 def test_large_records_come_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [f"{POSTS}/{n:05}" for n in range(100)]
     sizes = [10] * 50 + [300_000] * 50
@@ -242,6 +253,35 @@ def test_bad_records_are_left_out_and_reported() -> None:
     assert [problem.error for problem in of_records[:2]] == ["MissingBlock", "ProcessError"]
     table = pyarrow.table(stream.problems)
     assert [tuple(row.values()) for row in table.to_pylist()] == [tuple(each) for each in problems]
+
+
+@pytest.mark.parametrize("columns", [["uri", "cid"], ["uri", "record"]], ids=["keys", "records"])
+async def test_gaps_have_no_rows(columns: list[str]) -> None:
+    everything: dict[str, object] = {f"{POSTS}/{n:03}": {"n": n} for n in range(300)}
+    repo = build_repo(everything)
+    missing = repo.records[f"{POSTS}/000"]
+    processor = row_processor(columns)
+    slice_of_it = repo.to_car(omit=[repo.nodes[-1], missing])
+    async with open_car(slice_of_it, gaps=True, block_processor=processor) as car:
+        uris = [uri for batch in [b async for b in batches(car, columns)] for uri in batch["uri"]]
+    async with open_car(slice_of_it, gaps=True) as car:
+        there = [key async for key, value in car if not isinstance(value, Gap)]
+    if "record" not in columns:
+        there.insert(0, f"{POSTS}/000")  # whether its block is there is not looked at
+    assert 200 < len(there) < 300
+    assert [str(uri) for uri in uris] == [f"at://{DID}/{key}" for key in there]
+
+
+async def test_a_bad_record_is_raised_after_the_rows_before_it_if_nobody_is_to_be_told() -> None:
+    car = build_car(
+        {f"{POSTS}/{n}": RawRecord(b"\xa1\x00\x00") if n == 2 else {} for n in range(4)}
+    )
+    found: list[int] = []
+    async with open_car(car, block_processor=row_processor(), on_error="yield") as repo:
+        with pytest.raises(ProcessError, match=f"{POSTS}/2"):
+            async for batch in batches(repo):
+                found.append(batch.num_rows)
+    assert found == [2]
 
 
 def test_skipped_problems_are_counted_and_not_listed() -> None:

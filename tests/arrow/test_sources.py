@@ -54,6 +54,7 @@ def test_a_glob_is_all_files_that_match_in_the_order_of_their_names() -> None:
     assert names("*.car") == ["a.car", "b.car", "odd[1].car"]
     assert names("**/*.car*") == ["a.car", "b.car", "deep/d.car.zst", "odd[1].car"]
     assert names([Path("?.car")]) == ["a.car", "b.car"]
+    assert names("**/**/d.*") == ["deep/d.car.zst"]  # which `glob` finds twice
 
 
 @pytest.mark.usefixtures("folder")

@@ -82,9 +82,16 @@ class RepeatedTexts:
 
     def __init__(self) -> None:
         self._runs: list[tuple[str, int]] = []
+        self._size = 0
+
+    @property
+    def size(self) -> int:
+        """How many characters they have."""
+        return self._size
 
     def add(self, text: str, count: int) -> None:
         """Add a text so many times."""
+        self._size += len(text) * count
         if self._runs and self._runs[-1][0] == text:
             count += self._runs.pop()[1]
         self._runs.append((text, count))
@@ -102,6 +109,9 @@ class RepeatedTexts:
 
 class Times:
     """Microseconds since 1970 that are added some at a time."""
+
+    #: How many bytes of text they take.
+    size: Final = 0
 
     def __init__(self) -> None:
         self._values = array(_INT64)

@@ -19,13 +19,14 @@ from repo_stream.drivers.base import RepoDriver
 from repo_stream.errors import MissingBlock, ProcessError
 from repo_stream.ipld.cid import Cid
 from repo_stream.ipld.datamodel import cid_texts, decode_record, to_atproto_json, to_dag_json
-from repo_stream.mst.results import Taken
+from repo_stream.mst.results import Gap, Taken
 from repo_stream.process import Processor, noop
 from repo_stream.times import created_micros
 
 __all__ = [
     "BATCH_BYTES",
     "BATCH_ROWS",
+    "MOST_TEXT",
     "Collector",
     "JsonForm",
     "OnProblem",
@@ -54,6 +55,11 @@ _FIRST_RECORDS: Final = 4
 _RECORDS: Final = 64
 _CHUNK_BYTES: Final = 512 * 1024
 
+
+# What stands in the place of a record that has no row.
+_NO_ROWS: Final = (Gap, ProcessError, MissingBlock)
+#: A column ends a batch if it has so many bytes of text: an array of `string` can have 2 GiB.
+MOST_TEXT: Final = 1024**3
 
 #: What `row_processor` makes of a record: the record as JSON, empty if that is not asked for; and
 #: its time in microseconds since 1970, `None` if there is none or if it is not asked for. It is a
@@ -112,10 +118,11 @@ async def batches(
         batch_rows: see `records`.
         batch_bytes: see `records`.
         on_problem: called for each record that could not be read, if the repo was opened with
-            `on_error="yield"`.
+            `on_error="yield"`. Without it, the first one is raised.
 
     Yields:
-        Each a `pyarrow.RecordBatch`. If the walk fails, what came before is yielded first.
+        Each a `pyarrow.RecordBatch`. If the walk fails, what came before is yielded first. Gaps,
+        of a repo that was opened with `gaps`, have no rows.
 
     Raises:
         RepoStreamError: as by `RepoDriver.next_chunk`.
@@ -154,6 +161,8 @@ async def walk(
         while (
             taken := await repo.next_columns(min(_KEYS, collector.free_rows), records=False)
         ) is not None:
+            if "" in taken.keys:
+                taken = _without(taken, [bool(key) for key in taken.keys])  # gaps in the tree
             collector.add(taken.keys, taken.cids)
             if collector.full:
                 yield collector.take()
@@ -161,10 +170,13 @@ async def walk(
     n = _FIRST_RECORDS
     ask = min(n, collector.free_rows)
     while (taken := await repo.next_columns(ask)) is not None:
-        if on_problem is not None:
-            taken = _without_problems(taken, on_problem)
+        failure: Exception | None = None
+        if any(issubclass(kind, _NO_ROWS) for kind in set(map(type, taken.values))):
+            taken, failure = _rows_of(taken, on_problem)
         before = collector.size
         collector.add(taken.keys, taken.cids, taken.values)
+        if failure is not None:
+            raise failure
         # Large records come one at a time, and there is no telling how large the next ones are.
         mean = max(collector.size - before, 1) / max(len(taken.keys), 1)
         if collector.full:
@@ -173,14 +185,26 @@ async def walk(
         ask = min(n, collector.free_rows, int(collector.free_bytes / mean) + 1)
 
 
-def _without_problems(taken: Taken[Any], on_problem: OnProblem) -> Taken[Any]:
-    """Return the records that could be read, and report the others."""
-    good = [not isinstance(value, (ProcessError, MissingBlock)) for value in taken.values]
-    if all(good):
-        return taken
+def _rows_of(
+    taken: Taken[Any], on_problem: OnProblem | None
+) -> tuple[Taken[Any], Exception | None]:
+    """Return the records that could be read, and report the others; gaps are left out.
+
+    Returns:
+        The records; and the error of the one after them, if there is nothing to report it to.
+    """
+    good: list[bool] = []
     for key, cid, value in zip(*taken, strict=True):
         if isinstance(value, (ProcessError, MissingBlock)):
+            if on_problem is None:
+                return _without(taken, good), value
             on_problem(key, Cid(cid), value)
+        good.append(not isinstance(value, _NO_ROWS))
+    return _without(taken, good), None
+
+
+def _without(taken: Taken[Any], good: Sequence[bool]) -> Taken[Any]:
+    """Return the records that are good, of as many as are known to be good or not."""
     keys, cids, values = taken
     return Taken([*compress(keys, good)], [*compress(cids, good)], [*compress(values, good)])
 
@@ -208,7 +232,7 @@ class Collector:
     def _empty(self) -> None:
         self._bytes = 0
         self._count = 0
-        self._grown: dict[str, Any] = {  # Any: each has an `array` method
+        self._grown: dict[str, Any] = {  # Any: each has `array` and `size`
             name: RepeatedTexts() if name in _REPEATED else Texts() for name in self.columns
         }
         if "created_at" in self._grown:
@@ -237,7 +261,11 @@ class Collector:
     @property
     def full(self) -> bool:
         """Whether there are enough for a batch."""
-        return self.free_rows <= 0 or self.free_bytes <= 0
+        return self.free_rows <= 0 or self.free_bytes <= 0 or self._is_long
+
+    @property
+    def _is_long(self) -> bool:
+        return any(column.size >= MOST_TEXT for column in self._grown.values())
 
     def begin(self, did: str, rev: str) -> None:
         """Begin with the records of a repo."""

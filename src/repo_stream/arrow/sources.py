@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeGuard, cast
 
 from repo_stream.syntax import AT_SCHEME, is_handle
 
-__all__ = ["ArrowSource", "ArrowSources", "Given", "each_source", "expand"]
+__all__ = ["CAR_SUFFIXES", "ArrowSource", "ArrowSources", "Given", "each_source", "expand"]
 
 #: The path of a file or a folder, a glob, the name of an account, or the bytes of a CAR.
 ArrowSource: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview"
@@ -24,8 +24,8 @@ ArrowSources: TypeAlias = "ArrowSource | Iterable[ArrowSource]"
 
 _URLS: Final = ("https://", "http://")
 _NAMES: Final = ("did:", AT_SCHEME)
-# What the names of CAR files end in. `repo.car` has the form of a handle, but hardly ever is one.
-_CAR_SUFFIXES: Final = (".car", ".car.gz", ".car.zst")
+#: What the names of CAR files end in. `repo.car` has the form of a handle, but hardly ever is one.
+CAR_SUFFIXES: Final = (".car", ".car.gz", ".car.zst")
 _FILE_SUFFIXES: Final = (".car", ".gz", ".zst")
 _READ_ONCE: Final = (
     "can only be read once, and each scan begins anew: pass the path of the file, or its bytes"
@@ -141,7 +141,7 @@ def _in_folder(folder: str) -> list[Given]:
         found += [
             os.path.join(root, name)  # noqa: PTH118 - a path for each of a million files takes long
             for name in files
-            if name.lower().endswith(_CAR_SUFFIXES) and not name.startswith(".")
+            if name.lower().endswith(CAR_SUFFIXES) and not name.startswith(".")
         ]
     if not found:
         raise FileNotFoundError(ENOENT, "there are no files named *.car in the folder", folder)
@@ -151,7 +151,8 @@ def _in_folder(folder: str) -> list[Given]:
 def _matching(pattern: str) -> list[Given]:
     # PTH207: as shells do it, with paths as they were written
     paths = glob.iglob(pattern, recursive=True)  # noqa: PTH207 - above
-    found = [path for path in paths if not Path(path).is_dir()]
+    # A pattern with several ** yields a path as often as it matches.
+    found = {path for path in paths if not Path(path).is_dir()}
     if not found:
         raise FileNotFoundError(ENOENT, "no file matches", pattern)
     return [Given(path, path, "file") for path in sorted(found)]

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any, Final, TypeAlias
 
 from repo_stream.arrow.arrays import nullable_text
-from repo_stream.arrow.batching import BATCH_ROWS, Collector, OnProblem, walk, with_last
+from repo_stream.arrow.batching import BATCH_ROWS, MOST_TEXT, Collector, OnProblem, walk, with_last
 from repo_stream.arrow.conversion import arrays_of
 from repo_stream.arrow.shapes import FIXED, fields_of, schema_of_fields
 from repo_stream.drivers.base import RepoDriver
@@ -78,10 +78,11 @@ async def typed_batches(
         batch_rows: see `table`.
         batch_bytes: how much memory the records of a batch take at most, but for the last.
         on_problem: called for each record that could not be read, if the repo was opened with
-            `on_error="yield"`.
+            `on_error="yield"`. Without it, the first one is raised.
 
     Yields:
-        Each a `pyarrow.RecordBatch`. If the walk fails, what came before is yielded first.
+        Each a `pyarrow.RecordBatch`. If the walk fails, what came before is yielded first. Gaps,
+        of a repo that was opened with `gaps`, have no rows.
 
     Raises:
         RepoStreamError: as by `RepoDriver.next_chunk`.
@@ -122,7 +123,9 @@ class TypedCollector(Collector):
         batch_rows: int = BATCH_ROWS,
         batch_bytes: int = TYPED_BATCH_BYTES,
     ) -> None:
-        super().__init__(FIXED, batch_rows=batch_rows, batch_bytes=batch_bytes)
+        # What is in a column takes no more than the decoded records.
+        most = min(batch_bytes, MOST_TEXT)
+        super().__init__(FIXED, batch_rows=batch_rows, batch_bytes=most)
         self._fields = fields_of(schema)
         self.schema: Any = schema_of_fields(self._fields)  # Any: pyarrow has no types
 
