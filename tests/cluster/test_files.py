@@ -107,6 +107,19 @@ def test_a_file_system_can_be_a_file_of_another(tmp_path: Path) -> None:
     assert anyio.run(did) == DID
 
 
+def test_a_file_system_that_is_damaged_is_an_error_of_the_source(tmp_path: Path) -> None:
+    (tmp_path / "cars.zip").write_bytes(b"no zip")
+    name = f"zip://a.car::{tmp_path}/cars.zip"
+    [[file]] = listed([name], None)
+
+    async def read() -> None:
+        async with opened_file(file.given.name, file.remote or "", None):
+            pass
+
+    with pytest.raises(OSError, match=r"BadZipFile: "):
+        anyio.run(read)
+
+
 def test_a_path_is_no_name() -> None:
     [[file], [name]] = listed([Path("alice.example.com"), "alice.example.com"], None)
     assert (file.given.kind, name.given.kind) == ("file", "account")

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 import anyio
 import anyio.to_thread
 
-from repo_stream.arrow.sources import Given, expand
+from repo_stream.arrow.sources import CAR_SUFFIXES, Given, expand
 from repo_stream.errors import MissingExtra
 from repo_stream.syntax import AT_SCHEME
 
@@ -35,8 +35,6 @@ FileSystem: TypeAlias = Any
 S = TypeVar("S")
 T = TypeVar("T")
 
-# What is a CAR in a folder.
-_CARS: Final = (".car", ".car.gz", ".car.zst")
 # How a path begins that names its file system; also that of a file which is one, as in
 # zip://repo.car::s3://bucket/cars.zip.
 _SCHEME: Final = compile_regex(r"[a-z0-9+:-]+://", IGNORECASE)
@@ -124,7 +122,13 @@ def _look_up(path: str | os.PathLike[str], *, system: FileSystem | None) -> list
     if is_name or (system is None and not _has_scheme(text)):
         return [_file_here(given) for given in expand(path)]
     if system is None:
-        return _look_up_there(*_in_system(text), text)
+        try:
+            system_of_path, there = _in_system(text)
+        except (ImportError, ValueError):
+            raise
+        except Exception:  # noqa: BLE001 - of an archive that is looked into at once
+            return [_file_there(text, text, None)]
+        return _look_up_there(system_of_path, there, text)
     return _look_up_there(system, system._strip_protocol(text), text)  # noqa: SLF001 - a hook of it
 
 
@@ -198,7 +202,7 @@ def _in_system(url: str) -> tuple[FileSystem, str]:
 
 
 def _is_car(path: str) -> bool:
-    return path.lower().endswith(_CARS)
+    return path.lower().endswith(CAR_SUFFIXES)
 
 
 def _some(files: list[File], path: str) -> list[File]:
@@ -265,7 +269,7 @@ async def opened_file(name: str, path: str, system: FileSystem | None) -> AsyncG
         raise MissingExtra(
             extra="zstd", package="backports.zstd", feature="reading a CAR compressed with zstd"
         )
-    of_file = _in_system(name)[0] if system is None else system
+    of_file = (await _in_thread(_in_system, name))[0] if system is None else system
     opened = await _in_thread(partial(of_file.open, path, "rb", compression="infer"))
     try:
         yield _Stream(opened)

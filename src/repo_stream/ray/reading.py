@@ -93,7 +93,7 @@ def read_repos(
             downloads, and the network is closed there.
         earlier_keys: see `open_repo`.
         batch_rows: how many records are made into Arrow arrays at once.
-        batch_bytes: how many characters of JSON are, but for the last record.
+        batch_bytes: at how many bytes of JSON such a batch ends, more or less.
         override_num_blocks: about how many read tasks there are; see `ray.data.read_datasource`, as
             for the following.
         concurrency: how many read tasks run at a time, at most.
