@@ -31,6 +31,7 @@ from support.hostile import FAMILIES, Hostile
 from support.streams import (
     ORDERS,
     AnyBuilder,
+    Counted,
     Outcome,
     budgeted,
     car_in,
@@ -555,3 +556,17 @@ async def test_blocks_that_were_given_up_do_not_lift_the_limit() -> None:
     got = await streamed(pieces_of(car, 5000), DriverBuilder(mem_limit_mb=0.3), spill=False)
     assert isinstance(got.error, MemLimitExceeded)
     assert len(got.outputs) > 2700
+
+
+async def test_call_that_is_made_again_reads_no_further_than_the_limit() -> None:
+    repo = build_repo({f"a/{n:04}": {"n": n} for n in range(2000)})
+    source = Counted(repo.to_car(order="stream"), 5000)
+    builder = DriverBuilder(mem_limit_mb=0.05)
+    async with builder.stream_car(source, spill=False) as (_, driver):
+        with pytest.raises(MemLimitExceeded):
+            await driver.get("a/0000")
+        given = source.given
+        for call in (driver.read_all, driver.collections, lambda: driver.get("a/0000")):
+            with pytest.raises(MemLimitExceeded):
+                await call()
+            assert source.given == given < len(source.data)

@@ -157,6 +157,7 @@ class Incoming(Generic[T]):
         kept.everything = True
         await kept.resume()
         await kept.move_if_only_logged()
+        await kept.make_room()  # memory may be full since an earlier call that failed
         while not kept.on_disk:
             if kept.released_in_memory:
                 kept.put_released_back()
