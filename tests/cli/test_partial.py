@@ -246,6 +246,11 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is(
             "which is for records",
             id="--to-folder",
         ),
+        pytest.param(
+            ["--partial", "--report", "x/y", "--typed", "-o", "./x/"],
+            "which is for records",
+            id="-o with a slash",
+        ),
     ],
 )
 def test_a_report_goes_nowhere_else(
