@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import pickle
+import tracemalloc
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import cbor2
 import pytest
 
 from repo_stream import (
+    DiskBuilder,
+    Driver,
     DriverBuilder,
     MissingBlock,
     NodeError,
@@ -23,6 +26,7 @@ from repo_stream import (
     RepoStreamError,
     noop,
     open_car,
+    record,
 )
 from repo_stream.store.repo_log import Fetched, RepoLog
 from repo_stream.testing import BuiltRepo, RawRecord, build_repo
@@ -205,20 +209,119 @@ async def test_bad_record_that_looks_like_a_node_is_left_out_like_others(
         assert [problem.key for problem in opened.problems] == ["a.b/2"]
 
 
-async def test_problems_hold_on_to_nothing_of_the_processor() -> None:
-    class Held:
-        pass
+class Held:
+    pass
 
+
+def fail(held: list[weakref.ref[Held]]) -> None:
+    inside = Held()
+    held.append(weakref.ref(inside))
+    raise ValueError("no")
+
+
+def fail_from_another(held: list[weakref.ref[Held]]) -> None:
+    try:
+        fail_while_another_is_handled(held)
+    except LookupError as error:
+        raise TypeError("no") from error
+
+
+def fail_while_another_is_handled(held: list[weakref.ref[Held]]) -> None:
+    try:
+        fail(held)
+    except ValueError:
+        raise LookupError("no")  # noqa: B904 - that is the case
+
+
+def fail_in_a_group(held: list[weakref.ref[Held]]) -> None:
+    errors: list[Exception] = []
+    for failing in (fail, fail_from_another):
+        try:
+            failing(held)
+        except (TypeError, ValueError) as error:
+            errors.append(error)
+    raise ExceptionGroup("no", errors)
+
+
+def fail_by_what_refers_to_itself(held: list[weakref.ref[Held]]) -> None:
+    try:
+        fail(held)
+    except ValueError as error:
+        other = TypeError("no")
+        other.__cause__, error.__cause__ = error, other
+        raise other  # noqa: B904 - it has its cause
+
+
+HOWEVER = pytest.mark.parametrize(
+    "failing",
+    [
+        pytest.param(fail, id="alone"),
+        pytest.param(fail_from_another, id="from another"),
+        pytest.param(fail_in_a_group, id="in a group"),
+        pytest.param(fail_by_what_refers_to_itself, id="in a circle"),
+    ],
+)
+
+
+def alive(held: list[weakref.ref[Held]]) -> int:
+    gc.collect()
+    assert held
+    return sum(ref() is not None for ref in held)
+
+
+@HOWEVER
+async def test_problems_hold_on_to_nothing_of_the_processor(
+    failing: Callable[[list[weakref.ref[Held]]], None],
+) -> None:
     held: list[weakref.ref[Held]] = []
-
-    def fail(_: bytes) -> int:
-        inside = Held()
-        held.append(weakref.ref(inside))
-        raise ValueError("no")
-
-    async with open_car(REPO.to_car(), block_processor=fail, on_error="yield") as repo:
+    async with open_car(
+        REPO.to_car(), block_processor=lambda _: failing(held), on_error="yield"
+    ) as repo:
         chunk = await repo.next_chunk(5000) or []
         assert len(chunk) == repo.problem_count == 400
-    gc.collect()
-    assert [ref for ref in held if ref() is not None] == []
+    assert alive(held) == 0
     assert isinstance(pickle.loads(pickle.dumps(chunk[0][1])), RepoStreamError)  # noqa: S301
+
+
+@HOWEVER
+async def test_results_that_could_not_be_stored_hold_on_to_nothing_of_the_processor(
+    failing: Callable[[list[weakref.ref[Held]]], None],
+) -> None:
+    held: list[weakref.ref[Held]] = []
+
+    def dumps(_: int) -> bytes:
+        failing(held)
+        return b""
+
+    processor = Processor(len, dumps=dumps)
+    car = build_repo({f"a/{n}": {"n": n} for n in range(20)}).to_car()
+    match await DriverBuilder(mem_limit_mb=0, block_processor=processor).load_car(car):
+        case Driver.Memory():
+            raise AssertionError("it fits into memory")
+        case Driver.Disk(paused):
+            async with DiskBuilder().open() as store:
+                _, driver = await paused.finish_loading(store)
+                assert alive(held) == 0
+                with pytest.raises(ProcessError):
+                    await driver.next_chunk()
+
+
+async def test_problems_keep_none_of_the_blocks_that_are_no_records() -> None:
+    broken = b"\xa1aa\x79\xff\xff" + b"\xff" * 0xFFFF
+    repo = build_repo({f"a/{n}": RawRecord(broken + bytes([n])) for n in range(20)})
+    await problems_of(repo.to_car())  # imports what decodes
+    car = repo.to_car()
+    tracemalloc.start()
+    try:
+        problems = await problems_of(car)
+        gc.collect()
+        assert len(problems) == 20
+        assert tracemalloc.get_traced_memory()[0] < 2 * len(broken)
+    finally:
+        tracemalloc.stop()
+
+
+async def problems_of(car: bytes) -> Sequence[Problem]:
+    async with open_car(car, block_processor=record, on_error="skip") as repo:
+        assert await repo.next_chunk() is None
+        return repo.problems

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 from repo_stream.errors import BadSectionCid, RepoStreamError
 from repo_stream.ipld.cid import ORDINARY_LENGTH, Cid, ordinary
 
-__all__ = ["Damage", "DamageLog", "Skip"]
+__all__ = ["Damage", "DamageLog", "Skip", "forget_traces"]
 
 
 # Damage to list. In a hostile file there may be some in every 40 bytes.
@@ -273,7 +273,18 @@ class DamageLog:
 
 
 def forget_traces(error: BaseException) -> None:
-    """Drop the tracebacks of an error, which would keep the pieces of that moment in memory."""
-    for raised in (error, error.__cause__, error.__context__):
-        if raised is not None:
-            raised.__traceback__ = None
+    """Drop the tracebacks of an error, and of all errors behind it.
+
+    They would keep the blocks of that moment in memory, and whatever else a processor had then.
+    """
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()  # errors can refer to each other in a circle
+    while waiting:
+        raised = waiting.pop()
+        if raised is None or id(raised) in seen:
+            continue
+        seen.add(id(raised))
+        raised.__traceback__ = None
+        waiting += (raised.__cause__, raised.__context__)
+        if isinstance(raised, BaseExceptionGroup):
+            waiting += raised.exceptions

@@ -18,7 +18,7 @@ from typing import Final, Generic, NamedTuple, TypeVar, cast
 import anyio
 
 from repo_stream.arguments import check_flag, check_whole
-from repo_stream.car.damage import Damage, DamageLog
+from repo_stream.car.damage import Damage, DamageLog, forget_traces
 from repo_stream.drivers.backlog import Backlog, items_of
 from repo_stream.drivers.ending import Ending
 from repo_stream.drivers.fetch import FETCH
@@ -706,10 +706,7 @@ class RepoDriver(Generic[T]):
 
     def _note_problem(self, problem: Problem) -> None:
         self._problem_count += 1
-        # Tracebacks would keep the blocks of this moment in memory.
-        for raised in (problem.error, problem.error.__cause__):
-            if raised is not None:
-                raised.__traceback__ = None
+        forget_traces(problem.error)
         if len(self._problems) < _LISTED_PROBLEMS:
             self._problems.append(problem)
 

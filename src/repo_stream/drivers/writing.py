@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Final, Generic, TypeVar
 
+from repo_stream.car.damage import forget_traces
 from repo_stream.car.decoder import Block
 from repo_stream.drivers.loading import BATCH, Loading, Unstored
 from repo_stream.drivers.piece import Piece, starts_of
@@ -89,8 +90,8 @@ async def _dump_results(loading: Loading[T], log: RepoLog, results: list[tuple[b
             message = _cannot_store(value, error)
             if len(loading.unstored) == _MOST_UNSTORED and cid not in loading.unstored:
                 raise ProcessError(message, key=None, cid=Cid(cid)) from error
-            # Without its traceback, which would keep the blocks of this call in memory.
-            loading.unstored[cid] = Unstored(message, error.with_traceback(None))
+            forget_traces(error)
+            loading.unstored[cid] = Unstored(message, error)
         else:
             dumped.append((cid, data))
             room -= len(data)
