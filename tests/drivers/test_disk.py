@@ -519,6 +519,31 @@ async def test_driver_raises_store_closed_after_its_store_moved_on(how: str) -> 
             assert await rest_of(other) == EXPECTED
 
 
+@pytest.mark.parametrize(
+    ("leave", "reason"), [("aclose", "was closed"), ("reset_store", "returned it")]
+)
+async def test_every_call_to_a_driver_without_its_store_says_why(
+    leave: str, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "store.db"
+    async with DiskBuilder().open(path) as store:
+        driver = await load(store)
+        await getattr(driver, leave)()
+        calls: list[Callable[[], Awaitable[object]]] = [
+            driver.next_chunk,
+            driver.next_keys,
+            driver.collections,
+            driver.prove_range,
+            lambda: driver.get(EXPECTED[0][0]),
+            lambda: driver.seek(""),
+            driver.reset_store,
+        ]
+        for call in calls:
+            with pytest.raises(StoreClosed, match=reason) as caught:
+                await call()
+            assert caught.value.path == path
+
+
 async def test_second_reset_store_raises_store_closed() -> None:
     async with DiskBuilder().open() as store:
         driver = await load(store)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from repo_stream.arguments import check_whole
 from repo_stream.car.damage import DamageLog
@@ -20,8 +20,6 @@ from repo_stream.mst.walker import Walker
 from repo_stream.store.repo_log import RepoLog
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from repo_stream.store.disk import DiskStore, Lease
 
 __all__ = ["DiskDriver", "MemDriver"]
@@ -111,7 +109,9 @@ class DiskDriver(RepoDriver[T]):
             store = self._require_lease().store
             await store.reset()
             self._lease = None
-            self._error = _returned(store.path)
+            self._error = StoreClosed(
+                "its driver returned it from reset_store; load the repo again", path=store.path
+            )
             self._ready.clear()
             return store
 
@@ -130,7 +130,8 @@ class DiskDriver(RepoDriver[T]):
 
     def _require_lease(self) -> Lease:
         if self._lease is None:
-            raise _returned(None)
+            # Without a lease, there is an error that says why.
+            raise cast("StoreClosed", self._error).with_traceback(self._trace)
         return self._lease
 
     async def _supply(
@@ -138,7 +139,3 @@ class DiskDriver(RepoDriver[T]):
     ) -> None:
         self._require_lease()
         await self._fetcher.fetch(walker, blocks, n, records=records)
-
-
-def _returned(path: Path | None) -> StoreClosed:
-    return StoreClosed("its driver returned it from reset_store; load the repo again", path=path)
