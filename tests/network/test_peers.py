@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import ssl
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpcore
@@ -28,6 +31,9 @@ pytestmark = pytest.mark.both_loops
 
 HOST = "pds.example.com"
 URL = f"https://{HOST}/file"
+
+
+OLD = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nold"
 
 
 def hello(visit: Visit) -> None:
@@ -65,7 +71,7 @@ async def test_callers_client_may_connect_to_private_addresses_if_allowed() -> N
         assert client.is_closed
 
 
-@pytest.mark.parametrize("opened_by", ["us", "another Web", "the caller"])
+@pytest.mark.parametrize("opened_by", ["us", "another Web", "the caller", "the caller, thrice"])
 async def test_proxy_of_the_caller_may_have_any_address(tmp_path: Path, opened_by: str) -> None:
     tls, trust = certificate(tmp_path, HOST)
 
@@ -83,11 +89,39 @@ async def test_proxy_of_the_caller_may_have_any_address(tmp_path: Path, opened_b
                 await Web(client).document(URL)
             if opened_by == "the caller":
                 await client.get(URL)
+            if opened_by == "the caller, thrice":
+                async with AsyncExitStack() as stack:
+                    at_once = [client.stream("GET", URL) for _ in range(3)]
+                    for answer in [await stack.enter_async_context(each) for each in at_once]:
+                        await answer.aread()
             async with Web(client) as web:
                 assert (await web.document(URL)).body == b"hello"
                 assert (await web.document(URL)).body == b"hello"
         connections = [visit.method for visit in server.visits].count("CONNECT")
-        assert connections == (2 if opened_by == "the caller" else 1)
+        assert connections == {"the caller": 2, "the caller, thrice": 4}.get(opened_by, 1)
+
+
+async def test_answer_on_an_open_connection_that_has_ended_is_asked_for_again() -> None:
+    """Its address cannot be told any more."""
+
+    class Ended(httpcore.AsyncMockStream):
+        def get_extra_info(self, info: str) -> object:
+            if info == "server_addr":
+                raise OSError("it is not connected")
+            return None
+
+    class EndedFirst(Elsewhere):
+        async def connect_tcp(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+            if self.connected:
+                return await super().connect_tcp(*args, **options)
+            self.connected.append((HOST, 443))
+            return Ended([OLD, OLD])
+
+    with serving(hello) as server:
+        transport = CheckedTransport(addresses=everywhere, backend=EndedFirst(server))
+        async with httpx.AsyncClient(transport=transport) as client, Web(client) as web:
+            await client.get(URL)
+            assert (await web.document(URL)).body == b"hello"
 
 
 async def test_url_is_checked_before_a_proxy_is_asked() -> None:
@@ -116,6 +150,33 @@ async def test_body_that_a_hook_of_the_caller_has_read_is_used() -> None:
         async with client_of(server) as client, Web(client) as web:
             client.event_hooks["response"].append(read)
             assert (await web.document(URL)).body == b"hello"
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.1", "HTTP/2"])
+async def test_request_that_is_given_up_ends_its_connection_unless_others_share_it(
+    protocol: str,
+) -> None:
+    class Stream(httpcore.AsyncMockStream):
+        closed = False
+
+        async def aclose(self) -> None:
+            self.closed = True
+
+    stream = Stream([], http2=protocol == "HTTP/2")
+
+    class Silent(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            trace = request.extensions["trace"]
+            await trace("connection.connect_tcp.started", {"host": HOST})
+            await trace("connection.connect_tcp.complete", {"return_value": stream})
+            tls = await stream.start_tls(ssl.create_default_context())
+            await trace("connection.start_tls.complete", {"return_value": tls})
+            raise httpx.ReadTimeout("no answer")
+
+    async with httpx.AsyncClient(transport=Silent()) as client:
+        with pytest.raises(TooSlow):
+            await Web(client, allow_private=True).document(URL)
+    assert stream.closed is (protocol == "HTTP/1.1")
 
 
 async def test_transport_without_timeouts_is_given_up_if_it_is_slow() -> None:

@@ -6,7 +6,8 @@ Its connections are checked in two places:
   before anything is sent, and the connection closed if it is refused;
 - when an answer came on a connection that the client had open already, by the address that the
   answer came from. Then the request was sent, but nothing of the answer is used. As the address
-  may be that of a proxy, the request is sent once more, by a new connection.
+  may be that of a proxy, the connection is closed and the request sent again, until a connection
+  is made for it. One of HTTP/2 is not closed, as other requests may share it, so it is refused.
 
 Not checked are the addresses behind a proxy, as only the proxy knows them (the URL is checked all
 the same), and whatever a transport does that is not made of httpcore, such as `MockTransport`.
@@ -14,7 +15,6 @@ the same), and whatever a transport does that is not made of httpcore, such as `
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -50,6 +50,8 @@ class Peer:
         self._connects_to: str | None = None
         # The connection that was made for the request, if it was.
         self._stream: httpcore.AsyncNetworkStream | None = None
+        #: Whether the connection is one of HTTP/2, so that other requests may share it.
+        self.is_shared: bool = False
 
     @property
     def is_new(self) -> bool:
@@ -64,10 +66,16 @@ class Peer:
             self._stream = info["return_value"]
             if self._checks:
                 self._check(_address_of(info["return_value"]))
+        elif event.endswith(".start_tls.complete"):
+            tls = info["return_value"].get_extra_info("ssl_object")
+            self.is_shared = tls is not None and tls.selected_alpn_protocol() == "h2"
 
     async def aclose(self) -> None:
-        """Close the connection that was made, which httpcore may forget if it is cancelled."""
-        if self._stream is not None:
+        """Close the connection that was made, which httpcore may forget if it is cancelled.
+
+        One that other requests may share is left to httpcore.
+        """
+        if self._stream is not None and not self.is_shared:
             with anyio.CancelScope(shield=True):
                 await self._stream.aclose()
 
@@ -75,15 +83,22 @@ class Peer:
         """Check where an answer came from.
 
         Raises:
-            AddressRefused: if that is neither a public address nor a proxy.
+            AddressRefused: if that is neither a public address nor a proxy, or is not known any
+                more, and was not checked when the connection was made.
         """
+        self.is_shared = response.http_version == "HTTP/2"
         stream = response.extensions.get("network_stream")
         if not self._checks or stream is None:  # there is none if it is not made of httpcore
             return
-        with suppress(OSError):  # it ended already
+        try:
             address = _address_of(stream)
-            if address is not None and address not in self._proxies:
-                check_address(self._host, address[0])
+        except OSError as error:
+            if self.is_new:
+                return
+            reason = "the connection ended before its address was checked"
+            raise AddressRefused(host=self._host, address=None, reason=reason) from error
+        if address is not None and address not in self._proxies:
+            check_address(self._host, address[0])
 
     def _check(self, address: _Address | None) -> None:
         if self._connects_to != self._host:

@@ -94,6 +94,8 @@ def _ascii_host(url: httpx.URL) -> str:
 
 # How long to wait for a connection, and until a request is sent, in seconds.
 _CONNECT_TIMEOUT: Final = 10.0
+# How many connections that a client has open are tried. By default, httpx keeps so many.
+_MAX_OPEN: Final = 20
 
 
 def new_client(*, addresses: Addresses | None, allow_private: bool) -> httpx.AsyncClient:
@@ -141,13 +143,14 @@ async def send(
         ServerUnreachable: if no answer came.
         httpx.ReadTimeout: if none came in time.
     """
-    peer = Peer(client, _ascii_host(url), checks=checks)
-    try:
-        return await _sent(client, url, headers, peer, read_timeout)
-    except AddressRefused:
-        if peer.is_new:
-            raise
-    # The connection may have been one to a proxy. It is closed, so now it is seen what is made.
+    for _ in range(_MAX_OPEN):
+        peer = Peer(client, _ascii_host(url), checks=checks)
+        try:
+            return await _sent(client, url, headers, peer, read_timeout)
+        except AddressRefused:
+            if peer.is_new or peer.is_shared:
+                raise
+            # It may have been an open one to a proxy. It is closed, and once all are, one is made.
     peer = Peer(client, _ascii_host(url), checks=checks)
     return await _sent(client, url, headers, peer, read_timeout)
 
