@@ -183,6 +183,17 @@ async def test_connection_is_used_by_one_request_at_a_time() -> None:
         assert len({id(visit.connection) for visit in server.visits}) == 2
 
 
+async def test_connection_that_is_given_back_to_a_closed_client_is_closed() -> None:
+    with serving(hello) as server:
+        transport = CheckedTransport(addresses=everywhere, backend=Elsewhere(server))
+        answer = await transport.handle_async_request(httpx.Request("GET", URL))
+        assert isinstance(answer.stream, httpx.AsyncByteStream)
+        assert [piece async for piece in answer.stream] == [b"hello"]
+        await transport.aclose()
+        await answer.stream.aclose()
+        assert await becomes(lambda: server.open == 0)
+
+
 async def test_request_that_is_no_get_is_not_repeated() -> None:
     def once(visit: Visit) -> None:
         if len(server.visits) == 2:

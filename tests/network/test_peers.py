@@ -101,6 +101,25 @@ async def test_proxy_of_the_caller_may_have_any_address(tmp_path: Path, opened_b
         assert connections == {"the caller": 2, "the caller, thrice": 4}.get(opened_by, 1)
 
 
+async def test_open_connection_of_http2_is_refused_at_once() -> None:
+    """It stays open, so the request would come by it again."""
+
+    class Private(httpcore.AsyncMockStream):
+        def get_extra_info(self, info: str) -> object:
+            return ("127.0.0.1", 443) if info == "server_addr" else None
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        extensions = {"http_version": b"HTTP/2", "network_stream": Private([])}
+        return httpx.Response(200, extensions=extensions)
+
+    asked: list[httpx.Request] = []
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        with pytest.raises(AddressRefused):
+            await Web(client).document(URL)
+    assert len(asked) == 1
+
+
 async def test_answer_on_an_open_connection_that_has_ended_is_asked_for_again() -> None:
     """Its address cannot be told any more."""
 

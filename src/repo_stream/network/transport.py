@@ -7,7 +7,7 @@ certain moments, that pool forgets to close its connection, and counts it for ev
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from typing import Any, Final, cast
 
@@ -50,6 +50,7 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         )
         # Connections that can be used again, the oldest first.
         self._idle: list[_Connection] = []
+        self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and return the answer as soon as its headers are there."""
@@ -71,12 +72,13 @@ class CheckedTransport(httpx.AsyncBaseTransport):
         return httpx.Response(
             status_code=response.status,
             headers=response.headers,
-            stream=_Body(cast("_Closable", response.stream), connection, self._idle),
+            stream=_Body(cast("_Closable", response.stream), connection, self._keep),
             extensions=extensions,
         )
 
     async def aclose(self) -> None:
-        """Close all connections that are not in use."""
+        """Close all connections: those that are in use, as soon as they are not."""
+        self._closed = True
         await _close(self._idle)
 
     async def _sent(self, request: httpcore.Request) -> tuple[_Connection, httpcore.Response]:
@@ -98,6 +100,15 @@ class CheckedTransport(httpx.AsyncBaseTransport):
                 self._idle.remove(connection)
                 return connection
         return None
+
+    def _keep(self, connection: _Connection) -> list[_Connection]:
+        """Keep a connection that can be used again, and return those that have to be closed."""
+        if self._closed:
+            return [connection]
+        self._idle.append(connection)
+        surplus = self._idle[:-_MAX_IDLE]
+        del self._idle[:-_MAX_IDLE]
+        return surplus
 
 
 # How many unused connections are kept, and for how many seconds.
@@ -175,10 +186,15 @@ class _Closable(AsyncIterable[bytes]):
 class _Body(httpx.AsyncByteStream):
     """The body of an answer. Closing it gives its connection back, or closes that."""
 
-    def __init__(self, stream: _Closable, connection: _Connection, idle: list[_Connection]) -> None:
+    def __init__(
+        self,
+        stream: _Closable,
+        connection: _Connection,
+        keep: Callable[[_Connection], list[_Connection]],
+    ) -> None:
         self._stream = stream
         self._connection = connection
-        self._idle = idle
+        self._keep = keep
         self._closed = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -195,9 +211,7 @@ class _Body(httpx.AsyncByteStream):
             with anyio.CancelScope(shield=True):
                 await self._stream.aclose()
             if self._connection.http.is_idle():  # the body was read to its end
-                self._idle += surplus
-                surplus = self._idle[:-_MAX_IDLE]
-                del self._idle[:-_MAX_IDLE]
+                surplus = self._keep(self._connection)
         finally:
             await _close(surplus)
 
