@@ -27,8 +27,9 @@ from anyio.streams.stapled import StapledByteStream
 from repo_stream import CarDecoder, CarReader, DriverBuilder, Source
 from repo_stream.car import files
 from repo_stream.car.source import CarFile
-from repo_stream.testing import RawRecord, build_car
+from repo_stream.testing import RawRecord, build_car, car_header, section
 from support import pieces_of, walk
+from support.cancelling import Stop, every_stop
 from support.stores import becomes
 
 
@@ -177,6 +178,29 @@ async def test_read_that_asyncio_cancels_loses_nothing(
                 break
     assert cancelled > 5
     assert got == BLOCKS
+
+
+async def test_read_that_asyncio_cancels_at_the_end_of_a_damaged_file_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last blocks are found when it has ended: a damaged length had claimed all of them."""
+    monkeypatch.setattr(files, "_NOWAIT", None)
+    path = tmp_path / "damaged.car"
+    sections = [section(*block) for block in BLOCKS]
+    sections.insert(-5, b"\xa0\xc2\x1e")
+    path.write_bytes(car_header([BLOCKS[0][0]]) + b"".join(sections))
+    for stop in every_stop("task", at_least=3):
+        got: list[tuple[bytes, bytes]] = []
+        async with await CarReader.open(path, piece_size=4000, past_damage=True) as car:
+
+            async def drain(car: CarReader = car, got: list[tuple[bytes, bytes]] = got) -> None:
+                while part := await car.next_blocks():
+                    got += part
+
+            await Stop(1, "task").run(drain)  # from now on, a thread may be reading
+            await stop.run(drain)
+            await drain()
+        assert got == BLOCKS
 
 
 @pytest.mark.both_loops

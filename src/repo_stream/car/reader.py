@@ -251,9 +251,11 @@ class CarReader:
                 else:
                     self._decoder.finish()
                     self._ended = True
-                    ready = self._decoder.found_at_end
-                    self._add_to_checksum(ready[0])
+                    self._add_to_checksum(self._decoder.found_at_end[0])
+                    # If it is cancelled while the file is closed, the next call returns them.
+                    self._ready = self._decoder.found_at_end
                     await self._release()
+                    ready, self._ready = self._ready, ([], [])
         except RepoStreamError:
             await self._release()
             raise
