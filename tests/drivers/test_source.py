@@ -28,7 +28,7 @@ from repo_stream import CarDecoder, CarReader, DriverBuilder, Source
 from repo_stream.car import files
 from repo_stream.car.source import CarFile
 from repo_stream.testing import RawRecord, build_car, car_header, section
-from support import pieces_of, walk
+from support import new_descriptors, pieces_of, walk
 from support.cancelling import Stop, every_stop
 from support.stores import becomes
 
@@ -178,6 +178,37 @@ async def test_read_that_asyncio_cancels_loses_nothing(
                 break
     assert cancelled > 5
     assert got == BLOCKS
+
+
+class Halting(io.FileIO):
+    """A file of a system that returns less than was asked for, and not only at the end."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(min(size or 0, 700))
+
+
+@pytest.mark.parametrize("rereadable", [False, True])
+async def test_file_is_read_to_its_end_though_less_comes_than_was_asked_for(
+    rereadable: bool, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_NOWAIT", None)
+    monkeypatch.setattr("repo_stream.car.source._open", Halting)
+    async with await CarReader.open(path, rereadable=rereadable) as car:
+        assert [pair async for pair in car] == BLOCKS
+
+
+async def test_file_that_is_cut_while_it_is_read_ends_where_it_ends_by_then(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_NOWAIT", None)
+    with new_descriptors() as opened:
+        file = CarFile(str(path), itertools.repeat(1000), keep=False)
+        got = bytes(await file.next())
+        os.truncate(path, 2500)
+        while piece := await file.next():
+            got += piece
+        assert not opened()
+    assert got == CAR[:2500]
 
 
 async def test_read_that_asyncio_cancels_at_the_end_of_a_damaged_file_loses_nothing(

@@ -263,15 +263,20 @@ class CarFile(SharedFile):
                 return piece
         # `_at` moves on only here, as the task can be cancelled although the thread has read.
         read = await self._in_thread(lambda: self._read(size))
-        self._at += len(read)
         if self._ended or self._is_last(read, size):
             self._ended = True
             self._buffer = bytearray()
+        self._at += len(read)
         return read
 
     def _is_last(self, piece: bytes, size: int) -> bool:
-        """Return whether the file ends after a piece of which `size` bytes were asked for."""
-        return not piece or (len(piece) < size and self._regular)
+        """Return whether the file ends after the next piece, of which `size` bytes were asked for.
+
+        Some file systems return less than that before the end, too.
+        """
+        if not piece:
+            return True
+        return self._regular and len(piece) < size and self._at + len(piece) >= self.size
 
     @property
     def rereadable(self) -> bool:
