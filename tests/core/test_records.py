@@ -16,6 +16,7 @@ from hypothesis import given, strategies as st
 from repo_stream import Cid, DriverBuilder, InvalidDagCbor, NestedTooDeep, Processor
 from repo_stream.ipld import dagcbor, datamodel as records
 from repo_stream.process import dag_json, record
+from support import traced
 
 CID = Cid.of(b"a record")
 BLOB = Cid(b"\x01\x55\x12\x20" + bytes(range(32)))
@@ -280,10 +281,18 @@ def test_the_error_says_that_a_record_has_a_float() -> None:
         record(NOT_RECORDS["float"])
 
 
+FACET: dict[str, object] = {"index": {"byteEnd": 9, "byteStart": 3}, "features": [{"tag": "a"}]}
+
+
 @pytest.mark.parametrize(
     "value",
-    [POST, {"a": bytes(CID)}, {"a": [CID, CID]}, {}],
-    ids=["post", "bytes-like-a-link", "links", "empty"],
+    [
+        pytest.param(POST, id="post"),
+        pytest.param({"a": bytes(CID)}, id="bytes-like-a-link"),
+        pytest.param({"a": [CID, CID]}, id="links"),
+        pytest.param({}, id="empty"),
+        pytest.param({"facets": [FACET] * 400, "text": "\u0439" * 600}, id="many-values"),
+    ],
 )
 def test_only_bytes_that_look_like_a_link_need_the_other_decoder(
     value: dict[str, object], monkeypatch: pytest.MonkeyPatch
@@ -308,6 +317,43 @@ def test_libipld_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fast() == (libipld.decode_dag_cbor, libipld.encode_dag_cbor, libipld.encode_cid)
     monkeypatch.setitem(sys.modules, "libipld", None)
     assert fast() is None
+
+
+def claiming(around: bytes, size: int, levels: int) -> bytes:
+    """Lists or maps within each other that claim to have as many items as the block has room for.
+
+    Args:
+        around: what there is of each before its item: a list or a map with one key, with the
+            length in four bytes.
+        size: of the block.
+        levels: how many there are. After them there is no item, but bytes that begin none.
+    """
+    whole = b"\xa1aa"
+    for _ in range(levels):
+        left = size - len(whole) - len(around)
+        claimed = left if around[0] == 0x9A else left // 2
+        whole += around[:1] + claimed.to_bytes(4) + around[5:]
+    return whole + b"\xff" * (size - len(whole))
+
+
+LISTS, MAPS = b"\x9a" + bytes(4), b"\xba" + bytes(4) + b"aa"
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(claiming(LISTS, 2 << 20, 10), id="lists"),
+        pytest.param(claiming(LISTS, 200_000, 99), id="deep-lists"),
+        pytest.param(claiming(LISTS, 4096, 500), id="short-lists"),
+        pytest.param(claiming(MAPS, 200_000, 40), id="maps"),
+        pytest.param(claiming(MAPS, 4096, 500), id="short-maps"),
+    ],
+)
+def test_items_that_are_only_claimed_take_no_memory(block: bytes) -> None:
+    record(dagcbor.encode(POST))  # imports what decodes
+    with traced() as peak:
+        assert not isinstance(alike(block), dict)
+        assert peak() < 3 * len(block) + 100_000
 
 
 # --- DAG-JSON -----------------------------------------------------------------------------------

@@ -9,11 +9,17 @@ The encoder of `libipld` makes it strict. It writes the canonical form alone, an
 that are a CID as a link. So if it encodes the decoded record to the same block, the block was
 canonical and contained no byte string that could be mistaken for a link. Anything else is decoded
 again by `dagcbor`, which raises the error that says what is wrong.
+
+**Hostile records.** `libipld` makes room for all items that a list or a map claims to have before
+it reads the first of them, and goes as deep as Python's limit on recursion. So a record of 200 kB
+could take seconds and gigabytes, and overflow the stack if that limit was raised. Short records
+cannot do much. All others are looked at first (`_is_suspect`), and a suspect is left to `dagcbor`.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -29,6 +35,19 @@ __all__ = ["cid_texts", "decode_record", "to_atproto_json", "to_dag_json", "to_j
 
 # How deep the fast decoder may go. `dagcbor` goes a little deeper and raises an error at its end.
 _MAX_NESTING: Final = 100
+
+# The longest block that is never a suspect, in bytes.
+_SHORT: Final = 2048
+# The greatest limit on recursion that is safe for longer ones: 10,000 levels fit into 8 MiB.
+_SAFE_RECURSION: Final = 4096
+# The heads of lists and maps whose length has two bytes or more; how many of them there may be, and
+# how many items they may claim together. A list takes 8 bytes for each, and a map 25.
+_LONG_HEADS: Final = b"\x99\x9a\x9b\xb9\xba\xbb"
+_MOST_LONG: Final = 128
+_MOST_CLAIMED: Final = 1 << 21
+# In a block of so many bytes, two bytes of any text can be a length that it has room for.
+_LARGE: Final = 1 << 15
+_OTHER_BYTES: Final = bytes(byte for byte in range(256) if byte not in _LONG_HEADS)
 
 _LEAST: Final = INTEGERS[0]
 _GREATEST: Final = INTEGERS[-1]
@@ -91,7 +110,9 @@ def decode_record(block: bytes) -> dict[str, Any]:
 
 
 def _decode_fast(block: bytes, fast: Fast) -> dict[str, Any] | None:
-    """Decode with `libipld`; return `None` if the result may not be right."""
+    """Decode with `libipld`; return `None` if the result may not be right, or cost too much."""
+    if len(block) > _SHORT and _is_suspect(block):
+        return None
     try:
         value = fast.decode(block)
         if type(value) is not dict or fast.encode(value) != block:
@@ -100,6 +121,33 @@ def _decode_fast(block: bytes, fast: Fast) -> dict[str, Any] | None:
         return None
     record = cast("dict[str, Any]", value)
     return record if _convert_links(record, _MAX_NESTING, linked=_LINK_TAG in block) else None
+
+
+def _is_suspect(block: bytes) -> bool:
+    """Return whether `libipld` might take far more for a block than for others of its length."""
+    if sys.getrecursionlimit() > _SAFE_RECURSION:
+        return True
+    size = len(block)
+    long = len(block.translate(None, _OTHER_BYTES))
+    if long > _MOST_LONG and size < _LARGE:
+        long = block.translate(_marks(size >> 8)).count(b"HL")
+    return long > _MOST_LONG or long * size > _MOST_CLAIMED
+
+
+@cache
+def _marks(highest: int) -> bytes:
+    """Return the table that marks heads of long lists and maps, and what may follow one.
+
+    Most texts that are not in English are full of such bytes. But a length comes after a head, and
+    few bytes of a text begin one that the block has room for.
+
+    Args:
+        highest: the first byte of a length of two bytes that is as long as the block.
+    """
+    marks = bytearray(b"L" * (highest + 1) + b"-" * (255 - highest))
+    for head in _LONG_HEADS:
+        marks[head] = ord("H")
+    return bytes(marks)
 
 
 def _convert_links(parts: Any, room: int, *, linked: bool) -> bool:  # noqa: ANN401 - dict or list
