@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from http.server import ThreadingHTTPServer
 from pathlib import Path
+from socketserver import StreamRequestHandler
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import aiofiles
 import aiohttp
@@ -117,6 +122,33 @@ async def test_car_server_answers_an_unknown_did_with_an_error(server: CarServer
         answer = await client.get(server.url + "/xrpc/com.atproto.sync.getRepo?did=did:plc:none")
         assert answer.status_code == 404
         assert answer.json()["error"] == "RepoNotFound"
+
+
+def test_car_server_ends_a_connection_that_it_has_not_seen_yet_when_it_closes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    accepted, let_in = threading.Event(), threading.Event()
+    setup, server_close = StreamRequestHandler.setup, ThreadingHTTPServer.server_close
+
+    def late(handler: StreamRequestHandler) -> None:
+        accepted.set()
+        let_in.wait(20)
+        setup(handler)
+
+    def closed(server: ThreadingHTTPServer) -> None:
+        let_in.set()
+        server_close(server)
+
+    monkeypatch.setattr(StreamRequestHandler, "setup", late)
+    monkeypatch.setattr(ThreadingHTTPServer, "server_close", closed)
+    server = CarServer()
+    closing = threading.Thread(target=server.close)
+    with socket.create_connection(("127.0.0.1", urlsplit(server.url).port)) as client:
+        assert accepted.wait(20)
+        closing.start()
+        client.settimeout(20)
+        assert client.recv(1) == b""
+    closing.join()
 
 
 # httpx leaves a generator of its own to be collected, which trio warns about.

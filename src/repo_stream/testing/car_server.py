@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import gzip
 import json
-import socket
-import struct
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Final, Literal, Self, cast
 from urllib.parse import parse_qs, urlsplit
+
+from repo_stream.testing.serving import Handler, Listener
 
 __all__ = ["CarServer"]
 
@@ -61,13 +58,11 @@ class CarServer:
         #: How many bytes of CARs have been sent, without the headers of HTTP and of chunks.
         self.sent: int = 0
         self._server = _Server(self)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
 
     @property
     def url(self) -> str:
         """The address, `http://127.0.0.1:<port>`, both as a PLC directory and as a PDS."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://127.0.0.1:{self._server.port}"
 
     def serve(
         self,
@@ -97,11 +92,7 @@ class CarServer:
 
     def close(self) -> None:
         """Stop the server, and close all connections."""
-        self._server.stopping = True
-        self._server.shutdown()
-        self._server.hang_up()
-        self._thread.join()
-        self._server.server_close()
+        self._server.close()
 
     def __enter__(self) -> Self:
         return self
@@ -165,29 +156,18 @@ def _pieces(body: bytes, size: int) -> Iterator[bytes]:
     return (body[at : at + size] for at in range(0, len(body), size))
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+class _Handler(Handler):
     @property
     def _server(self) -> _Server:
         return cast("_Server", self.server)  # nothing else creates handlers
-
-    def setup(self) -> None:
-        super().setup()
-        self._server.connections.add(self.connection)
-
-    def finish(self) -> None:
-        self._server.connections.discard(self.connection)
-        super().finish()
 
     def end_headers(self) -> None:
         """Announce that the connection ends with this answer, or a client would use it again."""
         self.send_header("Connection", "close")
         super().end_headers()
 
-    def do_GET(self) -> None:
-        with suppress(OSError):  # the client may go at any time
-            self._server.owner.answer(self)
+    def answer(self) -> None:
+        self._server.owner.answer(self)
 
     def answer_json(self, status: int, value: object) -> None:
         body = json.dumps(value).encode()
@@ -200,32 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
     def send_piece(self, piece: bytes, *, chunked: bool) -> None:
         self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
 
-    def reset(self) -> None:
-        """Reset the connection: closing a socket that does not linger does that."""
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.rfile.close()
-        self.wfile.close()
-        self.connection.close()
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as in the base class
-        """Write nothing: the output belongs to the test."""
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False
-    block_on_close = True
-
+class _Server(Listener):
     def __init__(self, owner: CarServer) -> None:
         self.owner = owner
-        self.stopping = False
-        self.connections: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    def hang_up(self) -> None:
-        """Close all connections, so that no thread waits for a client that does not read."""
-        for connection in list(self.connections):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Write nothing: a test may ask for connections that fail."""
+        super().__init__(_Handler)

@@ -1,4 +1,4 @@
-"""What the servers of a test network are made of: answers by HTTP, and what is wrong with them."""
+"""What the servers of tests are made of: answers by HTTP, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final, Literal, Self, TypeAlias, cast, get_args
 from urllib.parse import parse_qsl, urlsplit
 
-__all__ = ["Answer", "Fault", "Faults", "Place", "Request", "Site"]
+__all__ = ["Answer", "Fault", "Faults", "Gone", "Handler", "Listener", "Place", "Request", "Site"]
 
 
 Place: TypeAlias = Literal[
@@ -197,16 +197,17 @@ class Answer:
 # --- HTTP -----------------------------------------------------------------------------------------
 
 
-class Site(ThreadingHTTPServer):
+class Gone(Exception):
+    """The client has gone, or the connection is to be closed."""
+
+
+class Listener(ThreadingHTTPServer):
     """A server on a free port of 127.0.0.1, in a thread of its own, until it is closed.
 
     Args:
-        answer: returns the answer of a request.
-        faults: what is wrong with answers.
-        requests: where requests are noted.
+        handler: answers the requests of each connection.
 
     Attributes:
-        sent: how many bytes of bodies have been sent.
         connections: those that are open.
         stopping: whether it is being closed.
     """
@@ -214,16 +215,10 @@ class Site(ThreadingHTTPServer):
     daemon_threads = False
     block_on_close = True
 
-    def __init__(
-        self, answer: Callable[[Request], Answer], faults: Faults, requests: list[Request]
-    ) -> None:
-        self.sent = 0
+    def __init__(self, handler: type[Handler]) -> None:
         self.connections: set[socket.socket] = set()
         self.stopping: bool = False
-        self._answer = answer
-        self._faults = faults
-        self._requests = requests
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
         self._thread.start()
 
@@ -243,14 +238,58 @@ class Site(ThreadingHTTPServer):
         self._thread.join()
         self.server_close()
 
-    def answer(self, request: Request) -> tuple[Answer, Fault]:
-        """Return the answer of a request, and what is wrong with it."""
-        self._requests.append(request)
-        answer = self._answer(request)
-        return answer, self._faults.next(answer.place, answer.account)
-
     def handle_error(self, request: object, client_address: object) -> None:
         """Write nothing: a test may ask for connections that fail."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers the requests of a connection to a `Listener`: what is common to all of them."""
+
+    protocol_version = "HTTP/1.1"
+
+    @property
+    def listener(self) -> Listener:
+        """The server."""
+        return cast("Listener", self.server)  # nothing else creates handlers
+
+    def setup(self) -> None:
+        """Note the connection."""
+        super().setup()
+        self.listener.connections.add(self.connection)
+        if self.listener.stopping:  # `close` may not have seen it
+            _hang_up(self.connection)
+
+    def finish(self) -> None:
+        """Forget the connection."""
+        self.listener.connections.discard(self.connection)
+        with suppress(OSError):
+            super().finish()
+
+    def do_GET(self) -> None:
+        """Answer a request."""
+        try:
+            self.answer()
+        except (Gone, OSError):
+            self.close_connection = True
+
+    def answer(self) -> None:
+        """Send the answer of a request.
+
+        Raises:
+            Gone: if the client has gone, or the connection is to be closed.
+            OSError: if that is found out by the system.
+        """
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Reset the connection: closing a socket that does not linger does that."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.rfile.close()
+        self.wfile.close()
+        self.connection.close()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as in the base class
+        """Write nothing: the output belongs to the test."""
 
 
 def _hang_up(connection: socket.socket) -> None:
@@ -259,30 +298,42 @@ def _hang_up(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-class _Gone(Exception):
-    """The client has gone, or the connection is to be closed."""
+class Site(Listener):
+    """A server of a test network.
+
+    Args:
+        answer: returns the answer of a request.
+        faults: what is wrong with answers.
+        requests: where requests are noted.
+
+    Attributes:
+        sent: how many bytes of bodies have been sent.
+    """
+
+    def __init__(
+        self, answer: Callable[[Request], Answer], faults: Faults, requests: list[Request]
+    ) -> None:
+        self.sent = 0
+        self._answer = answer
+        self._faults = faults
+        self._requests = requests
+        super().__init__(_Handler)
+
+    def answer(self, request: Request) -> tuple[Answer, Fault]:
+        """Return the answer of a request, and what is wrong with it."""
+        self._requests.append(request)
+        answer = self._answer(request)
+        return answer, self._faults.next(answer.place, answer.account)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
     disable_nagle_algorithm = True
 
     @property
     def _site(self) -> Site:
         return cast("Site", self.server)  # nothing else creates handlers
 
-    def setup(self) -> None:
-        super().setup()
-        self._site.connections.add(self.connection)
-        if self._site.stopping:
-            _hang_up(self.connection)
-
-    def finish(self) -> None:
-        self._site.connections.discard(self.connection)
-        with suppress(OSError):
-            super().finish()
-
-    def do_GET(self) -> None:
+    def answer(self) -> None:
         target = urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Request(
@@ -291,10 +342,7 @@ class _Handler(BaseHTTPRequestHandler):
             query=dict(parse_qsl(target.query)),
             headers=headers,
         )
-        try:
-            self._send(*self._site.answer(request))
-        except (_Gone, OSError):
-            self.close_connection = True
+        self._send(*self._site.answer(request))
 
     def _send(self, answer: Answer, fault: Fault) -> None:
         if fault.silent:
@@ -326,7 +374,7 @@ class _Handler(BaseHTTPRequestHandler):
         for piece in _cut(pieces, size, [at for at, _ in steps]):
             self._take(steps, sent)
             if self._site.stopping:
-                raise _Gone
+                raise Gone
             self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
             sent += len(piece)
             self._site.sent += len(piece)
@@ -351,15 +399,11 @@ class _Handler(BaseHTTPRequestHandler):
             steps.pop(0)[1]()
 
     def _stop(self) -> None:
-        raise _Gone
+        raise Gone
 
     def _reset(self) -> None:
-        """Reset the connection: closing a socket that does not linger does that."""
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.rfile.close()
-        self.wfile.close()
-        self.connection.close()
-        raise _Gone
+        self.reset()
+        raise Gone
 
     def _stall(self) -> None:
         while True:
@@ -370,16 +414,13 @@ class _Handler(BaseHTTPRequestHandler):
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             if self._site.stopping:
-                raise _Gone
+                raise Gone
             readable, _, _ = select.select([self.connection], [], [], min(left, _TICK))
             if not readable:
                 continue
             if not self.connection.recv(1, socket.MSG_PEEK):
-                raise _Gone
+                raise Gone
             time.sleep(min(left, _TICK))  # another request is there already
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as in the base class
-        """Write nothing: the output belongs to the test."""
 
 
 def _spoiled(answer: Answer, fault: Fault) -> Answer:
