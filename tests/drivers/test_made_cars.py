@@ -168,6 +168,14 @@ def test_the_command_line_explains_wrong_usage(
     assert message in capsys.readouterr().err
 
 
+def test_wrong_usage_leaves_the_file_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out.car"
+    out.write_bytes(b"before")
+    with pytest.raises(SystemExit, match="2"):
+        main([str(out), "--records", "-1"])
+    assert out.read_bytes() == b"before"
+
+
 def test_the_sample_is_a_made_car() -> None:
     sample = SAMPLE.read_bytes()
     assert sample == anyio.run(lambda: whole(500, order="export"))

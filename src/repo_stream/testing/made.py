@@ -16,6 +16,7 @@ import hashlib
 import random
 from array import array
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import get_args
@@ -541,6 +542,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 async def _write(path: str, pieces: AsyncGenerator[bytes, None]) -> None:
-    async with await anyio.open_file(path, "wb") as file:
-        async for piece in pieces:
-            await file.write(piece)
+    async with aclosing(pieces):
+        first = await anext(pieces)  # it comes only if the arguments are right
+        async with await anyio.open_file(path, "wb") as file:
+            await file.write(first)
+            async for piece in pieces:
+                await file.write(piece)
