@@ -25,6 +25,7 @@ from repo_stream import (
     StoreLocked,
 )
 from repo_stream.store.buckets import bucket_of, candidates
+from repo_stream.store.foreign import uri_for_sqlite
 from repo_stream.store.log import LOG_START
 from repo_stream.store.places import locate
 from repo_stream.testing import RawRecord, build_car, build_repo, encode, key_height, write_car
@@ -187,6 +188,20 @@ async def test_any_name_is_a_file(
             assert names_in(tmp_path) == [name, f"{name}-log"]
             await store.reset()
             assert names_in(tmp_path) == [name]
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("file:///srv/a%20b.db", "file:///srv/a%20b.db"),
+        ("file:///C:/a%20b.db", "file:///C:/a%20b.db"),
+        ("file://server/share/a%20b.db", "file:////server/share/a%20b.db"),
+    ],
+    ids=["posix", "drive", "share"],
+)
+def test_sqlite_gets_no_uri_with_an_authority(uri: str, expected: str) -> None:
+    """It would refuse it: a store on a share of Windows could be made, but not opened again."""
+    assert uri_for_sqlite(uri) == expected
 
 
 async def test_relative_path_outlives_a_change_of_directory(

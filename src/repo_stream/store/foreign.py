@@ -15,7 +15,7 @@ from repo_stream.errors import ForeignFile, StoreUnavailable
 from repo_stream.store.log import refuse_foreign_log
 from repo_stream.store.sqlite_errors import from_sqlite_error, primary_code
 
-__all__ = ["APPLICATION_ID", "refuse_foreign"]
+__all__ = ["APPLICATION_ID", "refuse_foreign", "uri_for_sqlite"]
 
 #: The mark of a store's database (`PRAGMA application_id`).
 APPLICATION_ID: Final = 0x52_53_50_59  # "RSPY"
@@ -55,7 +55,8 @@ def _refuse_foreign_database(store: Path) -> None:
     # file when it closes any descriptor of it: those of another store, or of somebody's database.
     # SQLite takes care of that. It neither locks nor recovers nor writes an immutable file.
     try:
-        connection = sqlite3.connect(f"{store.as_uri()}?mode=ro&immutable=1", uri=True)
+        uri = uri_for_sqlite(store.as_uri())
+        connection = sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True)
         try:
             # Without this, the mark of a truncated file could not be read.
             connection.execute("PRAGMA writable_schema=ON")
@@ -68,6 +69,15 @@ def _refuse_foreign_database(store: Path) -> None:
         raise from_sqlite_error(error, store) from error
     if mark != APPLICATION_ID:
         raise _foreign(store)
+
+
+def uri_for_sqlite(uri: str) -> str:
+    """Return the URI of a file as SQLite takes it.
+
+    On Windows, the URI of a path such as `//server/share/work.db` has the server as its authority,
+    which SQLite refuses. It takes an empty authority, and the server in the path.
+    """
+    return uri if uri.startswith("file:///") else uri.replace("file:", "file://", 1)
 
 
 def _refuse_foreign_journal(store: Path) -> None:
