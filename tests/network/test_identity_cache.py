@@ -13,7 +13,13 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from repo_stream import DidNotFound, HandleNotFound, NetworkError, ServerUnreachable
+from repo_stream import (
+    AmbiguousHandle,
+    DidNotFound,
+    HandleNotFound,
+    NetworkError,
+    ServerUnreachable,
+)
 from repo_stream.network.cache import Cache
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
@@ -263,6 +269,17 @@ async def test_size_of_all_is_bounded() -> None:
     for number in range(50):
         await cache.get(str(number))
     assert len(cache) == 10
+
+
+async def test_size_of_errors_counts() -> None:
+    """As many DIDs as the DNS can answer with."""
+    source = Source()
+    cache = source.cache(maximum=10)  # of 4 KiB each
+    source.answer = AmbiguousHandle(handle="a", dids=[f"did:web:{n:032}" for n in range(400)])
+    for number in range(10):
+        with pytest.raises(AmbiguousHandle):
+            await cache.get(str(number))
+    assert len(cache) == 2
 
 
 async def test_what_is_replaced_does_not_count() -> None:

@@ -81,7 +81,7 @@ class Cache(Generic[V]):
         seconds: how long what was found is kept.
         error_seconds: how long a `NetworkError` is kept. No other exception is.
         maximum: how many names are kept, of 4 KiB on average.
-        size: returns how large something is that was found, in bytes.
+        size: returns how large something is that was found, in bytes. Errors count as their texts.
         now: returns the time in seconds.
     """
 
@@ -139,7 +139,8 @@ class Cache(Generic[V]):
         try:
             found = await self._look_up(name)
         except NetworkError as error:
-            flight.outcome = _Outcome(flight.number, self._now(), copy(error), 0)
+            size = _size_of_error(error)
+            flight.outcome = _Outcome(flight.number, self._now(), copy(error), size)
             if not (_is_on_the_way(error) and self._valid(name)):
                 self._keep(name, flight.outcome)
             raise
@@ -172,6 +173,11 @@ class Cache(Generic[V]):
 
     def _drop(self, name: str) -> None:
         self._size -= self._kept.pop(name).size
+
+
+def _size_of_error(error: NetworkError) -> int:
+    """Return about how large an error is, in bytes, with what servers have put into it."""
+    return len(f"{error}{vars(error)}")
 
 
 def _is_on_the_way(error: NetworkError) -> bool:
