@@ -2,9 +2,9 @@
 
 Blocks are appended to it in large writes, and read again at the offsets that their places state. It
 has the database's name and `-log`, as SQLite's own journal has `-journal`; the log of a temporary
-store has no name. The database is the authority: what it has not recorded is not in the log, and
-the log is deleted when the store is emptied or closed. Its first bytes are a mark, so that a log
-which a crash left behind is known for a store's own.
+store has no name. Only the store that wrote a log reads it, and it is deleted when the store is
+emptied or closed. Its first bytes are a mark, so that a log which a crash left behind is known for
+a store's own.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """The SQL of a store's database.
 
 `extents` records what has been appended to the log (an *extent* is one write: where it starts, how
-long it is, how many blocks end in it), and `places` keeps the places of blocks that are too many
-for the memory. There a bucket has a row for each time that places were added. Once all have been
-added, they move to `merged`, where a bucket is one row: otherwise each of a million blocks would be
-looked for in eight rows.
+long it is, how many blocks end in it). Nothing here reads it: it shows what a store was given.
+
+`places` keeps the places of blocks that are too many for the memory. A bucket has a row there for
+each time that places were added. Once all have been added, they move to `merged`, where a bucket is
+one row: otherwise each of a million blocks would be looked for in eight rows.
 
 All writes are in one transaction whose journal is in memory. A crash can leave the file damaged; it
 is then refused as `StoreCorrupt` and can be deleted.
