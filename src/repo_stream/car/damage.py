@@ -17,7 +17,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Generator, Sequence
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from repo_stream.errors import BadSectionCid, RepoStreamError
 from repo_stream.ipld.cid import ORDINARY_LENGTH, Cid, ordinary
@@ -287,4 +287,4 @@ def forget_traces(error: BaseException) -> None:
         raised.__traceback__ = None
         waiting += (raised.__cause__, raised.__context__)
         if isinstance(raised, BaseExceptionGroup):
-            waiting += raised.exceptions
+            waiting += cast("BaseExceptionGroup[BaseException]", raised).exceptions
