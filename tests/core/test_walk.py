@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from repo_stream import (
     MissingBlock,
     ProcessError,
 )
-from repo_stream.mst.blocks import Blocks
+from repo_stream.mst.blocks import Arrivals, Blocks
 from repo_stream.mst.ranges import KeyRanges
 from repo_stream.mst.results import Taken, TreeNode
 from repo_stream.mst.walker import Walker
@@ -31,6 +32,7 @@ from repo_stream.testing import (
     tid,
 )
 from support.forms import both_forms
+from support.interrupts import Press
 from support.trees import keys_of
 
 form = both_forms(
@@ -369,6 +371,52 @@ def test_interrupts_of_the_processor_lose_no_record() -> None:
             break
     assert interrupts > 10
     assert [*zip(*given, strict=True)] == expected(repo)
+
+
+@pytest.mark.parametrize("along", [False, True], ids=["kept", "along"])
+def test_an_interrupt_leaves_nothing_in_the_lists_of_the_caller(along: bool) -> None:
+    repo = plain_repo()
+    taken: Taken[bytes] = Taken([], [], [])
+    interrupts = 0
+
+    def process(block: bytes) -> bytes:
+        nonlocal interrupts
+        if len(taken.keys) > 10 and not interrupts:
+            interrupts += 1
+            raise KeyboardInterrupt
+        return block
+
+    every = Blocks(dict(repo.blocks), dict[bytes, bytes]())
+    order = [item.cid for item in Walker(repo.root, bytes, LIMITS).take_items(every, 1000)]
+    arrivals = Arrivals(list[bytes](order), [repo.blocks[cid] for cid in order])
+    walker = Walker(repo.root, process, LIMITS)
+
+    def take() -> Taken[bytes]:
+        if along:
+            return walker.take_along(arrivals, Blocks({}, {}), 1000, taken)
+        return walker.take(every, 1000, taken)
+
+    with pytest.raises(KeyboardInterrupt):
+        take()
+    assert taken == ([], [], [])
+    assert take() is taken
+    assert [*zip(*taken, strict=True)] == expected(repo)
+
+
+def test_an_interrupt_at_any_point_leaves_the_walk_where_the_lists_of_the_caller_end() -> None:
+    repo = plain_repo(50)
+    blocks = Blocks(dict(repo.blocks), dict[bytes, bytes]())
+    for n in itertools.count(1):
+        walker = Walker(repo.root, bytes, LIMITS)
+        taken: Taken[bytes] = Taken([], [], [])
+        press = Press(n)
+        with suppress(KeyboardInterrupt), press.within():
+            walker.take(blocks, 20, taken)
+        assert walker.has_ahead(b"") is not bool(taken.keys)
+        taken.extend(walker.take(blocks, 1000))
+        assert [*zip(*taken, strict=True)] == expected(repo), f"at point {n}"
+        if not press.pressed:
+            break
 
 
 def before_leaves(

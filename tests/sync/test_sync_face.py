@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import gc
 import io
+import itertools
 import os
 import signal
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Timer
 from time import sleep
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -35,11 +38,13 @@ from repo_stream import (
 )
 from repo_stream.loop_thread import loop_thread
 from repo_stream.testing import DID, REV, build_repo
+from support.interrupts import Press, handled_by, persistently
 
 RECORDS = {f"app.test.{c}/{n:04}": {"n": n, "text": c * 200} for c in "ab" for n in range(200)}
 REPO = build_repo(RECORDS)
 STREAM = REPO.to_car(order="stream")
 SHUFFLED = REPO.to_car(order="shuffled")
+FEW = build_repo({f"app.test.a/{n:04}": {"n": n} for n in range(20)})
 
 
 def pieces(car: bytes, read: list[int], size: int = 1000) -> Iterator[bytes]:
@@ -455,6 +460,64 @@ def test_ctrl_c_that_comes_too_late_for_a_call_interrupts_what_follows() -> None
     finally:
         signal.signal(signal.SIGINT, before)
     assert found == 7
+
+
+@pytest.mark.parametrize("order", ["stream", "shuffled"])
+@pytest.mark.parametrize("way", ["pairs", "outputs"])
+def test_ctrl_c_that_comes_as_records_have_been_taken_does_not_lose_them(
+    order: Literal["stream", "shuffled"], way: str
+) -> None:
+    # Each record presses it once. As that is no Python code, compiled code goes on to its end, and
+    # the interrupt comes before its caller has received the result.
+    press: Any = defaultdict(_thread.interrupt_main).__getitem__
+    keys: list[str] = []
+
+    def read() -> None:
+        for key, *_ in repo if way == "pairs" else repo.outputs():
+            keys.append(key)
+
+    processor = Processor(press, lazy=True)
+    with (
+        handled_by(signal.default_int_handler),
+        sync.open_car(FEW.to_car(order=order), block_processor=processor) as repo,
+    ):
+        persistently(read)
+    assert keys == sorted(FEW.records)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("order", ["stream", "shuffled"])
+@pytest.mark.parametrize("way", ["pairs", "outputs"])
+def test_ctrl_c_in_a_loop_loses_nothing_wherever_it_comes(
+    order: Literal["stream", "shuffled"], way: str
+) -> None:
+    car = FEW.to_car(order=order)
+    processor = Processor(fails_now_and_then, lazy=True)
+    keys: list[str] = []
+
+    def read() -> None:
+        with suppress(AlreadyWalked), press.within():  # if it comes after the end
+            for key, *_ in repo if way == "pairs" else repo.outputs():
+                keys.append(key)
+
+    for n in itertools.count(1):
+        keys.clear()
+        press = Press(n)
+        with (
+            handled_by(signal.SIG_IGN),
+            sync.open_car(car, block_processor=processor, on_error="yield") as repo,
+        ):
+            persistently(read)
+        assert keys == sorted(FEW.records), f"at point {n}"
+        if not press.pressed:
+            break
+    assert n > 20
+
+
+def fails_now_and_then(block: bytes) -> bytes:
+    if block[-1] % 8 == 7:
+        raise ValueError
+    return block
 
 
 class Interrupted:

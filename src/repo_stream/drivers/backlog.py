@@ -4,6 +4,9 @@ A call of a driver takes records from the walker bit by bit. If it is cancelled,
 left, what was taken waits here for the next call. Most calls want records alone, which are kept in
 columns (`Taken`). `next_items` wants the nodes among them too; so at any time there are either
 records or items, and each kind of call converts what is left of the other.
+
+A loop without `async` takes records in the thread of its user, where Ctrl-C may come. That happens
+as a function is called or returns, so what has to be done as a whole calls none.
 """
 
 from __future__ import annotations
@@ -28,9 +31,14 @@ class Backlog(Generic[T]):
 
     Args:
         common: what is common to all records of the repo.
+
+    Attributes:
+        coming: where the walker puts the records that it takes, until they are added. If Ctrl-C
+            comes in between, they are added by the next call.
+        items: items, if `keep_items_only` was called last.
     """
 
-    __slots__ = ("_common", "_offered", "_records", "_returned", "items")
+    __slots__ = ("_common", "_offered", "_records", "_returned", "coming", "items")
 
     def __init__(self, common: Common) -> None:
         self._common = common
@@ -38,7 +46,7 @@ class Backlog(Generic[T]):
         # How many of the records have been returned, and up to which of them loops may go.
         self._returned = 0
         self._offered = 0
-        #: Items, if `keep_items_only` was called last.
+        self.coming: Taken[T] = Taken([], [], [])
         self.items: list[TreeNode | Output[T] | Gap] = []
 
     def __len__(self) -> int:
@@ -47,7 +55,7 @@ class Backlog(Generic[T]):
 
     def clear(self) -> None:
         """Drop everything."""
-        self._records, self._returned = Taken([], [], []), 0
+        self._records, self._returned, self.coming = Taken([], [], []), 0, Taken([], [], [])
         self._offered = 0
         self.items = []
 
@@ -58,6 +66,8 @@ class Backlog(Generic[T]):
     def hold(self) -> None:
         """Keep all records for the call that begins."""
         self._offered = 0
+        if self.coming.keys:
+            self.add(self.coming)
 
     # --- Records --------------------------------------------------------------------------------
 
@@ -65,12 +75,18 @@ class Backlog(Generic[T]):
         """Convert items to records, for the call that begins; nodes are dropped."""
         self.hold()
         if self.items:
-            items, self.items = self.items, []
-            self.put_back([columns_of(items)])
+            records = columns_of(self.items)
+            records.extend(self._records.cut(self._returned))
+            self._records, self._returned, self.items = records, 0, []
 
     def add(self, taken: Taken[T]) -> bool:
         """Add records that come after all others; return whether there were any."""
-        self._records.extend(taken)
+        coming: Taken[T] = Taken([], [], [])
+        keys, cids, values = self._records
+        keys += taken.keys
+        cids += taken.cids
+        values += taken.values
+        self.coming = coming
         return bool(taken.keys)
 
     def put_back(self, chunks: Sequence[Taken[T]]) -> None:
@@ -106,8 +122,9 @@ class Backlog(Generic[T]):
         (keys, cids, values), at = self._records, self._returned
         if at >= self._offered:
             return None
+        output = new_output(keys[at], cids[at], values[at], self._common)
         self._returned = at + 1
-        return new_output(keys[at], cids[at], values[at], self._common)
+        return output
 
     def slices(self, n: int, size: int) -> Iterator[Taken[T]]:
         """Iterate over the next `n` records, `size` of them at a time, without removing them."""

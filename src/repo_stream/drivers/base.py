@@ -15,13 +15,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Final, Generic, NamedTuple, TypeVar, cast
 
-import anyio
-
 from repo_stream.arguments import check_flag, check_whole
 from repo_stream.car.damage import Damage, DamageLog, forget_traces
 from repo_stream.drivers.backlog import Backlog, items_of
 from repo_stream.drivers.ending import Ending
 from repo_stream.drivers.fetch import FETCH
+from repo_stream.drivers.guard import Guard
 from repo_stream.drivers.options import Options
 from repo_stream.errors import (
     BlockReleased,
@@ -113,7 +112,7 @@ class RepoDriver(Generic[T]):
         self._root = commit.data
         self._walker = self._new_walker(options.key_ranges)
         self._blocks = blocks
-        self._guard = anyio.ResourceGuard("walking this repo with")
+        self._guard = Guard("walking this repo with")
         self._turn = Turn()
         self._slice = LAZY_SLICE if options.processes_late else _SLICE
         self._error: RepoStreamError | None = None
@@ -562,12 +561,16 @@ class RepoDriver(Generic[T]):
 
     def _take_at_hand(self) -> bool:
         """Take records whose blocks are there, for a loop in another thread; see `Loop.take`."""
-        ready = self._ready
-        with self._guard:
+        ready, guard, me = self._ready, self._guard, object()
+        try:
+            guard.enter(me)
             ready.keep_records_only()
             took = bool(ready) or self._take_slice()
             ready.offer()
             return took
+        finally:
+            if guard.holder is me:
+                guard.holder = None
 
     def _take_slice(self) -> bool:
         """Take a slice of records; return whether there may be more."""
@@ -578,10 +581,17 @@ class RepoDriver(Generic[T]):
         try:
             return ready.add(self._take(min(self._slice, DEFAULT_CHUNK)))
         except RepoStreamError as error:
-            instead = self._go_past(error)
-            if instead is not None:
-                ready.add(instead)
-            return instead is not None
+            before = self._walker.mark_top()
+            try:
+                instead = self._go_past(error)
+            except BaseException:  # Ctrl-C
+                self._walker.go_back(before)
+                raise
+            if instead is None:
+                return False
+            ready.coming = instead  # in case Ctrl-C comes before it has been added
+            ready.add(instead)
+            return True
 
     async def _next_shaped(self, n: int, shape: Callable[[Taken[T]], list[R]]) -> list[R] | None:
         """Return the next records in the shape that `shape` makes of them.
@@ -763,8 +773,8 @@ class RepoDriver(Generic[T]):
     # --- What the drivers differ in -------------------------------------------------------------
 
     def _take(self, n: int) -> Taken[T]:
-        """Take up to `n` records, as far as their blocks are there."""
-        return self._walker.take(self._blocks, n)
+        """Take up to `n` records, as far as their blocks are there: `Backlog.coming`."""
+        return self._walker.take(self._blocks, n, self._ready.coming)
 
     def _take_keys(self, n: int) -> tuple[list[str], list[bytes]]:
         """Take up to `n` keys and CIDs, as far as the nodes are there."""

@@ -135,19 +135,17 @@ class StreamDriver(RepoDriver[T]):
     def _take(self, n: int) -> Taken[T]:
         incoming = self._incoming
         arrivals = incoming.arrivals
-        taken: Taken[T] = Taken([], [], [])
+        taken = self._ready.coming
         if arrivals.next is None:
             try:
-                taken = self._walker.take(self._blocks, n)
+                return self._walker.take(self._blocks, n, taken)
             finally:
                 incoming.used_kept(taken.cids)
-            return taken
         start = arrivals.at
         try:
-            taken = self._walker.take_along(arrivals, self._blocks, n)
+            return self._walker.take_along(arrivals, self._blocks, n, taken)
         finally:
             incoming.used_arrivals(start, taken)
-        return taken
 
     def _take_items(self, n: int) -> list[TreeNode | Output[T]]:
         incoming = self._incoming

@@ -84,7 +84,10 @@ class Block(Generic[T]):
         self._loop = loop
         self._manager = manager
         self._stay: _Stay[T] | None = None
-        self._busy = Lock()
+        # The call that a thread waits for. It is set and unset without calling a function, as that
+        # is when Ctrl-C comes.
+        self._calling: Request[Any] | None = None
+        self._lock = Lock()
         self._value: T
 
     @property
@@ -147,13 +150,17 @@ class Block(Generic[T]):
         stay = self._stay
         if stay is None:
             raise RuntimeError(_LEFT)
-        if not self._busy.acquire(blocking=False):
-            raise anyio.BusyResourceError("waiting for")
+        request = Request(function, arguments)
         try:
-            request = Request(function, arguments)
+            with self._lock:
+                if self._calling is None:
+                    self._calling = request
+            if self._calling is not request:
+                raise anyio.BusyResourceError("waiting for")
             return self._loop.answer(request, lambda: stay.ask(request))
         finally:
-            self._busy.release()
+            if self._calling is request:
+                self._calling = None
 
     def __del__(self) -> None:
         stay = self._stay

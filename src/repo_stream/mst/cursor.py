@@ -105,6 +105,10 @@ class Cursor:
         """
         return floor, self._stack[floor:], self._last, self._start
 
+    def mark_top(self) -> Mark:
+        """Return the position, for `go_back` if no more than the frame on top is left out."""
+        return self.mark(len(self._stack) - 1)
+
     def go_back(self, mark: Mark) -> None:
         """Go back to where the walk stood at `mark`."""
         floor, frames, self._last, self._start = mark
