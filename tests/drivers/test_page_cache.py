@@ -205,6 +205,17 @@ async def test_visit_reads_less_at_the_end_and_nothing_once_it_is_closed(
     assert await file.visit(lambda opened: opened.read(10, 5)) == b"", "it is closed"
 
 
+async def test_visit_reads_on_if_the_system_returns_less_before_the_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pread = os.pread
+    async with visited(path) as file:
+        monkeypatch.setattr(os, "preadv", not_at_hand)
+        monkeypatch.setattr(os, "pread", lambda number, size, at: pread(number, min(size, 70), at))
+        assert await file.visit(lambda opened: opened.read(500, 100)) == CAR[100:600]
+        assert await file.visit(lambda opened: opened.read(500, len(CAR) - 90)) == CAR[-90:]
+
+
 @pytest.mark.both_loops
 async def test_visit_can_be_cancelled_and_what_it_raises_comes_out(path: Path) -> None:
     def fail(file: OpenFile) -> None:

@@ -140,13 +140,21 @@ _NOT_OPEN: Final = OpenFile(None, _read_nothing)
 def _open_file(file: io.FileIO) -> OpenFile:
     if hasattr(os, "pread"):
         number = file.fileno()
-        return OpenFile(number, partial(os.pread, number))
+        return OpenFile(number, partial(_read_all, partial(os.pread, number)))
 
     def read(size: int, start: int) -> bytes:  # as on Windows
         file.seek(start)
         return file.read(size) or b""
 
-    return OpenFile(None, read)
+    return OpenFile(None, partial(_read_all, read))
+
+
+def _read_all(read: Callable[[int, int], bytes], size: int, start: int) -> bytes:
+    """Read on if less comes than was asked for: some file systems do that before the end, too."""
+    data = read(size, start)
+    while len(data) < size and (more := read(size - len(data), start + len(data))):
+        data += more
+    return data
 
 
 def _in_memory(file: io.FileIO, flags: int) -> OpenFile:
