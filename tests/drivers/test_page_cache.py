@@ -209,9 +209,13 @@ async def test_visit_reads_on_if_the_system_returns_less_before_the_end(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pread = os.pread
+
+    def read_less(number: int, size: int, at: int) -> bytes:
+        return pread(number, min(size, 70), at)
+
     async with visited(path) as file:
         monkeypatch.setattr(os, "preadv", not_at_hand)
-        monkeypatch.setattr(os, "pread", lambda number, size, at: pread(number, min(size, 70), at))
+        monkeypatch.setattr(os, "pread", read_less)
         assert await file.visit(lambda opened: opened.read(500, 100)) == CAR[100:600]
         assert await file.visit(lambda opened: opened.read(500, len(CAR) - 90)) == CAR[-90:]
 

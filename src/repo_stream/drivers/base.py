@@ -200,10 +200,6 @@ class RepoDriver(Generic[T]):
         the next call of any kind starts where it ends. With `DriverBuilder.with_gaps`, a missing
         subtree has the key `""` and the CID of its top node.
 
-        If it is cancelled, the next call returns the same keys, and needs their nodes again. With
-        `spill=False`, a stream may have dropped them by then: that call raises `MemLimitExceeded`
-        or `BlockReleased`.
-
         Args:
             n: how many keys to return. There are fewer only at the end, and before an error.
 

@@ -349,7 +349,9 @@ class DriverBuilder(Options[T]):
 
                 - `spill=None`: where blocks go that do not fit in memory: the path of a database,
                   which is emptied before and after; a `DiskStore`, which is empty again at the end
-                  and stays open; `None`, a temporary file; or `False`, nowhere.
+                  and stays open; `None`, a temporary file; or `False`, nowhere. Then a `next_keys`
+                  that is cancelled after it has read more than the memory limit cannot be made
+                  again: it needs its nodes once more, which were dropped.
                 - `drain=True`: read the file to its end when the walk is over, and check the rest
                   too.
 
