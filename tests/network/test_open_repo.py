@@ -280,17 +280,18 @@ async def test_first_record_is_not_skipped_by_a_second_seek(
 
 
 async def test_seek_back_after_records_begins_anew_however_many_wait(
-    alice: AtprotoAccount, network: Network
+    atproto_network: AtprotoNetwork, network: Network
 ) -> None:
-    async with open_repo(NAME, network=network) as repo:
-        waited = len(repo._ready.items)
-        async for _ in repo:
-            if len(repo._ready) == waited + 1:
-                break
-        await repo.next_items(1)
-        assert len(repo._ready.items) == waited
-        await repo.seek("")
-        assert [key async for key, _ in repo] == [*RECORDS]
+    few = dict([*NOTES.items()][:80])
+    bob = atproto_network.add_account(None, few)
+    for read in range(40, len(few)):
+        async with open_repo(bob.did, network=network) as repo:
+            loop = aiter(repo)
+            for _ in range(read):
+                await anext(loop)
+            await repo.next_items(1)
+            await repo.seek("")
+            assert [key async for key, _ in repo] == [*few]
 
 
 async def test_nodes_come_with_the_first_record(alice: AtprotoAccount, network: Network) -> None:
@@ -804,15 +805,15 @@ async def test_node_that_is_none_but_was_processed_is_left_to_the_walk(
     root = node(cid_of(no_node), [(0, key, cid_of(record), None)])
     mallory = atproto_network.add_account("mallory.example.com")
     head = commit(cid_of(root), did=mallory.did, rev=mallory.rev, sign=mallory.key.sign)
-    blocks = [section(cid_of(each), each) for each in (head, root, no_node, record)]
+    filler = [encode({"n": n, "text": 2000 * "x"}) for n in range(100)]
+    blocks = [section(cid_of(each), each) for each in (head, root, no_node, record, *filler)]
     mallory.inject("getRepo", Fault(body=b"".join([car_header([cid_of(head)]), *blocks])))
 
     def unstorable(_: bytes) -> object:
         return lambda: None
 
-    async with open_repo(
-        mallory.did, network=network, check_first=True, mem_limit_mb=0, block_processor=unstorable
-    ) as repo:
+    spilling: Any = {"mem_limit_mb": 0.01, "block_processor": unstorable}
+    async with open_repo(mallory.did, network=network, check_first=True, **spilling) as repo:
         with pytest.raises(ProcessError) as caught:
             await repo.next_chunk()
         assert caught.value.key is None
