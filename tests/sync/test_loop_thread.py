@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
 import os
 import signal
 import sys
@@ -19,8 +21,17 @@ import pytest
 import trio
 from anyio.lowlevel import checkpoint
 
-from repo_stream.loop_thread import Block, in_caller, iterate, loop_thread, shared, thread as module
+from repo_stream.loop_thread import (
+    Block,
+    LoopThread,
+    in_caller,
+    iterate,
+    loop_thread,
+    shared,
+    thread as module,
+)
 from repo_stream.loop_thread.request import Request
+from support.interrupts import Press, handled_by, persistently
 
 
 async def ident() -> int:
@@ -326,6 +337,71 @@ def test_an_interrupted_call_is_cancelled_and_awaited_before_the_interrupt_comes
         signal.signal(signal.SIGINT, before)
 
 
+class Counted:
+    """A context manager that counts how often it is entered and left."""
+
+    def __init__(self) -> None:
+        self.entered = 0
+        self.left = 0
+
+    async def __aenter__(self) -> Self:
+        self.entered += 1
+        await checkpoint()
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        with anyio.CancelScope(shield=True):
+            await checkpoint()
+        self.left += 1
+
+
+def test_ctrl_c_before_the_loop_has_begun_to_leave_a_block_does_not_prevent_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted, loop_is_busy = Counted(), threading.Event()
+    wait = Request.wait
+
+    def pressed(_request: Request[Any]) -> None:
+        monkeypatch.setattr(Request, "wait", wait_again)
+        raise KeyboardInterrupt
+
+    def wait_again(request: Request[Any]) -> None:
+        loop_is_busy.set()
+        wait(request)
+
+    with loop_thread() as loop:
+        with pytest.raises(KeyboardInterrupt), Block(loop, counted):  # noqa: PT012 - as it is left
+            loop.tell(lambda: loop_is_busy.wait(10))
+            monkeypatch.setattr(Request, "wait", pressed)
+        assert counted.left == 1
+
+
+@pytest.mark.filterwarnings("ignore:.* was not closed:ResourceWarning")
+def test_ctrl_c_leaves_no_block_entered_wherever_it_comes() -> None:
+    with handled_by(signal.SIG_IGN), loop_thread() as loop:
+        for n in itertools.count(1):
+            counted, press = Counted(), Press(n)
+            with suppress(KeyboardInterrupt):
+                use_block(loop, counted, press)
+            gc.collect()  # what was not even begun to be left
+            persistently(loop.call, others_end, loop)
+            assert counted.entered == counted.left, f"at point {n}"
+            if not press.pressed:
+                break
+    assert n > 20
+
+
+def use_block(loop: LoopThread, counted: Counted, press: Press) -> None:
+    with press.within(), Block(loop, counted) as block:
+        block.call(checkpoint)
+
+
+async def others_end(loop: LoopThread) -> None:
+    with anyio.fail_after(10):
+        while len(loop._tasks) > 1:
+            await checkpoint()
+
+
 def test_a_call_that_ends_before_its_thread_has_seen_what_it_asked_for_ends_well() -> None:
     async def ask_and_give_up() -> int:
         with anyio.move_on_after(0):
@@ -340,6 +416,27 @@ def test_a_call_that_ends_before_its_thread_has_seen_what_it_asked_for_ends_well
 
     with loop_thread() as loop:
         assert loop.call(work) == 7
+
+
+def test_a_block_that_is_left_as_a_thread_counts_itself_does_not_wait_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_LINGER", 0.001)
+    monkeypatch.setattr(shared, "_shared", None)
+    log: list[str] = []
+
+    def work() -> None:
+        with loop_thread() as loop:
+            iterated = iterate(loop, numbers(log))
+            next(iterated)
+            with loop._lock:
+                sleep(0.05)  # meanwhile the thread of the loop looks whether it is used
+                iterated.close()  # as the collector of garbage might
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert log[-1] == "closed"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

@@ -6,6 +6,7 @@ import asyncio
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from threading import Lock
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar, cast
@@ -103,7 +104,6 @@ class Block(Generic[T]):
     def __enter__(self) -> Block[T]:
         request: Request[T] = Request(self._manager.__aenter__, ())
         stay = _Stay(self._loop, self._manager, request)
-        self._loop.hold()
         self._stay = stay
         try:
             self._value = self._loop.answer(
@@ -111,8 +111,8 @@ class Block(Generic[T]):
             )
         except BaseException:
             self._stay = None
-            if not request.begun:
-                self._loop.release()
+            with suppress(RuntimeError):
+                self._loop.tell(stay.stop_entering)  # unless that was done
             raise
         return self
 
@@ -122,18 +122,24 @@ class Block(Generic[T]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        stay, self._stay = self._stay, None
-        if stay is None or self._loop.is_over:
-            return False
-        if self._loop.is_here:  # the collector of garbage has found it here
-            stay.leave_alone()
-            return False
         request = Request(self._manager.__aexit__, (kind, error, trace))
+        stay, self._stay = self._stay, None
+        if stay is None:
+            return False
         try:
-            return bool(self._loop.answer(request, lambda: stay.leave(request), keeps=False))
+            if self._loop.is_over:
+                return False
+            if self._loop.is_here:  # the collector of garbage has found it here
+                stay.leave_alone()
+                return False
+            leave = partial(stay.leave, request)
+            stop = request.stop_if_running
+            return bool(self._loop.answer(request, leave, stop=stop, keeps=False))
         except BaseException as raised:
             if raised is error:
                 return False
+            with suppress(RuntimeError):
+                self._loop.tell(stay.leave_alone)  # unless that was done
             raise
 
     def call(
@@ -163,7 +169,7 @@ class Block(Generic[T]):
                 self._calling = None
 
     def __del__(self) -> None:
-        stay = self._stay
+        stay: _Stay[T] | None = getattr(self, "_stay", None)  # Ctrl-C may come in `__init__`
         if stay is None or self._loop.is_forgotten:
             return
         with suppress(RuntimeError):
@@ -219,8 +225,9 @@ class _Stay(Generic[T]):
         self._wake.set()
 
     def leave_alone(self) -> None:
-        """Leave the context manager; nobody waits for that."""
-        self.leave(Request(self._manager.__aexit__, (None, None, None)))
+        """Leave the context manager, unless that has been asked for; nobody waits for it."""
+        if self._leaving is None:
+            self.leave(Request(self._manager.__aexit__, (None, None, None)))
 
     def stop_entering(self) -> None:
         """Cancel the entering, or leave again at once."""
@@ -243,7 +250,6 @@ class _Stay(Generic[T]):
             self.failure = error
         finally:
             self.over = True
-            self._loop.release()
             failure = self.failure or RuntimeError(_LEFT)
             self._request.fail(failure)
             if self._leaving is not None:

@@ -174,10 +174,16 @@ class Request(Generic[R]):
         return cast("R", result)
 
     def stop(self) -> None:
-        """Cancel it."""
-        self._stopped = True
+        """Cancel it; if it has not begun, it is left out."""
+        if not self._stopped:
+            self._stopped = True
+            if self._task is not None:
+                self._task.cancel()
+
+    def stop_if_running(self) -> None:
+        """Cancel it; if it has not begun, it is done all the same."""
         if self._task is not None:
-            self._task.cancel()
+            self.stop()
 
     def fail(self, error: BaseException) -> None:
         """End it with an error, unless it has ended."""

@@ -34,7 +34,7 @@ class LoopThread:
     """An event loop of asyncio in a thread of its own; `loop_thread` returns it."""
 
     def __init__(self) -> None:
-        # How many users there are, and whether there were any since the last look.
+        # How many users there are beside its tasks, and whether there were any since the last look.
         self._users = 0
         self._used = True
         # It is taken again by the same thread, if that collects garbage or handles a signal here.
@@ -179,6 +179,7 @@ class LoopThread:
         Raises:
             RuntimeError: if the loop is over.
         """
+        self._used = True
         if self._why_over:
             raise RuntimeError(self._why_over)
         try:
@@ -220,7 +221,8 @@ class LoopThread:
     @property
     def is_over(self) -> bool:
         """Whether it can no longer be used."""
-        return bool(self._why_over) or not self._thread.is_alive()
+        # Not by the thread: Ctrl-C in `is_alive` makes CPython 3.11 and 3.12 take it for ended.
+        return bool(self._why_over)
 
     @property
     def is_forgotten(self) -> bool:
@@ -267,12 +269,18 @@ class LoopThread:
 
     def _is_left(self) -> bool:
         """Return whether nobody has used it since the last look; nobody can from then on."""
-        with self._lock:
-            idle = not self._users and not self._used
+        # A thread that has the lock may collect garbage there, and with it a block: then it waits
+        # for this thread, which must not wait for that one.
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            idle = not (self._users or self._used or self._tasks)
             self._used = False
             if idle:
                 self._why_over = _LEFT_BY_ALL
             return idle
+        finally:
+            self._lock.release()
 
     def _end_requests(self, why: str) -> None:
         self._why_over = why
