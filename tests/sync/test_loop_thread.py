@@ -10,8 +10,9 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from time import monotonic, sleep
 from typing import Any, Self
@@ -136,6 +137,21 @@ def test_an_error_comes_out_with_its_own_traceback_and_cause() -> None:
     assert "inmost" in [frame.name for frame in traceback.extract_tb(caught.tb)]
     assert isinstance(caught.value.__cause__, KeyError)
     assert caught.value.__context__ is None
+
+
+def test_an_error_in_the_thread_that_waits_keeps_nothing_once_it_is_dropped() -> None:
+    class Source:
+        def read(self) -> None:
+            raise OSError
+
+    source = Source()
+    kept = weakref.ref(source)
+    with loop_thread() as loop, uncollected():
+        with suppress(OSError):
+            loop.call(in_caller, source.read)
+        loop.call(checkpoint)  # by then the task of the call before has been dropped
+        del source
+        assert kept() is None
 
 
 @pytest.mark.parametrize(
@@ -394,6 +410,15 @@ def test_ctrl_c_leaves_no_block_entered_wherever_it_comes() -> None:
 def use_block(loop: LoopThread, counted: Counted, press: Press) -> None:
     with press.within(), Block(loop, counted) as block:
         block.call(checkpoint)
+
+
+@contextmanager
+def uncollected() -> Generator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 async def others_end(loop: LoopThread) -> None:

@@ -104,7 +104,8 @@ class Request(Generic[R]):
     def wait(self) -> None:
         """Wait until it has ended, and do meanwhile what the loop asks for."""
         while not self._finished:
-            self._done.acquire(timeout=_WAIT_SECONDS)
+            if not self._done.acquire(timeout=_WAIT_SECONDS):
+                continue  # an errand that comes now is found when the lock is released
             errand, self._errand = self._errand, None
             if errand is not None:
                 errand()
@@ -154,18 +155,21 @@ class Request(Generic[R]):
     async def ask_back(self, function: Callable[..., R], arguments: tuple[Any, ...]) -> R:
         """Have the thread that waits call a function; see `in_caller`."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[_Answer[R]] = loop.create_future()
+        answered: asyncio.Future[None] = loop.create_future()
+        # It has one item at most, which is removed: frames that an error refers to keep none of it.
+        found: list[_Answer[R]] = []
 
         def errand() -> None:
             try:
-                found: _Answer[R] = function(*arguments), None
+                found.append((function(*arguments), None))
             except Exception as error:  # noqa: BLE001 - raised again by what asked for it
-                found = None, error
-            loop.call_soon_threadsafe(_answer, answer, found)
+                found.append((None, error))
+            loop.call_soon_threadsafe(_note, answered)
 
         self._errand = errand
         self._wake()
-        result, error = await answer
+        await answered
+        result, error = found.pop()
         if error is not None:
             try:
                 raise error
@@ -204,9 +208,9 @@ class Request(Generic[R]):
 _Answer: TypeAlias = tuple[R | None, Exception | None]
 
 
-def _answer(waits: asyncio.Future[_Answer[R]], found: _Answer[R]) -> None:
-    if not waits.done():  # it may have been cancelled
-        waits.set_result(found)
+def _note(answered: asyncio.Future[None]) -> None:
+    if not answered.done():  # it may have been cancelled
+        answered.set_result(None)
 
 
 # The request that a task is doing. Any: of whatever result.
