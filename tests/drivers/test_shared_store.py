@@ -58,6 +58,18 @@ async def test_driver_whose_store_went_to_another_repo_says_so() -> None:
         assert [key async for key, _ in second] == ["a/b"]
 
 
+async def test_driver_whose_store_went_to_another_repo_does_not_empty_it() -> None:
+    async with DiskBuilder().open() as store:
+        first = await on_disk(REPO.to_car(), store)
+        second = await on_disk(build_car({"a/b": {}}), store)
+        with pytest.raises(StoreClosed):
+            await first.reset_store()
+        assert [key async for key, _ in second] == ["a/b"]
+        await second.reset_store()
+        with pytest.raises(StoreClosed):
+            await first.reset_store()
+
+
 async def test_driver_whose_store_was_closed_says_so() -> None:
     async with DiskBuilder().open() as store:
         driver = await on_disk(REPO.to_car(), store)

@@ -102,12 +102,14 @@ class DiskDriver(RepoDriver[T]):
         """Empty the store and return it, for the next repo. The driver cannot be used any more.
 
         Raises:
-            StoreClosed: if it was called before, or the store has been closed.
+            StoreClosed: if it was called before, or the store has been closed or has another repo.
             DiskError: if the store cannot be emptied.
         """
         with self._guard:
-            store = self._require_lease().store
-            await store.reset()
+            lease = self._require_lease()
+            # An ended lease will do: a `reset_store` that was cancelled may have ended it.
+            lease.check_last()
+            store = await lease.store.reset()
             self._lease = None
             self._error = StoreClosed(
                 "its driver returned it from reset_store; load the repo again", path=store.path

@@ -185,6 +185,10 @@ class DiskStore:
             await self._database.reset()
         return self
 
+    def is_last(self, held: Held) -> bool:
+        """Return whether there has been no other lease since."""
+        return self._held is held
+
     async def aclose(self) -> None:
         """Close the store, which deletes its log and its temporary files.
 
@@ -302,6 +306,11 @@ class Lease:
                 "it was reset, closed or passed to another repo; load the repo again",
                 path=self.store.path,
             )
+
+    def check_last(self) -> None:
+        """Raise `StoreClosed` if the store has had another lease since."""
+        if not self.store.is_last(self.held):
+            self.check()
 
     async def append(self, at: int, parts: Sequence[bytes], blocks: int) -> None:
         """Append sections to the log, and record them in the database.
