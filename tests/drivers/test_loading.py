@@ -27,6 +27,7 @@ from repo_stream import (
     MissingRoot,
     NothingNew,
     RepoStreamError,
+    StoreClosed,
     TruncatedCar,
 )
 from repo_stream.testing import (
@@ -376,6 +377,17 @@ async def test_paused_repo_is_loaded_only_once() -> None:
         _, driver = await paused.finish_loading(store)
         with pytest.raises(RuntimeError, match="already"):
             await paused.finish_loading(store)
+        assert await rest_of(driver) == pairs(REPO)
+
+
+async def test_paused_repo_to_which_a_closed_store_was_passed_can_be_loaded_to_another() -> None:
+    paused = await paused_at(REPO.to_car(), SPILLING)
+    async with DiskBuilder().open() as closed:
+        pass
+    with pytest.raises(StoreClosed, match="open another"):
+        await paused.finish_loading(closed)
+    async with DiskBuilder().open() as store:
+        _, driver = await paused.finish_loading(store)
         assert await rest_of(driver) == pairs(REPO)
 
 

@@ -24,7 +24,7 @@ from repo_stream.drivers.loading import Loading
 from repo_stream.drivers.options import OnError, Options
 from repo_stream.drivers.stream import StreamDriver, streamed
 from repo_stream.drivers.writing import load_to_disk
-from repo_stream.errors import MissingBlock, ProcessError
+from repo_stream.errors import MissingBlock, ProcessError, StoreClosed
 from repo_stream.limits import DEFAULT_LIMITS, Limits, check_limits
 from repo_stream.mst.commit import Commit
 from repo_stream.mst.ranges import KeyRanges
@@ -458,7 +458,8 @@ class NeedDisk(Generic[T]):
             ProcessError: if results that were made before memory was full cannot be stored.
             DiskError: if the store fails, or is full (`MaxSizeExceeded`).
             RuntimeError: if it was called or closed before.
-            TypeError: if `store` is not an open store. Then it can be called again.
+            TypeError, StoreClosed: if `store` is not a store, or was closed. Then it can be called
+                again.
         """
         _check_store(store)
         loading, self._loading = self._loading, None
@@ -514,9 +515,11 @@ class NeedDisk(Generic[T]):
         await self.aclose()
 
 
-def _check_store(store: object) -> None:
+def _check_store(store: DiskStore) -> None:
     # SQLite is imported only if there is a store.
     from repo_stream.store.disk import DiskStore  # noqa: PLC0415 - see above
 
     such_as = "an open DiskStore, as in `async with DiskBuilder().open(path) as store`"
     check_kind("store", store, DiskStore, such_as=such_as)
+    if store.closed:
+        raise StoreClosed("it is closed; open another store", path=store.path)
