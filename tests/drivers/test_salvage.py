@@ -387,6 +387,16 @@ async def test_a_node_that_is_bad_in_many_places_ends_the_walk(tmp_path: Path) -
         assert driver.damage_count == 10
 
 
+async def test_each_walk_from_the_beginning_goes_past_bad_nodes_anew(tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.error.__name__ == "WrongDepth" and case.before)
+    builder = DriverBuilder().with_gaps(bad_nodes=True)
+    async with opened("memory", case.car(), tmp_path, builder) as driver:
+        first = await rest_of(driver)
+        for _ in range(12):
+            await driver.seek("")
+            assert await rest_of(driver) == first
+
+
 # --- With on_error --------------------------------------------------------------------------------
 
 

@@ -125,7 +125,7 @@ class RepoDriver(Generic[T]):
         self._problem_count = 0
         # What is damaged in the CAR; `None` if nothing can be, as an error is raised then.
         self._damages = damages
-        # In how many places each node is bad that the walk has gone past.
+        # In how many places each node is bad that the walk has gone past since the last seek.
         self._bad_nodes: dict[bytes, int] = {}
 
     def _new_walker(self, ranges: KeyRanges) -> Walker[T]:
@@ -134,7 +134,10 @@ class RepoDriver(Generic[T]):
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """The records that were skipped or yielded as errors so far: the first 1,000 of them."""
+        """The records that were skipped or yielded as errors so far: the first 1,000 of them.
+
+        A record that the walk passes again, after a `seek` back, is counted again.
+        """
         return tuple(self._problems)
 
     @property
@@ -147,7 +150,8 @@ class RepoDriver(Generic[T]):
         """What is damaged in the CAR, as far as it has been read: the first 1,000.
 
         It is empty unless the driver goes past damage; see `DriverBuilder.with_gaps` and
-        `DriverBuilder.with_on_error`.
+        `DriverBuilder.with_on_error`. What has no `offset`, such as a node that breaks a rule, is
+        added each time that the walk goes past it.
         """
         return () if self._damages is None else self._damages.listed
 
@@ -369,6 +373,7 @@ class RepoDriver(Generic[T]):
             if isinstance(self._error, DiskError):
                 raise self._error.with_traceback(self._trace)
             await self._go_to(start)
+            self._bad_nodes.clear()
             self._error = self._trace = None
             self._ending.returned = False
 
