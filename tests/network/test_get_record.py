@@ -161,6 +161,28 @@ async def test_proof_of_absence_need_not_go_below_the_depth_of_the_key(
     assert lower > 10
 
 
+async def test_proof_of_one_record_proves_nothing_about_others(
+    alice: AtprotoAccount, network: Network
+) -> None:
+    """A node that it need not have, as its key cannot be there, may have any other key."""
+    depths = {key: key_depth(key.encode()) for key in NOTES}
+    top = max(depths.values())
+    proven = max(NOTES, key=depths.__getitem__)
+    lower = [key for key in NOTES if depths[key] < top]
+    async with open_repo(f"at://{NAME}/{proven}", network=network) as repo:
+        assert await repo.collections() == ["com.example.note"]
+        for key in lower:
+            with pytest.raises(IncompleteRange):
+                await repo.get(key)
+            with pytest.raises(IncompleteRange):
+                await repo.prove(key)
+        with pytest.raises(IncompleteRange):
+            await repo.prove_range()
+        with pytest.raises(MissingBlock):
+            await repo.collections(whole_repo=True)
+    assert len(lower) > 150
+
+
 async def test_signature_is_checked(alice: AtprotoAccount, network: Network) -> None:
     alice.rotate_key(write=False)
     with pytest.raises(BadSignature):

@@ -227,9 +227,8 @@ class AccountRepo(Repo[T]):
         except MissingBlock as error:
             if type(error) is not MissingBlock or self._origin is None:
                 raise
-            key = self._origin.key
-            if error.kind == "node" and key is not None and walker.is_too_low_for(key.encode()):
-                walker.gap()  # a proof need not have it
+            if self._is_unneeded(walker, self._origin.key):
+                walker.gap()
                 return
             if not self._origin.whole:
                 raise
@@ -241,6 +240,13 @@ class AccountRepo(Repo[T]):
                 rev=self.commit.rev,
                 records=self.taken,
             ) from error.__cause__
+
+    def _is_unneeded(self, walker: Walker[T], key: str | None) -> bool:
+        """Return whether a proof of a key can do without the node that a walk stands before.
+
+        Other walks look for other keys, about which the depth of this one says nothing.
+        """
+        return key is not None and walker is self._walker and walker.is_too_low_for(key.encode())
 
     async def _end(self) -> None:
         with self._breaking_off():
