@@ -38,7 +38,7 @@ STUBS = sorted(stub for stub in PACKAGE.rglob("_*.pyi") if stub.stem != "__init_
 REASON = "repo_stream/_not_compiled.txt"
 # Of what went wrong, in characters: a compiler's command line fills a page.
 LONGEST = 200
-AGAIN = "then this package again, with pip's --force-reinstall --no-cache-dir"
+AGAIN = "this package again, with pip's --force-reinstall --no-cache-dir"
 
 
 class CompileHook(BuildHookInterface[Any]):
@@ -75,7 +75,7 @@ class CompileHook(BuildHookInterface[Any]):
                     raise
                 obstacle = _failure(
                     f"compiling failed: {error}",
-                    f"{VARIABLE}=1 pip install -v shows how it failed",
+                    f"to see how, set {VARIABLE}=1, and install {AGAIN} -v",
                 )
             else:
                 return
@@ -113,7 +113,7 @@ def _obstacle() -> str | None:
     """
     asked = _asked()
     if asked is not None:
-        return None if asked else f"{VARIABLE} was 0 when it was installed"
+        return None if asked else f"{VARIABLE} was 0 when the wheel was built"
     # Cython has other Pythons run its modules slower than they run plain ones, or one at a time.
     if sys.implementation.name != "cpython":
         return f"{sys.implementation.name} runs it faster like this"
@@ -124,7 +124,7 @@ def _obstacle() -> str | None:
     if os.name == "posix" and not _is_there(command):
         return _failure(
             f"no C compiler was found ({command.strip() or 'CC is blank'})",
-            f"install a C compiler, {AGAIN}",
+            f"install a C compiler, then {AGAIN}",
         )
     headers = Path(sysconfig.get_path("include"), "Python.h")
     if not headers.is_file():

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import tracemalloc
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import example, given, settings, strategies as st
@@ -330,6 +329,7 @@ def test_tags_are_refused_wherever_they_are() -> None:
     ],
 )
 def test_a_claimed_length_takes_no_memory(block: bytes) -> None:
+    resource: Any = pytest.importorskip("resource", reason="Windows has no such module")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tracemalloc.start()
     try:

@@ -147,7 +147,7 @@ def test_installed_package_reads_a_repo(stranger: Path, tmp_path: Path) -> None:
 
 def test_installed_package_says_why_it_is_not_compiled(stranger: Path, tmp_path: Path) -> None:
     done = run(stranger, "-I", "-m", "repo_stream", "--version", cwd=tmp_path)
-    why = "(plain Python: REPO_STREAM_COMPILE was 0 when it was installed)"
+    why = "(plain Python: REPO_STREAM_COMPILE was 0 when the wheel was built)"
     assert done.stdout.rstrip().endswith(why)
 
 
