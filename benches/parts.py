@@ -55,13 +55,13 @@ async def measure(car: bytes, records: int, limit: float) -> dict[str, float]:
     async def names() -> int:
         return len(await repo.collections())
 
-    async with open_car(car, mem_limit_mb=limit, block_processor=len) as repo:
+    options = {"mem_limit_mb": limit, "block_processor": len, "check_first": True}
+    async with open_car(car, **options) as repo:
         took = {"the whole walk": await timed(whole, records)}
         await repo.seek("")
         took["next_keys"] = await timed(keys, records)
         took["collections()"] = await timed(names, len(SHARES) + 1)
-    options = {"mem_limit_mb": limit, "block_processor": len, "collections": [SMALL]}
-    async with open_car(car, **options) as repo:
+    async with open_car(car, **options, collections=[SMALL]) as repo:
         took["one collection of 1%"] = await timed(whole, round(records * SHARES[SMALL]))
     return took
 
