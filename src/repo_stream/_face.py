@@ -55,7 +55,14 @@ def _modules(package: str) -> dict[str, str]:
 def _stub_of(package: str) -> str:
     from importlib.resources import files  # noqa: PLC0415 - not for an import that is not used
 
-    return files(package).joinpath("__init__.pyi").read_text("utf-8")
+    stub = files(package).joinpath("__init__.pyi")
+    try:
+        return stub.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise ImportError(
+            f"{stub} is missing, which has the public names: take all files of the package along, "
+            "as PyInstaller does with --collect-all repo_stream"
+        ) from error
 
 
 def _imports_of(stub: str) -> dict[str, str]:

@@ -62,12 +62,15 @@ def test_signatures_are_those_of_the_async_siblings() -> None:
             ]
     shown = inspect.signature(sync.open_car)
     assert str(shown).endswith("-> 'AbstractContextManager[Repo[Any]]'")
+    assert sync.open_car.__annotations__["return"] == shown.return_annotation
     assert list(inspect.signature(sync.Repo.next_chunk).parameters) == ["self", "n"]
     assert inspect.signature(sync.Network) == inspect.signature(repo_stream.Network)
 
 
 def test_nothing_async_is_left_in_what_is_said() -> None:
-    words = re.compile(r"\basync\b|\bawait\b|aclose|Async|\bcancelled\b|event loop")
+    words = re.compile(
+        r"\basync\b|\bawait\b|aclose|Async|\bcancelled\b|event loop|\b[Aa]n generator"
+    )
     left = {
         name: words.findall(inspect.getdoc(value) or "")
         for name, value in documented()

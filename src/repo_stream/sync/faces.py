@@ -210,12 +210,14 @@ def like(
     signature = inspect.signature(real)
     returned = signature.return_annotation
     if isinstance(returned, str):
-        signature = signature.replace(return_annotation=turned_annotation(returned))
+        returned = turned_annotation(returned)
+        signature = signature.replace(return_annotation=returned)
     made = functools.wraps(real)(function)
     made.__doc__ = turned(real.__doc__ or "")
     made.__name__ = name
     made.__qualname__ = f"{owner}.{name}" if owner else name
     made.__module__ = "repo_stream.sync"
+    made.__annotations__ = {**made.__annotations__, "return": returned}
     cast("Any", made).__signature__ = signature
     del cast("Any", made).__wrapped__
     return made
