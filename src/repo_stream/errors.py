@@ -885,7 +885,7 @@ class AlreadyWalked(RepoStreamError):
 
     def __init__(self, *, can_seek: bool) -> None:
         what, again = (
-            ("the repo has been walked", 'call `await repo.seek("")` first, or open it again')
+            ("the repo has been walked", 'call `repo.seek("")` first, or open it again')
             if can_seek
             else ("the CAR has been read", "open it again")
         )
@@ -985,7 +985,7 @@ class StoreClosed(DiskError):
     def of_repo(cls) -> StoreClosed:
         """Return the error for a repo that was closed, which may have had no store."""
         error = cls("", path=None)
-        error.args = ("the repo was closed; use it within `async with`",)
+        error.args = ("the repo was closed; use it within its `with` block",)
         return error
 
 

@@ -168,7 +168,7 @@ EXAMPLES: list[tuple[RepoStreamError, list[object]]] = [
         LimitExceeded(limit="block_bytes", maximum=10, actual=12, where="the section"),
         ["block_bytes=10", 12, "the section", "limits=Limits(block_bytes=...)"],
     ),
-    (AlreadyWalked(can_seek=True), ["to its end", 'await repo.seek("")', "open it again"]),
+    (AlreadyWalked(can_seek=True), ["to its end", 'call `repo.seek("")`', "open it again"]),
     (AlreadyWalked(can_seek=False), ["read", "to its end", "open it again"]),
     (MissingBlock(cid=CID, kind="record", key="a/b"), [CID, "record", "'a/b'", "incomplete"]),
     (MissingBlock(cid=CID, kind="node", key=None), [CID, "node", "incomplete"]),

@@ -178,7 +178,7 @@ async def test_closed_repo_says_so_and_does_not_speak_of_a_store() -> None:
         pass
     with pytest.raises(StoreClosed) as caught:
         await repo.next_chunk()
-    assert str(caught.value) == "the repo was closed; use it within `async with`"
+    assert str(caught.value) == "the repo was closed; use it within its `with` block"
 
 
 # --- How it streams -------------------------------------------------------------------------------

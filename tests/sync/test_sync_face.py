@@ -91,7 +91,7 @@ def test_every_call_of_a_repo_is_there() -> None:
         assert len(repo.prove_range("app.test.b/", None).keys) == 200
         repo.seek("app.test.b/0199")
         assert [key for key, _ in repo] == ["app.test.b/0199"]
-        with pytest.raises(AlreadyWalked):
+        with pytest.raises(AlreadyWalked, match=r'call `repo\.seek\(""\)` first'):
             list(repo)
         assert repo.next_chunk() is None
         repo.seek("")
@@ -336,7 +336,7 @@ def test_a_repo_cannot_be_used_after_its_block() -> None:
     with sync.open_car(STREAM) as repo:
         pass
     for use in (repo.next_chunk, repo.collections, lambda: next(repo)):
-        with pytest.raises(StoreClosed):
+        with pytest.raises(StoreClosed, match="use it within its `with` block"):
             use()
     assert repo.commit.rev == REV
 

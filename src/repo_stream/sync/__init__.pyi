@@ -89,7 +89,10 @@ class Repo(Generic[T]):
     commit: Commit
     @property
     def problems(self) -> Sequence[Problem]:
-        """The records that were skipped or yielded as errors so far: the first 1,000 of them."""
+        """The records that were skipped or yielded as errors so far: the first 1,000 of them.
+
+        A record that the walk passes again, after a `seek` back, is counted again.
+        """
     @property
     def problem_count(self) -> int:
         """How many records were skipped or yielded as errors so far."""
@@ -98,7 +101,8 @@ class Repo(Generic[T]):
         """What is damaged in the CAR, as far as it has been read: the first 1,000.
 
         It is empty unless the driver goes past damage; see `DriverBuilder.with_gaps` and
-        `DriverBuilder.with_on_error`.
+        `DriverBuilder.with_on_error`. What has no `offset`, such as a node that breaks a rule, is
+        added each time that the walk goes past it.
         """
     @property
     def damage_count(self) -> int:
@@ -442,6 +446,9 @@ class Network:
     def resolve(self, who: str, *, fresh: bool = False) -> Account:
         """Find an account.
 
+        Redirects are not followed, from documents and from the well-known files of handles. So a
+        handle that has no TXT record, and whose host redirects to another, is not found.
+
         Args:
             who: its handle, its DID (a `did:plc` or a `did:web`), or an `at://` URI of the account
                 or in its repo.
@@ -599,7 +606,7 @@ def records(
         **keywords: as of `open_car`, such as `mem_limit_mb=16` in MiB, or `collections=None`.
 
     Returns:
-        An generator.
+        A generator.
 
     Raises:
         TypeError, ValueError: as by `open_car`, at once. All else is raised by the loop.

@@ -22,6 +22,7 @@ _WORDS: Final = (
         "To leave such a loop early, use `contextlib.aclosing`, as for every async generator.",
         "To leave such a loop early closes it as well, as soon as nothing refers to it.",
     ),
+    ("An async generator", "A generator"),
     ("; a `DiskStore`, which is empty again at the end and stays open", ""),
     ("If a call is cancelled", "If Ctrl-C interrupts a call"),
     ("if another task is waiting", "if another thread is waiting"),
