@@ -10,6 +10,7 @@ from typing import Unpack
 
 from repo_stream.car.source import Source
 from repo_stream.drivers.builder import DriverBuilder
+from repo_stream.drivers.destination import check_spill
 from repo_stream.drivers.joined import JoinedReader
 from repo_stream.drivers.keywords import OrderKeywords, Spill, takes
 from repo_stream.drivers.stream import StreamDriver, piece_size, streamed
@@ -89,6 +90,7 @@ def join_cars(
         verify_cids=keywords["verify_cids"],
         limits=keywords["limits"],
     )
+    check_spill(keywords["spill"])
     return _joined(builder, (base, *slices), keywords["spill"])
 
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast, overload
 
 from repo_stream.arguments import check_flag
 from repo_stream.car.reader import CarReader
-from repo_stream.car.source import Source
+from repo_stream.car.source import Source, check_source
 from repo_stream.drivers.builder import DriverBuilder
+from repo_stream.drivers.destination import check_spill
 from repo_stream.drivers.keywords import OpenKeywords, Spill, takes
 from repo_stream.drivers.loading import no_commit, root_of
 from repo_stream.drivers.options import OnError
@@ -157,6 +158,7 @@ def open_car(
         ...     async with open_car(path, collections=["app.bsky.feed.post"]) as repo:
         ...         return [post["text"] async for key, post in repo]
     """
+    check_source(source)
     return _opened(
         told_builder(block_processor, on_error, gaps, keywords),
         source,
@@ -236,6 +238,7 @@ def records(
         ...     async for like in records(path, collections=["app.bsky.feed.like"]):
         ...         print(like.rkey, like.value["subject"]["uri"])
     """
+    check_source(source)
     return _outputs_of(
         _opened(
             told_builder(block_processor, on_error, gaps, keywords),
@@ -278,6 +281,7 @@ def told_builder(
         keywords["prefix"],
     )
     _check_shapes(collections=collections, key_range=key_range)
+    check_spill(keywords["spill"])
     for flag in ("drain", "check_first"):
         check_flag(flag, keywords[flag])
     check_flag("gaps", gaps, third="all")

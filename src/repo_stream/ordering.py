@@ -18,8 +18,9 @@ import anyio
 
 from repo_stream.car.decoder import Block
 from repo_stream.car.encoder import write_header, write_section
-from repo_stream.car.source import Source
+from repo_stream.car.source import Source, check_source
 from repo_stream.drivers.builder import DriverBuilder
+from repo_stream.drivers.destination import check_spill
 from repo_stream.drivers.keywords import OrderKeywords, Spill, takes
 from repo_stream.drivers.order import BlockOrder
 from repo_stream.drivers.stream import StreamDriver, streamed
@@ -245,6 +246,8 @@ def order_car(
         verify_cids=keywords["verify_cids"],
         limits=keywords["limits"],
     )
+    check_source(source)
+    check_spill(keywords["spill"])
     return _ordered(builder, source, keywords["spill"])
 
 

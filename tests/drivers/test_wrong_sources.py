@@ -19,9 +19,11 @@ from repo_stream import (
     DiskBuilder,
     Driver,
     DriverBuilder,
+    join_cars,
     load_commit,
     open_car,
     order_car,
+    records,
 )
 from repo_stream.testing import DID, build_car
 
@@ -242,11 +244,17 @@ async def test_a_repo_that_was_given_a_wrong_store_can_be_given_another(tmp_path
 
 
 @pytest.mark.parametrize("spill", [True, 5, b"work.db", DiskBuilder(), {}], ids=str)
-async def test_a_place_to_spill_to_is_a_path_or_a_store(spill: Any) -> None:
-    for way in (open_car, order_car, DriverBuilder().stream_car):
+def test_a_place_to_spill_to_is_a_path_or_a_store(spill: Any) -> None:
+    for way in (open_car, records, order_car, join_cars, DriverBuilder().stream_car):
         with pytest.raises(TypeError, match="spill must be a path, a DiskStore, None or False"):
-            async with way(CAR, spill=spill):
-                pass
+            way(CAR, spill=spill)
+
+
+@pytest.mark.parametrize("way", [open_car, records, order_car, DriverBuilder().stream_car])
+def test_what_is_no_source_is_told_before_it_is_opened(way: Callable[[Any], object]) -> None:
+    for source in (42, None, BytesIO(CAR), len, [CAR], OfRequests()):
+        with pytest.raises(TypeError, match="cannot read a CAR from"):
+            way(source)
 
 
 async def test_whether_the_whole_repo_is_meant_is_yes_or_no() -> None:

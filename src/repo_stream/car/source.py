@@ -29,7 +29,15 @@ from repo_stream.car.file_type import MARK_BYTES, compression_of, may_be_compres
 from repo_stream.car.files import OpenFile, SharedFile, fill
 from repo_stream.errors import BadCompression
 
-__all__ = ["AsyncReadable", "AsyncReceivable", "CarFile", "Pieces", "Source", "open_pieces"]
+__all__ = [
+    "AsyncReadable",
+    "AsyncReceivable",
+    "CarFile",
+    "Pieces",
+    "Source",
+    "check_source",
+    "open_pieces",
+]
 
 
 class AsyncReadable(Protocol):
@@ -121,6 +129,7 @@ async def open_pieces(
         TypeError: if `source` is not a supported source; the message says what to pass instead.
         OSError: if it is a path that cannot be opened.
     """
+    check_source(source)
     first = first_piece_size or piece_size
     if isinstance(source, (str, os.PathLike)):
         file = CarFile(os.fspath(source), _sizes(first, piece_size), keep=rereadable)
@@ -128,8 +137,6 @@ async def open_pieces(
     sizes = _sizes(first, piece_size)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _from_memory(source, sizes)
-    if isinstance(source, (io.IOBase, list, tuple)) or _is_response(source):
-        raise _not_a_source(source)
     if isinstance(source, ByteReceiveStream):
         return _from_receive(source.receive, sizes, source)
     read = getattr(source, "read", None)
@@ -137,10 +144,7 @@ async def open_pieces(
         return _from_read(read, sizes, source)
     if isinstance(source, AsyncIterable):
         return _from_iterable(source)
-    receive: Any = getattr(source, "receive", None)
-    if callable(receive):
-        return _from_receive(receive, sizes, source)
-    raise _not_a_source(source)
+    return _from_receive(cast("AsyncReceivable", source).receive, sizes, source)
 
 
 def _sizes(size: int, most: int) -> Iterator[int]:
@@ -150,6 +154,22 @@ def _sizes(size: int, most: int) -> Iterator[int]:
 
 
 # --- What is not a source -----------------------------------------------------------------------
+
+
+def check_source(source: object) -> None:
+    """Check that an object is a supported source, as far as that can be told before it is read.
+
+    Raises:
+        TypeError: if it is not; the message says what to pass instead.
+    """
+    if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview, ByteReceiveStream)):
+        return
+    if isinstance(source, (io.IOBase, list, tuple)) or _is_response(source):
+        raise _not_a_source(source)
+    if isinstance(source, AsyncIterable):
+        return
+    if not any(callable(getattr(source, name, None)) for name in ("read", "receive")):
+        raise _not_a_source(source)
 
 
 _ANY_SOURCE: Final = (

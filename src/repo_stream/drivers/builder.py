@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, cast, 
 
 from repo_stream.arguments import check_flag, check_kind, check_number
 from repo_stream.car.reader import CarReader
-from repo_stream.car.source import Source
+from repo_stream.car.source import Source, check_source
 from repo_stream.drivers.base import RepoDriver
+from repo_stream.drivers.destination import check_spill
 from repo_stream.drivers.keywords import BuilderKeywords, StreamKeywords, takes
 from repo_stream.drivers.loaded import DiskDriver, MemDriver
 from repo_stream.drivers.loading import Loading
@@ -373,6 +374,8 @@ class DriverBuilder(Options[T]):
             ...     async with builder.stream_car(source) as (commit, driver):
             ...         return sum([size async for key, size in driver])
         """
+        check_source(source)
+        check_spill(keywords["spill"])
         check_flag("drain", keywords["drain"])
         return _with_commit(
             streamed(self, source, keywords["spill"], drain=keywords["drain"], kind=StreamDriver[T])

@@ -10,7 +10,7 @@ from repo_stream.drivers.keywords import Spill
 if TYPE_CHECKING:
     from repo_stream.store.disk import DiskStore, Lease
 
-__all__ = ["Destination"]
+__all__ = ["Destination", "check_spill"]
 
 
 class Destination:
@@ -25,7 +25,7 @@ class Destination:
     """
 
     def __init__(self, spill: Spill, cache: int) -> None:
-        _check_type(spill)
+        check_spill(spill)
         self._spill: Spill = spill
         self._cache = cache
         self._store: DiskStore | None = None
@@ -61,7 +61,7 @@ class Destination:
                 await store.aclose()
 
 
-def _check_type(spill: object) -> None:
+def check_spill(spill: object) -> None:
     """Raise `TypeError` for what cannot be a store, before one is needed."""
     if spill is None or spill is False or isinstance(spill, (str, os.PathLike)):
         return
