@@ -124,6 +124,19 @@ def test_whatever_strangers_call_their_fields_arrives() -> None:
     assert exact(rebuilt(made)) == exact(records)
 
 
+def test_lists_of_nearly_empty_maps_are_text() -> None:
+    """Each of their items would take a cell for every field of other records."""
+    wide: Record = {"a": [{f"f{n}": {f"g{m}": n for m in range(10)} for n in range(40)}] * 2}
+    sparse: Record = {"a": [{}] * 5000, "b": 1}
+    filled: Record = {"a": [{f"f{n}": {"g1": n} for n in range(30)}] * 500}
+    fields = inferred([wide, sparse, filled])
+    assert table(fields, [sparse] * 3).nbytes < 100_000
+    records = [sparse, wide, filled, sparse]
+    made = table(fields, records)
+    assert [row["a"] is None for row in made.to_pylist()] == [True, False, False, True]
+    assert exact(rebuilt(made)) == exact(records)
+
+
 FITS: Record = {"text": "hi", "size": 1, "tags": [{"tag": "a"}], "embed": {"link": CID, "alt": "b"}}
 
 

@@ -9,6 +9,9 @@ is something. It is called *rest* here: of each value at fault, by its index. Th
 the map of what does not fit in it, so that the fields that fit keep their places. The rest of a
 list is the whole list: in its place there is a null. Explicit nulls do not fit, for in Arrow a null
 means that there is no such field; in a list, where every item is there, it means null.
+
+A long list of nearly empty maps does not fit, either. In Arrow each of its items takes a cell for
+every field that any of them may have, so a record of 2 MiB could take gigabytes.
 """
 
 from __future__ import annotations
@@ -40,6 +43,10 @@ _Rest: TypeAlias = dict[int, Any]
 _Array: TypeAlias = tuple[Any, _Rest]
 
 _MISSING: Final = object()
+
+# How many cells a list may take, and how many more for each value in it.
+_CELLS: Final = 4096
+_CELLS_A_VALUE: Final = 16
 
 _TYPES: Final[Mapping[Kind, type[object]]] = {
     Kind.TEXT: str,
@@ -148,6 +155,14 @@ def _structs(shape: Shape, values: list[dict[str, Any] | None]) -> _Array:
 
 
 def _lists(shape: Shape, item: Shape, values: list[list[Any] | None]) -> _Array:
+    width = _width_of(item)
+    sparse = {
+        index: value for index, value in enumerate(values) if value and _is_sparse(value, width)
+    }
+    if sparse:
+        fitting = [None if index in sparse else value for index, value in enumerate(values)]
+        array, rest = _lists(shape, item, fitting)
+        return array, rest | sparse
     items, item_rest = _array(item, list(chain.from_iterable(filter(None, values))))
     if item_rest:
         ends = list(accumulate(len(value) if value else 0 for value in values))
@@ -155,6 +170,26 @@ def _lists(shape: Shape, item: Shape, values: list[list[Any] | None]) -> _Array:
         fitting = [None if index in at_fault else value for index, value in enumerate(values)]
         return _lists(shape, item, fitting)[0], {index: values[index] for index in at_fault}
     return list_array(arrow_type(shape), values, items), {}
+
+
+def _width_of(shape: Shape) -> int:
+    """Return how many cells a value takes, of which some may be null."""
+    return sum(_width_of(field.shape) for field in shape.fields) or 1
+
+
+def _is_sparse(values: list[Any], width: int) -> bool:
+    """Return whether the items of a list would take many more cells than they have values."""
+    cells = len(values) * width - _CELLS
+    return cells > 0 and cells > _CELLS_A_VALUE * _count(values)
+
+
+def _count(value: Any) -> int:  # noqa: ANN401 - any value of the data model
+    """Return how many values there are in a value, but for maps and lists."""
+    if isinstance(value, dict):
+        return sum([_count(each) for each in cast("dict[str, Any]", value).values()])
+    if isinstance(value, list):
+        return sum([_count(each) for each in cast("list[Any]", value)])  # type: ignore[redundant-cast] # not for pyright
+    return 1
 
 
 # --- JSON -----------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ class TypedCollector(Collector):
         batch_rows: int = BATCH_ROWS,
         batch_bytes: int = TYPED_BATCH_BYTES,
     ) -> None:
-        # What is in a column takes no more than the decoded records.
+        # What is in a column has no more text than the decoded records.
         most = min(batch_bytes, MOST_TEXT)
         super().__init__(FIXED, batch_rows=batch_rows, batch_bytes=most)
         self._fields = fields_of(schema)
