@@ -134,6 +134,18 @@ async def test_iterating_and_next_blocks_take_turns() -> None:
     assert await car.next_blocks() is None
 
 
+@pytest.mark.parametrize("size", [50_000, 1 << 20], ids=["50000", "whole"])
+async def test_pieces_that_are_damaged_from_end_to_end_are_no_blocks(size: int) -> None:
+    junk = bytes(200_000)
+    car = car_header([REPO.commit_cid])
+    for number, block in enumerate(BLOCKS):
+        car += section(*block) + (junk if number in {0, 9} else b"")
+    car += junk
+    assert await drain(await CarReader.open(pieces_of(car, size), past_damage=True)) == BLOCKS
+    reader = await CarReader.open(pieces_of(car, size), past_damage=True)
+    assert [pair async for pair in reader] == BLOCKS
+
+
 async def test_car_without_blocks_is_at_its_end() -> None:
     car = await CarReader.open(car_header([REPO.commit_cid]))
     assert await car.next_blocks() is None

@@ -9,7 +9,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from repo_stream import DriverBuilder, Output
+from repo_stream import CarReader, DriverBuilder, Output
+from repo_stream.car.reader import PIECE_SIZE
 from repo_stream.testing import build_car
 from repo_stream.turn import Turn
 from support.driving import driving
@@ -59,6 +60,37 @@ async def test_repos_walked_at_once_share_the_time() -> None:
     assert seen == [RECORDS] * 4
     # One after the other, three would have nothing when the first is done.
     assert min(first) > RECORDS / 2
+
+
+@pytest.mark.parametrize("way", ["memory", "disk", "reader", "before the header"])
+@pytest.mark.usefixtures("short_turns")
+async def test_damage_without_end_lets_other_tasks_run(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = 0
+
+    async def let_others() -> None:
+        nonlocal turns
+        turns += 1
+
+    monkeypatch.setattr("repo_stream.turn.checkpoint", let_others)
+
+    async def turns_of_others(pieces: int) -> int:
+        before = turns
+        junk = bytes(pieces * PIECE_SIZE)
+        car = CAR + junk if way != "before the header" else junk + CAR
+        if way in {"memory", "disk"}:
+            builder = DriverBuilder(mem_limit_mb=0 if way == "disk" else 16).with_gaps()
+            async with driving(car, builder) as driver:
+                assert driver.damage_count == 1
+        else:
+            async with await CarReader.open(car, past_damage=True) as reader:
+                while await reader.next_blocks():
+                    pass
+            assert reader.damage_count == 1
+        return turns - before
+
+    assert await turns_of_others(12) >= await turns_of_others(4) + 7
 
 
 @pytest.mark.both_loops

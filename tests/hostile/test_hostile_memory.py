@@ -33,6 +33,7 @@ from repo_stream.testing import (
 )
 from support import pieces_of, traced
 from support.hostile_reading import read
+from support.slices import driver_of
 from support.streams import Counted
 
 MIB = 1 << 20
@@ -142,6 +143,17 @@ async def test_many_tiny_blocks_stay_within_the_memory_limit() -> None:
         outcome = await read(pieces_of(car, MIB // 8), DriverBuilder(mem_limit_mb=1))
         assert peak() < 3 * MIB
     assert isinstance(outcome.error, TruncatedCar)
+
+
+@pytest.mark.parametrize("way", ["disk", "stream to disk"])
+async def test_damage_without_end_is_not_kept_for_the_log(way: str) -> None:
+    repo = build_repo({f"a.b.c/{n}": {"text": "x" * 1000} for n in range(300)})
+    car = repo.to_car(order="shuffled") + bytes(12 * MIB)
+    with traced() as peak:
+        async with driver_of(way, car, DriverBuilder().with_gaps(), piece=MIB // 8) as driver:
+            assert len([key async for key, _ in driver]) == 300
+            assert driver.damage_count == 1
+        assert peak() < 6 * MIB
 
 
 @pytest.mark.parametrize("mem_limit_mb", [10_000, 0], ids=["memory", "disk"])

@@ -15,6 +15,7 @@ from repo_stream.car.source import CarFile, Pieces, Source, open_pieces
 from repo_stream.errors import AlreadyWalked, BadCompression, RepoStreamError
 from repo_stream.ipld.cid import Cid
 from repo_stream.limits import MIB, Limits
+from repo_stream.turn import Turn
 
 __all__ = ["PIECE_SIZE", "BlockReader", "CarReader", "checksum_of"]
 
@@ -130,6 +131,7 @@ class CarReader:
         self._over = False
         self._copies: list[bytes] | None = None
         self._checksum = 0
+        self._turn = Turn()
         self.header = header
 
     @classmethod
@@ -175,8 +177,10 @@ class CarReader:
         decoder = CarDecoder(limits=limits, verify_cids=verify_cids, past_damage=past_damage)
         ended = False
         ready: Columns = [], []
+        turn = Turn()
         try:
             while decoder.header is None:
+                await turn.pause_if_over()  # there may be damage without end before it
                 piece = await _next_piece(pieces, decoder)
                 if not piece:
                     decoder.finish()
@@ -228,16 +232,29 @@ class CarReader:
             CidMismatch: if the hash of a block is not the one in its CID.
             LimitExceeded: if a block, or the file, is over its limit.
         """
-        columns = await self.next_columns()
+        columns = await self._next_sound()
         return None if columns is None else list(zip(*columns, strict=True))
 
+    async def _next_sound(self) -> Columns | None:
+        """Return the next columns that are not empty; `None` at the end."""
+        while (columns := await self.next_columns()) is not None and not columns[0]:
+            self.damages.take_skipped()  # nobody asks for it
+            await self._turn.pause_if_over()
+        return columns
+
     async def next_columns(self) -> Columns | None:
-        """Do what `next_blocks` does; return the CIDs in one list and the data in another."""
+        """Do what `next_blocks` does; return the CIDs in one list and the data in another.
+
+        Both are empty if damaged bytes were skipped and no block was completed. Damage may go on
+        without end, so the caller has to take what is kept of it, in `damages` and in the list of
+        `copy_to`.
+        """
         cids, blocks = self._ready
         ready = cids[self._at :], blocks[self._at :]
         self._ready, self._at = ([], []), 0
+        start = self.offset
         try:
-            while not ready[0]:
+            while not ready[0] and self.offset == start:
                 self._decoder.feed(b"")  # raises an earlier error again, before more is read
                 if self._ended:
                     self._over = True
@@ -333,7 +350,7 @@ class CarReader:
     async def __anext__(self) -> tuple[Cid, bytes]:
         """Return the next block, as `(CID, data)`."""
         if self._at == len(self._ready[0]):
-            columns = await self.next_columns()
+            columns = await self._next_sound()
             if columns is None:
                 raise StopAsyncIteration
             self._ready, self._at = columns, 0

@@ -177,7 +177,7 @@ class Loading(Generic[T]):
         """Return the next blocks, without the commit; `None` at the end of the file.
 
         Blocks that cannot be checked against their CIDs are left out. If the walk needs one, that
-        is an `UncheckableBlock`.
+        is an `UncheckableBlock`. There may be no block at all; see `CarReader.next_columns`.
 
         If it is cancelled while they are added to the log, the next call returns them.
         """
@@ -196,6 +196,8 @@ class Loading(Generic[T]):
             await self.log.keep_up()
         if self.damages is not None:
             await self._rescue_commit()
+        if not self._coming[0]:
+            await self.turn.pause_if_over()  # there may be damage without end
         cids, blocks = columns = self._coming
         self._coming = None
         self.left_out = [LeftOut(*skip) for skip in self._skipped]
