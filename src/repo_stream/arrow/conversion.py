@@ -17,7 +17,7 @@ every field that any of them may have, so a record of 2 MiB could take gigabytes
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, chain
 from types import NoneType
 from typing import Any, Final, TypeAlias, cast
@@ -186,10 +186,12 @@ def _is_sparse(values: list[Any], width: int) -> bool:
 def _count(value: Any) -> int:  # noqa: ANN401 - any value of the data model
     """Return how many values there are in a value, but for maps and lists."""
     if isinstance(value, dict):
-        return sum([_count(each) for each in cast("dict[str, Any]", value).values()])
-    if isinstance(value, list):
-        return sum([_count(each) for each in cast("list[Any]", value)])  # type: ignore[redundant-cast] # not for pyright
-    return 1
+        items: Iterable[Any] = cast("dict[str, Any]", value).values()
+    elif isinstance(value, list):
+        items = cast("list[Any]", value)  # type: ignore[redundant-cast] # not for pyright
+    else:
+        return 1
+    return sum([_count(item) for item in items])
 
 
 # --- JSON -----------------------------------------------------------------------------------------
