@@ -270,6 +270,16 @@ def test_only_blocks_are_gone_past_if_that_is_asked_for() -> None:
         decoder.feed(file_of(b"\0" * 20))
 
 
+def test_what_the_end_has_shown_counts_once_if_it_is_told_again() -> None:
+    decoder = CarDecoder(past_damage=True)
+    too_long = b"\x7f" + section(b"lost")[1:]
+    assert len(decoder.feed(file_of(section(b"first"), too_long, section(b"last")))) == 1
+    for _ in range(2):
+        decoder.finish()
+        assert decoder.found_at_end[1] == [b"last"]
+        assert (decoder.blocks, decoder.damage_count) == (2, 1)
+
+
 def test_nothing_is_listed_without_damage() -> None:
     decoder, found = read(CAR)
     assert found == BLOCKS

@@ -283,7 +283,7 @@ class CarDecoder:
         return cut
 
     def finish(self) -> None:
-        """Tell the decoder that the file has ended.
+        """Tell the decoder that the file has ended. To call it again does nothing.
 
         Raises:
             TruncatedCar: if it does not end between two sections.
@@ -292,6 +292,8 @@ class CarDecoder:
         """
         if self._error is not None:
             raise self._error
+        if self._finished:
+            return
         waiting = bytes(self._waiting)
         try:
             if self._past_damage:
