@@ -164,7 +164,7 @@ def check_source(source: object) -> None:
     """
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview, ByteReceiveStream)):
         return
-    if isinstance(source, (io.IOBase, list, tuple)) or _is_response(source):
+    if isinstance(source, _NO_SOURCES) or _is_response(source):
         raise _not_a_source(source)
     if isinstance(source, AsyncIterable):
         return
@@ -172,6 +172,8 @@ def check_source(source: object) -> None:
         raise _not_a_source(source)
 
 
+# A plain file has a `read`, too.
+_NO_SOURCES: Final[tuple[type, ...]] = (io.IOBase, list, tuple)
 _ANY_SOURCE: Final = (
     "pass a path, bytes, an object with async read(n) or receive(n), or an async iterable of "
     "bytes; wrap a plain file with anyio.wrap_file(file)"
