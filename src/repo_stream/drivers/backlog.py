@@ -55,7 +55,9 @@ class Backlog(Generic[T]):
 
     def clear(self) -> None:
         """Drop everything."""
-        self._records, self._returned, self.coming = Taken([], [], []), 0, Taken([], [], [])
+        self._records, self._returned = Taken([], [], []), 0
+        if self.coming.keys:
+            self.coming = Taken([], [], [])
         self._offered = 0
         self.items = []
 

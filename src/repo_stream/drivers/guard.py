@@ -44,7 +44,9 @@ class Guard:
         self.holder = holder
 
     def __enter__(self) -> None:
-        self.enter(self)
+        if self.holder is not None:  # as in `enter`, with a call less
+            raise anyio.BusyResourceError(self._action)
+        self.holder = self
 
     def __exit__(self, *_error: object) -> None:
         self.holder = None
