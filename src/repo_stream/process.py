@@ -10,7 +10,8 @@ are read back, for repos that go to disk.
 A processor is called for every block that cannot be a node of the tree, before it is known whether
 the tree reaches that block. If it raises, that matters only if the tree does. If two keys name one
 record, they share one result, so treat results as immutable. Blocks that come when memory is full
-go to disk as they are, and are processed when the walk reaches them.
+go to disk as they are, and are processed when the walk reaches them. If only some of the keys are
+walked, no block is processed before that.
 
 That suits results that are smaller than their records. Larger ones would fill the memory, and take
 more space on disk than the record does. For those there are *lazy* processors, which are called
@@ -285,7 +286,8 @@ def blob_faults(record: Mapping[str, Any] | bytes) -> list[str]:
 
     There is a text for each reference that `blobs` leaves out because it has no CID, or that has no
     MIME type, no size, or a CID of another kind than the specification has for blobs. It says where
-    in the record the reference is. It is lazy, as `record` is.
+    in the record the reference is. References of the legacy form have none. It is lazy, as `record`
+    is.
 
     Args:
         record: a decoded record, or the bytes of its block.
@@ -316,7 +318,8 @@ class Processor(Generic[T]):
             that is negative or not a number is a `ValueError` or `TypeError` of the call that reads
             the file: with such sizes the memory limit would not hold.
         dumps: converts a result to bytes, for the disk. The default writes CBOR, and raises
-            `TypeError` for a value that would not be read back as an equal one of its type.
+            `TypeError` for a value of a type that would not be read back as an equal one, and
+            `ValueError` for one that CBOR cannot have, such as a `datetime` without a time zone.
         loads: converts those bytes back to an equal result.
         lazy: call `process` when the walk reaches a record, and keep the block as it is until then.
             That is better for results that are larger than records. `size_of`, `dumps` and `loads`

@@ -130,10 +130,11 @@ class DriverBuilder(Options[T]):
     def with_block_processor(self, block_processor: BlockProcessor[U]) -> DriverBuilder[U]:
         """Return a builder whose drivers yield what `block_processor` makes of each record.
 
-        Unless it is lazy (see `Processor`), it is called for every block that may be a record, in
-        any order, whether the tree reaches the block or not, and never with a node of the tree. If
-        it raises, that matters only if the walk reaches the record. If a repo is read again in its
-        own file, it is called once more for each record that the walk reaches.
+        It is called for every block that may be a record, in any order, whether the tree reaches
+        the block or not, and never with a node of the tree. If it raises, that matters only if the
+        walk reaches the record. If it is lazy (see `Processor`), or if only some of the keys are
+        walked, it is called when the walk reaches a record, and for no other block. If a repo is
+        read again in its own file, it is called once more for each record that the walk reaches.
 
         Args:
             block_processor: a function of a record's bytes, or a `Processor`.
