@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -13,9 +14,11 @@ import pytest
 from repo_stream import (
     AccountRepo,
     DownloadBroken,
+    Limits,
     Network,
     NothingNew,
     TornExport,
+    key_depth,
     load_commit,
     open_car,
     open_repo,
@@ -23,6 +26,7 @@ from repo_stream import (
 )
 from repo_stream.network import keeping
 from repo_stream.testing import AtprotoAccount, AtprotoNetwork, Fault, Order
+from repo_stream.testing.repos import section
 
 NOTES: dict[str, object] = {
     f"com.example.note/{n:04}": {"n": n, "text": "x" * 2000} for n in range(400)
@@ -71,6 +75,12 @@ def files(path: Path) -> list[str]:
 
 def content(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
+
+
+def without(alice: AtprotoAccount, key: str) -> bytes:
+    """The account's CAR without a record, as if the account had deleted it meanwhile."""
+    cid = alice.repo.records[key]
+    return alice.car().replace(section(cid, alice.repo.blocks[cid]), b"")
 
 
 @pytest.fixture
@@ -279,6 +289,80 @@ async def test_nothing_is_kept_of_a_torn_export(
         with pytest.raises(TornExport):
             await walk(repo)
     assert files(path) == []
+
+
+async def walk_from_the_middle(repo: AccountRepo) -> None:
+    await repo.seek("com.example.note/0380")
+    await walk(repo)
+
+
+PREFIX = "com.example.note/00"
+
+
+@pytest.mark.parametrize(
+    ("way", "keywords"),
+    [
+        pytest.param(read_all, {}, id="read_all"),
+        pytest.param(walk, {"prefix": PREFIX}, id="prefix"),
+        pytest.param(walk_keys, {}, id="keys"),
+        pytest.param(walk_from_the_middle, {}, id="seek"),
+        pytest.param(walk, {"on_error": "skip"}, id="skip"),
+    ],
+)
+async def test_what_the_walk_did_not_need_is_looked_at_before_a_file_is_kept(
+    alice: AtprotoAccount, network: Network, path: Path, way: Way, keywords: dict[str, Any]
+) -> None:
+    alice.inject("getRepo", Fault(body=without(alice, "com.example.note/0300")))
+    ended: list[AccountRepo] = []
+
+    async def keep() -> None:
+        async with open_repo(NAME, network=network, keep=path, **keywords) as repo:
+            await way(repo)
+            ended.append(repo)
+
+    with pytest.raises(TornExport, match=r"0300.*check_first=True") as caught:
+        await keep()
+    assert ended
+    assert (caught.value.did, caught.value.rev) == (alice.did, alice.rev)
+    assert files(path) == []
+
+
+async def test_narrowed_walk_that_is_checked_first_keeps_what_the_whole_file_lacks(
+    alice: AtprotoAccount, network: Network, path: Path
+) -> None:
+    alice.order = "stream"
+    alice.inject(
+        "getRepo", Fault(times=1, during_at=400_000, during=lambda: alice.write({LAST: {}}))
+    )
+    async with open_repo(NAME, network=network, keep=path, prefix=PREFIX, check_first=True) as repo:
+        await walk(repo)
+    async with open_car(path, block_processor=process.record) as kept:
+        assert {key: value async for key, value in kept} == alice.records
+    assert alice.records[LAST] == {}
+
+
+async def test_file_is_looked_at_in_its_place(
+    alice: AtprotoAccount, network: Network, path: Path
+) -> None:
+    """So a walk that needs little memory needs no more at its end."""
+    alice.order = "stream"
+    async with open_repo(
+        NAME, network=network, keep=path, prefix=PREFIX, mem_limit_mb=0.2, spill=False
+    ) as repo:
+        await walk(repo)
+    assert content(path) == alice.car()
+
+
+async def test_node_that_breaks_a_rule_is_no_reason_not_to_keep_a_file(
+    alice: AtprotoAccount, network: Network, path: Path
+) -> None:
+    keys = (f"com.example.zzz/{n:040}" for n in range(99))
+    long = next(key for key in keys if key_depth(key.encode()) == 0)
+    alice.write({long: {}})
+    limits = Limits(key_bytes=40)
+    async with open_repo(NAME, network=network, keep=path, prefix=PREFIX, limits=limits) as repo:
+        await walk(repo)
+    assert content(path) == alice.car()
 
 
 async def test_nothing_is_kept_if_nothing_is_new(

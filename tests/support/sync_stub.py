@@ -26,7 +26,7 @@ STUB = Path(repo_stream.sync.__file__).with_name("__init__.pyi")
 
 # Members that are found by the parser, but not here: those that `with_members` hides, and what
 # belongs to the loop.
-HIDDEN = {"check_whole", "comes_from", "fetch_first", "taken", "web"}
+HIDDEN = {"check_file", "check_whole", "comes_from", "fetch_first", "taken", "web"}
 
 HEAD = '''\
 # Written by tests/support/sync_stub.py from the declarations of the async face; do not edit it.

@@ -14,6 +14,9 @@ has seen anything of a download, so another one can take its place:
 
 The last two happen `retries` times in all. Once records have come out of one state of the repo,
 another state cannot take its place, and what fails then is an error that says so.
+
+Whether an export is torn is only known when all of it has been walked. If the caller has not done
+that, a copy that is kept is walked before it gets its name (`AccountRepo.check_file`).
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from repo_stream.errors import (
 )
 from repo_stream.joining import join_cars
 from repo_stream.mst.commit import Commit
+from repo_stream.mst.ranges import KeyRanges
 from repo_stream.network.account import Account
 from repo_stream.network.document import earlier_keys
 from repo_stream.network.errors import (
@@ -104,6 +108,11 @@ class Plan(Generic[T]):
         """Whether all blocks have to come, so that the export is torn if one is missing."""
         return self.key is None and self.since is None and not self.options.gaps
 
+    @property
+    def checked(self) -> KeyRanges:
+        """The keys whose blocks are checked first: those that are walked, or all in a kept file."""
+        return self.options.key_ranges if self.keep is None else KeyRanges()
+
 
 class _UnknownKey(Exception):
     """A commit is signed by none of the keys that are known; they are looked up without it."""
@@ -122,8 +131,8 @@ async def opened(plan: Plan[T], network: Network) -> AsyncGenerator[AccountRepo[
             repo = await opening.open(stack)
             yield repo
             complete = repo.complete or (opening.healed and plan.check_first)
-        if complete and opening.copy is not None:
-            await opening.copy.publish()
+        if complete:
+            await opening.keep(repo)
     finally:
         opening.discard_copies()
 
@@ -219,7 +228,7 @@ class _Opening(Generic[T]):
             if plan.check_first:
                 await repo.read_all()
                 if plan.whole:
-                    await repo.check_whole()
+                    await repo.check_whole(plan.checked)
             if plan.key is not None:
                 await repo.prove(plan.key)
             await repo.fetch_first()
@@ -377,6 +386,20 @@ class _Opening(Generic[T]):
         copy = Copy(self._plan.keep)
         self._copies.append(copy)
         return copy
+
+    async def keep(self, repo: AccountRepo[T]) -> None:
+        """Keep the copy of a download that has been read to its end, if that is asked for.
+
+        Raises:
+            TornExport: if it lacks a block that nobody has needed so far.
+        """
+        plan, copy = self._plan, self.copy
+        if copy is None or copy.path is None:
+            return
+        await copy.flush()
+        if plan.whole and not plan.check_first and not self.healed:
+            await repo.check_file(copy.path, plan.spill)
+        await copy.publish()
 
     def discard_copies(self) -> None:
         """Delete all copies but one that was published."""

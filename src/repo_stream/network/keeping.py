@@ -92,6 +92,11 @@ class Copy(SharedFile):
             reason = f"the download could not be written: {error.strerror or error}"
             raise OSError(error.errno, reason, name) from error
 
+    @property
+    def path(self) -> Path | None:
+        """The path of the file until it is complete; `None` for a temporary one."""
+        return self._part
+
     def add(self, piece: bytes) -> None:
         """Add a piece at the end."""
         self._parts.append(piece)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from repo_stream.drivers.builder import DriverBuilder
 from repo_stream.drivers.fetch import FETCH
 from repo_stream.drivers.incoming import Incoming
+from repo_stream.drivers.keywords import Spill
 from repo_stream.drivers.options import Options
 from repo_stream.drivers.spilling import Kept
+from repo_stream.drivers.stream import StreamDriver, streamed
 from repo_stream.errors import (
     LimitExceeded,
     MissingBlock,
@@ -24,11 +28,13 @@ from repo_stream.errors import (
 )
 from repo_stream.mst.blocks import Blocks
 from repo_stream.mst.commit import Commit
+from repo_stream.mst.ranges import KeyRanges
 from repo_stream.mst.results import Gap, Output, Taken, TreeNode
 from repo_stream.mst.walker import Walker
 from repo_stream.network.account import Account
 from repo_stream.network.errors import DownloadBroken, TornExport
 from repo_stream.opening import Repo
+from repo_stream.process import noop
 
 if TYPE_CHECKING:
     # `typing.TypeVar` has no defaults before Python 3.13. Type checkers bring this module along.
@@ -93,6 +99,8 @@ class AccountRepo(Repo[T]):
         #: How many records the walk has taken, to return them before an error.
         self.taken: int = 0
         self._read_all = False
+        # Whether the walk so far has read each record that it came to, from the first one on.
+        self._reads_each = options.key_ranges.everything
         # The first of the items that wait when the first record has come, and where they begin.
         self._first: TreeNode | Output[T] | Gap | None = None
         self._first_from = b""
@@ -168,19 +176,21 @@ class AccountRepo(Repo[T]):
     def _has_first(self) -> bool:
         return any(not isinstance(each, TreeNode) for each in self._ready.items)
 
-    async def check_whole(self) -> None:
-        """Check that no block is missing that the walk needs. All has to have been read.
+    async def check_whole(self, ranges: KeyRanges) -> None:
+        """Check that no block is missing that a walk needs. All has to have been read.
 
         Other faults are left to the walk.
+
+        Args:
+            ranges: the keys that it walks.
 
         Raises:
             TornExport: if one is missing.
         """
         with self._guard:
             await self._gather()
-            options = self._options
             # Any: of whatever results, which are not used.
-            walker: Walker[Any] = Walker(self._root, bytes, options.limits, options.key_ranges)
+            walker: Walker[Any] = Walker(self._root, bytes, self._options.limits, ranges)
             blocks = self._own_blocks()
             try:
                 while not walker.done:
@@ -199,6 +209,37 @@ class AccountRepo(Repo[T]):
                 raise
             walker.skip_record()
 
+    async def check_file(self, path: Path, spill: Spill) -> None:
+        """Check that a copy of the whole download lacks no block, unless the walk has shown that.
+
+        The copy is read again in its place, so this takes little memory, whatever the walk needed.
+        Other faults are no reason not to keep it.
+
+        Args:
+            path: the copy.
+            spill: where the places of its blocks go if they do not fit in memory.
+
+        Raises:
+            TornExport: if it lacks one.
+        """
+        if self._walker.done and self._reads_each and not self.problem_count:
+            return
+        told = self._options
+        options = DriverBuilder(
+            block_processor=noop,
+            mem_limit_mb=told.mem_limit_mb,
+            limits=told.limits,
+            verify_cids=False,  # that was done when they came
+        )
+        async with streamed(options, path, spill, drain=False, kind=StreamDriver[bytes]) as driver:
+            try:
+                while await driver.next_columns(_RECORDS) is not None:
+                    pass
+            except MissingBlock as error:
+                raise self._torn(error) from None
+            except (NodeError, LimitExceeded):
+                return
+
     # --- What is counted ------------------------------------------------------------------------
 
     def _take(self, n: int) -> Taken[T]:
@@ -212,6 +253,7 @@ class AccountRepo(Repo[T]):
         return items
 
     def _take_keys(self, n: int) -> tuple[list[str], list[bytes]]:
+        self._reads_each = False
         keys, cids = super()._take_keys(n)
         self.taken += len(keys)
         return keys, cids
@@ -232,14 +274,18 @@ class AccountRepo(Repo[T]):
                 return
             if not self._origin.whole:
                 raise
-            raise TornExport(
-                cid=error.cid,
-                kind=error.kind,
-                key=error.key,
-                did=self.commit.did,
-                rev=self.commit.rev,
-                records=self.taken,
-            ) from error.__cause__
+            raise self._torn(error) from error.__cause__
+
+    def _torn(self, missing: MissingBlock) -> TornExport:
+        """Return the error that says that the server left out a block."""
+        return TornExport(
+            cid=missing.cid,
+            kind=missing.kind,
+            key=missing.key,
+            did=self.commit.did,
+            rev=self.commit.rev,
+            records=self.taken,
+        )
 
     def _is_unneeded(self, walker: Walker[T], key: str | None) -> bool:
         """Return whether a proof of a key can do without the node that a walk stands before.
@@ -274,6 +320,7 @@ class AccountRepo(Repo[T]):
     # --- Going elsewhere ------------------------------------------------------------------------
 
     async def _go_to(self, key: bytes) -> None:
+        self._reads_each = False
         items = self._ready.items
         if not self._is_untouched or key < self._first_from:
             await super()._go_to(key)

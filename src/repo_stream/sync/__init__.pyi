@@ -712,8 +712,8 @@ def open_repo(
             - `prefix=None`: see `DriverBuilder.with_prefix`.
             - `drain=True`: read the download to its end when the walk is over.
             - `check_first=False`: download and check everything before the first record comes out,
-              also that no block is missing that the walk needs. For that, a temporary file has a
-              copy of the download.
+              also that no block is missing that the walk needs, or with `keep`, none at all. For
+              that, a temporary file has a copy of the download.
             - `verify_cids=True`: check every block against its CID.
             - `limits=None`: limits on the input; `None` is `Limits()`.
             - `network=None`: the `Network` that finds the account, which is not closed; `None` is a
@@ -722,7 +722,10 @@ def open_repo(
               had to be repaired, as `join_cars` writes it. The file appears when the block ends,
               if the download is complete: after a walk to the end, `check_first` or `read_all`. If
               a loop is left before, or if there is an error, nothing is kept, and a file that was
-              there stays as it was. This also reads the download to its end, as `drain` does.
+              there stays as it was. Unless all records were walked, the file is read once more
+              then: if the server left out a block, that is a `TornExport`, and nothing is kept.
+              With `check_first` it is repaired instead; with `gaps` it is kept as it is.
+              This also reads the download to its end, as `drain` does.
             - `earlier_keys=False`: accept a signature by a key that the account had before, too. If
               an account has moved, its repo is signed by the earlier key until it writes.
               `repo.signed_by` is the key.
@@ -742,7 +745,8 @@ def open_repo(
         OtherAccountServed: if it sends the repo of another account.
         BadSignature: if none of the keys signed the commit.
         NothingNew: if nothing has changed `since`.
-        TornExport: if blocks are missing, and that could not be repaired.
+        TornExport: if blocks are missing, and that could not be repaired. If the CAR is kept, it
+            may also be raised when the block ends; see `keep`.
         MissingExtra: if `httpx`, `dnspython` or `cryptography` is not installed.
         OSError: if the file to keep the CAR in cannot be written.
         ValueError: if a name is not valid, or if a URI and a keyword both say what to walk.

@@ -17,7 +17,9 @@ __all__ = ["AccountRepo", "Network", "get_record", "open_repo"]
 # Any: the types are in the stub of the package.
 
 
-@with_members(repo.AccountRepo, hidden=frozenset({"check_whole", "comes_from", "fetch_first"}))
+@with_members(
+    repo.AccountRepo, hidden=frozenset({"check_file", "check_whole", "comes_from", "fetch_first"})
+)
 class AccountRepo(Repo):
     pass
 
