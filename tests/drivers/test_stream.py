@@ -546,6 +546,17 @@ async def test_block_that_was_given_up_is_named() -> None:
     assert "a/00599" in str(got.error)
 
 
+async def test_keys_go_past_a_record_that_was_given_up() -> None:
+    repo = SHARED["far apart"]
+    builder = DriverBuilder(mem_limit_mb=0)
+    source = pieces_of(repo.to_car(order="stream"), 500)
+    async with builder.stream_car(source, spill=False) as (_, driver):
+        await driver.next_chunk(599)
+        with pytest.raises(BlockReleased):
+            await driver.next_chunk()
+        assert await driver.next_keys(1000) == [*repo.records.items()][599:]
+
+
 async def test_blocks_that_were_given_up_do_not_lift_the_limit() -> None:
     """A streamable beginning, of which most is given up, and then a rest in no order at all."""
     repo = build_repo({f"a/{n:05}": {"n": n, "text": "x" * 300} for n in range(6000)})

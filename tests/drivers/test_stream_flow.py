@@ -489,6 +489,19 @@ async def test_driver_is_closed_with_its_context(order: str, limit: float, first
             await call()
 
 
+async def test_closed_driver_reads_no_further_to_find_the_end() -> None:
+    source = Counted(REPO.to_car(order="stream"), 500)
+    keys = [*REPO.records][:20]
+    builder = BUILDER.with_key_range(None, keys[-1] + "+")
+    async with builder.stream_car(source, drain=True) as (_, driver):
+        assert [key for key, _cid in await driver.next_keys(20) or []] == keys
+    given = source.given
+    for _ in range(2):
+        with pytest.raises(StoreClosed):
+            await driver.next_keys()
+    assert source.given == given < len(source.data)
+
+
 # --- The disk -----------------------------------------------------------------------------------
 
 

@@ -194,6 +194,10 @@ class RepoDriver(Generic[T]):
         """Do the same as `next_chunk`, with the CID of each record."""
         return await self._next_shaped(n, self._outputs_of)
 
+            CarError, CidMismatch, LimitExceeded, MemLimitExceeded, BlockReleased: if the repo is
+                walked while its CAR is read, as by `open_car`: if the file cannot be read on, or
+                its blocks do not fit in memory and may not spill to disk. Every call that reads on
+                can raise them.
     def _outputs_of(self, taken: Taken[T]) -> list[Output[T]]:
         return taken.outputs(self._common)
 
@@ -275,7 +279,7 @@ class RepoDriver(Generic[T]):
     ) -> list[tuple[str, B]]:
         """Return keys from the walk; an error is raised if they would be the `first` of a chunk."""
         walker = self._walker
-        if isinstance(self._error, (ProcessError, MissingBlock)):
+        if isinstance(self._error, (ProcessError, MissingBlock, BlockReleased)):
             self._error = None  # it may be that of a record; that of a node is raised again
         pairs: list[tuple[str, B]] = []
         before = walker.mark()
@@ -292,7 +296,7 @@ class RepoDriver(Generic[T]):
                 if not keys and not walker.done:
                     pairs += shape(*await self._supply_node())
                 await self._turn.pause_if_over()
-            if not pairs and walker.done:
+            if self._error is None and not pairs and walker.done:
                 await self._end()
         except RepoStreamError as error:
             self._error, self._trace = error, error.__traceback__
