@@ -194,10 +194,6 @@ class RepoDriver(Generic[T]):
         """Do the same as `next_chunk`, with the CID of each record."""
         return await self._next_shaped(n, self._outputs_of)
 
-            CarError, CidMismatch, LimitExceeded, MemLimitExceeded, BlockReleased: if the repo is
-                walked while its CAR is read, as by `open_car`: if the file cannot be read on, or
-                its blocks do not fit in memory and may not spill to disk. Every call that reads on
-                can raise them.
     def _outputs_of(self, taken: Taken[T]) -> list[Output[T]]:
         return taken.outputs(self._common)
 
