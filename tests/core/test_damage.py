@@ -18,7 +18,7 @@ from repo_stream import (
     RepoStreamError,
     TruncatedCar,
 )
-from repo_stream.car import damage as repairs
+from repo_stream.car import damage as repairs, salvage
 from repo_stream.car.decoder import Block
 from repo_stream.car.encoder import write_header, write_section
 from repo_stream.ipld.cid import Cid, ordinary
@@ -235,6 +235,42 @@ def test_a_file_without_any_block_is_refused_as_ever(data: bytes, error: type[Ex
     with pytest.raises(error) as past:
         read(data)
     assert str(past.value) == str(plain.value)
+
+
+def claims(length: int, number: int) -> bytes:
+    """Beginnings of sections that claim to be longer than they are."""
+    return (b"\0" + write_section(b"", bytes(length))[0] + ordinary(b"another")) * number
+
+
+def test_what_is_given_up_does_not_depend_on_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(salvage, "_FREE", 100_000)
+    car = file_of(section(b"before"), claims(9_000, 20), bytes(30_000), section(b"after"))
+    for piece in (1000, 8000, 1 << 20):
+        decoder, found = read(car, piece)
+        assert [*found.values()] == [b"before"]
+        assert [*decoder.damages.skips][1:] == [len(car)]
+    monkeypatch.setattr(salvage, "_FREE", 200_000)
+    assert [*read(car)[1].values()] == [b"before", b"after"]
+
+
+def test_little_is_hashed_in_vain_at_once_behind_a_long_part_without_damage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hashed = 0
+
+    class NotHashed:
+        def __init__(self, data: bytes) -> None:
+            nonlocal hashed
+            hashed += len(data)
+
+        def digest(self) -> bytes:
+            return b""
+
+    monkeypatch.setattr(salvage, "sha256", NotHashed)
+    decoder = CarDecoder(past_damage=True)
+    decoder.feed(file_of(section(bytes(1_000_000)) * 5))
+    decoder.feed(claims(1_000_000, 30_000))
+    assert hashed < (32 << 20) + 1_000_000
 
 
 def test_limits_on_the_file_are_raised() -> None:

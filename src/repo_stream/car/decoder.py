@@ -510,10 +510,10 @@ class CarDecoder:
         if isinstance(error, CidMismatch):
             length, body = read_length(buffer, start - base, start)
         self._effort.regions += 1
-        self._effort.spent += length
+        self._effort.spend(length, start)
         if self._past_damage is True:
             self._region = Region(start, error)
-        elif isinstance(error, CidMismatch) and not self._effort.is_too_much(start):
+        elif isinstance(error, CidMismatch) and not self._effort.is_too_much:
             self._damages.add(start, error.cid, error)
             self._offset = base + body + length
             self._damages.skip(start, self._offset, before)
@@ -526,13 +526,11 @@ class CarDecoder:
         """Go on to the sound section that ends a damaged region; return whether there is one."""
         effort = self._effort
         found = -1
-        if not effort.is_too_much(self._offset):
+        if not effort.is_too_much:
             found = region.find_sound(
                 buffer, base, effort, longest=self._limits.block_bytes, at_end=ended
             )
-        given_up = effort.is_too_much(self._offset)
-        if given_up:
-            found = -1
+        given_up = effort.is_too_much
         before = len(cut[1])
         size = len(buffer)
         if found < 0 and not ended:

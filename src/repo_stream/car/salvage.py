@@ -11,8 +11,9 @@ length of a section.
 
 **Hostile files.** A file may consist of prefixes that all claim a block of 2 MiB. What is hashed in
 vain is counted, and if that is far more than the file has, the rest of it is given up (`Effort`).
-So the time is linear. While it searches, a decoder keeps no more than a section of the greatest
-length that is allowed.
+So the time is linear. What a long part without damage would earn is not saved up: it would be spent
+at once, while other tasks wait. While it searches, a decoder keeps no more than a section of the
+greatest length that is allowed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ MOST_KEPT: Final = 64 * 1024
 #: How many bytes before a prefix are kept, for its length.
 BEFORE: Final = 16
 
-# What may be hashed in vain: so many bytes, and so many for each byte of the file.
+# What may be hashed in vain: so many bytes, and so many for each byte of the file as it is read.
 _FREE: Final = 32 * 1024 * 1024
 _EFFORT: Final = 16
 # How many damaged regions are gone past; each is remembered in 16 bytes.
@@ -44,17 +45,29 @@ class Effort:
     """What going past damage has cost so far.
 
     Attributes:
-        spent: how many bytes were hashed in vain.
         regions: how many damaged regions there were.
     """
 
     def __init__(self) -> None:
-        self.spent: int = 0
         self.regions: int = 0
+        self._spent = 0
+        self._is_spent = False
 
-    def is_too_much(self, offset: int) -> bool:
-        """Return whether it is too much for a file of which so many bytes have been read."""
-        return self.spent > _FREE + _EFFORT * offset or self.regions > _MOST_REGIONS
+    @property
+    def is_too_much(self) -> bool:
+        """Whether it is too much, so that the rest of the file is given up."""
+        return self._is_spent or self.regions > _MOST_REGIONS
+
+    def spend(self, size: int, offset: int) -> None:
+        """Note that bytes were hashed in vain.
+
+        Args:
+            size: how many.
+            offset: where in the file that was. It must not depend on how much has been read.
+        """
+        earned = _EFFORT * offset
+        self._spent = max(self._spent, earned) + size
+        self._is_spent |= self._spent > _FREE + earned
 
 
 class Region:
@@ -120,8 +133,8 @@ class Region:
                 body = at + ORDINARY_LENGTH
                 if sha256(buffer[body:end]).digest() == buffer[body - 32 : body]:
                     return base + start
-                effort.spent += length
-                if effort.is_too_much(base + at):
+                effort.spend(length, base + at)
+                if effort.is_too_much:
                     return -1
             self._look_from(base + at + 1)
 
