@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -710,6 +710,25 @@ async def test_torn_export_says_so_when_its_walk_gets_there(
         assert found == [*RECORDS][: len(found)]
         assert caught.value.records == len(found)
         assert len(found) > 100
+
+
+async def test_torn_export_says_so_if_a_proof_needs_what_it_lacks(
+    alice: AtprotoAccount, network: Network
+) -> None:
+    *_, lost, _record = alice.repo.proof(LAST)
+    torn = alice.car().replace(section(lost, alice.repo.blocks[lost]), b"")
+    alice.inject("getRepo", Fault(body=torn))
+    asks: list[Callable[[AccountRepo], Awaitable[object]]] = [
+        lambda repo: repo.get(LAST),
+        lambda repo: repo.prove(LAST),
+        lambda repo: repo.prove_range("com.example.note/"),
+    ]
+    async with open_repo(NAME, network=network, collections=["com.example.like"]) as repo:
+        for ask in asks:
+            with pytest.raises(TornExport, match=r"check_first=True") as caught:
+                await ask(repo)
+            assert (caught.value.cid, caught.value.rev) == (lost, alice.rev)
+        assert await repo.get(FIRST)
 
 
 async def test_export_that_is_torn_before_the_first_record_is_repaired(

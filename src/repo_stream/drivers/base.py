@@ -828,7 +828,7 @@ def _go_past_unneeded(
 
     Raises:
         IncompleteRange: if the proof needs the node.
-        MissingBlock: if a record is missing.
+        MissingBlock: if a record is missing, or if the error already says why the node is.
     """
     if error.key is not None:
         raise error
@@ -836,6 +836,8 @@ def _go_past_unneeded(
     unneeded = key is not None and walker.is_too_low_for(key)
     gap = walker.gap()
     if not unneeded:
+        if type(error) is not MissingBlock:
+            raise error
         raise IncompleteRange(
             cid=error.cid, start=start, stop=stop, after=gap.after, before=gap.before
         ) from error.__cause__  # how the node is damaged, if it is

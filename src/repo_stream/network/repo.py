@@ -81,8 +81,8 @@ class AccountRepo(Repo[T]):
     `open_repo` makes it. It walks the repo as any `Repo` does. Its `commit` is of the account, and
     its signature has been checked.
 
-    If the download breaks off, that is a `DownloadBroken`, and if a block is missing, a
-    `TornExport`.
+    If the download breaks off, that is a `DownloadBroken`. If a block of a whole repo is missing,
+    that is a `TornExport`, also in a proof, for which a `Repo` raises `IncompleteRange`.
     """
 
     def __init__(
