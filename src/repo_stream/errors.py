@@ -93,10 +93,11 @@ Where the last column is empty, do what it says for the branch or in the message
 `RepoStreamError`, `InvalidCid`, `InvalidDagCbor` and `NestedTooDeep` are defined in `ipld.errors`,
 `NetworkError` and those below it in `network.errors`.
 
-Records before an error are returned first; from then on every call raises it again. Wrong use of
-the library is reported with Python's own `TypeError`, `ValueError` and `RuntimeError`. A path that
-cannot be opened is an `OSError`, and whatever a source raises is passed on as it is. All errors can
-be pickled, so that worker processes can return them.
+Records before an error are returned first; from then on every call that walks on raises it again,
+but for `next_keys`, which goes past the error of a record. Wrong use of the library is reported
+with Python's own `TypeError`, `ValueError` and `RuntimeError`. A path that cannot be opened is an
+`OSError`, and whatever a source raises is passed on as it is. All errors can be pickled, so that
+worker processes can return them.
 """
 
 from __future__ import annotations

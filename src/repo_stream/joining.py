@@ -76,7 +76,7 @@ def join_cars(
         ConflictingCommits: if the two newest commits have the same rev.
         CommitError: if a commit is not valid, or if that of a slice is in none of the inputs;
             `NothingNew` if that slice has no block at all.
-        MemLimitExceeded, DiskError, TypeError: as by `order_car`.
+        MemLimitExceeded, DiskError, OSError, TypeError: as by `order_car`.
 
         While it is read, `OrderedCar` raises `IncompleteJoin` if a block is in none of the inputs.
 

@@ -39,7 +39,7 @@ def parse_key(text: str | bytes, did: str | None = None) -> str:
 
     Args:
         text: a key, `collection/rkey`, or the URI of a record, `at://DID/collection/rkey`
-            (https://atproto.com/specs/at-uri-scheme). Bytes can be any key.
+            (https://atproto.com/specs/at-uri-scheme). Bytes can be any UTF-8.
         did: the account of the repo, which a URI has to name; `None` to allow any.
 
     Raises:
@@ -74,12 +74,13 @@ def parse_start(text: str | bytes, did: str | None = None) -> str:
         text: a key, or the beginning of one, such as `app.bsky.feed.post/3k` or `app.bsky.feed.`;
             empty for the beginning of the repo. Without a slash, it has to be the beginning of an
             NSID and have a period: else it could be an rkey whose collection was forgotten. It
-            can also be the URI of a record, a collection or an account. Bytes can be anything.
+            can also be the URI of a record, a collection or an account. Bytes can be any UTF-8.
         did: see `parse_key`.
 
     Raises:
         TypeError: if `text` is neither a string nor bytes.
-        ValueError: if `text` is none of that, or a URI that `parse_key` would refuse.
+        ValueError: if `text` is none of that, or bytes that are not UTF-8, or a URI that
+            `parse_key` would refuse.
 
     Example:
         >>> parse_start("at://did:web:example.com/app.bsky.feed.post")

@@ -146,9 +146,11 @@ def open_car(
         CarError, CidMismatch, LimitExceeded: if the file cannot be read.
         CommitError: if its commit is missing or not valid; `NothingNew` if the file is the answer
             to `since` and nothing has changed.
-        MemLimitExceeded: if the blocks before the commit exceed the limit, and `spill` is `False`.
+        MemLimitExceeded: if the blocks before the commit exceed the limit, or with `check_first`
+            those of the whole file, and `spill` is `False`.
         ProcessError: if results of the processor cannot be stored on disk.
         DiskError: if the store fails.
+        OSError: if `source` is a path that cannot be opened or read, such as `FileNotFoundError`.
         TypeError: if `source` is not a supported source, if a keyword is of the wrong type, or if
             there is no such keyword.
         ValueError: if a name, a range or `on_error` is not valid.
@@ -347,6 +349,7 @@ async def load_commit(
         CarError, CidMismatch, LimitExceeded: if the file cannot be read.
         CommitError: if its commit is missing or not valid; `NothingNew` if the file is the answer
             to `since` and nothing has changed.
+        OSError: if `source` is a path that cannot be opened or read.
         TypeError: if `source` is not a supported source.
 
     Example:

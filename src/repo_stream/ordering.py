@@ -230,6 +230,7 @@ def order_car(
         MemLimitExceeded: if the blocks before the commit exceed the limit, and `spill` is `False`.
         DiskError: if the store fails.
         TypeError: if `source` is not a supported source, if `spill` is of the wrong type, or if
+        OSError: if `source` is a path that cannot be opened or read.
             there is no such keyword.
 
     Example:

@@ -149,7 +149,7 @@ def atproto_json(block: bytes) -> str:
         block: the record's bytes.
 
     Raises:
-        InvalidDagCbor: as `record` does.
+        InvalidDagCbor, NestedTooDeep: as `record` does.
         ValueError: if it holds a map with the key `$link` or `$bytes`.
 
     Example:

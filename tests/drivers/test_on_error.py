@@ -20,6 +20,7 @@ from repo_stream import (
     DriverBuilder,
     MissingBlock,
     NodeError,
+    Present,
     Problem,
     ProcessError,
     Processor,
@@ -83,6 +84,27 @@ async def test_skip_leaves_records_out_and_lists_them(mem_limit_mb: float) -> No
             # Keys alone need no record.
             await repo.seek("")
             assert [key for key, _ in await repo.next_keys(1000) or []] == KEYS
+
+
+@BOTH_WAYS
+async def test_error_of_a_record_ends_what_walks_on_and_nothing_else(mem_limit_mb: float) -> None:
+    async with open_car(BROKEN.to_car(), mem_limit_mb=mem_limit_mb, block_processor=number) as repo:
+        with pytest.raises(ProcessError) as caught:
+            await repo.next_chunk()
+        for walk_on in (repo.next_chunk, repo.next_outputs, repo.next_items, repo.__anext__):
+            with pytest.raises(ProcessError) as again:
+                await walk_on()
+            assert again.value is caught.value
+        found = await repo.get(KEYS[5])
+        assert found is not None
+        assert found.value == 5
+        assert await repo.collections() == ["com.example.a"]
+        assert isinstance(await repo.prove(KEYS[0]), Present)
+        assert [key for key, _ in await repo.next_keys(3) or []] == KEYS[:3]
+        with pytest.raises(MissingBlock):
+            await repo.next_chunk()
+        assert [key for key, _ in await repo.next_keys(2) or []] == KEYS[3:5]
+        assert await repo.next_chunk(2) == [(KEYS[5], 5), (KEYS[6], 6)]
 
 
 @BOTH_WAYS

@@ -91,9 +91,11 @@ class Problem(NamedTuple):
 class RepoDriver(Generic[T]):
     """Walks a repo. This is what all drivers have in common.
 
-    If an error is raised, every further call raises it again; see `seek`. No record is lost if a
-    call is cancelled or a loop is left: it is returned by the next call, of whatever kind. All
-    kinds of calls can be mixed.
+    If an error is raised, every further call that walks on raises it again; see `seek`. `next_keys`
+    goes past the error of a record, which it does not need. `get`, `prove`, `prove_range` and
+    `collections` walk by themselves, so such an error matters to them only if they come to it.
+    No record is lost if a call is cancelled or a loop is left: it is returned by the next call, of
+    whatever kind. All kinds of calls can be mixed.
 
     A driver walks once. A loop that begins after the end raises `AlreadyWalked`, and `next_chunk`
     and its siblings return `None` again; `await driver.seek("")` goes back to the beginning.
@@ -186,12 +188,17 @@ class RepoDriver(Generic[T]):
                 meanwhile or cannot be read. Every call that needs blocks can raise them.
             anyio.BusyResourceError: if another task is waiting for records of this driver.
 
-            Records before an error are returned first, and every call after it raises it again.
+            Records before an error are returned first, and every call that walks on raises it
+            again.
         """
         return await self._next_shaped(n, Taken[T].pairs)
 
     async def next_outputs(self, n: int = DEFAULT_CHUNK) -> list[Output[T]] | None:
         """Do the same as `next_chunk`, with the CID of each record."""
+            CarError, CidMismatch, LimitExceeded, MemLimitExceeded, BlockReleased: if the repo is
+                walked while its CAR is read, as by `open_car`, and the file cannot be read on, or
+                its blocks do not fit in memory and may not spill to disk. Every call that reads on
+                can raise them.
         return await self._next_shaped(n, self._outputs_of)
 
     def _outputs_of(self, taken: Taken[T]) -> list[Output[T]]:
@@ -354,12 +361,14 @@ class RepoDriver(Generic[T]):
         Args:
             key: a key or the beginning of one, such as `app.bsky.feed.post/3k`, `app.bsky.feed.`
                 or `""`, even if the repo has no such record. It can also be the `at://` URI of a
-                record, a collection or the account. Bytes can be any key or beginning at all.
+                record, a collection or the account. Bytes can be any UTF-8 at all.
 
         Raises:
             ValueError: if `key` is text that no key begins with, such as an rkey without its
-                collection, or a URI of another account; see `get`.
-            DiskError: if the store has failed or was handed on.
+                collection, or bytes that are not UTF-8, or a URI of another account; see `get`.
+            DiskError: if a call has raised it before; no `seek` goes past it.
+            CarError, LimitExceeded, MemLimitExceeded, OSError: as in `next_chunk`, if the rest of
+                the CAR has to be read for it.
 
         Example:
             >>> async def after(driver: RepoDriver[bytes], key: str) -> list[tuple[str, bytes]]:
@@ -371,6 +380,7 @@ class RepoDriver(Generic[T]):
             self._ready.hold()
             await self._turn.pause_if_over()
             if isinstance(self._error, DiskError):
+            TypeError: if `key` is neither text nor bytes.
                 raise self._error.with_traceback(self._trace)
             await self._go_to(start)
             self._bad_nodes.clear()
@@ -384,7 +394,7 @@ class RepoDriver(Generic[T]):
 
         Args:
             key: the key of the record, `collection/rkey`, or its URI, `at://DID/collection/rkey`.
-                Bytes can be any key at all: some repos have keys that break the rules.
+                Bytes can be any UTF-8 at all: some repos have keys that break the rules.
 
         Returns:
             The record, or `None` if the tree proves that the repo has none with that key; see
@@ -392,8 +402,8 @@ class RepoDriver(Generic[T]):
 
         Raises:
             ValueError: if `key` is text that is not a key, such as an rkey without its collection,
-                or if it is a URI that does not name the DID of this repo: that of another account,
-                or one with a handle.
+                or bytes that are not UTF-8; or if it is a URI that does not name the DID of this
+                repo: that of another account, or one with a handle.
             NodeError, LimitExceeded: if a node on the way breaks a rule.
             IncompleteRange: if a node that the proof needs is not in the CAR, as in a slice.
             MissingBlock: if the record is not in the CAR.
@@ -405,6 +415,7 @@ class RepoDriver(Generic[T]):
         with self._guard:
             await self._gather()
             walker = self._new_walker(ranges)
+            TypeError: if `key` is neither text nor bytes.
             blocks = self._own_blocks()
             while not (taken := walker.take(blocks, 1)).keys and not walker.done:
                 try:
@@ -413,6 +424,8 @@ class RepoDriver(Generic[T]):
                     _go_past_unneeded(error, walker, ranges, key, key + "\0")
             await self._turn.pause_if_over()
         return taken.outputs(self._common)[0] if taken.keys else None
+            CarError, LimitExceeded, MemLimitExceeded, OSError: as in `next_chunk`, if the rest of
+                the CAR has to be read for it.
 
     async def prove(self, key: str | bytes) -> Present | Absent:
         """Return whether the repo has a record with a key, proven by the nodes that lead there.
@@ -432,11 +445,11 @@ class RepoDriver(Generic[T]):
             key: a key, or the URI of a record; see `get`.
 
         Raises:
-            ValueError: if `key` is not a key, or a URI of another account; see `get`.
+            TypeError, ValueError: if `key` is not a key, or a URI of another account; see `get`.
             IncompleteRange: if a node at the depth of the key or above is not in the CAR, as in a
                 slice. The error has the CID of that node.
             NodeError, LimitExceeded: if a node on the way breaks a rule.
-            DiskError: if the store fails.
+            DiskError, CarError, MemLimitExceeded, OSError: as in `get`.
         """
         key = parse_key(key, self.commit.did)
         keys, after, before = await self._proven(KeyRanges.key(key.encode()), key, key + "\0")
@@ -456,7 +469,8 @@ class RepoDriver(Generic[T]):
 
         Raises:
             ValueError: if `stop` is less than `start`, or if one of them is an `at://` URI.
-            IncompleteRange, NodeError, LimitExceeded, DiskError: as in `prove`.
+            IncompleteRange, NodeError, LimitExceeded, DiskError, CarError, MemLimitExceeded,
+                OSError: as in `prove`.
         """
         return await self._proven(KeyRanges.of(start, stop), start, stop)
 
@@ -469,6 +483,7 @@ class RepoDriver(Generic[T]):
             blocks = self._own_blocks()
             keys: list[tuple[str, Cid]] = []
             while not walker.done:
+            TypeError: if one of them is not text.
                 found, cids = walker.take_keys(blocks, _SLICE)
                 keys += _keys(found, cids)
                 if not found and not walker.done:
@@ -506,6 +521,7 @@ class RepoDriver(Generic[T]):
                 if keys:
                     name, slash, _ = keys[0].partition("/")
                     names[name if slash else ""] = None
+            CarError, MemLimitExceeded, OSError: as in `get`.
                     # After the slash comes "0", and after a key without one, itself with a zero.
                     walker.skip_to(f"{name}0".encode() if slash else keys[0].encode() + b"\0")
                 elif not walker.done:

@@ -303,6 +303,7 @@ class DriverBuilder(Options[T]):
         Raises:
             CarError, CidMismatch, LimitExceeded: if the file cannot be read.
             CommitError: if its commit is missing or not valid; see `NothingNew`.
+            OSError: if `source` is a path that cannot be opened or read.
             TypeError: if `source` is not a supported source.
         """
         budget = Budget.of(self.mem_limit_mb)
@@ -367,6 +368,7 @@ class DriverBuilder(Options[T]):
             MemLimitExceeded: if the blocks before the commit exceed the limit, and `spill` is
                 `False`.
             DiskError: if the store fails.
+            OSError: if `source` is a path that cannot be opened or read.
             TypeError: if `source` is not a supported source, or `spill` is of the wrong type.
 
         Example:

@@ -176,6 +176,8 @@ def open_repo(
         OtherAccountServed: if it sends the repo of another account.
         BadSignature: if none of the keys signed the commit.
         NothingNew: if nothing has changed `since`.
+        RecordNotFound, IncompleteRange, NodeError: if `who` is the URI of a record: see
+            `get_record`.
         TornExport: if blocks are missing, and that could not be repaired. If the CAR is kept, it
             may also be raised when the block ends; see `keep`.
         MissingExtra: if `httpx`, `dnspython` or `cryptography` is not installed.

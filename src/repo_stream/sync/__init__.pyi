@@ -129,9 +129,14 @@ class Repo(Generic[T]):
             DiskError: if the store fails.
             CarChanged, OSError: if the repo is read again in its own file, and the file was changed
                 meanwhile or cannot be read. Every call that needs blocks can raise them.
+            CarError, CidMismatch, LimitExceeded, MemLimitExceeded, BlockReleased: if the repo is
+                walked while its CAR is read, as by `open_car`, and the file cannot be read on, or
+                its blocks do not fit in memory and may not spill to disk. Every call that reads on
+                can raise them.
             anyio.BusyResourceError: if another thread is waiting for records of this driver.
 
-            Records before an error are returned first, and every call after it raises it again.
+            Records before an error are returned first, and every call that walks on raises it
+            again.
         """
     def next_outputs(self, n: int = 256) -> list[Output[T]] | None:
         """Do the same as `next_chunk`, with the CID of each record."""
@@ -192,12 +197,15 @@ class Repo(Generic[T]):
         Args:
             key: a key or the beginning of one, such as `app.bsky.feed.post/3k`, `app.bsky.feed.`
                 or `""`, even if the repo has no such record. It can also be the `at://` URI of a
-                record, a collection or the account. Bytes can be any key or beginning at all.
+                record, a collection or the account. Bytes can be any UTF-8 at all.
 
         Raises:
+            TypeError: if `key` is neither text nor bytes.
             ValueError: if `key` is text that no key begins with, such as an rkey without its
-                collection, or a URI of another account; see `get`.
-            DiskError: if the store has failed or was handed on.
+                collection, or bytes that are not UTF-8, or a URI of another account; see `get`.
+            DiskError: if a call has raised it before; no `seek` goes past it.
+            CarError, LimitExceeded, MemLimitExceeded, OSError: as in `next_chunk`, if the rest of
+                the CAR has to be read for it.
 
         Example:
             >>> def after(driver: RepoDriver[bytes], key: str) -> list[tuple[str, bytes]]:
@@ -211,21 +219,24 @@ class Repo(Generic[T]):
 
         Args:
             key: the key of the record, `collection/rkey`, or its URI, `at://DID/collection/rkey`.
-                Bytes can be any key at all: some repos have keys that break the rules.
+                Bytes can be any UTF-8 at all: some repos have keys that break the rules.
 
         Returns:
             The record, or `None` if the tree proves that the repo has none with that key; see
             `prove`.
 
         Raises:
+            TypeError: if `key` is neither text nor bytes.
             ValueError: if `key` is text that is not a key, such as an rkey without its collection,
-                or if it is a URI that does not name the DID of this repo: that of another account,
-                or one with a handle.
+                or bytes that are not UTF-8; or if it is a URI that does not name the DID of this
+                repo: that of another account, or one with a handle.
             NodeError, LimitExceeded: if a node on the way breaks a rule.
             IncompleteRange: if a node that the proof needs is not in the CAR, as in a slice.
             MissingBlock: if the record is not in the CAR.
             ProcessError: if the processor failed on the record.
             DiskError: if the store fails.
+            CarError, LimitExceeded, MemLimitExceeded, OSError: as in `next_chunk`, if the rest of
+                the CAR has to be read for it.
         """
     def prove(self, key: str | bytes) -> Present | Absent:
         """Return whether the repo has a record with a key, proven by the nodes that lead there.
@@ -245,11 +256,11 @@ class Repo(Generic[T]):
             key: a key, or the URI of a record; see `get`.
 
         Raises:
-            ValueError: if `key` is not a key, or a URI of another account; see `get`.
+            TypeError, ValueError: if `key` is not a key, or a URI of another account; see `get`.
             IncompleteRange: if a node at the depth of the key or above is not in the CAR, as in a
                 slice. The error has the CID of that node.
             NodeError, LimitExceeded: if a node on the way breaks a rule.
-            DiskError: if the store fails.
+            DiskError, CarError, MemLimitExceeded, OSError: as in `get`.
         """
     def prove_range(self, start: str = "", stop: str | None = None) -> RangeProof:
         r"""List the keys from `start` to before `stop`, with the proof that there are no others.
@@ -264,8 +275,10 @@ class Repo(Generic[T]):
             stop: the first key beyond the range; `None` for the end of the repo.
 
         Raises:
+            TypeError: if one of them is not text.
             ValueError: if `stop` is less than `start`, or if one of them is an `at://` URI.
-            IncompleteRange, NodeError, LimitExceeded, DiskError: as in `prove`.
+            IncompleteRange, NodeError, LimitExceeded, DiskError, CarError, MemLimitExceeded,
+                OSError: as in `prove`.
         """
     def collections(self, *, whole_repo: bool = False) -> list[str]:
         """List the collections that have records, in the order of their first keys.
@@ -280,6 +293,7 @@ class Repo(Generic[T]):
 
         Raises:
             NodeError, MissingBlock, LimitExceeded, DiskError: as in `next_chunk`, for nodes alone.
+            CarError, MemLimitExceeded, OSError: as in `get`.
             TypeError: if `whole_repo` is not a `bool`.
         """
     def __iter__(self) -> Self: ...
@@ -542,9 +556,11 @@ def open_car(
         CarError, CidMismatch, LimitExceeded: if the file cannot be read.
         CommitError: if its commit is missing or not valid; `NothingNew` if the file is the answer
             to `since` and nothing has changed.
-        MemLimitExceeded: if the blocks before the commit exceed the limit, and `spill` is `False`.
+        MemLimitExceeded: if the blocks before the commit exceed the limit, or with `check_first`
+            those of the whole file, and `spill` is `False`.
         ProcessError: if results of the processor cannot be stored on disk.
         DiskError: if the store fails.
+        OSError: if `source` is a path that cannot be opened or read, such as `FileNotFoundError`.
         TypeError: if `source` is not a supported source, if a keyword is of the wrong type, or if
             there is no such keyword.
         ValueError: if a name, a range or `on_error` is not valid.
@@ -663,6 +679,7 @@ def load_commit(
         CarError, CidMismatch, LimitExceeded: if the file cannot be read.
         CommitError: if its commit is missing or not valid; `NothingNew` if the file is the answer
             to `since` and nothing has changed.
+        OSError: if `source` is a path that cannot be opened or read.
         TypeError: if `source` is not a supported source.
 
     Example:
@@ -745,6 +762,8 @@ def open_repo(
         OtherAccountServed: if it sends the repo of another account.
         BadSignature: if none of the keys signed the commit.
         NothingNew: if nothing has changed `since`.
+        RecordNotFound, IncompleteRange, NodeError: if `who` is the URI of a record: see
+            `get_record`.
         TornExport: if blocks are missing, and that could not be repaired. If the CAR is kept, it
             may also be raised when the block ends; see `keep`.
         MissingExtra: if `httpx`, `dnspython` or `cryptography` is not installed.
@@ -891,6 +910,7 @@ def order_car(
         CommitError: if its commit is missing or not valid; see `NothingNew`.
         MemLimitExceeded: if the blocks before the commit exceed the limit, and `spill` is `False`.
         DiskError: if the store fails.
+        OSError: if `source` is a path that cannot be opened or read.
         TypeError: if `source` is not a supported source, if `spill` is of the wrong type, or if
             there is no such keyword.
 
@@ -957,7 +977,7 @@ def join_cars(
         ConflictingCommits: if the two newest commits have the same rev.
         CommitError: if a commit is not valid, or if that of a slice is in none of the inputs;
             `NothingNew` if that slice has no block at all.
-        MemLimitExceeded, DiskError, TypeError: as by `order_car`.
+        MemLimitExceeded, DiskError, OSError, TypeError: as by `order_car`.
 
         While it is read, `OrderedCar` raises `IncompleteJoin` if a block is in none of the inputs.
 
