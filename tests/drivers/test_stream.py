@@ -249,6 +249,21 @@ async def test_result_that_cannot_be_dumped_is_an_error_only_if_it_is_needed(ord
         assert ([output.key for output in got.outputs], got.error) == (rest[:300], None)
 
 
+@pytest.mark.parametrize("how", ["get", "read_all"])
+async def test_walk_goes_on_after_a_call_whose_results_cannot_be_stored(how: str) -> None:
+    repo = build_repo({f"a/{n:04}": {"n": n} for n in range(1000)})
+    builder: AnyBuilder = DriverBuilder(block_processor=lambda _block: object())
+    source = pieces_of(repo.to_car(order="stream"), 5000)
+    async with builder.with_mem_limit_mb(0.1).stream_car(source) as (_, driver):
+        keys = [key for key, _ in await driver.next_chunk(10) or []]
+        for _ in range(2):
+            with pytest.raises(ProcessError, match="cannot be stored"):
+                await (driver.get("a/0999") if how == "get" else driver.read_all())
+        while chunk := await driver.next_chunk():
+            keys += [key for key, _ in chunk]
+    assert keys == [*repo.records]
+
+
 @pytest.mark.parametrize("processor", ["noop", "len", "shapes"])
 async def test_results_that_were_let_go_of_are_given_again_after_seeking_back(
     processor: str,

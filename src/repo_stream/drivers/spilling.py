@@ -463,6 +463,8 @@ class Kept(Generic[T]):
         if not self._logged:
             await self._start_log()
         if self._start.unstorable is not None:
+            # The walk can go on, if it only needs what is in memory or still to come.
+            self._moving = self.everything = False
             raise self._start.unstorable
         await log.index()
         if self._counted is not None:
