@@ -186,6 +186,10 @@ class RepoDriver(Generic[T]):
             DiskError: if the store fails.
             CarChanged, OSError: if the repo is read again in its own file, and the file was changed
                 meanwhile or cannot be read. Every call that needs blocks can raise them.
+            CarError, CidMismatch, LimitExceeded, MemLimitExceeded, BlockReleased: if the repo is
+                walked while its CAR is read, as by `open_car`, and the file cannot be read on, or
+                its blocks do not fit in memory and may not spill to disk. Every call that reads on
+                can raise them.
             anyio.BusyResourceError: if another task is waiting for records of this driver.
 
             Records before an error are returned first, and every call that walks on raises it
@@ -195,10 +199,6 @@ class RepoDriver(Generic[T]):
 
     async def next_outputs(self, n: int = DEFAULT_CHUNK) -> list[Output[T]] | None:
         """Do the same as `next_chunk`, with the CID of each record."""
-            CarError, CidMismatch, LimitExceeded, MemLimitExceeded, BlockReleased: if the repo is
-                walked while its CAR is read, as by `open_car`, and the file cannot be read on, or
-                its blocks do not fit in memory and may not spill to disk. Every call that reads on
-                can raise them.
         return await self._next_shaped(n, self._outputs_of)
 
     def _outputs_of(self, taken: Taken[T]) -> list[Output[T]]:
@@ -364,6 +364,7 @@ class RepoDriver(Generic[T]):
                 record, a collection or the account. Bytes can be any UTF-8 at all.
 
         Raises:
+            TypeError: if `key` is neither text nor bytes.
             ValueError: if `key` is text that no key begins with, such as an rkey without its
                 collection, or bytes that are not UTF-8, or a URI of another account; see `get`.
             DiskError: if a call has raised it before; no `seek` goes past it.
@@ -380,7 +381,6 @@ class RepoDriver(Generic[T]):
             self._ready.hold()
             await self._turn.pause_if_over()
             if isinstance(self._error, DiskError):
-            TypeError: if `key` is neither text nor bytes.
                 raise self._error.with_traceback(self._trace)
             await self._go_to(start)
             self._bad_nodes.clear()
@@ -401,6 +401,7 @@ class RepoDriver(Generic[T]):
             `prove`.
 
         Raises:
+            TypeError: if `key` is neither text nor bytes.
             ValueError: if `key` is text that is not a key, such as an rkey without its collection,
                 or bytes that are not UTF-8; or if it is a URI that does not name the DID of this
                 repo: that of another account, or one with a handle.
@@ -409,13 +410,14 @@ class RepoDriver(Generic[T]):
             MissingBlock: if the record is not in the CAR.
             ProcessError: if the processor failed on the record.
             DiskError: if the store fails.
+            CarError, LimitExceeded, MemLimitExceeded, OSError: as in `next_chunk`, if the rest of
+                the CAR has to be read for it.
         """
         key = parse_key(key, self.commit.did)
         ranges = KeyRanges.key(key.encode())
         with self._guard:
             await self._gather()
             walker = self._new_walker(ranges)
-            TypeError: if `key` is neither text nor bytes.
             blocks = self._own_blocks()
             while not (taken := walker.take(blocks, 1)).keys and not walker.done:
                 try:
@@ -424,8 +426,6 @@ class RepoDriver(Generic[T]):
                     _go_past_unneeded(error, walker, ranges, key, key + "\0")
             await self._turn.pause_if_over()
         return taken.outputs(self._common)[0] if taken.keys else None
-            CarError, LimitExceeded, MemLimitExceeded, OSError: as in `next_chunk`, if the rest of
-                the CAR has to be read for it.
 
     async def prove(self, key: str | bytes) -> Present | Absent:
         """Return whether the repo has a record with a key, proven by the nodes that lead there.
@@ -468,6 +468,7 @@ class RepoDriver(Generic[T]):
             stop: the first key beyond the range; `None` for the end of the repo.
 
         Raises:
+            TypeError: if one of them is not text.
             ValueError: if `stop` is less than `start`, or if one of them is an `at://` URI.
             IncompleteRange, NodeError, LimitExceeded, DiskError, CarError, MemLimitExceeded,
                 OSError: as in `prove`.
@@ -483,7 +484,6 @@ class RepoDriver(Generic[T]):
             blocks = self._own_blocks()
             keys: list[tuple[str, Cid]] = []
             while not walker.done:
-            TypeError: if one of them is not text.
                 found, cids = walker.take_keys(blocks, _SLICE)
                 keys += _keys(found, cids)
                 if not found and not walker.done:
@@ -507,6 +507,7 @@ class RepoDriver(Generic[T]):
 
         Raises:
             NodeError, MissingBlock, LimitExceeded, DiskError: as in `next_chunk`, for nodes alone.
+            CarError, MemLimitExceeded, OSError: as in `get`.
             TypeError: if `whole_repo` is not a `bool`.
         """
         check_flag("whole_repo", whole_repo)
@@ -521,7 +522,6 @@ class RepoDriver(Generic[T]):
                 if keys:
                     name, slash, _ = keys[0].partition("/")
                     names[name if slash else ""] = None
-            CarError, MemLimitExceeded, OSError: as in `get`.
                     # After the slash comes "0", and after a key without one, itself with a zero.
                     walker.skip_to(f"{name}0".encode() if slash else keys[0].encode() + b"\0")
                 elif not walker.done:
