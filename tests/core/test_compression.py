@@ -211,6 +211,27 @@ def test_little_is_copied_after_a_part(compression: Compression) -> None:
     assert taken == 60_000
 
 
+@pytest.mark.parametrize("kind", ["member", "frame", "skippable frame"])
+def test_a_long_run_of_empty_parts_is_refused(kind: str) -> None:
+    """No limit counts them, as nothing comes out, and a file of 100 MB would take minutes."""
+    compression: Compression = "gzip" if kind == "member" else "zstd"
+    empty = skippable(b"") if kind.startswith("skippable") else compressed(b"", compression)
+    run, data = empty * 6_000, compressed(DATA, compression)
+    assert decompressed(run + data + run, compression) == DATA
+    decompressor = Decompressor(compression)
+    decompressor.feed(data + run + run)
+    taken = bytearray()
+
+    def take_all() -> None:
+        while not decompressor.needs_input:
+            taken.extend(decompressor.take(MIB))
+
+    for _ in range(2):
+        with pytest.raises(BadCompression, match=r"10,000 parts in a row are empty"):
+            take_all()
+    assert taken == DATA
+
+
 def test_without_a_package_for_zstd_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("compression.zstd", "backports.zstd"):
         monkeypatch.setitem(sys.modules, name, None)

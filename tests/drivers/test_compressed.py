@@ -248,6 +248,29 @@ async def test_a_cancelled_read_loses_nothing(compression: Compression, tmp_path
         assert stops > 10
 
 
+@both
+@pytest.mark.parametrize("part", [b"", b"\0"], ids=["empty", "one byte"])
+async def test_tiny_parts_let_other_tasks_run(
+    compression: Compression, part: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repo_stream.turn._TURN", -1.0)  # so that it pauses wherever it may
+    turns = 0
+
+    async def let_others() -> None:
+        nonlocal turns
+        turns += 1
+
+    monkeypatch.setattr("repo_stream.turn.checkpoint", let_others)
+    parts = compressed(part, compression) * 5000
+    path = written(tmp_path, compressed(CAR, compression) + parts)
+    async with await CarReader.open(path, past_damage=True) as reader:
+        blocks: list[tuple[bytes, bytes]] = []
+        await read_to(blocks, reader)
+        assert blocks == BLOCKS
+        assert reader.damage_count == len(part)
+    assert turns > 4000
+
+
 async def test_compressed_bytes_from_other_sources_are_an_error_that_names_them() -> None:
     for compression in ("gzip", "zstd"):
         packed = compressed(CAR, compression)

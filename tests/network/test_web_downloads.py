@@ -156,10 +156,20 @@ def tiny_chunks_of_nothing(visit: Visit) -> None:
     visit.send(b"b\r\n\0" + gzip.compress(b"", mtime=0)[10:] + b"\r\n0\r\n\r\n")
 
 
+def empty_members(visit: Visit) -> None:
+    """An answer of many members that are nothing when they are decoded, all in a few pieces."""
+    visit.answer(200, gzip.compress(b"", mtime=0) * 5000, [("Content-Encoding", "gzip")])
+
+
 @pytest.mark.parametrize(
     ("answer", "size", "least"),
-    [(bomb, 64 * MIB, 900), (tiny_chunks, 5000, 4000), (tiny_chunks_of_nothing, 0, 4000)],
-    ids=["bomb", "tiny chunks", "tiny chunks of nothing"],
+    [
+        (bomb, 64 * MIB, 900),
+        (tiny_chunks, 5000, 4000),
+        (tiny_chunks_of_nothing, 0, 4000),
+        (empty_members, 0, 4000),
+    ],
+    ids=["bomb", "tiny chunks", "tiny chunks of nothing", "empty members"],
 )
 async def test_long_work_of_a_download_lets_other_tasks_run(
     answer: Handler, size: int, least: int, monkeypatch: pytest.MonkeyPatch

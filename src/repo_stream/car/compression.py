@@ -9,6 +9,9 @@ by several threads, have many.
 time than it is asked for, and goes on where it stopped. It keeps a slice of the input at most, and
 what the format needs: 32 KiB for gzip, and for zstd the window that the frame demands, which is
 limited here.
+
+**Parts that are empty.** A part costs time even if nothing is in it, and no limit on what is
+decompressed counts it. Files that are made in earnest have a few, so a long run is refused.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ _SLICE: Final = 16 * KIB
 # A window of zstd has at most 2 to the power of this, in bytes: 8 MiB, as much as the specification
 # recommends to support. Only `zstd --ultra` and `zstd --long` make larger ones.
 _WINDOW_LOG: Final = 23
+# How many empty parts may follow each other; so many take up to a fifth of a second.
+_MOST_EMPTY: Final = 10_000
 
 
 class _Part(Protocol):
@@ -109,6 +114,8 @@ class Decompressor:
         self._rest = b""
         # Whether the part may return more without more input.
         self._is_full = False
+        # How many parts have ended since something came out.
+        self._empty = 0
         self._begun = False
         self._error: BadCompression | None = None
 
@@ -149,8 +156,11 @@ class Decompressor:
                 return taken
             raise self._error from error
         self._is_full = len(taken) == size and not part.eof
+        if taken:
+            self._empty = 0
         if part.eof:
             self._rest, self._part = part.unused_data, None
+            self._end_part()
         return taken
 
     def finish(self) -> None:
@@ -185,6 +195,13 @@ class Decompressor:
         self._begun = True
         self._part = _Member() if self._zstd is None else _frame(self._zstd)
         return data
+
+    def _end_part(self) -> None:
+        self._empty += 1
+        if self._empty > _MOST_EMPTY:
+            self._error = self._damaged(f"more than {_MOST_EMPTY:,} parts in a row are empty")
+            self._is_full = True  # there is the error, without more input
+            raise self._error
 
     def _unpadded(self, data: bytes) -> bytes:
         """Return what comes after a part without padding, which gzip may have, and itself skips."""

@@ -28,6 +28,7 @@ from repo_stream.car.compression import Decompressor
 from repo_stream.car.file_type import MARK_BYTES, compression_of, may_be_compressed
 from repo_stream.car.files import OpenFile, SharedFile, fill
 from repo_stream.errors import BadCompression
+from repo_stream.turn import Turn
 
 __all__ = [
     "AsyncReadable",
@@ -358,6 +359,7 @@ class _PathPieces(Pieces):
         # What has been decompressed of the next piece.
         self._parts: list[bytes] = []
         self._error: BadCompression | None = None
+        self._turn = Turn()
 
     async def _first(self) -> bytes | memoryview:
         """Return the first piece, once there is enough of the file to tell what it is."""
@@ -389,6 +391,7 @@ class _PathPieces(Pieces):
                 if part:
                     self._parts.append(part)
                     left -= len(part)
+                await self._turn.pause_if_over()  # there may be thousands of tiny parts
         except BadCompression as error:
             self._error = error
             if not self._parts:

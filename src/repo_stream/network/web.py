@@ -444,6 +444,8 @@ class Download:
                     decoder.finish()
             elif decoded := decoder.take(_PIECE_BYTES):
                 return decoded
+            else:
+                await self._turn.pause_if_over()  # thousands of parts can be nothing when decoded
         return b""
 
     async def _receive(self) -> bytes:
