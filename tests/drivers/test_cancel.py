@@ -21,11 +21,13 @@ from repo_stream import (
     DiskStore,
     Driver,
     DriverBuilder,
+    LimitExceeded,
+    Limits,
     NeedDisk,
     RepoDriver,
     StoreClosed,
 )
-from repo_stream.testing import build_car, encode
+from repo_stream.testing import build_car, build_repo, encode
 from support.cancelling import (
     Pieces,
     Stop,
@@ -49,8 +51,8 @@ async def paused_at(source: AsyncIterator[bytes] | Path | bytes) -> NeedDisk[byt
             pytest.fail("a limit of 0 sends every repo to disk")
 
 
-async def in_memory(car: bytes) -> RepoDriver[bytes]:
-    match await IN_MEMORY.load_car(car):
+async def in_memory(car: bytes, builder: DriverBuilder[bytes] = IN_MEMORY) -> RepoDriver[bytes]:
+    match await builder.load_car(car):
         case Driver.Memory(_, driver):
             return driver
         case Driver.Disk():
@@ -256,6 +258,22 @@ async def test_cancelled_walk_in_memory_loses_no_record(
         records = first[0] if first else []
         assert records is not None
         assert records + await rest_of(driver) == expected
+
+
+@in_two_ways
+async def test_cancelled_next_keys_loses_no_key_before_an_error(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repo_stream.turn._TURN", -1.0)  # so that it pauses wherever it may
+    car = build_repo({f"a/{n:03}": {} for n in range(100)}).to_car()
+    builder = DriverBuilder(limits=Limits(node_entries=11))
+    for stop in every_stop(how, at_least=2):
+        driver = await in_memory(car, builder)
+        first = await stop.run(lambda: driver.next_keys(100))  # noqa: B023 - run at once
+        keys = (first[0] if first else await driver.next_keys(100)) or []
+        assert [key for key, _cid in keys] == [f"a/{n:03}" for n in range(6)]
+        with pytest.raises(LimitExceeded):
+            await driver.next_keys(100)
 
 
 @in_every_way

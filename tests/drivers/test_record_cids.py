@@ -344,6 +344,8 @@ async def test_unchecked_records_are_read_if_nothing_is_to_be_checked(
 async def test_a_gap_stands_for_a_record_that_cannot_be_checked(way: str, tmp_path: Path) -> None:
     async with reading(MIXED, way, "shuffled", tmp_path, gaps=True) as driver:
         got = await outputs(driver)
+        await driver.seek("")
+        assert await outputs(driver) == got
         damage = driver.damage
     gaps = [each.value for each in got if isinstance(each.value, Gap)]
     assert [(gap.key, gap.cid) for gap in gaps] == [

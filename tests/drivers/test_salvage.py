@@ -21,6 +21,7 @@ from repo_stream import (
     DriverBuilder,
     Gap,
     LimitExceeded,
+    Limits,
     MissingBlock,
     MissingCommit,
     MissingRoot,
@@ -38,6 +39,7 @@ from repo_stream.car.encoder import write_header, write_section
 from repo_stream.ipld.cid import Cid
 from repo_stream.testing import BuiltRepo, build_repo
 from support import pieces_of
+from support.cancelling import Stop
 from support.damage import DAMAGED, Hit, flipped, hit_at, lost_with, sections_of
 from support.driving import rest_of
 from support.hostile import CASES, FAMILIES, Hostile
@@ -387,7 +389,9 @@ async def test_a_node_that_is_bad_in_many_places_ends_the_walk(tmp_path: Path) -
         assert driver.damage_count == 10
 
 
-async def test_each_walk_from_the_beginning_goes_past_bad_nodes_anew(tmp_path: Path) -> None:
+async def test_each_walk_from_the_beginning_goes_past_bad_nodes_and_lists_them_once(
+    tmp_path: Path,
+) -> None:
     case = next(case for case in CASES if case.error.__name__ == "WrongDepth" and case.before)
     builder = DriverBuilder().with_gaps(bad_nodes=True)
     async with opened("memory", case.car(), tmp_path, builder) as driver:
@@ -395,6 +399,28 @@ async def test_each_walk_from_the_beginning_goes_past_bad_nodes_anew(tmp_path: P
         for _ in range(12):
             await driver.seek("")
             assert await rest_of(driver) == first
+        assert driver.damage_count == 1
+
+
+async def test_cancelled_calls_do_not_use_up_the_places_of_a_bad_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repo_stream.turn._TURN", -1.0)  # so that it pauses wherever it may
+    car = build_repo({f"a/{n:03}": {} for n in range(100)}).to_car()
+    builder = DriverBuilder(limits=Limits(node_entries=11)).with_gaps(bad_nodes=True)
+    async with opened("memory", car, tmp_path, builder) as driver:
+        keys = await driver.next_keys(100) or []
+    assert [key for key, _cid in keys].count("") == 1
+    assert keys[-1][0] == "a/099"
+    async with opened("memory", car, tmp_path, builder) as driver:
+        at = 0
+        while driver.damage_count == 0:
+            at += 1
+            assert await Stop(at, "scope").run(lambda: driver.next_keys(100)) == []
+        for _ in range(12):
+            assert await Stop(at, "scope").run(lambda: driver.next_keys(100)) == []
+        assert await driver.next_keys(100) == keys
+        assert driver.damage_count == 1
 
 
 # --- With on_error --------------------------------------------------------------------------------

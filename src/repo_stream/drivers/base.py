@@ -70,6 +70,8 @@ _LISTED_PROBLEMS: Final = 1000
 # How many bad nodes a walk goes past, and in how many places each of them.
 _MOST_BAD_NODES: Final = 10_000
 _MOST_PLACES: Final = 10
+# How many places to remember, so that what is there counts once.
+_KNOWN_PLACES: Final = _MOST_BAD_NODES * _MOST_PLACES
 
 
 class Problem(NamedTuple):
@@ -129,6 +131,8 @@ class RepoDriver(Generic[T]):
         self._damages = damages
         # In how many places each node is bad that the walk has gone past since the last seek.
         self._bad_nodes: dict[bytes, int] = {}
+        # Where in the tree they are, and records that cannot be checked: `Cursor.place_in_tree`.
+        self._known_places: set[int] = set()
 
     def _new_walker(self, ranges: KeyRanges) -> Walker[T]:
         options = self._options
@@ -153,7 +157,7 @@ class RepoDriver(Generic[T]):
 
         It is empty unless the driver goes past damage; see `DriverBuilder.with_gaps` and
         `DriverBuilder.with_on_error`. What has no `offset`, such as a node that breaks a rule, is
-        added each time that the walk goes past it.
+        listed once for each place that it has in the tree.
         """
         return () if self._damages is None else self._damages.listed
 
@@ -383,7 +387,6 @@ class RepoDriver(Generic[T]):
             if isinstance(self._error, DiskError):
                 raise self._error.with_traceback(self._trace)
             await self._go_to(start)
-            self._bad_nodes.clear()
             self._error = self._trace = None
             self._ending.returned = False
 
@@ -698,6 +701,8 @@ class RepoDriver(Generic[T]):
         """
         gap: Gap | None = None
         if self._options.gaps and isinstance(error, MissingBlock):
+            if isinstance(error, UncheckableBlock):
+                self._note_damage(error.cid, error)
             gap = self._walker.gap()
             if self._damages is not None and isinstance(error, UncheckableBlock):
                 self._damages.add(None, gap.cid, error)
@@ -724,13 +729,25 @@ class RepoDriver(Generic[T]):
         if not of_node or self._options.gaps != "all":
             return False
         # A file can name one large node a million times, and it takes time to see what is wrong.
+        if self._walker.place_in_tree() in self._known_places:
+            return True
         times = self._bad_nodes.get(self._walker.nearest(), 0)
         return times < _MOST_PLACES and len(self._bad_nodes) < _MOST_BAD_NODES
 
     def _gap_for_bad_node(self, error: RepoStreamError) -> Gap:
         """Leave out the subtree whose top node breaks a rule."""
-        gap = self._walker.gap()
-        self._bad_nodes[gap.cid] = self._bad_nodes.get(gap.cid, 0) + 1
+        cid = self._walker.nearest()
+        if self._note_damage(Cid(cid), error):
+            self._bad_nodes[cid] = self._bad_nodes.get(cid, 0) + 1
+        return self._walker.gap()
+
+    def _note_damage(self, cid: Cid, error: RepoStreamError) -> bool:
+        """Add what the walk stands before to the damage; return whether it is new there."""
+        place = self._walker.place_in_tree()
+        if place in self._known_places:
+            return False
+        if len(self._known_places) < _KNOWN_PLACES:
+            self._known_places.add(place)
         if self._damages is not None:
             self._damages.add(None, gap.cid, error)
         return gap

@@ -25,8 +25,8 @@ __all__ = ["Cursor", "Mark"]
 
 
 #: A remembered position: how many frames at the bottom of the stack are not in it, the frames above
-#: those, the key that was taken last, and the first key that may still come.
-Mark: TypeAlias = tuple[int, list[Frame], str | None, bytes]
+#: those, the key that was taken last, the first key that may still come, and the error.
+Mark: TypeAlias = tuple[int, list[Frame], str | None, bytes, RepoStreamError | None]
 
 # It sorts after all keys, which are UTF-8.
 _AFTER_ALL_KEYS = b"\xff"
@@ -67,6 +67,15 @@ class Cursor:
         frame = self._stack[-1]
         return frame[1][0] if len(frame) == 2 else frame[0]
 
+    def place_in_tree(self) -> int:
+        """Return a number for the place of the block that the walk needs next.
+
+        It is the same whenever the walk comes there, and another one for each other place, of this
+        block or another: it is a hash of 64 bits.
+        """
+        frame = self._stack[-1]
+        return hash((frame[1][0], frame[0][0]) if len(frame) == 2 else (frame[0], frame[2]))
+
     def missing(self) -> MissingBlock:
         """Return the error that says that the block that the walk needs next is missing."""
         frame = self._stack[-1]
@@ -103,7 +112,7 @@ class Cursor:
             floor: how many frames at the bottom of the stack will not change until then. They need
                 not be copied.
         """
-        return floor, self._stack[floor:], self._last, self._start
+        return floor, self._stack[floor:], self._last, self._start, self.error
 
     def mark_top(self) -> Mark:
         """Return the position, for `go_back` if no more than the frame on top is left out."""
@@ -111,7 +120,7 @@ class Cursor:
 
     def go_back(self, mark: Mark) -> None:
         """Go back to where the walk stood at `mark`."""
-        floor, frames, self._last, self._start = mark
+        floor, frames, self._last, self._start, self.error = mark
         self._stack[floor:] = frames
 
     # --- To another key -------------------------------------------------------------------------
