@@ -88,7 +88,10 @@ class Limits:
         header_bytes: bytes of the CAR header. A header with its one root has 58 bytes; 64 KiB have
             room for some 1,500 roots.
         block_bytes: bytes of one block, its CID included. Other CAR readers allow 2 MiB, too;
-            records and nodes of real repos are smaller than 1 MiB.
+            records and nodes of real repos are smaller than 1 MiB. A record that was made to
+            cost much takes up to 75 times its bytes in memory once it is decoded, and up to a
+            second for each MiB to decode, two without the extra `[fast]`. No other task runs
+            meanwhile. If that is too much, lower this limit.
         car_bytes: bytes of the whole CAR, off by default. Set it if accounts are strangers: it
             limits what one repo can cost in transfer and hashing.
         blocks: blocks in the CAR, off by default. Blocks of a few bytes each take far more memory
@@ -103,7 +106,9 @@ class Limits:
             830.
         repeated_bytes: how many bytes more `order_car` and `join_cars` may write than they have
             read. They write a record at each key that names it, and a million keys can name one
-            record of 2 MiB.
+            record of 2 MiB. It does not limit walks, which may process the record for each of
+            those keys. To limit that, lower `block_bytes`, use `next_keys`, which needs no records,
+            or have your processor count bytes and raise an error.
 
     Raises:
         TypeError: if a limit is not a whole number, or `None` although it cannot be turned off.

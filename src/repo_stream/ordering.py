@@ -19,6 +19,7 @@ import anyio
 from repo_stream.car.decoder import Block
 from repo_stream.car.encoder import write_header, write_section
 from repo_stream.car.source import Source, check_source
+from repo_stream.drivers.base import some_items_of
 from repo_stream.drivers.builder import DriverBuilder
 from repo_stream.drivers.destination import check_spill
 from repo_stream.drivers.keywords import OrderKeywords, Spill, takes
@@ -34,7 +35,7 @@ __all__ = ["OrderedCar", "order_car"]
 
 # A piece is returned when it has so many bytes.
 _PIECE: Final = 256 * KIB
-# Blocks to take from the walk at a time. Each can have 2 MiB, and more are not faster.
+# The most blocks to take from the walk at a time. Each can have 2 MiB, and more are not faster.
 _ITEMS: Final = 32
 
 
@@ -142,7 +143,7 @@ class OrderedCar:
 
     async def _take_more(self) -> bool:
         """Take the next items of the tree; return whether there were any."""
-        items = await self._driver.next_items(_ITEMS)
+        items = await some_items_of(self._driver, _ITEMS)
         for item in items or ():
             if not isinstance(item, Gap):  # the builder has no gaps
                 data = item.data if isinstance(item, TreeNode) else item.value

@@ -18,9 +18,10 @@ from repo_stream import (
     MissingBlock,
     ProcessError,
 )
+from repo_stream.limits import KIB
 from repo_stream.mst.blocks import Arrivals, Blocks
 from repo_stream.mst.ranges import KeyRanges
-from repo_stream.mst.results import Taken, TreeNode
+from repo_stream.mst.results import Output, Taken, TreeNode
 from repo_stream.mst.walker import Walker
 from repo_stream.testing import (
     BuiltRepo,
@@ -565,6 +566,47 @@ def test_skipping_to_a_key_passes_by_all_before_it(taken: int) -> None:
     by = [cid for cid in repo.ordered("stream") if walker.passes(cid, repo.blocks[cid])]
     assert skipped == set(by) - set(repo.nodes)
     assert not any(walker.passes(cid, repo.blocks[cid]) for cid in by)
+
+
+# --- Large records --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["kept", "along", "items"])
+@pytest.mark.parametrize("shared", [False, True], ids=["distinct", "shared"])
+@pytest.mark.parametrize("deep", [False, True], ids=["one node", "many nodes"])
+def test_a_take_processes_large_records_a_few_at_a_time(
+    way: str, *, shared: bool, deep: bool
+) -> None:
+    keys = [f"a/{n}" for n in range(30)] if deep else keys_of(0, 30)
+    numbers = [0 if shared else n for n in range(30)]
+    repo = build_repo(
+        {key: RawRecord(bytes([n]) * 100 * KIB) for key, n in zip(keys, numbers, strict=True)}
+    )
+    calls = 0
+
+    def process(block: bytes) -> bytes:
+        nonlocal calls
+        calls += 1
+        return block
+
+    processed = Blocks(repo.blocks, repo.blocks)
+    order = [item.cid for item in Walker(repo.root, bytes, LIMITS).take_items(processed, 1000)]
+    arrivals = Arrivals(list[bytes](order), [repo.blocks[cid] for cid in order])
+    raw = Blocks(dict(repo.blocks), dict[bytes, bytes]())
+    walker = Walker(repo.root, process, LIMITS)
+    given: list[Triple] = []
+    while not walker.done:
+        before = calls
+        if way == "items":
+            items = walker.take_items(raw, 1000)
+            given += [item for item in items if isinstance(item, Output)]
+        else:
+            along = way == "along"
+            taken = walker.take_along(arrivals, raw, 1000) if along else walker.take(raw, 1000)
+            given += zip(*taken, strict=True)
+        assert calls - before <= 3  # three have more than 256 KiB
+    assert given == expected(repo)
+    assert calls == len(given)
 
 
 # --- Two states of a block ------------------------------------------------------------------------

@@ -429,6 +429,13 @@ async def test_order_of_a_car_that_went_to_disk_is_not_overstated(limit: float) 
 SMALL = build_repo({f"com.example.{n % 3}/{n:04}": {"n": n, "text": "x" * n} for n in range(400)})
 
 
+async def test_large_records_are_written_before_many_more_are_read() -> None:
+    repo = build_repo({f"a/{n:02}": {"n": n, "text": "x" * 300_000} for n in range(30)})
+    async with order_car(repo.to_car(order="stream")) as car:
+        async for _ in car:
+            assert car.bytes_read < car.bytes_written + MIB
+
+
 @pytest.mark.parametrize(
     ("limit", "n"),
     [(0, 1), (0, 5_000), (16, 1), (16, 30)],

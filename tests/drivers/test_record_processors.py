@@ -22,7 +22,7 @@ from repo_stream import (
 )
 from repo_stream.ipld import datamodel as records
 from repo_stream.process import atproto_json, blobs, dag_json, noop, record
-from repo_stream.testing import Link, build_car, build_repo, cid_of
+from repo_stream.testing import Link, Order, build_car, build_repo, cid_of
 from support import walk
 
 BOTH_WAYS = pytest.mark.parametrize(
@@ -90,6 +90,34 @@ async def test_a_lazy_processor_sees_what_the_walk_reaches(mem_limit_mb: int) ->
     assert REPO.blocks[REPO.records["com.example.a/089"]] in seen
 
 
+@BOTH_WAYS
+@pytest.mark.parametrize("order", ["stream", "shuffled"])
+@pytest.mark.parametrize("shared", [False, True], ids=["distinct", "shared"])
+async def test_a_loop_processes_large_records_as_it_comes_to_them(
+    order: Order, mem_limit_mb: int, *, shared: bool
+) -> None:
+    """A small CAR can name one record of 2 MiB by a million keys."""
+    calls = 0
+
+    def count(block: bytes) -> int:
+        nonlocal calls
+        calls += 1
+        return len(block)
+
+    values = {f"a/{n:02}": {"s": "x" * 150_000, "n": 0 if shared else n} for n in range(30)}
+    car = build_repo(values).to_car(order=order)
+    for with_cids in (False, True):
+        calls = 0
+        async with open_car(
+            car, mem_limit_mb=mem_limit_mb, block_processor=Processor(count, lazy=True)
+        ) as repo:
+            keys: list[str] = []
+            async for key, *_ in repo.outputs() if with_cids else repo:
+                keys.append(key)
+                assert calls <= len(keys) + 2
+            assert keys == [*values]
+
+
 async def test_a_lazy_processor_takes_the_room_of_its_blocks() -> None:
     """What fits as bytes fits as records too, each of which would take ten times as much."""
     car = build_car({f"a/{n}": {"list": [[n], [n + 1], [n + 2]]} for n in range(2_000)})
@@ -152,3 +180,29 @@ async def test_slow_lazy_processors_let_other_tasks_run(mem_limit_mb: int) -> No
         assert len(await repo.next_chunk(400) or []) == 400
         assert turns - before >= 3
         tasks.cancel_scope.cancel()
+
+
+@BOTH_WAYS
+async def test_a_chunk_of_few_large_records_lets_other_tasks_run_between_them(
+    mem_limit_mb: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repo_stream.turn._TURN", -1.0)  # a turn is over whenever somebody asks
+    turns = 0
+    seen: set[int] = set()
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    car = build_car({f"a/{n:02}": {"s": "x" * 300_000} for n in range(20)})
+    processor = Processor(lambda _block: seen.add(turns), lazy=True)
+    async with (
+        open_car(car, mem_limit_mb=mem_limit_mb, block_processor=processor) as repo,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(count)
+        assert len(await repo.next_chunk(20) or []) == 20
+        tasks.cancel_scope.cancel()
+    assert len(seen) == 20

@@ -52,7 +52,15 @@ from repo_stream.mst.results import (
 from repo_stream.mst.walker import Walker
 from repo_stream.turn import Turn
 
-__all__ = ["DEFAULT_CHUNK", "LAZY_SLICE", "Loop", "Problem", "RepoDriver", "loops_of"]
+__all__ = [
+    "DEFAULT_CHUNK",
+    "LAZY_SLICE",
+    "Loop",
+    "Problem",
+    "RepoDriver",
+    "loops_of",
+    "some_items_of",
+]
 
 B = TypeVar("B", bound=bytes)
 R = TypeVar("R")
@@ -342,11 +350,17 @@ class RepoDriver(Generic[T]):
             NodeError, MissingBlock, ProcessError, LimitExceeded, DiskError: as in `next_chunk`.
         """
         check_whole("n", n, least=1)
+        return await self._next_items(n)
+
+    async def _next_items(
+        self, n: int, *, at_once: bool = True
+    ) -> list[TreeNode | Output[T] | Gap] | None:
+        """Return the next `n` items; if not `at_once`, any are enough."""
         with self._guard:
             await self._turn.pause_if_over()
             ready = self._ready
             ready.keep_items_only()
-            while (left := n - len(ready.items)) > 0:
+            while (left := n - len(ready.items)) > 0 and (at_once or not ready.items):
                 if not await self._advance(min(left, self._slice), items=True):
                     break
                 await self._turn.pause_if_over()
@@ -667,7 +681,7 @@ class RepoDriver(Generic[T]):
         while (left := n - len(ready)) > 0 and (at_once or not ready):
             if not await self._advance(min(left, self._slice)):
                 break
-            if left > self._slice:
+            if len(ready) < n:  # a slice was not enough, or large records came
                 await self._turn.pause_if_over()
 
     async def _advance(self, n: int, *, items: bool = False) -> bool:
@@ -879,6 +893,11 @@ def _go_past_unneeded(
 def loops_of(driver: RepoDriver[T]) -> tuple[Loop[tuple[str, T]], Loop[Output[T]]]:
     """Return the parts of a loop over the pairs of a driver, and of one over its outputs."""
     return driver._loops()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - not for users
+
+
+async def some_items_of(driver: RepoDriver[T], n: int) -> list[TreeNode | Output[T] | Gap] | None:
+    """Return the next items of a driver, up to `n`; fewer if they have to be read or are large."""
+    return await driver._next_items(n, at_once=False)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - not for users
 
 
 def _keys(keys: Sequence[str], cids: Sequence[bytes]) -> list[tuple[str, Cid]]:

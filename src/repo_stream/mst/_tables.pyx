@@ -491,3 +491,10 @@ def holds_any(table, cids):
 
 def finder(table):
     return table.find_all if type(table) is Table else partial(map, table.__getitem__)
+
+
+def total_size(list blocks not None):
+    cdef Py_ssize_t size = 0
+    for block in blocks:
+        size += len(block)
+    return size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar, cast
 
-from repo_stream.mst.tables import Table, new
+from repo_stream.mst.tables import Table, new, total_size
 
 __all__ = ["Arrivals", "Blocks"]
 
@@ -60,15 +60,17 @@ class Arrivals:
         data: their bytes.
         at: the index of the block that comes next; the walk has gone past those before it.
         nodes: the indices of those that it used as nodes.
+        size: how many bytes they have.
     """
 
-    __slots__ = ("at", "cids", "data", "nodes")
+    __slots__ = ("at", "cids", "data", "nodes", "size")
 
     def __init__(self, cids: list[bytes] | None = None, data: list[bytes] | None = None) -> None:
         self.cids: list[bytes] = cids if cids is not None else []
         self.data: list[bytes] = data if data is not None else []
         self.at: int = 0
         self.nodes: list[int] = []
+        self.size: int = total_size(self.data)
 
     @property
     def next(self) -> bytes | None:

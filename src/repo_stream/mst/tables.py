@@ -25,6 +25,7 @@ __all__ = [
     "need",
     "new",
     "shrink",
+    "total_size",
 ]
 
 V = TypeVar("V")
@@ -68,6 +69,11 @@ def finder(table: Table[V]) -> Callable[[Sequence[bytes]], Iterable[V]]:
     return partial(map, table.__getitem__)
 
 
+def total_size(blocks: list[bytes]) -> int:
+    """Return how many bytes these blocks have together."""
+    return sum(map(len, blocks))
+
+
 def expect(table: Table[V], cids: Sequence[bytes]) -> None:
     """Announce that these CIDs will be looked up next, or put in. A `dict` ignores it."""
 
@@ -91,4 +97,5 @@ if COMPILED:
         need,
         new,
         shrink,
+        total_size,
     )

@@ -23,6 +23,10 @@ error. If anything else interrupts a take (Ctrl-C in the processor), the caller 
 `_Attempt` puts the walk back to where it stood before. Ctrl-C can also come when a take is over and
 its caller has not received the result: a caller that goes on after that passes the lists to fill.
 
+**Large records.** A record of 2 MiB can take seconds to process and 150 MB in memory, and a million
+keys can name it. So a take also ends once it has processed `_BYTES` of records, and its caller can
+let others run, or return what there is.
+
 **Looking ahead.** `wanted` names the blocks that the walk needs next. It opens nodes ahead of the
 walk, on the same stack, so that none is opened twice. A walk that hands out nodes as well
 (`take_items`) has to open them one by one; it leaves its stack alone, and keeps what is ahead in
@@ -35,12 +39,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 from repo_stream._compiled import COMPILED
 from repo_stream.errors import MalformedNode, ProcessError, RepoStreamError
 from repo_stream.ipld.cid import Cid
-from repo_stream.limits import Limits
+from repo_stream.limits import KIB, Limits
 from repo_stream.mst.blocks import Arrivals, Blocks
 from repo_stream.mst.cursor import Cursor
 from repo_stream.mst.frames import Run, Subtree
@@ -49,11 +53,14 @@ from repo_stream.mst.node import decode_node
 from repo_stream.mst.ranges import KeyRanges
 from repo_stream.mst.results import Output, Taken, TreeNode
 from repo_stream.mst.rules import key_depth, open_ordinary
-from repo_stream.mst.tables import expect_all_of, finder
+from repo_stream.mst.tables import expect_all_of, finder, total_size
 
 __all__ = ["Walker"]
 
 T = TypeVar("T")
+
+# A take ends when it has processed so many bytes. 64 usual records have a tenth of that.
+_BYTES: Final = 256 * KIB
 
 
 class Walker(Cursor, Generic[T]):
@@ -94,8 +101,8 @@ class Walker(Cursor, Generic[T]):
     def take(self, blocks: Blocks[T], n: int, taken: Taken[T] | None = None) -> Taken[T]:
         """Take up to `n` records, as far as `blocks` allow.
 
-        Fewer come now and then. None come at the end (`done`), if a block is missing (`wanted`),
-        and before an error, which every further call raises.
+        Fewer come now and then, and if they are large. None come at the end (`done`), if a block is
+        missing (`wanted`), and before an error, which every further call raises.
 
         Args:
             blocks: the available blocks.
@@ -133,7 +140,7 @@ class Walker(Cursor, Generic[T]):
         # In place there are none, so that looking for them would only take time.
         any_processed = len(processed) > 0
         keys_out, cids_out, values_out = taken
-        room = n
+        room, bytes_left = n, _BYTES
         while room and len(stack) > floor:
             frame = stack[-1]
             if len(frame) == 4:
@@ -160,25 +167,37 @@ class Walker(Cursor, Generic[T]):
                     room -= len(keys)
                     stack.pop()
                     continue
-            if not self._process_run(frame, find_raw, taken) and not self._take_one_by_one(
-                blocks, none, room, taken
-            ):
-                return
-            room = n - len(keys_out)
+            size = self._process_run(frame, find_raw, bytes_left, taken)
+            if size is None:
+                size = self._take_one_by_one(blocks, none, room, bytes_left, taken)
+                if size is None:
+                    return
+            bytes_left -= size
+            room = n - len(keys_out) if bytes_left > 0 else 0
 
     def _process_run(
-        self, run: Run, find_raw: Callable[[Sequence[bytes]], Iterable[bytes]], taken: Taken[T]
-    ) -> bool:
-        """Take the run on top if all of it is available and raw; return whether it was taken.
+        self,
+        run: Run,
+        find_raw: Callable[[Sequence[bytes]], Iterable[bytes]],
+        most: int,
+        taken: Taken[T],
+    ) -> int | None:
+        """Take the run on top if all of it is available and raw, and has `most` bytes at most.
 
         The records are processed in C, which takes 0.9 of the time of a walk that processes them
         one by one.
+
+        Returns:
+            How many bytes were processed; `None` if it was not taken.
         """
         keys, cids = run
         try:
             blocks = [*find_raw(cids)]
         except KeyError:
-            return False
+            return None
+        size = total_size(blocks)
+        if size > most:
+            return None
         keys_out, cids_out, values_out = taken
         known = len(values_out)
         failure: Exception | None = None
@@ -191,13 +210,13 @@ class Walker(Cursor, Generic[T]):
             keys_out += keys
             cids_out += cids
             self._stack.pop()
-            return True
+            return size
         keys_out += keys[:done]
         cids_out += cids[:done]
         self._drop_records(done)
         if failure is not None:
             raise _failed(failure, keys[done], cids[done]) from failure
-        return False  # the processor raised `StopIteration`, which ends `map`
+        return None  # the processor raised `StopIteration`, which ends `map`
 
     def take_along(
         self, arrivals: Arrivals, blocks: Blocks[T], n: int, taken: Taken[T] | None = None
@@ -229,9 +248,11 @@ class Walker(Cursor, Generic[T]):
         stack, process, limits = self._stack, self._process, self._limits
         cids_in, data_in = arrivals.cids, arrivals.data
         opens_all = self._selection.everything
+        # A usual piece has hardly more bytes than a take may process; to count them takes time.
+        counts = arrivals.size > 2 * _BYTES
         end = len(cids_in)
         keys_out, cids_out, values_out = taken
-        room = n
+        room, bytes_left = n, _BYTES
         while stack and room:
             frame = stack[-1]
             at = arrivals.at
@@ -252,7 +273,9 @@ class Walker(Cursor, Generic[T]):
                 if count and cids_in[at : at + count] == cids[:count]:
                     self._split_run(count)
                     continue
-            elif cids_in[at:after] == cids:
+            elif cids_in[at:after] == cids and (
+                not counts or total_size(data_in[at:after]) <= bytes_left
+            ):
                 try:  # noqa: SIM105 - `suppress` takes 1.06 of the whole time of a stream
                     values_out.extend(map(process, data_in[at:after]))
                 except Exception:  # noqa: BLE001, S110 - raised again below, with its key
@@ -262,41 +285,54 @@ class Walker(Cursor, Generic[T]):
                     keys_out += keys
                     cids_out += cids
                     room -= count
+                    if counts:
+                        bytes_left -= total_size(data_in[at:after])
                     arrivals.at = after
                     stack.pop()
                     continue
                 del values_out[len(keys_out) :]
-            if not self._take_one_by_one(blocks, arrivals, room, taken):
+            size = self._take_one_by_one(blocks, arrivals, room, bytes_left, taken)
+            if size is None:
                 return
-            room = n - len(keys_out)
+            bytes_left -= size
+            room = n - len(keys_out) if bytes_left > 0 else 0
 
     def _take_one_by_one(
-        self, blocks: Blocks[T], arrivals: Arrivals, room: int, taken: Taken[T]
-    ) -> bool:
-        """Take up to `room` records of the run on top, from either source; return whether any was.
+        self, blocks: Blocks[T], arrivals: Arrivals, room: int, most: int, taken: Taken[T]
+    ) -> int | None:
+        """Take up to `room` records of the run on top, from either source.
 
-        It ends early if a block is not available.
+        It ends early if a block is not available, or with the record that makes it `most` bytes.
+
+        Returns:
+            How many bytes were processed; `None` if no record was taken.
         """
         keys, cids = cast("Run", self._stack[-1])
-        done = 0
+        done = size = 0
         try:
             for key, cid in zip(keys[:room], cids[:room], strict=True):
                 if arrivals.next == cid:
-                    value = self._processed(arrivals.data[arrivals.at], key, cid)
+                    block = arrivals.data[arrivals.at]
+                    value = self._processed(block, key, cid)
                     arrivals.at += 1
+                    size += len(block)
                 elif cid in blocks.processed:
                     value = blocks.processed[cid]
                 elif cid in blocks.raw:
-                    value = self._processed(blocks.raw[cid], key, cid)
+                    block = blocks.raw[cid]
+                    value = self._processed(block, key, cid)
+                    size += len(block)
                 else:
                     break
                 taken.keys.append(key)
                 taken.cids.append(cid)
                 taken.values.append(value)
                 done += 1
+                if size >= most:
+                    break
         finally:
             self._drop_records(done)
-        return done > 0
+        return size if done else None
 
     def _processed(self, block: bytes, key: str, cid: bytes) -> T:
         try:
@@ -383,16 +419,17 @@ class Walker(Cursor, Generic[T]):
             arrivals = Arrivals()
         self.hands_out_nodes = True
         items: list[TreeNode | Output[T]] = []
-        records = 0
+        records, bytes_left = 0, _BYTES
         with _Attempt(self, (items,), arrivals):
             while self._stack and (room := n - len(items)):
                 frame = self._stack[-1]
                 if len(frame) == 2:
-                    outputs = self._take_outputs(blocks, arrivals, room)
-                    if not outputs:
-                        break
+                    outputs, size = self._take_outputs(blocks, arrivals, room, bytes_left)
                     items += outputs
                     records += len(outputs)
+                    bytes_left -= size
+                    if not outputs or bytes_left <= 0:
+                        break
                 else:
                     block = self._open_top(frame, blocks, arrivals, records)
                     if block is None:
@@ -400,17 +437,23 @@ class Walker(Cursor, Generic[T]):
                     items.append(self._tree_node(frame, block))
         return items
 
-    def _take_outputs(self, blocks: Blocks[T], arrivals: Arrivals, room: int) -> list[Output[T]]:
-        """Take up to `room` records of the run on top."""
+    def _take_outputs(
+        self, blocks: Blocks[T], arrivals: Arrivals, room: int, most: int
+    ) -> tuple[list[Output[T]], int]:
+        """Do what `_take_one_by_one` does; return the records, and how many bytes were processed.
+
+        An error is raised only if it comes before the first record.
+        """
         taken: Taken[T] = Taken([], [], [])
+        size: int | None = None
         try:
-            self._take_one_by_one(blocks, arrivals, room, taken)
+            size = self._take_one_by_one(blocks, arrivals, room, most, taken)
         except RepoStreamError:
             if not taken.keys:
                 raise  # otherwise it is raised when the walk stands before it, which is next
         if taken.keys:
             self._last = taken.keys[-1]
-        return taken.outputs({})
+        return taken.outputs({}), size or 0
 
     def _tree_node(self, subtree: Subtree, block: bytes) -> TreeNode:
         """Return the top node of a subtree, with its depth."""
