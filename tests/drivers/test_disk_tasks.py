@@ -64,7 +64,9 @@ async def test_second_task_in_a_driver_gets_an_error() -> None:
         assert await rest_of(driver) == EXPECTED[100:]
 
 
-@pytest.mark.parametrize("call", ["next_chunk", "next_outputs", "to_channel", "reset_store"])
+@pytest.mark.parametrize(
+    "call", ["next_chunk", "next_outputs", "to_channel", "reset_store", "aclose"]
+)
 async def test_driver_with_an_open_channel_is_in_use(call: str) -> None:
     async def use() -> None:
         if call == "to_channel":

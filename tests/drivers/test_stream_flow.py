@@ -502,6 +502,16 @@ async def test_closed_driver_reads_no_further_to_find_the_end() -> None:
     assert source.given == given < len(source.data)
 
 
+async def test_closed_driver_does_not_have_the_traceback_of_an_earlier_error() -> None:
+    car = REPO.to_car(omit=[REPO.root])
+    async with BUILDER.stream_car(car) as (_, driver):
+        with pytest.raises(MissingBlock):
+            await driver.next_chunk()
+    with pytest.raises(StoreClosed) as caught:
+        await driver.next_chunk()
+    assert "_supply" not in [each.name for each in caught.traceback]
+
+
 # --- The disk -----------------------------------------------------------------------------------
 
 

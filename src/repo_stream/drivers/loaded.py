@@ -114,6 +114,7 @@ class DiskDriver(RepoDriver[T]):
             self._error = StoreClosed(
                 "its driver returned it from reset_store; load the repo again", path=store.path
             )
+            self._trace = None
             self._ready.clear()
             return store
 
@@ -121,14 +122,20 @@ class DiskDriver(RepoDriver[T]):
         """End the walk, and empty the store unless another repo uses it. The store stays open.
 
         Afterwards the driver raises `StoreClosed`. A cancellation takes effect when it is done.
+
+        Raises:
+            anyio.BusyResourceError: if another task is using the driver, or in the block of
+                `to_channel`. Nothing is closed then.
         """
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            self._error = StoreClosed(
-                "its driver was closed; load the repo again", path=lease.store.path
-            )
-            self._ready.clear()
-            await lease.abandon()
+        with self._guard:
+            lease, self._lease = self._lease, None
+            if lease is not None:
+                self._error = StoreClosed(
+                    "its driver was closed; load the repo again", path=lease.store.path
+                )
+                self._trace = None
+                self._ready.clear()
+                await lease.abandon()
 
     def _require_lease(self) -> Lease:
         if self._lease is None:

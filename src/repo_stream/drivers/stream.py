@@ -250,7 +250,7 @@ class StreamDriver(RepoDriver[T]):
 
     async def aclose(self) -> None:
         """End the walk, and close what was opened for it. Afterwards it raises `StoreClosed`."""
-        self._error = StoreClosed.of_repo()
+        self._error, self._trace = StoreClosed.of_repo(), None
         self._ready.clear()
         await self._kept.aclose()
 
