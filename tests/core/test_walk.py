@@ -603,7 +603,7 @@ def test_a_take_processes_large_records_a_few_at_a_time(
         else:
             along = way == "along"
             taken = walker.take_along(arrivals, raw, 1000) if along else walker.take(raw, 1000)
-            given += zip(*taken, strict=True)
+            given += zip(taken.keys, taken.cids, taken.values, strict=True)
         assert calls - before <= 3  # three have more than 256 KiB
     assert given == expected(repo)
     assert calls == len(given)
