@@ -33,7 +33,7 @@ from repo_stream.testing import (
     tid,
 )
 from support.forms import both_forms
-from support.interrupts import Press
+from support.interrupts import each_press
 from support.trees import keys_of
 
 form = both_forms(
@@ -407,17 +407,14 @@ def test_an_interrupt_leaves_nothing_in_the_lists_of_the_caller(along: bool) -> 
 def test_an_interrupt_at_any_point_leaves_the_walk_where_the_lists_of_the_caller_end() -> None:
     repo = plain_repo(50)
     blocks = Blocks(dict(repo.blocks), dict[bytes, bytes]())
-    for n in itertools.count(1):
+    for press in each_press():
         walker = Walker(repo.root, bytes, LIMITS)
         taken: Taken[bytes] = Taken([], [], [])
-        press = Press(n)
         with suppress(KeyboardInterrupt), press.within():
             walker.take(blocks, 20, taken)
         assert walker.has_ahead(b"") is not bool(taken.keys)
         taken.extend(walker.take(blocks, 1000))
-        assert [*zip(*taken, strict=True)] == expected(repo), f"at point {n}"
-        if not press.pressed:
-            break
+        assert [*zip(*taken, strict=True)] == expected(repo), press
 
 
 def before_leaves(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from inspect import CO_GENERATOR
+from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 R = TypeVar("R")
+
+TESTS: Final = str(Path(__file__).parents[1])
 
 
 class Press:
@@ -25,7 +29,11 @@ class Press:
     """
 
     def __init__(self, n: int) -> None:
+        self.n = n
         self._left = n
+
+    def __str__(self) -> str:
+        return f"pressed at point {self.n}"
 
     @property
     def pressed(self) -> bool:
@@ -34,16 +42,16 @@ class Press:
 
     @contextmanager
     def within(self) -> Generator[None]:
-        """Count the points of this block, but for those in the file that has it.
+        """Count the points of this block, but for those in tests.
 
         Errors in finalizers are only printed, so no garbage is collected meanwhile.
         """
-        own = {__file__, sys._getframe(2).f_code.co_filename}
 
         def note(frame: FrameType, event: str, _argument: object) -> None:
             # A generator also goes on when it is closed as garbage.
             begins = event == "call" and not frame.f_code.co_flags & CO_GENERATOR
-            if (begins or event == "c_return") and frame.f_code.co_filename not in own:
+            counts = begins or event == "c_return"
+            if counts and not frame.f_code.co_filename.startswith(TESTS):
                 self._left -= 1
                 if not self._left:
                     raise KeyboardInterrupt
@@ -56,6 +64,15 @@ class Press:
         finally:
             sys.setprofile(None)
             gc.enable()
+
+
+def each_press() -> Iterator[Press]:
+    """Return a `Press` for each point in turn, until there are no more of them."""
+    for n in itertools.count(1):
+        press = Press(n)
+        yield press
+        if not press.pressed:
+            return
 
 
 def persistently(function: Callable[..., R], *arguments: Any) -> R:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
 import os
 import signal
 import sys
@@ -32,7 +31,7 @@ from repo_stream.loop_thread import (
     thread as module,
 )
 from repo_stream.loop_thread.request import Request
-from support.interrupts import Press, handled_by, persistently
+from support.interrupts import Press, each_press, handled_by, persistently
 
 
 async def ident() -> int:
@@ -375,7 +374,7 @@ def test_ctrl_c_before_the_loop_has_begun_to_leave_a_block_does_not_prevent_that
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counted, loop_is_busy = Counted(), threading.Event()
-    wait = Request.wait
+    wait = Request[Any].wait
 
     def pressed(_request: Request[Any]) -> None:
         monkeypatch.setattr(Request, "wait", wait_again)
@@ -394,17 +393,17 @@ def test_ctrl_c_before_the_loop_has_begun_to_leave_a_block_does_not_prevent_that
 
 @pytest.mark.filterwarnings("ignore:.* was not closed:ResourceWarning")
 def test_ctrl_c_leaves_no_block_entered_wherever_it_comes() -> None:
+    points = 0
     with handled_by(signal.SIG_IGN), loop_thread() as loop:
-        for n in itertools.count(1):
-            counted, press = Counted(), Press(n)
+        for press in each_press():
+            points += 1
+            counted = Counted()
             with suppress(KeyboardInterrupt):
                 use_block(loop, counted, press)
             gc.collect()  # what was not even begun to be left
             persistently(loop.call, others_end, loop)
-            assert counted.entered == counted.left, f"at point {n}"
-            if not press.pressed:
-                break
-    assert n > 20
+            assert counted.entered == counted.left, press
+    assert points > 20
 
 
 def use_block(loop: LoopThread, counted: Counted, press: Press) -> None:
@@ -423,7 +422,7 @@ def uncollected() -> Generator[None]:
 
 async def others_end(loop: LoopThread) -> None:
     with anyio.fail_after(10):
-        while len(loop._tasks) > 1:
+        while len(loop._tasks) > 1:  # pyright: ignore[reportPrivateUsage] - nothing else tells
             await checkpoint()
 
 
@@ -454,7 +453,7 @@ def test_a_block_that_is_left_as_a_thread_counts_itself_does_not_wait_for_ever(
         with loop_thread() as loop:
             iterated = iterate(loop, numbers(log))
             next(iterated)
-            with loop._lock:
+            with loop._lock:  # pyright: ignore[reportPrivateUsage] - as it counts
                 sleep(0.05)  # meanwhile the thread of the loop looks whether it is used
                 iterated.close()  # as the collector of garbage might
 

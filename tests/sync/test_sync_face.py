@@ -6,7 +6,6 @@ import _thread
 import asyncio
 import gc
 import io
-import itertools
 import os
 import signal
 import sys
@@ -38,7 +37,7 @@ from repo_stream import (
 )
 from repo_stream.loop_thread import loop_thread
 from repo_stream.testing import DID, REV, build_repo
-from support.interrupts import Press, handled_by, persistently
+from support.interrupts import each_press, handled_by, persistently
 
 RECORDS = {f"app.test.{c}/{n:04}": {"n": n, "text": c * 200} for c in "ab" for n in range(200)}
 REPO = build_repo(RECORDS)
@@ -469,14 +468,14 @@ def test_ctrl_c_that_comes_as_records_have_been_taken_does_not_lose_them(
 ) -> None:
     # Each record presses it once. As that is no Python code, compiled code goes on to its end, and
     # the interrupt comes before its caller has received the result.
-    press: Any = defaultdict(_thread.interrupt_main).__getitem__
+    pressed: defaultdict[bytes, None] = defaultdict(_thread.interrupt_main)
     keys: list[str] = []
 
     def read() -> None:
         for key, *_ in repo if way == "pairs" else repo.outputs():
             keys.append(key)
 
-    processor = Processor(press, lazy=True)
+    processor = Processor(pressed.__getitem__, lazy=True)
     with (
         handled_by(signal.default_int_handler),
         sync.open_car(FEW.to_car(order=order), block_processor=processor) as repo,
@@ -500,18 +499,17 @@ def test_ctrl_c_in_a_loop_loses_nothing_wherever_it_comes(
             for key, *_ in repo if way == "pairs" else repo.outputs():
                 keys.append(key)
 
-    for n in itertools.count(1):
+    points = 0
+    for press in each_press():
+        points += 1
         keys.clear()
-        press = Press(n)
         with (
             handled_by(signal.SIG_IGN),
             sync.open_car(car, block_processor=processor, on_error="yield") as repo,
         ):
             persistently(read)
-        assert keys == sorted(FEW.records), f"at point {n}"
-        if not press.pressed:
-            break
-    assert n > 20
+        assert keys == sorted(FEW.records), press
+    assert points > 20
 
 
 def fails_now_and_then(block: bytes) -> bytes:
