@@ -125,9 +125,35 @@ def test_the_size_of_places_is_what_they_take_in_memory() -> None:
     assert places.size == pytest.approx(taken, rel=0.1)
 
 
+def test_blocks_that_come_again_and_again_have_few_places() -> None:
+    cids = [cid(n) for n in range(30)]
+    places, end = noted([(each, b"") for each in cids] * 100, batch=10)
+    assert places.place_bytes <= 8 * 16 * len(cids)
+    every = range(end, 0, -37 * len(cids))
+    for number, each in enumerate(cids):
+        latest = [end - 37 * (len(cids) - number) for end in every]
+        kept = [*candidates(places.buckets, each)]
+        assert kept == latest[: len(kept)]
+        assert len(kept) >= 4
+        assert locate(places.buckets, [each]) == latest[:1]
+    counted = places.place_bytes
+    assert sum(len(bucket) for _, bucket in places.take()) == counted
+
+
 def test_a_block_that_comes_together_many_times_has_one_place() -> None:
-    places, _ = noted([(cid(1), b"data")] * 5000, batch=500)
-    assert places.place_bytes == 8 * 10
+    places, _ = noted([(cid(1), b"data")] * 1000, batch=500)
+    assert places.place_bytes == 8 * 2
+
+
+def test_blocks_whose_places_are_far_apart_keep_them() -> None:
+    """Copies are looked for among the latest alone, so that it takes little time."""
+    bucket = bytearray()
+    cids, at = [cid(n) for n in range(100)], 0
+    for _ in range(6):
+        for each in cids:
+            at, added = add_places([bucket] * BUCKETS, [each], [b""], at)
+            assert added == 1
+    assert len(bucket) == 8 * 6 * 100
 
 
 def test_cids_are_alike_if_they_agree_in_all_bits_that_are_kept(

@@ -2,16 +2,20 @@
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.string cimport memcpy
 
 from repo_stream._prefetch cimport bring_near
 from repo_stream.store import buckets as form
 
 cdef enum:
-    # Blocks that are located at a time
+    # Blocks that are located at a time, and more than there are places in RECENT
     AT_ONCE = 64
     CACHE_LINE = 64
 
 cdef Py_ssize_t WIDTH = form.WIDTH
+cdef Py_ssize_t HASH_AT = form.START_BITS // 8
+cdef Py_ssize_t COPIES = form.COPIES
+cdef Py_ssize_t RECENT = form.RECENT
 cdef unsigned long long START = form.START
 cdef unsigned long long HASH = form.HASH
 cdef unsigned long long IN_BUCKET = form.BUCKETS - 1
@@ -26,7 +30,7 @@ def add_places(list buckets not None, cids, blocks, long long at):
     cdef bytearray bucket
     cdef unsigned char *place
     cdef unsigned long long hashed, number
-    cdef Py_ssize_t size, byte, length, rest
+    cdef Py_ssize_t size, byte, length, rest, dropped = 0
     for cid, data in zip(cids, blocks, strict=True):
         starts[cid] = at
         length = len(cid) + len(data)
@@ -41,11 +45,35 @@ def add_places(list buckets not None, cids, blocks, long long at):
         number = hashed & HASH | <unsigned long long> start
         bucket = <bytearray?> buckets[<Py_ssize_t> (hashed & IN_BUCKET)]
         size = PyByteArray_GET_SIZE(bucket)
+        if size % RECENT == 0 and size > 0:
+            place = <unsigned char *> PyByteArray_AS_STRING(bucket) + size - RECENT
+            rest = RECENT - drop_copies(place)
+            size -= rest
+            dropped += rest // WIDTH
         PyByteArray_Resize(bucket, size + WIDTH)
         place = <unsigned char *> PyByteArray_AS_STRING(bucket) + size
         for byte in range(WIDTH):
             place[byte] = (number >> 8 * byte) & 0xFF
-    return at, len(starts)
+    return at, len(starts) - dropped
+
+
+cdef Py_ssize_t drop_copies(unsigned char *places) noexcept:
+    """Drop what is more than COPIES among RECENT bytes of places; return how many bytes are left."""
+    cdef unsigned int hashes[AT_ONCE]
+    cdef Py_ssize_t at, later, byte, copies, left = 0, count = RECENT // WIDTH
+    for at in range(count):
+        hashes[at] = 0
+        for byte in range(HASH_AT, WIDTH):
+            hashes[at] = hashes[at] << 8 | places[at * WIDTH + byte]
+    for at in range(count):
+        copies = 1
+        for later in range(at + 1, count):
+            copies += hashes[at] == hashes[later]
+        if copies <= COPIES:
+            if left < at:
+                memcpy(places + left * WIDTH, places + at * WIDTH, WIDTH)
+            left += 1
+    return left * WIDTH
 
 
 cdef long long start_in(

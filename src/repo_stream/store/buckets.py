@@ -9,6 +9,10 @@ Places are in 16,384 *buckets*, by bits 0 to 13 of the hash, in the order in whi
 looking for a block is a search in one string of bytes, of 190 for a repo of 300,000 records. If two
 blocks agree in all bits of the hash that are kept, only the log can tell which one is meant.
 
+A few hundred blocks may come again and again, and would fill their buckets. So among the latest
+places of a bucket, only a few with the same bits of the hash are kept. That is enough for blocks
+that agree in these bits: of ten million, hardly ever more than two do.
+
 The hash is Python's own of `bytes`. It has a random key in each process, unless `PYTHONHASHSEED`
 sets it, so nobody can choose CIDs that all go into one bucket.
 """
@@ -21,8 +25,10 @@ from typing import Final, TypeAlias
 
 __all__ = [
     "BUCKETS",
+    "COPIES",
     "HASH",
     "PLACE",
+    "RECENT",
     "START",
     "START_BITS",
     "WIDTH",
@@ -42,6 +48,11 @@ START: Final = (1 << START_BITS) - 1
 HASH: Final = (1 << 8 * WIDTH) - 1 - START
 #: How many buckets there are, a power of two.
 BUCKETS: Final = 1 << 14
+#: How many bytes of places are looked through once they have been added to a bucket, and how many
+#: of them are kept that have the same bits of the hash. If more blocks than that take turns in each
+#: bucket, they are so many that no bucket is filled more than others.
+RECENT: Final = 16 * WIDTH
+COPIES: Final = 4
 
 #: Buckets by their numbers.
 Buckets: TypeAlias = list[bytearray] | Mapping[int, bytes]

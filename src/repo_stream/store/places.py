@@ -1,8 +1,8 @@
 """The places of many blocks at a time: added as the blocks go to a log, and looked up by CID.
 
 See `buckets` for what a place is. Of blocks that come together only the last one with a CID gets a
-place, as a block that comes a million times would fill its bucket. A dictionary would take ten
-times the memory.
+place, and if it comes again later, it keeps few of them, as a block that comes a million times
+would fill its bucket. A dictionary would take ten times the memory.
 """
 
 from __future__ import annotations
@@ -12,7 +12,17 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from repo_stream._compiled import COMPILED
-from repo_stream.store.buckets import BUCKETS, HASH, PLACE, START, START_BITS, WIDTH, Buckets
+from repo_stream.store.buckets import (
+    BUCKETS,
+    COPIES,
+    HASH,
+    PLACE,
+    RECENT,
+    START,
+    START_BITS,
+    WIDTH,
+    Buckets,
+)
 
 __all__ = ["Places", "add_places", "locate"]
 
@@ -26,7 +36,8 @@ def add_places(
 ) -> tuple[int, int]:
     """Add the places of blocks that follow each other in a log.
 
-    Of blocks with the same CID only the last gets one.
+    Of blocks with the same CID only the last gets one. If one comes again and again, only the
+    latest places are kept; see `buckets.COPIES`.
 
     Args:
         buckets: all of them.
@@ -35,7 +46,7 @@ def add_places(
         at: where the section of the first one starts, in bytes.
 
     Returns:
-        Where the last section ends, in bytes, and how many places were added.
+        Where the last section ends, in bytes, and how many more places there are.
     """
     starts: dict[bytes, int] = {}
     for cid, data in zip(cids, blocks, strict=True):
@@ -45,10 +56,25 @@ def add_places(
         at += 1 if length < 0x80 else 2 if length < 0x4000 else (length.bit_length() + 6) // 7
         at += length
     pack = PLACE.pack
+    dropped = 0
     for cid, start in starts.items():
         hashed = hash(cid)
-        buckets[hashed & _IN_BUCKET].extend(pack(hashed & HASH | start))
-    return at, len(starts)
+        bucket = buckets[hashed & _IN_BUCKET]
+        if not len(bucket) % RECENT and bucket:
+            dropped += _drop_copies(bucket)
+        bucket.extend(pack(hashed & HASH | start))
+    return at, len(starts) - dropped
+
+
+def _drop_copies(bucket: bytearray) -> int:
+    """Drop what is more than `COPIES` among the latest places of a bucket; return how many."""
+    places = [place for (place,) in PLACE.iter_unpack(bucket[-RECENT:])]
+    hashes = [place & HASH for place in places]
+    if len({*hashes}) == len(hashes):
+        return 0
+    kept = [place for n, place in enumerate(places) if hashes[n:].count(hashes[n]) <= COPIES]
+    bucket[-RECENT:] = b"".join(map(PLACE.pack, kept))
+    return len(places) - len(kept)
 
 
 def locate(buckets: Buckets, cids: Sequence[bytes]) -> list[int]:
