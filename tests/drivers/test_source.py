@@ -250,6 +250,47 @@ async def test_named_pipe_is_read_to_its_end(tmp_path: Path) -> None:
             assert await read(pipe) == BLOCKS
 
 
+async def test_read_of_a_pipe_that_asyncio_cancels_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe gives nothing twice, its end included."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read_piece: Any = vars(CarFile)["_read_piece"]
+    waiting: list[threading.Event] = []
+
+    def read_slowly(file: object, size: int) -> Any:
+        waiting.append(go_on := threading.Event())
+        go_on.wait(10)
+        return read_piece(file, size)
+
+    monkeypatch.setattr(CarFile, "_read_piece", read_slowly)
+    writer = threading.Thread(target=pipe.write_bytes, args=[CAR])
+    writer.start()
+    cancelled = 0
+    got: list[tuple[bytes, bytes]] = []
+    opening = asyncio.create_task(CarReader.open(pipe, piece_size=len(CAR) // 20 + 1))
+    assert await becomes(lambda: bool(waiting))
+    waiting.pop().set()
+    async with await opening as car:
+        pipe.unlink()  # rather than wait forever if it is opened again
+        while cancelled < 100:
+            reading = asyncio.create_task(car.next_blocks())
+            assert await becomes(lambda: reading.done() or bool(waiting))  # noqa: B023 - now
+            if waiting:
+                reading.cancel()
+                await asyncio.wait([reading])
+                cancelled += 1
+                waiting.pop().set()
+            elif (blocks := await reading) is not None:
+                got += blocks
+            else:
+                break
+    writer.join()
+    assert 15 < cancelled < 100
+    assert got == BLOCKS
+
+
 # --- Files and streams ------------------------------------------------------------------------
 
 

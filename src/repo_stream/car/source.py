@@ -264,6 +264,8 @@ class CarFile(SharedFile):
         self._at = 0
         self._ended = False
         self._closed_early = False
+        # What was read and not returned so far, of a pipe or the like: it is not read twice.
+        self._unreturned: bytes | None = None
         # For pieces that are in memory. With a new one for each piece, most of the gain is lost.
         self._buffer = bytearray()
 
@@ -290,6 +292,7 @@ class CarFile(SharedFile):
             self._ended = True
             self._buffer = bytearray()
         self._at += len(read)
+        self._unreturned = None
         return read
 
     def _is_last(self, piece: bytes, size: int) -> bool:
@@ -324,7 +327,14 @@ class CarFile(SharedFile):
 
     def _read(self, size: int) -> bytes:
         with self._lock:
-            return b"" if self._ended else self._read_piece(size)
+            if self._ended:
+                return b""
+            if self._unreturned is not None:  # the task was cancelled while a thread read it
+                return self._unreturned
+            piece = self._read_piece(size)
+            if not self._regular:
+                self._unreturned = piece
+            return piece
 
     def _read_piece(self, size: int) -> bytes:
         if self._file is None:
