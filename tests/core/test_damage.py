@@ -352,3 +352,18 @@ def test_repairs_end_after_so_many_hashes(monkeypatch: pytest.MonkeyPatch) -> No
     assert decoder.damage_count == 9
     tried = [len([*decoder.damages.rescue(ordinary(each))]) for each in data]
     assert tried == [2000, 0, 0, 0, 0, 0, 0, 0, 0]
+
+
+def test_a_repair_that_was_left_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repairs, "_MOST_HASHED", 255 * 300 * (150 + 300))
+    data = bytes(300)
+    decoder, _found = read(file_of(b"".join(write_section(ordinary(data), data[1:] + b"?"))))
+    tried = 0
+    while tried < 290:
+        repair = decoder.damages.rescue(ordinary(data))
+        for _ in range(29):
+            assert next(repair) is None
+            tried += 1
+        repair.close()
+    assert len([*decoder.damages.rescue(ordinary(data))]) == 10
+    assert rescued(decoder, ordinary(data)) == data

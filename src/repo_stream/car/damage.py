@@ -78,12 +78,14 @@ class _Kept(NamedTuple):
         number: the number of its damage; `None` if it has none so far.
         offset: where its section starts.
         cid: its odd CID.
+        tried: how many of its bytes were replaced in vain.
     """
 
     data: bytes
     number: int | None
     offset: int = 0
     cid: Cid | None = None
+    tried: int = 0
 
 
 class DamageLog:
@@ -228,6 +230,8 @@ class DamageLog:
     def rescue(self, cid: bytes) -> Generator[bytes | None]:
         """Look for the data of a block among what was damaged.
 
+        If it is closed before the end, the next one goes on from there.
+
         Yields:
             `None` every now and then, and at last the data if it was found.
         """
@@ -246,8 +250,8 @@ class DamageLog:
         kept = self._broken.get(cid)
         if kept is None:
             return
-        size = len(kept.data)
-        cost = size * 255 * (size // 2 + _HASH_COST)
+        left = len(kept.data) - kept.tried
+        cost = left * 255 * (left // 2 + _HASH_COST)
         if self._hashed + cost > _MOST_HASHED:
             return
         yield from self._with_one_byte_replaced(cid, kept)
@@ -255,8 +259,8 @@ class DamageLog:
 
     def _with_one_byte_replaced(self, cid: bytes, kept: _Kept) -> Generator[bytes | None]:
         data, digest = kept.data, cid[4:]
-        start = sha256()
-        for at in range(len(data)):
+        start = sha256(data[: kept.tried])
+        for at in range(kept.tried, len(data)):
             rest = data[at + 1 :]
             self._hashed += 255 * (len(rest) + _HASH_COST)
             for byte in range(256):
@@ -269,6 +273,7 @@ class DamageLog:
                     yield right
                     return
             start.update(data[at : at + 1])
+            self._broken[cid] = kept._replace(tried=at + 1)
             yield None
 
 
