@@ -27,6 +27,7 @@ import repo_stream
 from repo_stream import (
     AlreadyWalked,
     BadName,
+    MissingBlock,
     Output,
     Processor,
     RepoStreamError,
@@ -43,7 +44,8 @@ RECORDS = {f"app.test.{c}/{n:04}": {"n": n, "text": c * 200} for c in "ab" for n
 REPO = build_repo(RECORDS)
 STREAM = REPO.to_car(order="stream")
 SHUFFLED = REPO.to_car(order="shuffled")
-FEW = build_repo({f"app.test.a/{n:04}": {"n": n} for n in range(20)})
+# The last two name records that came before.
+FEW = build_repo({f"app.test.a/{n:04}": {"n": n % 18} for n in range(20)})
 
 
 def pieces(car: bytes, read: list[int], size: int = 1000) -> Iterator[bytes]:
@@ -508,6 +510,7 @@ def test_ctrl_c_in_a_loop_loses_nothing_wherever_it_comes(
             sync.open_car(car, block_processor=processor, on_error="yield") as repo,
         ):
             persistently(read)
+            assert not any(isinstance(each.error, MissingBlock) for each in repo.problems), press
         assert keys == sorted(FEW.records), press
     assert points > 20
 

@@ -13,7 +13,8 @@ measures how far the file is from streamable order.
 
 All methods can be cancelled at every `await`, and called again. What has been done is noted block
 by block: `Arrivals.at` says how far a piece has been used or kept, and `Kept.resume` goes on with a
-move to disk.
+move to disk. A loop without async takes records in its own thread, where Ctrl-C can come anywhere:
+`Piece.noted` says how far their blocks have been released, and `catch_up` releases the others.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ class Incoming(Generic[T]):
                 at = self.arrivals.at
                 count = len(self.arrivals.some(BATCH)[0])
                 self._kept.pass_by(range(at, at + count))
-                self.arrivals.at += count
+                self._go_past(count)
             self._kept.piece.drop()
             await self.pause()
 
@@ -188,7 +189,7 @@ class Incoming(Generic[T]):
         while self.arrivals.next is not None:
             cids, blocks = self.arrivals.some(BATCH)
             self._keep(cids, blocks, walker)
-            self.arrivals.at += len(cids)
+            self._go_past(len(cids))
             await self.pause()
         await self._kept.make_room()
         return not self._kept.on_disk
@@ -223,8 +224,14 @@ class Incoming(Generic[T]):
             passed += 1
         at = self.arrivals.at
         self._kept.pass_by(range(at, at + passed))
-        self.arrivals.at += passed
+        self._go_past(passed)
         return passed > 0
+
+    def _go_past(self, count: int) -> None:
+        """Go past blocks of the piece that were kept, or released without being used."""
+        piece = self._kept.piece
+        piece.arrivals.at += count
+        piece.noted = piece.arrivals.at
 
     # --- Using ----------------------------------------------------------------------------------
 
@@ -237,16 +244,20 @@ class Incoming(Generic[T]):
             kept.use(used)
         kept.opened.clear()
 
-    def used_arrivals(self, start: int, taken: Taken[T]) -> None:
+    def catch_up(self) -> None:
+        """Release the blocks of a take that was interrupted before they were released."""
+        if self._kept.piece.noted < self.arrivals.at:
+            self.used_arrivals(Taken([], [], []))
+
+    def used_arrivals(self, taken: Taken[T]) -> None:
         """Release the blocks of the piece that the walk has used.
 
         Args:
-            start: the index of the first of them; the last is before `Arrivals.at`.
             taken: the records that the walk took, from the piece or from memory.
         """
-        arrivals = self.arrivals
+        arrivals, start = self.arrivals, self._kept.piece.noted
+        self._kept.release_arrivals()
         nodes, arrivals.nodes = arrivals.nodes, []
-        self._kept.release_arrivals(start, arrivals.at)
         cids = arrivals.cids[start : arrivals.at]
         if len(cids) == len(nodes) + len(taken.cids):
             self.used_kept(())  # every record came with the piece

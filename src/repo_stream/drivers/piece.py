@@ -23,6 +23,8 @@ class Piece:
     def __init__(self, end: int) -> None:
         #: Its blocks, without the commit, and how many of them the walk has gone past.
         self.arrivals: Arrivals = Arrivals()
+        #: How many of them have been kept or released.
+        self.noted: int = 0
         #: Where in the log the piece starts, in bytes.
         self.start: int = 0
         self._end = end
@@ -44,6 +46,7 @@ class Piece:
     def drop(self) -> None:
         """Forget the blocks."""
         self.arrivals = Arrivals()
+        self.noted = 0
         self._starts = None
         self._left_out = ()
 

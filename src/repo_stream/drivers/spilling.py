@@ -207,14 +207,17 @@ class Kept(Generic[T]):
         if not self.on_disk:
             self.used.update([cid for cid in cids if cid in self.blocks])
 
-    def release_arrivals(self, start: int, end: int) -> None:
-        """Release the blocks of the piece that the walk has used, from index `start` to `end`."""
-        arrivals = self.piece.arrivals
-        self.used_count += end - start
+    def release_arrivals(self) -> None:
+        """Release the blocks of the piece that the walk has used since the last call."""
+        arrivals, start = self.piece.arrivals, self.piece.noted
+        end = arrivals.at
         if not self._released_to_log:
             self._released.add(arrivals.cids[start:end], arrivals.data[start:end], used=True)
         if self._counted is not None and self._logged:
             self._count(self.piece.starts()[start:end])
+        # Without a call, so that no Ctrl-C comes in between.
+        self.used_count += end - start
+        self.piece.noted = end
 
     def pass_by(self, numbers: Sequence[int]) -> None:
         """Release blocks of the piece, by their indices, that the walk has gone past."""

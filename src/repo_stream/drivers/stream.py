@@ -141,30 +141,27 @@ class StreamDriver(RepoDriver[T]):
                 return self._walker.take(self._blocks, n, taken)
             finally:
                 incoming.used_kept(taken.cids)
-        start = arrivals.at
         try:
             return self._walker.take_along(arrivals, self._blocks, n, taken)
         finally:
-            incoming.used_arrivals(start, taken)
+            incoming.used_arrivals(taken)
 
     def _take_items(self, n: int) -> list[TreeNode | Output[T]]:
         incoming = self._incoming
-        start = incoming.arrivals.at
         records: Taken[T] = Taken([], [], [])
         try:
             items = self._walker.take_items(self._blocks, n, incoming.arrivals)
             records = columns_of(items)
         finally:
-            incoming.used_arrivals(start, records)
+            incoming.used_arrivals(records)
         return items
 
     def _take_keys(self, n: int) -> tuple[list[str], list[bytes]]:
         incoming = self._incoming
-        start = incoming.arrivals.at
         try:
             keys, cids = self._walker.take_keys(self._blocks, n, incoming.arrivals)
         finally:
-            incoming.used_arrivals(start, Taken([], [], []))
+            incoming.used_arrivals(Taken([], [], []))
         incoming.used_kept([cid for cid in cids if cid in self._blocks])
         self._walker.pass_by([cid for cid in cids if cid not in self._blocks])
         return keys, cids
@@ -175,6 +172,7 @@ class StreamDriver(RepoDriver[T]):
         self, walker: Walker[T], blocks: Blocks[T], n: int, *, records: bool = True
     ) -> None:
         kept = self._kept
+        self._incoming.catch_up()
         await kept.resume()
         if walker is not self._walker or kept.on_disk:
             if not self._options.block_processor.keeps_bytes:
@@ -211,6 +209,7 @@ class StreamDriver(RepoDriver[T]):
             raise self._kept.gone(self._walker)
 
     async def _end(self) -> None:
+        self._incoming.catch_up()
         if self._drain:
             everything = self._options.key_ranges.everything and not self._walker.left_out
             await self._incoming.drain(keep=not everything)
@@ -239,6 +238,7 @@ class StreamDriver(RepoDriver[T]):
     async def _gather(self) -> None:
         if isinstance(self._error, StoreClosed):
             raise self._error.with_traceback(self._trace)
+        self._incoming.catch_up()
         if self._left_over is None and not self._walker.left_out:
             self._left_over = self.left_over
         await self._incoming.settle()
