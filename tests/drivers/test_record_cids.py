@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import pytest
 
 from repo_stream import (
@@ -26,11 +27,13 @@ from repo_stream import (
     Present,
     ProcessError,
     RepoDriver,
+    StreamDriver,
     UncheckableBlock,
     join_cars,
     open_car,
     order_car,
 )
+from repo_stream.drivers.stream import streamed
 from repo_stream.process import noop, record
 from repo_stream.store.repo_log import Fetched, RepoLog
 from repo_stream.testing import (
@@ -230,26 +233,65 @@ async def test_a_file_of_short_sections_is_counted_right(tmp_path: Path) -> None
                 assert car.dropped == len(spare)
 
 
-async def test_short_sections_that_come_when_the_repo_is_on_disk_are_counted_right(
-    tmp_path: Path,
-) -> None:
+def short_last() -> tuple[BuiltRepo, bytes]:
+    """A repo, and its CAR with short sections at the end.
+
+    Of the long ones, what is needed first comes last, so that all goes to disk.
+    """
     small = {key(1000 + n): encode([n]) for n in range(200)}
     repo = build_repo(
         {key(n): {"n": n, "text": "x" * 2000} for n in range(400)}
         | {each: RawRecord(data, cid=cid_v1(0x55, 0, data)) for each, data in small.items()}
     )
     short = {cid_v1(0x55, 0, data) for data in small.values()}
-    # Of the long ones, what is needed first comes last, so that all goes to disk.
-    order = [cid for cid in reversed(list(repo.blocks)) if cid not in short]
-    order += [cid for cid in repo.blocks if cid in short]
+    commit_cid, *rest = repo.blocks
+    order = [commit_cid, *[cid for cid in reversed(rest) if cid not in short]]
+    order += [cid for cid in rest if cid in short]
+    return repo, write_car([repo.commit_cid], [(cid, repo.blocks[cid]) for cid in order])
+
+
+async def test_short_sections_that_come_when_the_repo_is_on_disk_are_counted_right(
+    tmp_path: Path,
+) -> None:
+    repo, data = short_last()
     path = tmp_path / "repo.car"
-    path.write_bytes(write_car([repo.commit_cid], [(cid, repo.blocks[cid]) for cid in order]))
-    for source in (path, path.read_bytes()):
+    path.write_bytes(data)
+    for source in (path, data):
         async with order_car(source, mem_limit_mb=0.1) as car:
             ordered = b"".join([piece async for piece in car])
             assert car.spilled
         assert ordered == streamable(repo)
         assert car.dropped == 0
+
+
+async def test_short_sections_are_counted_right_if_a_move_to_disk_was_cancelled_among_them() -> (
+    None
+):
+    class Halting:
+        """Waits forever once, among the short sections."""
+
+        at = 0
+        halted = False
+
+        async def read(self, n: int) -> bytes:
+            if self.at > len(data) - 700 and not self.halted:
+                self.halted = True
+                scope.cancel()
+                await anyio.sleep_forever()
+            piece = data[self.at : self.at + min(n, 500)]
+            self.at += len(piece)
+            return piece
+
+    repo, data = short_last()
+    options = DriverBuilder(mem_limit_mb=0.1)
+    kind = StreamDriver[bytes]
+    async with streamed(options, Halting(), None, drain=True, counting=True, kind=kind) as driver:
+        with anyio.CancelScope() as scope:
+            await driver.next_chunk()
+        assert scope.cancelled_caught
+        assert await outputs(driver) == outputs_of(repo)
+        assert driver.spilled
+        assert driver.left_over == 0
 
 
 @every_way

@@ -475,8 +475,10 @@ class Kept(Generic[T]):
             log.starts = []
         self._drop_all()
         start = log.offset
-        await read_to_log(loading, log)
-        self.note_short_sections(start)
+        try:
+            await read_to_log(loading, log)
+        finally:  # if it is cancelled, the next call starts later
+            self.note_short_sections(start)
         self._fetcher = Fetcher(log, loading.processor, loading.unstored)
 
     def _drop_all(self) -> None:
