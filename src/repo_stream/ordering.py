@@ -230,8 +230,8 @@ def order_car(
         CommitError: if its commit is missing or not valid; see `NothingNew`.
         MemLimitExceeded: if the blocks before the commit exceed the limit, and `spill` is `False`.
         DiskError: if the store fails.
-        TypeError: if `source` is not a supported source, if `spill` is of the wrong type, or if
         OSError: if `source` is a path that cannot be opened or read.
+        TypeError: if `source` is not a supported source, if `spill` is of the wrong type, or if
             there is no such keyword.
 
     Example:

@@ -137,7 +137,7 @@ class RepoDriver(Generic[T]):
         self._problem_count = 0
         # What is damaged in the CAR; `None` if nothing can be, as an error is raised then.
         self._damages = damages
-        # In how many places each node is bad that the walk has gone past since the last seek.
+        # In how many places each node is bad that the walk has gone past.
         self._bad_nodes: dict[bytes, int] = {}
         # Where in the tree they are, and records that cannot be checked: `Cursor.place_in_tree`.
         self._known_places: set[int] = set()
@@ -718,8 +718,6 @@ class RepoDriver(Generic[T]):
             if isinstance(error, UncheckableBlock):
                 self._note_damage(error.cid, error)
             gap = self._walker.gap()
-            if self._damages is not None and isinstance(error, UncheckableBlock):
-                self._damages.add(None, gap.cid, error)
         elif self._is_bad_node(error):
             gap = self._gap_for_bad_node(error)
         if gap is not None:
@@ -763,8 +761,8 @@ class RepoDriver(Generic[T]):
         if len(self._known_places) < _KNOWN_PLACES:
             self._known_places.add(place)
         if self._damages is not None:
-            self._damages.add(None, gap.cid, error)
-        return gap
+            self._damages.add(None, cid, error)
+        return True
 
     def _note_problem(self, problem: Problem) -> None:
         self._problem_count += 1

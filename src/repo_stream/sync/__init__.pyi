@@ -102,7 +102,7 @@ class Repo(Generic[T]):
 
         It is empty unless the driver goes past damage; see `DriverBuilder.with_gaps` and
         `DriverBuilder.with_on_error`. What has no `offset`, such as a node that breaks a rule, is
-        added each time that the walk goes past it.
+        listed once for each place that it has in the tree.
         """
     @property
     def damage_count(self) -> int:
