@@ -402,7 +402,11 @@ def test_update_that_fails_at_any_step_changes_nothing(
 @pytest.fixture
 def known_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a stranger guess the name of the folder in which records are written."""
-    monkeypatch.setattr("secrets.token_hex", lambda size: "5eed" * (size // 2))
+
+    def token(size: int) -> str:
+        return "5eed" * (size // 2)
+
+    monkeypatch.setattr("secrets.token_hex", token)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")

@@ -496,7 +496,7 @@ async def test_cancelled_within_its_block_it_empties_the_store() -> None:
 
 @BOTH_WAYS
 async def test_closed_repo_is_freed_without_the_collector_of_garbage(mem_limit_mb: float) -> None:
-    others = [each for each in gc.get_objects() if isinstance(each, MemoryStore)]
+    others: list[object] = [each for each in gc.get_objects() if isinstance(each, MemoryStore)]
 
     def is_there() -> bool:
         """Whether there is a store but for those that other tests have left."""
