@@ -130,7 +130,7 @@ def _obstacle() -> str | None:
     if not headers.is_file():
         return _failure(
             f"there is no {headers}",
-            f"install Python's headers (python3-dev or python3-devel), {AGAIN}",
+            f"install Python's headers (python3-dev or python3-devel), then {AGAIN}",
         )
     return None
 

@@ -60,7 +60,7 @@ def _stub_of(package: str) -> str:
         return stub.read_text("utf-8")
     except FileNotFoundError as error:
         raise ImportError(
-            f"{stub} is missing, which has the public names: take all files of the package along, "
+            f"{stub}, which has the public names, is missing: take along all files of the package, "
             "as PyInstaller does with --collect-all repo_stream"
         ) from error
 

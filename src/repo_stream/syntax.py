@@ -207,7 +207,7 @@ def _why_not_at_uri(text: str, authority: str, path: list[str]) -> str | None:
     if not authority:
         return "it names no account"
     if not is_at_identifier(authority):
-        return f"{authority!r} is neither a DID nor a handle"
+        return f"{quoted(authority)} is neither a DID nor a handle"
     return why_not_path(path)
 
 

@@ -68,13 +68,14 @@ def test_file_of_the_name_comes_first(
 # --- Every command --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("by", ["handle", "DID", "URI", "URI with a DID"])
+@pytest.mark.parametrize("by", ["handle", "DID", "URI", "URI with a DID", "URI as it is written"])
 def test_account_is_read_by_any_of_its_names(run: Run, alice: AtprotoAccount, by: str) -> None:
     names = {
         "handle": HANDLE,
         "DID": alice.did,
         "URI": f"at://{HANDLE}",
         "URI with a DID": f"at://{alice.did}",
+        "URI as it is written": f"at://@{HANDLE}/",
     }
     code, out, err = run("ls", names[by], "--json")
     assert (code, err) == (0, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import traceback
 import tracemalloc
 import weakref
 from collections.abc import Callable, Sequence
@@ -303,6 +304,23 @@ async def test_problems_hold_on_to_nothing_of_the_processor(
         assert len(chunk) == repo.problem_count == 400
     assert alive(held) == 0
     assert isinstance(pickle.loads(pickle.dumps(chunk[0][1])), RepoStreamError)  # noqa: S301
+
+
+async def test_error_that_is_handled_meanwhile_keeps_its_traceback() -> None:
+    def origin() -> None:
+        raise LookupError
+
+    def fail(_: bytes) -> None:
+        raise ValueError
+
+    try:
+        origin()
+    except LookupError as error:
+        async with open_car(REPO.to_car(), block_processor=fail, on_error="skip") as repo:
+            await repo.next_chunk()
+            assert repo.problem_count == 400
+        frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+        assert frames[-1] == "origin"
 
 
 @HOWEVER

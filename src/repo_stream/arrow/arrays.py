@@ -86,12 +86,12 @@ class RepeatedTexts:
 
     @property
     def size(self) -> int:
-        """How many characters they have."""
+        """How many bytes they take."""
         return self._size
 
     def add(self, text: str, count: int) -> None:
         """Add a text so many times."""
-        self._size += len(text) * count
+        self._size += len(text.encode()) * count
         if self._runs and self._runs[-1][0] == text:
             count += self._runs.pop()[1]
         self._runs.append((text, count))

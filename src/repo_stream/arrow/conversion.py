@@ -10,8 +10,9 @@ the map of what does not fit in it, so that the fields that fit keep their place
 list is the whole list: in its place there is a null. Explicit nulls do not fit, for in Arrow a null
 means that there is no such field; in a list, where every item is there, it means null.
 
-A long list of nearly empty maps does not fit, either. In Arrow each of its items takes a cell for
-every field that any of them may have, so a record of 2 MiB could take gigabytes.
+A long list of nearly empty maps does not fit, either, unless they are in lists of their own. In
+Arrow each of its items takes a cell for every field that any of them may have, so a record of 2 MiB
+could take gigabytes.
 """
 
 from __future__ import annotations

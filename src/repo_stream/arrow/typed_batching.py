@@ -123,9 +123,9 @@ class TypedCollector(Collector):
         batch_rows: int = BATCH_ROWS,
         batch_bytes: int = TYPED_BATCH_BYTES,
     ) -> None:
-        # What is in a column has no more text than the decoded records.
-        most = min(batch_bytes, MOST_TEXT)
-        super().__init__(FIXED, batch_rows=batch_rows, batch_bytes=most)
+        super().__init__(FIXED, batch_rows=batch_rows, batch_bytes=batch_bytes)
+        # What is in a column has hardly more text than the decoded records.
+        self._batch_bytes = min(batch_bytes, MOST_TEXT)
         self._fields = fields_of(schema)
         self.schema: Any = schema_of_fields(self._fields)  # Any: pyarrow has no types
 

@@ -14,9 +14,11 @@ was found. The bytes of a damaged section are kept, if they are few, and three t
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Generator, Sequence
 from hashlib import sha256
+from types import FrameType
 from typing import Final, NamedTuple, cast
 
 from repo_stream.errors import BadSectionCid, RepoStreamError
@@ -280,8 +282,10 @@ class DamageLog:
 def forget_traces(error: BaseException) -> None:
     """Drop the tracebacks of an error, and of all errors behind it.
 
-    They would keep the blocks of that moment in memory, and whatever else a processor had then.
+    They would keep the blocks of that moment in memory, and whatever else a processor had then. An
+    error that the program is handling at this moment keeps its own, as it may be raised again.
     """
+    running = _running()
     waiting: list[BaseException | None] = [error]
     seen: set[int] = set()  # errors can refer to each other in a circle
     while waiting:
@@ -289,7 +293,23 @@ def forget_traces(error: BaseException) -> None:
         if raised is None or id(raised) in seen:
             continue
         seen.add(id(raised))
+        trace = raised.__traceback__
+        if raised is not error and trace is not None and trace.tb_frame in running:
+            continue
         raised.__traceback__ = None
         waiting += (raised.__cause__, raised.__context__)
         if isinstance(raised, BaseExceptionGroup):
             waiting += cast("BaseExceptionGroup[BaseException]", raised).exceptions
+
+
+def _running() -> set[FrameType]:
+    """Return the frames that are running, but for this one and that of its caller.
+
+    With the caller's, which has this set, it would be in a circle.
+    """
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - there is no other name for it
+    running: set[FrameType] = set()
+    while frame is not None:
+        running.add(frame)
+        frame = frame.f_back
+    return running

@@ -237,8 +237,10 @@ class CarReader:
 
     async def _next_sound(self) -> Columns | None:
         """Return the next columns that are not empty; `None` at the end."""
-        while (columns := await self.next_columns()) is not None and not columns[0]:
+        while (columns := await self.next_columns()) is not None:
             self.damages.take_skipped()  # nobody asks for it
+            if columns[0]:
+                break
             await self._turn.pause_if_over()
         return columns
 

@@ -55,11 +55,17 @@ def uri_in(car: str) -> AtUri | None:
     A slash at its end is left out.
 
     Raises:
-        ValueError: if it is such a URI, but not a valid one. `open_repo` takes more than that.
+        ValueError: if it is such a URI and names more than an account, but is not valid.
     """
-    if car.startswith(AT_SCHEME) and is_account(car):
-        return parse_at_uri(car.removesuffix("/"))
-    return None
+    if not (car.startswith(AT_SCHEME) and is_account(car)):
+        return None
+    uri = car.removesuffix("/")
+    try:
+        return parse_at_uri(uri)
+    except ValueError:
+        if "/" in uri.removeprefix(AT_SCHEME):
+            raise
+        return None  # `Network.resolve` takes more than that, and says what is wrong with the rest
 
 
 @asynccontextmanager

@@ -49,6 +49,7 @@ __all__ = ["Files", "Folder", "collection_of", "folder", "path_of", "record_file
 
 _ENDING: Final = ".json"
 _ABOUT: Final = f"_repo{_ENDING}"
+_PART: Final = "_part-"
 _LONGEST: Final = 140
 _HASH_LENGTH: Final = len("%~") + 64
 _KEPT: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_.")
@@ -282,7 +283,7 @@ def folder(
         is_new = not target.exists()
         if is_new:
             target.mkdir()
-        part = target / f"_part-{secrets.token_hex(4)}"
+        part = target / f"{_PART}{secrets.token_hex(4)}"
         try:
             before = _contents(target, path)
             part.mkdir(mode=0o700)
@@ -306,12 +307,15 @@ def folder(
 
 
 def _contents(target: Path, path: str) -> Contents | None:
-    """Return what is in a folder that `export` has made; `None` if it is empty.
+    """Return what is in a folder that `export` has made.
+
+    Returns:
+        What is in it; `None` if it is empty, but for what exports have left that were killed.
 
     Raises:
         OutputError: if it is neither.
     """
-    if not any(target.iterdir()):
+    if all(each.name.startswith(_PART) for each in target.iterdir()):
         return None
     about = target / _ABOUT
     if about.is_symlink() or not about.is_file():

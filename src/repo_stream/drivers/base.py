@@ -294,8 +294,9 @@ class RepoDriver(Generic[T]):
     ) -> list[tuple[str, B]]:
         """Return keys from the walk; an error is raised if they would be the `first` of a chunk."""
         walker = self._walker
-        if isinstance(self._error, (ProcessError, MissingBlock, BlockReleased)):
-            self._error = None  # it may be that of a record; that of a node is raised again
+        error = self._error
+        if isinstance(error, (ProcessError, MissingBlock, BlockReleased)) and error.key is not None:
+            self._error = None  # it is that of a record
         pairs: list[tuple[str, B]] = []
         before = walker.mark()
         try:
@@ -873,16 +874,16 @@ def _go_past_unneeded(
 
     Raises:
         IncompleteRange: if the proof needs the node.
-        MissingBlock: if a record is missing, or if the error already says why the node is.
+        MissingBlock: if a record is missing, or if the error itself says why the node is missing.
     """
     if error.key is not None:
         raise error
     key = ranges.only_key
     unneeded = key is not None and walker.is_too_low_for(key)
+    if not unneeded and type(error) is not MissingBlock:
+        raise error
     gap = walker.gap()
     if not unneeded:
-        if type(error) is not MissingBlock:
-            raise error
         raise IncompleteRange(
             cid=error.cid, start=start, stop=stop, after=gap.after, before=gap.before
         ) from error.__cause__  # how the node is damaged, if it is

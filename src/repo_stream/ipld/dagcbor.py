@@ -56,7 +56,7 @@ def decode(data: bytes, *, wide: bool = False) -> object:
     """
     value, fault = _load(data)
     # Raised here, and not where cbor2's errors are caught: their tracebacks would keep the block in
-    # memory, and so would the text of it that some of them have.
+    # memory, and some of them contain a part of it.
     if fault is not None:
         raise fault
     _require_data_model(value, wide=wide)

@@ -129,7 +129,7 @@ def _is_suspect(block: bytes) -> bool:
         return True
     size = len(block)
     long = len(block.translate(None, _OTHER_BYTES))
-    if long > _MOST_LONG and size < _LARGE:
+    if size < _LARGE and (long > _MOST_LONG or long * size > _MOST_CLAIMED):
         long = block.translate(_marks(size >> 8)).count(b"HL")
     return long > _MOST_LONG or long * size > _MOST_CLAIMED
 

@@ -242,6 +242,8 @@ class _Stay(Generic[T]):
             entering = self._request
             await entering.run()
             if entering.succeeded:
+                if entering.stopped:  # too late: nobody will ask for anything
+                    self.leave_alone()
                 await self._serve_and_leave()
         except asyncio.CancelledError:
             self.failure = self.failure or RuntimeError(OVER)

@@ -95,6 +95,11 @@ class Request(Generic[R]):
         return self._finished
 
     @property
+    def stopped(self) -> bool:
+        """Whether it was to be cancelled, in time or not."""
+        return self._stopped
+
+    @property
     def succeeded(self) -> bool:
         """Whether it has ended without an error, and was not cancelled."""
         return self._finished and hasattr(self, "_result")

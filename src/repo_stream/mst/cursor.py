@@ -70,8 +70,8 @@ class Cursor:
     def place_in_tree(self) -> int:
         """Return a number for the place of the block that the walk needs next.
 
-        It is the same whenever the walk comes there, and another one for each other place, of this
-        block or another: it is a hash of 64 bits.
+        It is the same whenever the walk comes there, and practically always another one for each
+        other place, of this block or another: it is a hash.
         """
         frame = self._stack[-1]
         return hash((frame[1][0], frame[0][0]) if len(frame) == 2 else (frame[0], frame[2]))

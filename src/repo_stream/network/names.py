@@ -3,7 +3,8 @@
 Sans-IO: `resolving` fetches the answers that are read here. The rules are those of
 https://atproto.com/specs/handle, https://atproto.com/specs/did and, for what people type or paste,
 common sense. One is stricter: the specification allows redirects from the well-known file of a
-handle, but none is followed, as from documents. So nobody is led to a host but that of the name.
+handle, but none is followed, nor any from a document. So nobody is led to a host but that of the
+name.
 """
 
 from __future__ import annotations

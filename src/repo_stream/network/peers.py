@@ -6,8 +6,9 @@ Its connections are checked in two places:
   before anything is sent, and the connection closed if it is refused;
 - when an answer came on a connection that the client had open already, by the address that the
   answer came from. Then the request was sent, but nothing of the answer is used. As the address
-  may be that of a proxy, the connection is closed and the request sent again, until a connection
-  is made for it. One of HTTP/2 is not closed, as other requests may share it, so it is refused.
+  may be that of a proxy, the connection is closed and the request sent again, at last by a
+  connection that is made for it. One of HTTP/2 is not closed, as other requests may share it, so it
+  is refused.
 
 Not checked are the addresses behind a proxy, as only the proxy knows them (the URL is checked all
 the same), and whatever a transport does that is not made of httpcore, such as `MockTransport`.

@@ -34,7 +34,7 @@ from repo_stream.mst.walker import Walker
 from repo_stream.network.account import Account
 from repo_stream.network.errors import DownloadBroken, TornExport
 from repo_stream.opening import Repo
-from repo_stream.process import noop
+from repo_stream.process import length
 
 if TYPE_CHECKING:
     # `typing.TypeVar` has no defaults before Python 3.13. Type checkers bring this module along.
@@ -226,12 +226,12 @@ class AccountRepo(Repo[T]):
             return
         told = self._options
         options = DriverBuilder(
-            block_processor=noop,
+            block_processor=length,
             mem_limit_mb=told.mem_limit_mb,
             limits=told.limits,
             verify_cids=False,  # that was done when they came
         )
-        async with streamed(options, path, spill, drain=False, kind=StreamDriver[bytes]) as driver:
+        async with streamed(options, path, spill, drain=False, kind=StreamDriver[int]) as driver:
             try:
                 while await driver.next_columns(_RECORDS) is not None:
                     pass

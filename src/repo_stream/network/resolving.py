@@ -216,8 +216,8 @@ class Network:
     async def resolve(self, who: str, *, fresh: bool = False) -> Account:
         """Find an account.
 
-        Redirects are not followed, from documents and from the well-known files of handles. So a
-        handle that has no TXT record, and whose host redirects to another, is not found.
+        Redirects of documents and of the well-known files of handles are not followed. So a handle
+        that has no TXT record, and whose host redirects to another, is not found.
 
         Args:
             who: its handle, its DID (a `did:plc` or a `did:web`), or an `at://` URI of the account

@@ -259,7 +259,7 @@ async def opened_file(name: str, path: str, system: FileSystem | None) -> AsyncG
     Args:
         name: what it is called, with its scheme if `system` is `None`.
         path: its path on its file system.
-        system: its file system; `None` if its name tells that.
+        system: its file system; `None` if its name tells both.
 
     Raises:
         MissingExtra: if it is compressed with zstd, which fsspec cannot read here.
@@ -269,7 +269,9 @@ async def opened_file(name: str, path: str, system: FileSystem | None) -> AsyncG
         raise MissingExtra(
             extra="zstd", package="backports.zstd", feature="reading a CAR compressed with zstd"
         )
-    of_file = (await _in_thread(_in_system, name))[0] if system is None else system
+    of_file = system
+    if system is None:
+        of_file, path = await _in_thread(_in_system, name)
     opened = await _in_thread(partial(of_file.open, path, "rb", compression="infer"))
     try:
         yield _Stream(opened)

@@ -11,7 +11,9 @@ blocks agree in all bits of the hash that are kept, only the log can tell which 
 
 A few hundred blocks may come again and again, and would fill their buckets. So among the latest
 places of a bucket, only a few with the same bits of the hash are kept. That is enough for blocks
-that agree in these bits: of ten million, hardly ever more than two do.
+that agree in these bits: of ten million, hardly ever more than two do. Only one that agrees with a
+block that comes again and again could lose its place: in a repo of a million blocks, of which a
+hundred come so often, that has a chance of less than one in a thousand.
 
 The hash is Python's own of `bytes`. It has a random key in each process, unless `PYTHONHASHSEED`
 sets it, so nobody can choose CIDs that all go into one bucket.

@@ -186,7 +186,7 @@ class DiskStore:
         return self
 
     def is_last(self, held: Held) -> bool:
-        """Return whether there has been no other lease since."""
+        """Return whether a lease is the latest one."""
         return self._held is held
 
     async def aclose(self) -> None:

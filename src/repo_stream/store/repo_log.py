@@ -193,7 +193,8 @@ class RepoLog:
     def follow(self) -> None:
         """Add the rest of the CAR, from its next section on, as it is read."""
         if self._damages is not None:
-            # A read that was cancelled may have skipped some bytes. The log does not have them.
+            # A read that was cancelled, such as the last one, may have skipped some bytes. The log
+            # does not have them.
             self._damages.take_skipped()
         self._ahead_from = self.end
         self._ahead = self._ahead_from - self._reader.offset

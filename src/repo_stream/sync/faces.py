@@ -217,7 +217,7 @@ def like(
     made.__name__ = name
     made.__qualname__ = f"{owner}.{name}" if owner else name
     made.__module__ = "repo_stream.sync"
-    made.__annotations__ = {**made.__annotations__, "return": returned}
+    made.__annotations__ = {**real.__annotations__, "return": returned}
     cast("Any", made).__signature__ = signature
     del cast("Any", made).__wrapped__
     return made
