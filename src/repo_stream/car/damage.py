@@ -307,7 +307,7 @@ def _running() -> set[FrameType]:
 
     With the caller's, which has this set, it would be in a circle.
     """
-    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - there is no other name for it
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # no other name
     running: set[FrameType] = set()
     while frame is not None:
         running.add(frame)

@@ -269,7 +269,7 @@ async def opened_file(name: str, path: str, system: FileSystem | None) -> AsyncG
         raise MissingExtra(
             extra="zstd", package="backports.zstd", feature="reading a CAR compressed with zstd"
         )
-    of_file = system
+    of_file: FileSystem = system
     if system is None:
         of_file, path = await _in_thread(_in_system, name)
     opened = await _in_thread(partial(of_file.open, path, "rb", compression="infer"))
