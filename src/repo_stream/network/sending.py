@@ -143,16 +143,16 @@ async def send(
         ServerUnreachable: if no answer came.
         httpx.ReadTimeout: if none came in time.
     """
-    for _ in range(_MAX_OPEN):
+    tries_left = _MAX_OPEN
+    while True:
         peer = Peer(client, _ascii_host(url), checks=checks)
         try:
             return await _sent(client, url, headers, peer, read_timeout)
         except AddressRefused:
-            if peer.is_new or peer.is_shared:
+            if peer.is_new or peer.is_shared or not tries_left:
                 raise
-            # It may have been an open one to a proxy. It is closed, and once all are, one is made.
-    peer = Peer(client, _ascii_host(url), checks=checks)
-    return await _sent(client, url, headers, peer, read_timeout)
+        # It may have been an open one to a proxy. It is closed, and once all are, one is made.
+        tries_left -= 1
 
 
 async def _sent(
